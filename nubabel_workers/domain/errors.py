@@ -1,0 +1,75 @@
+"""The one error taxonomy (DESIGN.md section 8); adapters translate every outside error into it.
+
+    NubabelError
+      TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
+        RateLimitedError      the other side counts and said no
+        UnavailableError      not reachable, overloaded, restarting
+      PermanentError          the same request can never succeed: a dead letter, the user is told
+        InvalidInputError     what somebody sent does not fit; the message says what to change
+        NotFoundError         the thing named does not exist (or belongs to another organization)
+        CredentialsError      a token or password was refused; an administrator must act
+      UncertainError          sent, no clear answer: look before repeating
+      LeaseLostError          another process owns the row now; stop, write nothing
+      IllegalTransitionError  a bug of ours: a state change that the state machine does not know
+"""
+
+
+class NubabelError(Exception):
+    """Anything this system raises on purpose. The message is safe to log: no secrets, no user text."""
+
+
+class TransientError(NubabelError):
+    """Nothing took effect; try again later, not before retry_after_s seconds if that is given."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimitedError(TransientError):
+    """The other side refused because of a limit; retry_after_s is its own word where it gave one."""
+
+
+class UnavailableError(TransientError):
+    """The other side could not be reached or could not serve."""
+
+
+class PermanentError(NubabelError):
+    """Repeating the same request is pointless. code: a stable machine-readable word, e.g. `channel_not_found`."""
+
+    def __init__(self, message: str, *, code: str = "permanent") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidInputError(PermanentError):
+    """Input does not fit; the message says what to change."""
+
+    def __init__(self, message: str, *, code: str = "invalid_input") -> None:
+        super().__init__(message, code=code)
+
+
+class NotFoundError(PermanentError):
+    """No such thing within the caller's scope."""
+
+    def __init__(self, message: str, *, code: str = "not_found") -> None:
+        super().__init__(message, code=code)
+
+
+class CredentialsError(PermanentError):
+    """Credentials were refused; the tenant or the operator has to act before anything can succeed."""
+
+    def __init__(self, message: str, *, code: str = "credentials_refused") -> None:
+        super().__init__(message, code=code)
+
+
+class UncertainError(NubabelError):
+    """A request was sent and its outcome is unknown: look it up before repeating it."""
+
+
+class LeaseLostError(NubabelError):
+    """The row's lease ran out or was taken over; whatever was being done must stop and write nothing."""
+
+
+class IllegalTransitionError(NubabelError):
+    """A state change that the state machine does not allow."""
