@@ -1,0 +1,147 @@
+"""Connections to PostgreSQL, one pool per role, and the scope that every statement runs in.
+
+A statement runs in one round trip: psycopg's pipeline sends the tenant's scope and the statement together, and the
+server treats them as one implicit transaction (PostgreSQL manual, "Pipelining"). That is why statements here are
+written to be complete by themselves: one per state change.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from nubabel_workers.domain.errors import TransientError, UnavailableError
+
+Params = Mapping[str, Any]
+
+_SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
+
+
+@dataclass(frozen=True)
+class DatabaseLimits:
+    """Time limits in seconds; every wait on the database has one."""
+
+    pool_min: int = 1
+    pool_max: int = 10
+    connect_timeout_s: int = 5
+    acquire_timeout_s: float = 5.0
+    statement_timeout_s: float = 15.0
+    lock_timeout_s: float = 5.0
+    idle_in_transaction_timeout_s: float = 15.0
+
+
+class Database:
+    """Two pools: `tenant(organization_id)` and `system()` give the scope to run statements in."""
+
+    def __init__(self, tenant_url: str, system_url: str, limits: DatabaseLimits, *, application_name: str) -> None:
+        self._tenant_pool = _pool(tenant_url, limits, application_name)
+        self._system_pool = _pool(system_url, limits, application_name)
+
+    async def open(self) -> None:
+        """Start the pools. Doesn't wait for the server: a process starts while the database is away."""
+        await self._tenant_pool.open(wait=False)
+        await self._system_pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._tenant_pool.close(timeout=5)
+        await self._system_pool.close(timeout=5)
+
+    def tenant(self, organization_id: str) -> "Scope":
+        """Statements that see the rows of this organization only, by row-level security."""
+        return Scope(self._tenant_pool, organization_id)
+
+    def system(self) -> "Scope":
+        """Statements of ingress, claims and the scheduler, across organizations."""
+        return Scope(self._system_pool, None)
+
+    def unscoped_tenant(self) -> "Scope":
+        """The tenant role without any organization: sees nothing. For the readiness check and tests."""
+        return Scope(self._tenant_pool, None)
+
+
+class Scope:
+    """Runs single statements, each its own transaction."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[DictRow]], organization_id: str | None) -> None:
+        self._pool = pool
+        self._organization_id = organization_id
+
+    async def all(self, statement: str, params: Params | None = None) -> list[dict[str, Any]]:
+        async with self._run(statement, params) as cursor:
+            return await cursor.fetchall() if cursor.description else []
+
+    async def one(self, statement: str, params: Params | None = None) -> dict[str, Any] | None:
+        async with self._run(statement, params) as cursor:
+            return await cursor.fetchone() if cursor.description else None
+
+    async def execute(self, statement: str, params: Params | None = None) -> int:
+        """Return the number of rows that were touched."""
+        async with self._run(statement, params) as cursor:
+            return cursor.rowcount
+
+    @asynccontextmanager
+    async def _run(self, statement: str, params: Params | None) -> AsyncIterator[AsyncCursor[DictRow]]:
+        with translated_errors():
+            async with self._pool.connection() as connection:
+                if self._organization_id is None:
+                    yield await connection.execute(statement, params)
+                    return
+                async with connection.pipeline():
+                    await connection.execute(_SCOPE, {"organization_id": self._organization_id})
+                    cursor = await connection.execute(statement, params)
+                yield cursor
+
+
+class translated_errors:  # noqa: N801 - reads as a statement
+    """The database away, slow or full is a TransientError; anything else is a bug and stays what it is."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, PoolTimeout):
+            raise UnavailableError("the database gave no connection in time") from error
+        if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+            raise TransientError("the database took too long") from error
+        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+            raise TransientError("the database asked to try again") from error
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            raise UnavailableError("the database cannot be reached") from error
+
+
+def _pool(
+    url: str, limits: DatabaseLimits, application_name: str
+) -> AsyncConnectionPool[AsyncConnection[DictRow]]:
+    options = " ".join(
+        f"-c {name}={int(seconds * 1000)}"
+        for name, seconds in {
+            "statement_timeout": limits.statement_timeout_s,
+            "lock_timeout": limits.lock_timeout_s,
+            "idle_in_transaction_session_timeout": limits.idle_in_transaction_timeout_s,
+        }.items()
+    )
+    return AsyncConnectionPool(
+        url,
+        open=False,
+        min_size=limits.pool_min,
+        max_size=limits.pool_max,
+        timeout=limits.acquire_timeout_s,
+        max_idle=300,
+        reconnect_timeout=30,
+        kwargs={
+            "autocommit": True,
+            "row_factory": dict_row,
+            "connect_timeout": limits.connect_timeout_s,
+            "application_name": application_name,
+            "options": options,
+            "keepalives_idle": 15,
+            "tcp_user_timeout": 15_000,
+        },
+        connection_class=AsyncConnection[DictRow],
+        check=None,
+    )

@@ -1,0 +1,386 @@
+"""The tables (PostgreSQL). The schema's single source: migrations are checked against it.
+
+Two roles use them: nubabel_tenant sees the rows of the organization its transaction is scoped to (row-level security,
+`TENANT_TABLES`), nubabel_system serves ingress, claims and the scheduler. Times are UTC and set by the database.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Date,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+_NOW = text("now()")
+_EMPTY_OBJECT = text("'{}'::jsonb")
+_EMPTY_LIST = text("'[]'::jsonb")
+
+OCCUPYING_SQL = "status IN ('dispatching', 'running', 'waiting_input', 'waiting_budget')"
+OPEN_SQL = "status IN ('queued', 'dispatching', 'running', 'waiting_input', 'waiting_budget')"
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads this class attribute
+        str: Text,
+        datetime: DateTime(timezone=True),
+        Json: JSONB,
+        list[Any]: JSONB,
+        int: Integer,
+        bool: Boolean,
+        date: Date,
+        Decimal: Numeric(18, 9),
+        bytes: LargeBinary,
+    }
+
+
+def _tenant() -> Mapped[str]:
+    return mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+
+
+def _created() -> Mapped[datetime]:
+    return mapped_column(server_default=_NOW)
+
+
+class Leased:
+    """Columns of a row that workers claim: lease, next time, deliveries without a result (DESIGN: poison rows).
+
+    suspect: the last delivery ended without a result; the row is claimed alone and lone_deliveries counts those.
+    """
+
+    not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    suspect: Mapped[bool] = mapped_column(server_default=text("false"))
+    lone_deliveries: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class OrganizationRow(Base):
+    __tablename__ = "organizations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    plan: Mapped[str] = mapped_column(server_default=text("'default'"))
+    busy_policy: Mapped[str] = mapped_column(server_default=text("'queue'"))
+    limits: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    webhook_secret: Mapped[bytes | None]  # encrypted
+    created_at: Mapped[datetime] = _created()
+    disabled_at: Mapped[datetime | None]
+
+
+class WorkspaceRow(Base):
+    __tablename__ = "workspaces"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    installation_key: Mapped[str] = mapped_column(unique=True)  # "<enterprise or ->:<team or ->"
+    team_id: Mapped[str]
+    enterprise_id: Mapped[str | None]
+    team_name: Mapped[str] = mapped_column(server_default=text("''"))
+    bot_user_id: Mapped[str]
+    bot_id: Mapped[str | None]
+    app_id: Mapped[str | None]
+    scopes: Mapped[str] = mapped_column(server_default=text("''"))
+    bot_token: Mapped[bytes]  # encrypted
+    status: Mapped[str] = mapped_column(server_default=text("'active'"))  # active, revoked
+    installed_at: Mapped[datetime] = _created()
+    revoked_at: Mapped[datetime | None]
+
+
+class ServiceTokenRow(Base):
+    __tablename__ = "service_tokens"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    role: Mapped[str]  # service, operator
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SubmitKeyRow(Base):
+    __tablename__ = "submit_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    name: Mapped[str]
+    secret: Mapped[bytes]  # encrypted
+    created_at: Mapped[datetime] = _created()
+    revoked_at: Mapped[datetime | None]
+
+
+class SubmitNonceRow(Base):
+    """Nonces seen within the signature's window; a replayed submission is refused."""
+
+    __tablename__ = "submit_nonces"
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    nonce: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime] = _created()
+
+
+class InstanceRow(Base):
+    __tablename__ = "instances"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    url: Mapped[str] = mapped_column(unique=True)
+    username: Mapped[str] = mapped_column(server_default=text("'opencode'"))
+    password: Mapped[bytes | None]  # encrypted
+    directory: Mapped[str | None]
+    organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="SET NULL"))
+    status: Mapped[str] = mapped_column(server_default=text("'active'"))  # active, draining, removed
+    capacity_runs: Mapped[int] = mapped_column(server_default=text("50"))
+    submits_per_second: Mapped[int] = mapped_column(server_default=text("20"))
+    agents: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)
+    version: Mapped[str] = mapped_column(server_default=text("''"))
+    healthy: Mapped[bool] = mapped_column(server_default=text("true"))
+    health_detail: Mapped[str] = mapped_column(server_default=text("''"))
+    checked_at: Mapped[datetime | None]
+    reconcile_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[datetime] = _created()
+
+
+class SessionRow(Base):
+    __tablename__ = "sessions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    session_key: Mapped[str]
+    source: Mapped[str]
+    user_id: Mapped[str | None]
+    workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id", ondelete="SET NULL"))
+    instance_id: Mapped[str | None] = mapped_column(ForeignKey("instances.id", ondelete="SET NULL"))
+    opencode_session_id: Mapped[str | None]
+    opencode_directory: Mapped[str | None]
+    created_at: Mapped[datetime] = _created()
+    last_active_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    __table_args__ = (
+        UniqueConstraint("organization_id", "session_key"),
+        Index("ix_sessions_opencode", "instance_id", "opencode_session_id"),
+        Index("ix_sessions_last_active", "last_active_at"),
+    )
+
+
+class ExecutionRow(Leased, Base):
+    __tablename__ = "executions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))  # order within the session
+    source: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default=text("'queued'"))
+    prompt: Mapped[str]
+    user_id: Mapped[str | None]
+    workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id", ondelete="SET NULL"))
+    reply: Mapped[Json]
+    overrides: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    analysis: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    attachments: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)
+    wants_thread_context: Mapped[bool] = mapped_column(server_default=text("false"))
+    context: Mapped[Json | None]  # what was read for it: thread messages, earlier turns
+    notes: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)  # said beside the answer
+    request_metadata: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    idempotency_key: Mapped[str]
+    request_hash: Mapped[str]
+    check_at: Mapped[datetime | None]  # running: when to look at OpenCode next; news of the listener moves it to now
+    waiting_for: Mapped[str | None]
+    instance_id: Mapped[str | None] = mapped_column(ForeignKey("instances.id", ondelete="SET NULL"))
+    opencode_session_id: Mapped[str | None]
+    message_created_ms: Mapped[int] = mapped_column(BigInteger)
+    answer_by: Mapped[datetime]
+    told_late: Mapped[bool] = mapped_column(server_default=text("false"))
+    deadline_s: Mapped[int | None]
+    deadline_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    output: Mapped[str | None]
+    output_cut: Mapped[bool] = mapped_column(server_default=text("false"))
+    usage: Mapped[Json | None]
+    error: Mapped[Json | None]
+    correlation_id: Mapped[str] = mapped_column(server_default=text("''"))
+    traceparent: Mapped[str] = mapped_column(server_default=text("''"))
+    created_at: Mapped[datetime] = _created()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("organization_id", "idempotency_key"),
+        # One run at a time in a session (DESIGN invariant 5), whatever the code believes.
+        Index("uq_executions_one_per_session", "session_id", unique=True, postgresql_where=text(OCCUPYING_SQL)),
+        Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
+        Index("ix_executions_queued", "not_before", postgresql_where=text("status = 'queued'")),
+        Index("ix_executions_check", "check_at", postgresql_where=text("status = 'running'")),
+        Index("ix_executions_occupying", "instance_id", postgresql_where=text(OCCUPYING_SQL)),
+        Index("ix_executions_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
+        Index(
+            "ix_executions_opencode",
+            "opencode_session_id",
+            postgresql_where=text("status IN ('dispatching', 'running')"),
+        ),
+        Index("ix_executions_by_organization", "organization_id", "created_at"),
+        Index("ix_executions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    )
+
+
+class AttemptRow(Base):
+    __tablename__ = "attempts"
+    execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    instance_id: Mapped[str]
+    opencode_session_id: Mapped[str]
+    message_id: Mapped[str]
+    known_assistant_ids: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)
+    started_at: Mapped[datetime] = _created()
+    submitted_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    verdict: Mapped[str | None]
+
+
+class ExecutionEventRow(Base):
+    __tablename__ = "execution_events"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"))
+    at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    kind: Mapped[str]
+    detail: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    __table_args__ = (Index("ix_execution_events_execution", "execution_id", "id"),)
+
+
+class NotificationRow(Leased, Base):
+    __tablename__ = "notifications"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    execution_id: Mapped[str | None] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"))
+    kind: Mapped[str]
+    dedupe: Mapped[str] = mapped_column(server_default=text("''"))
+    destination: Mapped[Json]
+    payload: Mapped[Json]
+    status: Mapped[str] = mapped_column(server_default=text("'ready'"))
+    revision: Mapped[int] = mapped_column(server_default=text("1"))  # of the payload; a newer one makes it ready again
+    sent_revision: Mapped[int] = mapped_column(server_default=text("0"))
+    sent_parts: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)  # the provider's message ids
+    uncertain: Mapped[bool] = mapped_column(server_default=text("false"))
+    uncertain_since: Mapped[datetime | None]
+    looked_up: Mapped[bool] = mapped_column(server_default=text("false"))
+    repeated: Mapped[bool] = mapped_column(server_default=text("false"))
+    error: Mapped[str | None]
+    correlation_id: Mapped[str] = mapped_column(server_default=text("''"))
+    traceparent: Mapped[str] = mapped_column(server_default=text("''"))
+    created_at: Mapped[datetime] = _created()
+    sent_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("execution_id", "kind", "dedupe"),
+        Index("ix_notifications_ready", "not_before", postgresql_where=text("status = 'ready'")),
+        Index("ix_notifications_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
+    )
+
+
+class InboundEventRow(Leased, Base):
+    __tablename__ = "inbound_events"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id", ondelete="CASCADE"))
+    position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    provider_event_id: Mapped[str]
+    dedupe_key: Mapped[str]
+    conversation_key: Mapped[str]
+    kind: Mapped[str]
+    event: Mapped[Json]
+    status: Mapped[str] = mapped_column(server_default=text("'ready'"))  # ready, done, failed
+    outcome: Mapped[str | None]
+    correlation_id: Mapped[str] = mapped_column(server_default=text("''"))
+    traceparent: Mapped[str] = mapped_column(server_default=text("''"))
+    received_at: Mapped[datetime] = _created()
+    done_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("workspace_id", "provider_event_id"),
+        UniqueConstraint("workspace_id", "dedupe_key"),
+        Index("ix_inbound_events_ready", "not_before", postgresql_where=text("status = 'ready'")),
+        Index(
+            "ix_inbound_events_conversation",
+            "workspace_id",
+            "conversation_key",
+            "position",
+            postgresql_where=text("status = 'ready'"),
+        ),
+        Index("ix_inbound_events_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
+        Index("ix_inbound_events_received", "received_at"),
+    )
+
+
+class DeadLetterRow(Base):
+    __tablename__ = "dead_letters"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+    queue: Mapped[str]
+    task: Mapped[str]
+    reason: Mapped[str]
+    error: Mapped[str]
+    subject_kind: Mapped[str]
+    subject_id: Mapped[str | None]
+    payload: Mapped[str | None]
+    headers: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    status: Mapped[str] = mapped_column(server_default=text("'open'"))
+    created_at: Mapped[datetime] = _created()
+    resolved_at: Mapped[datetime | None]
+    resolved_by: Mapped[str | None]
+    note: Mapped[str | None]
+    __table_args__ = (Index("ix_dead_letters_status", "status", "created_at"),)
+
+
+class UsageRow(Base):
+    __tablename__ = "usage"
+    execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    day: Mapped[date]
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    cache_read_tokens: Mapped[int] = mapped_column(BigInteger)
+    cache_write_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[Decimal]
+    __table_args__ = (Index("ix_usage_by_day", "organization_id", "day"),)
+
+
+class AuditLogRow(Base):
+    __tablename__ = "audit_log"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    organization_id: Mapped[str | None]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str] = mapped_column(server_default=text("''"))
+    detail: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
+
+
+# Tables whose rows belong to one organization: row-level security for nubabel_tenant on each.
+TENANT_TABLES = (
+    "organizations",
+    "workspaces",
+    "service_tokens",
+    "submit_keys",
+    "sessions",
+    "executions",
+    "attempts",
+    "execution_events",
+    "notifications",
+    "inbound_events",
+    "dead_letters",
+    "usage",
+    "audit_log",
+)

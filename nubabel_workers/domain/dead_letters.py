@@ -1,0 +1,89 @@
+"""Dead letters: what was set aside, why, and what can be done about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from nubabel_workers.domain.ids import DeadLetterId
+
+
+class DeadLetterReason(StrEnum):
+    """Why a message or a row was set aside; EXPLANATIONS has the same in plain words."""
+
+    UNKNOWN_TASK = "unknown-task"
+    UNKNOWN_MESSAGE = "unknown-message"
+    INVALID = "invalid"
+    UNDECODABLE = "undecodable"
+    HANDLER_CRASH = "handler-crash"
+    BAD_ENVELOPE = "bad-envelope"
+    BAD_ARGUMENTS = "bad-arguments"
+    ATTEMPTS_EXHAUSTED = "attempts-exhausted"
+    TOO_MANY_DELIVERIES = "too-many-deliveries"
+    PERMANENT_ERROR = "permanent-error"
+    REFUSED_SUBMISSION = "refused-submission"
+
+
+EXPLANATIONS: Mapping[DeadLetterReason, str] = {
+    DeadLetterReason.UNKNOWN_TASK: "The message names a task that no worker knows. Fix the producer's task name.",
+    DeadLetterReason.UNKNOWN_MESSAGE: "The message is not a Celery task message. Find out who writes to this queue.",
+    DeadLetterReason.INVALID: "The message's content type is not JSON; nothing else is accepted.",
+    DeadLetterReason.UNDECODABLE: "The message's body could not be decoded as JSON.",
+    DeadLetterReason.HANDLER_CRASH: "The message is JSON but not shaped as Celery's protocol 2 wants it.",
+    DeadLetterReason.BAD_ENVELOPE: "What was in the queue is not a message envelope at all.",
+    DeadLetterReason.BAD_ARGUMENTS: "The task exists, but its arguments do not fit.",
+    DeadLetterReason.ATTEMPTS_EXHAUSTED: "Every attempt failed for a passing reason. Replay when the cause is gone.",
+    DeadLetterReason.TOO_MANY_DELIVERIES: "Each time a worker took it alone, the worker ended without a result.",
+    DeadLetterReason.PERMANENT_ERROR: "The other side refused it for good. Replay only after changing something.",
+    DeadLetterReason.REFUSED_SUBMISSION: "A producer's submission was refused: signature, key, age or content.",
+}
+
+
+class DeadLetterStatus(StrEnum):
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+
+
+class SubjectKind(StrEnum):
+    """What kind of row a dead letter stands for; a raw message has none."""
+
+    EXECUTION = "execution"
+    NOTIFICATION = "notification"
+    INBOUND_EVENT = "inbound_event"
+    MESSAGE = "message"
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    id: DeadLetterId
+    organization_id: str | None
+    queue: str
+    task: str
+    reason: DeadLetterReason
+    error: str
+    status: DeadLetterStatus
+    created_at: datetime
+    subject_kind: SubjectKind
+    subject_id: str | None = None
+    payload: str | None = None  # raw text, cut at 64 KiB
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 0
+    resolved_at: datetime | None = None
+    resolved_by: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class NewDeadLetter:
+    queue: str
+    task: str
+    reason: DeadLetterReason
+    error: str
+    subject_kind: SubjectKind = SubjectKind.MESSAGE
+    subject_id: str | None = None
+    organization_id: str | None = None
+    payload: str | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    attempts: int = 0

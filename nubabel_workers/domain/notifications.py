@@ -1,0 +1,109 @@
+"""What must be told to whom. One row per thing told; the row survives every crash, the telling may repeat harmlessly."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from nubabel_workers.domain.ids import ExecutionId, NotificationId, OrganizationId
+
+
+class NotificationKind(StrEnum):
+    """Kinds differ in what a repeat does, hence in how they are delivered."""
+
+    WORKING = "working"  # a reaction on the question: repeating it does no harm
+    PROGRESS = "progress"  # one message, edited while the run goes on, removed at its end
+    OUTCOME = "outcome"  # the one visible outcome in the thread: never twice unmarked
+    NOTICE = "notice"  # one line in the thread ("it takes longer", "replayed")
+    WEBHOOK = "webhook"  # the outcome to an upstream service, after the Standard Webhooks spec
+
+
+class NotificationStatus(StrEnum):
+    READY = "ready"
+    SENDING = "sending"  # a worker holds the lease; if it dies here the outcome is unknown
+    SENT = "sent"
+    FAILED = "failed"  # permanent or out of attempts: there is a dead letter
+    DROPPED = "dropped"  # not needed any more
+
+
+@dataclass(frozen=True)
+class SlackTarget:
+    """Where a Slack answer goes. thread_ts: the root of the thread; message_ts: the question itself."""
+
+    workspace_id: str
+    channel: str
+    thread_ts: str
+    message_ts: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kind": "slack",
+            "workspace_id": self.workspace_id,
+            "channel": self.channel,
+            "thread_ts": self.thread_ts,
+            "message_ts": self.message_ts,
+        }
+
+
+@dataclass(frozen=True)
+class WebhookTarget:
+    """An upstream URL; signed with the organization's webhook secret, looked up when sending."""
+
+    url: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "webhook", "url": self.url}
+
+
+@dataclass(frozen=True)
+class NoTarget:
+    """Nobody is told; the caller asks for the outcome."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "none"}
+
+
+ReplyTarget = SlackTarget | WebhookTarget | NoTarget
+
+
+def reply_target(raw: Mapping[str, Any]) -> ReplyTarget:
+    """Read a stored reply target; an unknown kind means nobody is told."""
+    if raw.get("kind") == "slack":
+        return SlackTarget(raw["workspace_id"], raw["channel"], raw["thread_ts"], raw["message_ts"])
+    if raw.get("kind") == "webhook":
+        return WebhookTarget(raw["url"])
+    return NoTarget()
+
+
+@dataclass(frozen=True)
+class NewNotification:
+    kind: NotificationKind
+    destination: Mapping[str, Any]
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Notification:
+    """A claimed row.
+
+    sent_parts: the provider's message ids of the parts already told, in order. uncertain: an earlier delivery ended
+    without a result after it may have been sent: look before sending. repeated: the look-up was impossible or found
+    nothing once; the next send is marked as a possible repeat.
+    """
+
+    id: NotificationId
+    organization_id: OrganizationId
+    execution_id: ExecutionId | None
+    kind: NotificationKind
+    destination: Mapping[str, Any]
+    payload: Mapping[str, Any]
+    attempt: int
+    created_at: datetime
+    sent_parts: Sequence[str] = field(default_factory=tuple)
+    uncertain: bool = False
+    looked_up: bool = False
+    repeated: bool = False
+    uncertain_since: datetime | None = None
+    correlation_id: str = ""
+    traceparent: str = ""

@@ -1,0 +1,45 @@
+"""Whether and when to try again, as data: policies in, decisions out. Nothing here waits."""
+
+from dataclasses import dataclass
+
+from nubabel_workers.domain.errors import PermanentError, TransientError, UncertainError
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Waits double from first_wait_s up to max_wait_s (seconds); max_attempts counts the first try."""
+
+    max_attempts: int
+    first_wait_s: float
+    max_wait_s: float
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    wait_s: float
+    look_first: bool = False  # the outcome of the last try is unknown: look it up before repeating
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    code: str  # "attempts_exhausted" or the permanent error's own code
+
+
+RetryDecision = TryAgain | GiveUp
+
+
+def next_attempt(error: Exception, attempt: int, policy: RetryPolicy, *, jitter: float) -> RetryDecision:
+    """Decide what follows the failure of try number `attempt` (1 for the first).
+
+    jitter: a random number in [0, 1); the wait is that share of the exponential ceiling ("full jitter"), so that
+    rows that failed together come back apart. The other side's own Retry-After is a floor, never shortened; jitter
+    of at most one first wait is added to it.
+    """
+    if isinstance(error, PermanentError):
+        return GiveUp(error.code)
+    if attempt >= policy.max_attempts:
+        return GiveUp("attempts_exhausted")
+    ceiling = min(policy.max_wait_s, policy.first_wait_s * 2 ** (attempt - 1))
+    asked = error.retry_after_s if isinstance(error, TransientError) else None
+    wait_s = asked + jitter * policy.first_wait_s if asked is not None else jitter * ceiling
+    return TryAgain(wait_s, look_first=isinstance(error, UncertainError))

@@ -1,0 +1,91 @@
+"""Organizations and what belongs to them: Slack workspaces, service tokens, submit keys; and the OpenCode servers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.ids import InstanceId, OrganizationId, ServiceTokenId, WorkspaceId
+
+
+class BusyPolicy(StrEnum):
+    """What a follow-up does while its session still works on the previous message."""
+
+    QUEUE = "queue"
+    INTERRUPT = "interrupt"
+    REJECT = "reject"
+
+
+class TokenRole(StrEnum):
+    SERVICE = "service"  # enqueue and read within one organization
+    OPERATOR = "operator"  # dead letters and other operators' calls; may belong to no organization
+
+
+@dataclass(frozen=True)
+class Organization:
+    id: OrganizationId
+    name: str
+    plan: str = "default"
+    busy_policy: BusyPolicy = BusyPolicy.QUEUE
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A Slack installation. The token is decrypted; it never appears in a repr or a log."""
+
+    id: WorkspaceId
+    organization_id: OrganizationId
+    team_id: str
+    enterprise_id: str | None
+    team_name: str
+    bot_user_id: str
+    bot_id: str | None
+    bot_token: SecretStr
+    active: bool
+    busy_policy: BusyPolicy = BusyPolicy.QUEUE  # of the organization, read along
+
+
+@dataclass(frozen=True)
+class ServiceToken:
+    """A caller's token; only its hash is stored."""
+
+    id: ServiceTokenId
+    organization_id: OrganizationId | None
+    name: str
+    role: TokenRole
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class SubmitKey:
+    """A key with which a producer signs submissions straight to the broker."""
+
+    id: str
+    organization_id: OrganizationId
+    secret: SecretStr
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An OpenCode server."""
+
+    id: InstanceId
+    url: str
+    username: str
+    password: SecretStr | None
+    directory: str | None = None  # where its sessions live; None is the server's own working directory
+    organization_id: OrganizationId | None = None  # dedicated to this one; None is shared
+    status: str = "active"  # active, draining, removed
+    capacity_runs: int = 50
+    submits_per_second: int = 20
+    agents: Sequence[str] = ()
+    version: str = ""
+    in_flight: int = 0  # executions occupying it now, counted from the rows
