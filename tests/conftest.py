@@ -1,0 +1,148 @@
+"""Fixtures shared by all tests: a real Valkey and a real PostgreSQL, started once per run, only if a test asks.
+
+NUBABEL_TEST_REDIS_URL and NUBABEL_TEST_DATABASE_URL let the tests use servers from outside instead: the Redis
+databases of that URL's number and the next one are FLUSHED before each test, and the PostgreSQL user must be a
+superuser (tests create and drop databases named nubabel_test_*).
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from nubabel_workers.embedded.postgres import EmbeddedPostgres
+from nubabel_workers.embedded.valkey import EmbeddedValkey
+
+_database_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """Broker and cache of the tests: two databases of one server."""
+
+    broker_url: str
+    cache_url: str
+
+    def flush(self) -> None:
+        for url in (self.broker_url, self.cache_url):
+            with redis.Redis.from_url(url) as client:
+                client.flushdb()
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """The cluster of the tests, by a superuser's URL."""
+
+    admin_url: str
+
+    def url(self, database: str, *, user: str | None = None) -> str:
+        """The URL of a database, optionally for another role (trusted without a password when embedded)."""
+        parts = urlsplit(self.admin_url)
+        netloc = parts.netloc if user is None else f"{user}@{parts.netloc.rpartition('@')[2]}"
+        return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
+
+    def create_database(self, *, template: str = "template1") -> str:
+        """A new database's URL. The template must have no open sessions."""
+        name = f"nubabel_test_{os.getpid()}_{next(_database_numbers)}"
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database of that URL and end the sessions that use it."""
+        name = urlsplit(url).path.removeprefix("/")
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A temporary directory with a short path, as unix sockets need it, that other users can walk through."""
+    directory = Path(tempfile.mkdtemp(prefix="nbt-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """Where the session's servers keep their data."""
+    directory = Path(tempfile.mkdtemp(prefix="nbt-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    outside = os.environ.get("NUBABEL_TEST_REDIS_URL")
+    if outside:
+        parts = urlsplit(outside)
+        number = int(parts.path.removeprefix("/") or 0)
+        yield RedisServer(
+            urlunsplit(parts._replace(path=f"/{number}")), urlunsplit(parts._replace(path=f"/{number + 1}"))
+        )
+        return
+    with EmbeddedValkey(request.getfixturevalue("server_dir") / "valkey") as valkey:
+        yield RedisServer(valkey.broker_url, valkey.cache_url)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    outside = os.environ.get("NUBABEL_TEST_DATABASE_URL")
+    if outside:
+        yield PostgresServer(outside)
+        return
+    postgres = EmbeddedPostgres(request.getfixturevalue("server_dir") / "pg", durable=False)
+    postgres.start()
+    try:
+        yield PostgresServer(postgres.url())
+    finally:
+        postgres.destroy()
+
+
+@pytest.fixture
+def clean_redis(redis_server: RedisServer) -> RedisServer:
+    """Broker and cache, both empty."""
+    redis_server.flush()
+    return redis_server
+
+
+@pytest.fixture
+def broker_url(clean_redis: RedisServer) -> str:
+    return clean_redis.broker_url
+
+
+@pytest.fixture
+def cache_url(clean_redis: RedisServer) -> str:
+    return clean_redis.cache_url
+
+
+@pytest.fixture
+def database_factory(postgres_server: PostgresServer) -> Iterator[Callable[..., str]]:
+    """create(template=...) gives the URL of a new database, dropped after the test."""
+    created: list[str] = []
+
+    def create(*, template: str = "template1") -> str:
+        created.append(postgres_server.create_database(template=template))
+        return created[-1]
+
+    yield create
+    for url in created:
+        postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def empty_database_url(database_factory: Callable[..., str]) -> str:
+    return database_factory()
