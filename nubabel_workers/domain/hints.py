@@ -1,0 +1,22 @@
+"""Hints: broker messages that say "this row is ready". Any of them may be lost, late or doubled."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HintTask(StrEnum):
+    """The tasks that a hint can wake. The values travel on the wire; `config.queues` says which queue each takes."""
+
+    PROCESS_SLACK_EVENTS = "slack_events.process"
+    DISPATCH = "orchestration.dispatch"
+    COMPLETE = "orchestration.complete"
+    DELIVER = "notifications.deliver"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Wake `task`; row_id is the row to take first, its task takes others that are ready as well."""
+
+    task: HintTask
+    row_id: str
+    organization_id: str | None = None
