@@ -1,0 +1,538 @@
+"""What the services need from the outside, as small protocols. Adapters implement them, fakes in the tests too.
+
+Every method may raise the errors of `domain.errors`; stores raise TransientError while the database is away.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, NewDeadLetter
+from nubabel_workers.domain.executions import (
+    EventKind,
+    Execution,
+    ExecutionError,
+    NewExecution,
+    Status,
+    TimelineEvent,
+    Usage,
+)
+from nubabel_workers.domain.hints import Hint
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NewNotification, Notification
+from nubabel_workers.domain.slack_events import SlackEvent
+from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
+
+from nubabel_workers.domain.verdict import RunMessage, SessionState
+
+# --- time, chance, names -------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """This process's time. Times that two processes compare come from the database instead (DESIGN invariant 11)."""
+
+    def now(self) -> datetime: ...
+    def monotonic(self) -> float: ...
+
+
+class Chance(Protocol):
+    """Randomness, injected so that decisions can be tested."""
+
+    def jitter(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def new_id(self, prefix: str) -> str: ...
+
+
+# --- stores --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of a request at the door. created is False when the same request had been accepted before."""
+
+    execution_id: str
+    session_id: str
+    created: bool
+    status: Status
+    request_hash: str
+    working_notification_id: str | None = None
+    busy_execution_ids: Sequence[str] = ()  # earlier ones of the session that are not final yet
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The end of an execution; everything here is written in one transaction with the state change."""
+
+    status: Status
+    verdict: str
+    output: str | None = None
+    output_cut: bool = False
+    usage: Usage | None = None
+    usage_by_model: Mapping[str, Usage] = field(default_factory=dict)
+    error: ExecutionError | None = None
+    notes: Sequence[str] = ()
+    notifications: Sequence[NewNotification] = ()
+    dead_letter: NewDeadLetter | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """notification_ids: rows to deliver now. next_execution_id: the session's next one, free to start."""
+
+    notification_ids: Sequence[str] = ()
+    next_execution_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ClaimedCheck:
+    """A running execution whose state on OpenCode is to be looked at."""
+
+    execution: Execution
+    cancel_requested: bool
+    past_deadline: bool
+    suspect: bool = False
+    lone_deliveries: int = 0
+
+
+@dataclass(frozen=True)
+class ClaimedDispatch:
+    """A queued execution taken for dispatch."""
+
+    execution: Execution
+    cancel_requested: bool
+    past_answer_by: bool
+    suspect: bool = False
+    lone_deliveries: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `mark_running` found: news that arrived while the prompt was being submitted."""
+
+    check_now: bool
+
+
+class ExecutionStore(Protocol):
+    """Executions with their sessions, attempts and timeline. Each method is one statement, hence one transaction."""
+
+    async def accept(
+        self,
+        new: NewExecution,
+        *,
+        working: NewNotification | None,
+        answer_by_s: float,
+        inbound_event: tuple[str, Lease] | None = None,
+    ) -> Accepted:
+        """Create session (or continue it), execution, timeline and working sign; finish the inbound event with it.
+
+        Idempotent by (organization, idempotency_key). Raises LeaseLostError when the inbound event is not ours.
+        """
+        ...
+
+    async def claim_queued(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedDispatch]:
+        """Take queued executions whose session is free and whose time has come: the named one first.
+
+        A suspect row is taken only when it alone is returned.
+        """
+        ...
+
+    async def begin_attempt(
+        self,
+        execution: Execution,
+        lease: Lease,
+        *,
+        instance_id: str,
+        opencode_session_id: str,
+        opencode_directory: str | None,
+        message_id: str,
+        known_assistant_ids: Sequence[str],
+        analysis: Mapping[str, Any],
+        context: Mapping[str, Any] | None,
+        notes: Sequence[str],
+        run_deadline_s: float,
+    ) -> int:
+        """Write down what is about to be submitted, before it is; return the attempt's number."""
+        ...
+
+    async def mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started: ...
+
+    async def requeue(
+        self,
+        execution: Execution,
+        lease: Lease,
+        *,
+        wait_s: float,
+        kind: EventKind,
+        detail: Mapping[str, Any],
+        count_attempt: bool,
+    ) -> None:
+        """Back to queued, not before wait_s seconds from now; gives the lease back and clears suspicion."""
+        ...
+
+    async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]: ...
+
+    async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
+        """Still running: look again after check_after_s seconds, sooner if the listener says so."""
+        ...
+
+    async def finish(self, execution: Execution, lease: Lease, finish: Finish) -> Finished:
+        """Final state, usage, notifications, dead letter and the attempt's end, at once. Raises LeaseLostError."""
+        ...
+
+    async def wake_by_sessions(self, instance_id: str, opencode_session_ids: Sequence[str]) -> list[str]:
+        """The listener's news: look at these sessions' executions now. Returns the ids of those that are running."""
+        ...
+
+    async def request_cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution | None:
+        """Mark for cancellation, whatever its state; returns the row (final ones unchanged), None if there is none."""
+        ...
+
+    async def cancel_queued(self, organization_id: str, execution_id: str, finish: Finish) -> Finished | None:
+        """End an execution that no worker holds yet; None if it is not queued any more."""
+        ...
+
+    async def open_in_session(self, organization_id: str, session_key: str) -> list[str]:
+        """Ids of the session's executions that are not final, oldest first."""
+        ...
+
+    async def by_message(self, organization_id: str, idempotency_key: str) -> str | None: ...
+
+    async def find(self, organization_id: str, execution_id: str) -> Execution | None: ...
+
+    async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]: ...
+
+    async def earlier_turns(self, execution: Execution, *, limit: int) -> list[tuple[str, str]]:
+        """(question, answer) pairs of the same session before this execution, oldest first."""
+        ...
+
+    async def note_event(self, execution: Execution, kind: EventKind, detail: Mapping[str, Any]) -> None: ...
+
+    async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
+        """(execution id, OpenCode session id, directory) of what runs there since more than a moment."""
+        ...
+
+    async def forget_opencode_session(self, execution: Execution, lease: Lease) -> None:
+        """The session is lost on its server: the next dispatch makes a new one."""
+        ...
+
+
+class InboundStore(Protocol):
+    """What came in from Slack."""
+
+    async def add(self, workspace: Workspace, event: SlackEvent, *, correlation_id: str, traceparent: str) -> str | None:
+        """Store an event; None when it is a duplicate, or a thread message in a thread that is not ours."""
+        ...
+
+    async def claim(self, *, event_id: str | None, limit: int, lease: Lease) -> list["ClaimedInbound"]: ...
+
+    async def done(self, event: "ClaimedInbound", lease: Lease, *, outcome: str) -> None: ...
+
+    async def retry(self, event: "ClaimedInbound", lease: Lease, *, wait_s: float) -> None: ...
+
+    async def fail(self, event: "ClaimedInbound", lease: Lease, dead_letter: NewDeadLetter) -> None: ...
+
+
+@dataclass(frozen=True)
+class ClaimedInbound:
+    id: str
+    organization_id: str
+    workspace_id: str
+    event: SlackEvent
+    attempt: int
+    busy_policy: str
+    correlation_id: str
+    traceparent: str
+    suspect: bool = False
+    lone_deliveries: int = 0
+
+
+@dataclass(frozen=True)
+class ClaimedNotification:
+    notification: Notification
+    suspect: bool = False
+    lone_deliveries: int = 0
+    revision: int = 1
+
+
+class NotificationStore(Protocol):
+    async def claim(
+        self, *, notification_id: str | None, limit: int, lease: Lease
+    ) -> list[ClaimedNotification]: ...
+
+    async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
+        """One part is told; more follow under the same lease."""
+        ...
+
+    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
+        """Done (ready again by itself if its payload changed meanwhile)."""
+        ...
+
+    async def retry(
+        self,
+        notification: Notification,
+        lease: Lease,
+        *,
+        wait_s: float,
+        error: str,
+        uncertain: bool,
+        looked_up: bool = False,
+        repeated: bool = False,
+        count_attempt: bool = True,
+    ) -> None: ...
+
+    async def fail(self, notification: Notification, lease: Lease, *, error: str, dead_letter: NewDeadLetter) -> None: ...
+
+    async def drop(self, notification: Notification, lease: Lease, *, reason: str) -> None: ...
+
+    async def show_progress(self, organization_id: str, execution_id: str, text: str, *, pace_s: float) -> str | None:
+        """Set the text of an execution's progress message (Slack only); the id of the row, None if there is none."""
+        ...
+
+
+class DeadLetterStore(Protocol):
+    async def add(self, new: NewDeadLetter) -> str: ...
+
+    async def find(self, dead_letter_id: str) -> DeadLetter | None: ...
+
+    async def list(
+        self, *, organization_id: str | None, status: str | None, reason: DeadLetterReason | None, limit: int
+    ) -> list[DeadLetter]: ...
+
+    async def replay(self, dead_letter_id: str, *, actor: str) -> Hint | None:
+        """Make its subject ready again; None when there is nothing to do (already resolved, or it succeeded since)."""
+        ...
+
+    async def discard(self, dead_letter_id: str, *, actor: str, note: str) -> bool: ...
+
+
+class MaintenanceStore(Protocol):
+    """The scheduler's statements over all tenants."""
+
+    async def overdue_hints(self, *, older_than_s: float) -> list[Hint]:
+        """One hint per kind of row that is ready and that nobody has taken for that long."""
+        ...
+
+    async def release_expired_leases(self) -> int:
+        """Rows whose worker is gone become ready again, as suspects."""
+        ...
+
+    async def running_past_deadline(self) -> list[str]:
+        """Make executions past their run's deadline due for a look; return their ids."""
+        ...
+
+    async def queued_past_answer_by(self) -> list[tuple[str, str]]:
+        """(organization, execution) of queued ones past answer_by that the thread has not been told about yet."""
+        ...
+
+    async def instances_to_reconcile(self, *, every_s: float) -> list[str]:
+        """Take the OpenCode servers that are due for a comparison; each caller gets different ones."""
+        ...
+
+    async def expire(self, *, retention_s: Mapping[str, float], batch: int) -> Mapping[str, int]:
+        """Delete what is older than allowed, at most `batch` rows per table; table -> rows deleted."""
+        ...
+
+    async def renew(self, leases: Mapping[str, Sequence[str]], *, lease_s: float) -> set[str]:
+        """Renew leases in one statement; table -> tokens. Returns the tokens that still hold a row."""
+        ...
+
+    async def gauges(self) -> Mapping[str, float]: ...
+
+
+class TenantStore(Protocol):
+    async def organization(self, organization_id: str) -> Organization | None: ...
+    async def workspace(self, organization_id: str, workspace_id: str) -> Workspace | None: ...
+    async def workspace_by_installation(self, enterprise_id: str | None, team_id: str | None) -> Workspace | None: ...
+    async def end_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> None: ...
+    async def token(self, token_hash: bytes) -> ServiceToken | None: ...
+    async def submit_key(self, key_id: str) -> SubmitKey | None: ...
+    async def use_nonce(self, key_id: str, nonce: str) -> bool:
+        """False when the nonce was used before."""
+        ...
+
+    async def webhook_secret(self, organization_id: str) -> str | None: ...
+
+
+class InstanceStore(Protocol):
+    async def loads(self) -> list[Instance]:
+        """Every server that is not removed, with the executions now occupying it."""
+        ...
+
+    async def find(self, instance_id: str) -> Instance | None: ...
+
+    async def report_health(
+        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
+    ) -> None: ...
+
+
+# --- what may be wiped at any time -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SessionMapping:
+    """A Nubabel session's place on OpenCode."""
+
+    instance_id: str
+    opencode_session_id: str
+    directory: str | None
+
+
+class SessionMappings(Protocol):
+    """Redis (24 h) in front of PostgreSQL, both directions."""
+
+    async def find(self, organization_id: str, session_id: str) -> SessionMapping | None: ...
+    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
+        """(organization, Nubabel session) of an OpenCode session."""
+        ...
+
+    async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None: ...
+    async def forget(self, organization_id: str, session_id: str) -> None: ...
+
+
+class ProgressStream(Protocol):
+    """One bounded, expiring stream per execution; lossy by design."""
+
+    async def append(self, organization_id: str, execution_id: str, event: Mapping[str, Any]) -> None: ...
+    def read(
+        self, organization_id: str, execution_id: str, *, after: str, idle_s: float
+    ) -> AsyncIterator[tuple[str, Mapping[str, Any]] | None]:
+        """Events after that id, then live; None after each idle_s seconds without one."""
+        ...
+
+
+class Throttle(Protocol):
+    """Shared, expiring counters: other sides' limits that we keep or were told."""
+
+    async def take(self, key: str, *, per_s: float, limit: int, wanted: int = 1) -> int:
+        """How many of `wanted` are allowed in the current window of per_s seconds."""
+        ...
+
+    async def blocked_for_s(self, key: str) -> float:
+        """Seconds until a block that somebody was told about ends; 0 when there is none."""
+        ...
+
+    async def block(self, key: str, *, for_s: float) -> None: ...
+
+
+class HintPublisher(Protocol):
+    """Best effort and never waiting: a lost hint costs a moment, the row is there."""
+
+    def publish(self, hint: Hint) -> None: ...
+
+
+class HintFlags(Protocol):
+    async def clear(self, task: str) -> None:
+        """Call before claiming: from here on a new hint is needed for rows that the claim doesn't see."""
+        ...
+
+
+# --- OpenCode, Slack, webhooks ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PromptPart:
+    """One part of a prompt. id is derived, so that a repeat replaces instead of appending."""
+
+    id: str
+    text: str | None = None
+    file_url: str | None = field(default=None, repr=False)  # a data: URL
+    mime_type: str | None = None
+    filename: str | None = None
+
+
+class OpenCodeServer(Protocol):
+    """One OpenCode server. A POST whose answer was lost raises UncertainError; an unknown session NotFoundError."""
+
+    async def create_session(self, *, title: str, metadata: Mapping[str, str], directory: str | None) -> str: ...
+
+    async def submit(
+        self,
+        opencode_session_id: str,
+        *,
+        message_id: str,
+        parts: Sequence[PromptPart],
+        agent: str | None,
+        model: str | None,
+        system: str | None,
+        timeout_s: float,
+    ) -> None: ...
+
+    async def run_messages(self, opencode_session_id: str, *, limit: int = 200) -> list[RunMessage]: ...
+
+    async def has_message(self, opencode_session_id: str, message_id: str) -> bool: ...
+
+    async def busy_sessions(self, directory: str | None) -> Mapping[str, SessionState]:
+        """Sessions of the directory that work or wait for a retry; an absent one is idle."""
+        ...
+
+    async def abort(self, opencode_session_id: str) -> None: ...
+
+    async def reject_permission(self, request_id: str, *, directory: str | None, message: str) -> None: ...
+
+    async def reject_question(self, request_id: str, *, directory: str | None) -> None: ...
+
+    async def agents(self, directory: str | None) -> list[str]: ...
+
+    async def version(self) -> str: ...
+
+
+class OpenCodeServers(Protocol):
+    def server(self, instance: Instance) -> OpenCodeServer: ...
+
+
+@dataclass(frozen=True)
+class ThreadMessage:
+    """A message of a Slack thread that was there before the mention."""
+
+    user: str
+    text: str
+    ts: str
+    from_bot: bool = False
+
+
+@dataclass(frozen=True)
+class ThreadHistory:
+    messages: Sequence[ThreadMessage]
+    more_unread: bool  # there were more than the quota or the limit allowed
+
+
+class Messenger(Protocol):
+    """Slack's Web API. Tokens are handed in per call; limits are told as RateLimitedError, never slept on."""
+
+    async def add_reaction(self, token: SecretStr, *, channel: str, ts: str, name: str) -> None: ...
+    async def remove_reaction(self, token: SecretStr, *, channel: str, ts: str, name: str) -> None: ...
+
+    async def post(
+        self,
+        token: SecretStr,
+        *,
+        channel: str,
+        thread_ts: str,
+        markdown: str,
+        delivery_id: str,
+    ) -> str:
+        """Post one part in the thread; return its ts. Not idempotent: UncertainError when the outcome is unknown."""
+        ...
+
+    async def update(self, token: SecretStr, *, channel: str, ts: str, text: str) -> None: ...
+    async def delete(self, token: SecretStr, *, channel: str, ts: str) -> None: ...
+
+    async def find_by_delivery_id(
+        self, token: SecretStr, *, channel: str, thread_ts: str, delivery_id: str, oldest: str
+    ) -> str | None: ...
+
+    async def thread_history(
+        self, token: SecretStr, *, channel: str, thread_ts: str, before_ts: str, limit: int
+    ) -> ThreadHistory: ...
+
+    async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
+
+
+class WebhookSender(Protocol):
+    async def send(self, *, url: str, secret: str, message_id: str, payload: Mapping[str, Any]) -> None: ...
