@@ -190,13 +190,15 @@ class Execution:
     context: Mapping[str, Any] | None = None
     notes: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    attempt: int = 0
+    attempt: int = 0  # number of the last run on OpenCode
+    failures: int = 0  # failed tries so far, runs or not
+    session_key: str = ""
     not_before: datetime | None = None
     instance_id: InstanceId | None = None
     opencode_session_id: str | None = None
     opencode_directory: str | None = None
     message_created_ms: int = 0
-    known_assistant_ids: Sequence[str] = ()
+    known_assistant_ids: Sequence[str] = ()  # of earlier attempts; the verdict ignores them
     answer_by: datetime | None = None
     deadline_at: datetime | None = None
     deadline_s: int | None = None

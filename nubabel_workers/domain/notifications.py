@@ -98,7 +98,7 @@ class Notification:
     kind: NotificationKind
     destination: Mapping[str, Any]
     payload: Mapping[str, Any]
-    attempt: int
+    failures: int  # deliveries that failed before this one
     created_at: datetime
     sent_parts: Sequence[str] = field(default_factory=tuple)
     uncertain: bool = False

@@ -106,7 +106,7 @@ class ClaimedDispatch:
 
     execution: Execution
     cancel_requested: bool
-    past_answer_by: bool
+    open_attempt: bool  # the last attempt's prompt may have arrived: look first
     suspect: bool = False
     lone_deliveries: int = 0
 
@@ -157,7 +157,10 @@ class ExecutionStore(Protocol):
         notes: Sequence[str],
         run_deadline_s: float,
     ) -> int:
-        """Write down what is about to be submitted, before it is; return the attempt's number."""
+        """Write down what is about to be submitted, before it is; return the attempt's number.
+
+        An attempt that is still open (its outcome is unknown) is continued, not counted again.
+        """
         ...
 
     async def mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started: ...
@@ -170,9 +173,14 @@ class ExecutionStore(Protocol):
         wait_s: float,
         kind: EventKind,
         detail: Mapping[str, Any],
-        count_attempt: bool,
+        failed: bool,
+        attempt_verdict: str | None,
     ) -> None:
-        """Back to queued, not before wait_s seconds from now; gives the lease back and clears suspicion."""
+        """Back to queued, not before wait_s seconds from now; gives the lease back and clears suspicion.
+
+        failed: counts against the retry policy. attempt_verdict ends the current attempt; None leaves it open: its
+        prompt may have arrived, the next dispatch looks first.
+        """
         ...
 
     async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]: ...
@@ -225,7 +233,9 @@ class ExecutionStore(Protocol):
 class InboundStore(Protocol):
     """What came in from Slack."""
 
-    async def add(self, workspace: Workspace, event: SlackEvent, *, correlation_id: str, traceparent: str) -> str | None:
+    async def add(
+        self, workspace: Workspace, event: SlackEvent, *, correlation_id: str, traceparent: str
+    ) -> str | None:
         """Store an event; None when it is a duplicate, or a thread message in a thread that is not ours."""
         ...
 
@@ -244,7 +254,7 @@ class ClaimedInbound:
     organization_id: str
     workspace_id: str
     event: SlackEvent
-    attempt: int
+    failures: int
     busy_policy: str
     correlation_id: str
     traceparent: str
@@ -261,9 +271,7 @@ class ClaimedNotification:
 
 
 class NotificationStore(Protocol):
-    async def claim(
-        self, *, notification_id: str | None, limit: int, lease: Lease
-    ) -> list[ClaimedNotification]: ...
+    async def claim(self, *, notification_id: str | None, limit: int, lease: Lease) -> list[ClaimedNotification]: ...
 
     async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
         """One part is told; more follow under the same lease."""
@@ -283,10 +291,12 @@ class NotificationStore(Protocol):
         uncertain: bool,
         looked_up: bool = False,
         repeated: bool = False,
-        count_attempt: bool = True,
+        failed: bool = True,
     ) -> None: ...
 
-    async def fail(self, notification: Notification, lease: Lease, *, error: str, dead_letter: NewDeadLetter) -> None: ...
+    async def fail(
+        self, notification: Notification, lease: Lease, *, error: str, dead_letter: NewDeadLetter
+    ) -> None: ...
 
     async def drop(self, notification: Notification, lease: Lease, *, reason: str) -> None: ...
 

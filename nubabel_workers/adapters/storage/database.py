@@ -114,9 +114,7 @@ class translated_errors:  # noqa: N801 - reads as a statement
             raise UnavailableError("the database cannot be reached") from error
 
 
-def _pool(
-    url: str, limits: DatabaseLimits, application_name: str
-) -> AsyncConnectionPool[AsyncConnection[DictRow]]:
+def _pool(url: str, limits: DatabaseLimits, application_name: str) -> AsyncConnectionPool[AsyncConnection[DictRow]]:
     options = " ".join(
         f"-c {name}={int(seconds * 1000)}"
         for name, seconds in {

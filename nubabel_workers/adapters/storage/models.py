@@ -67,7 +67,7 @@ class Leased:
     not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
-    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    failures: Mapped[int] = mapped_column(server_default=text("0"))  # since it was new; the retry policy counts these
     suspect: Mapped[bool] = mapped_column(server_default=text("false"))
     lone_deliveries: Mapped[int] = mapped_column(server_default=text("0"))
 
@@ -181,6 +181,7 @@ class ExecutionRow(Leased, Base):
     position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))  # order within the session
     source: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))  # number of the last run on OpenCode
     prompt: Mapped[str]
     user_id: Mapped[str | None]
     workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id", ondelete="SET NULL"))
@@ -213,13 +214,14 @@ class ExecutionRow(Leased, Base):
     traceparent: Mapped[str] = mapped_column(server_default=text("''"))
     created_at: Mapped[datetime] = _created()
     started_at: Mapped[datetime | None]
+    running_since: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("organization_id", "idempotency_key"),
         # One run at a time in a session (DESIGN invariant 5), whatever the code believes.
         Index("uq_executions_one_per_session", "session_id", unique=True, postgresql_where=text(OCCUPYING_SQL)),
         Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
-        Index("ix_executions_queued", "not_before", postgresql_where=text("status = 'queued'")),
+        Index("ix_executions_queued", "position", postgresql_where=text("status = 'queued'")),
         Index("ix_executions_check", "check_at", postgresql_where=text("status = 'running'")),
         Index("ix_executions_occupying", "instance_id", postgresql_where=text(OCCUPYING_SQL)),
         Index("ix_executions_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
@@ -308,7 +310,7 @@ class InboundEventRow(Leased, Base):
     __table_args__ = (
         UniqueConstraint("workspace_id", "provider_event_id"),
         UniqueConstraint("workspace_id", "dedupe_key"),
-        Index("ix_inbound_events_ready", "not_before", postgresql_where=text("status = 'ready'")),
+        Index("ix_inbound_events_ready", "position", postgresql_where=text("status = 'ready'")),
         Index(
             "ix_inbound_events_conversation",
             "workspace_id",
