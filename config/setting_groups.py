@@ -1,0 +1,255 @@
+"""Every setting with its meaning, default and bounds, in groups. `config.settings` reads and joins them.
+
+A field's description is its documentation: `.env.example` is made from it.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import NoDecode
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+CommaSeparatedSecrets = Annotated[tuple[SecretStr, ...], NoDecode]
+
+_FERNET_KEY_BYTES = 32
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in schemes:
+            raise ValueError(f"must be a URL beginning with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _http_origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be a URL beginning with https:// (or http://)")
+    return value.rstrip("/")
+
+
+def _fernet_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for position, key in enumerate(keys, start=1):
+        try:
+            decoded = base64.urlsafe_b64decode(key.get_secret_value())
+        except (binascii.Error, ValueError):
+            decoded = b""
+        if len(decoded) != _FERNET_KEY_BYTES:
+            raise ValueError(f"key {position} is not a key made by `nubabel keys generate` (32 bytes, url-safe base64)")
+    return keys
+
+
+def _user_and_password(value: SecretStr) -> SecretStr:
+    user, separator, password = value.get_secret_value().partition(":")
+    if not (user and separator and password):
+        raise ValueError("must be user:password")
+    return value
+
+
+RedisUrl = Annotated[SecretStr, _url_of("redis", "rediss")]
+PostgresUrl = Annotated[SecretStr, _url_of("postgresql", "postgres")]
+HttpOrigin = Annotated[str, AfterValidator(_http_origin)]
+EncryptionKeys = Annotated[CommaSeparatedSecrets, Field(min_length=1), AfterValidator(_fernet_keys)]
+BasicAuth = Annotated[SecretStr, AfterValidator(_user_and_password)]
+
+
+class SettingGroup(BaseModel):
+    """Settings that are read about together."""
+
+    title: ClassVar[str] = ""
+
+
+class ProcessSettings(SettingGroup):
+    title = "This installation"
+
+    environment: Literal["production", "development"] = Field(
+        "production",
+        description="production insists on separate database roles and on https for public_url; development does not.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: readable lines in a terminal, JSON everywhere else."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address for the metrics of processes other than web.")
+    metrics_port: Port | None = Field(
+        None, description="Port on which this process (not web, which has /metrics) serves its metrics. Empty: none."
+    )
+
+
+class StoreSettings(SettingGroup):
+    title = "PostgreSQL, broker and cache"
+
+    database_url: PostgresUrl = Field(
+        description="PostgreSQL as the owner of the tables: migrations and operators' commands."
+    )
+    tenant_database_url: PostgresUrl | None = Field(
+        None,
+        description="The same database as role nubabel_tenant. Empty (development only): database_url with that user.",
+    )
+    system_database_url: PostgresUrl | None = Field(
+        None,
+        description="The same database as role nubabel_system. Empty (development only): database_url with that user.",
+    )
+    database_pool_min: int = Field(1, ge=0, description="Connections kept open per process and role.")
+    database_pool_max: PositiveInt = Field(10, description="Connections at most per process and role.")
+    database_connect_timeout_s: PositiveInt = Field(5, description="Seconds to wait for a connection to be made.")
+    database_acquire_timeout_s: PositiveFloat = Field(5, description="Seconds to wait for a free connection.")
+    database_statement_timeout_s: PositiveFloat = Field(15, description="Seconds that one statement may take.")
+    database_lock_timeout_s: PositiveFloat = Field(5, description="Seconds that a statement may wait for a lock.")
+    database_idle_in_transaction_timeout_s: PositiveFloat = Field(
+        15, description="Seconds after which a forgotten transaction is ended."
+    )
+    broker_url: RedisUrl = Field(
+        description="Redis or Valkey for Celery, its own server or database, with maxmemory-policy noeviction."
+    )
+    cache_url: RedisUrl = Field(
+        description="Redis or Valkey for mappings, progress streams and limits; all of it may be lost at any time."
+    )
+    cache_pool_max: PositiveInt = Field(20, description="Cache connections at most per process.")
+    cache_timeout_s: PositiveFloat = Field(2, description="Seconds that one cache command may take.")
+    redis_ca_file: Path | None = Field(
+        None, description="Certificate authority for rediss:// URLs. Empty: the system's. Certificates are checked."
+    )
+    encryption_keys: EncryptionKeys = Field(
+        description="Fernet keys for secrets at rest, comma-separated: the first encrypts, all decrypt. "
+        "Rotate by putting a new one in front. Made by `nubabel keys generate`."
+    )
+
+
+class GatewaySettings(SettingGroup):
+    title = "Gateway (process web)"
+
+    http_host: str = Field("127.0.0.1", description="Address that the gateway listens on.")
+    http_port: Port = Field(8000, description="Port that the gateway listens on.")
+    public_url: HttpOrigin | None = Field(
+        None, description="How people and Slack reach the gateway, e.g. https://nubabel.example.com."
+    )
+    max_request_bytes: PositiveInt = Field(1_048_576, description="Largest request body that is read.")
+    max_prompt_bytes: PositiveInt = Field(131_072, description="Largest prompt (UTF-8) that is accepted.")
+    idempotency_keep_h: PositiveInt = Field(24, description="Hours for which an Idempotency-Key is remembered.")
+    stream_heartbeat_s: PositiveFloat = Field(15, description="Seconds between comments on a quiet event stream.")
+    egress_allow: CommaSeparated = Field(
+        (),
+        description="Exceptions to the guard of outgoing URLs (webhooks, callbacks), comma-separated host:port; "
+        "these may be private addresses and plain http.",
+    )
+    webhook_timeout_s: PositiveFloat = Field(10, description="Seconds that a webhook may take to answer.")
+
+
+class SlackSettings(SettingGroup):
+    title = "Slack"
+
+    slack_mode: Literal["events", "socket", "off"] = Field(
+        "off", description="events: Slack calls the gateway; socket: process slack connects to Slack; off: no Slack."
+    )
+    slack_signing_secret: SecretStr | None = Field(None, description="Signing secret of the app (events).")
+    slack_app_token: SecretStr | None = Field(None, description="App-level token, xapp-... (socket).")
+    slack_bot_token: SecretStr | None = Field(
+        None, description="Bot token, xoxb-..., when one workspace is configured here instead of by installation."
+    )
+    slack_team_id: str | None = Field(None, description="Workspace of slack_bot_token, T...")
+    slack_organization: str | None = Field(None, description="Organization that slack_team_id belongs to, org_...")
+    slack_client_id: str | None = Field(None, description="OAuth client id, for installation into workspaces.")
+    slack_client_secret: SecretStr | None = Field(None, description="OAuth client secret.")
+    slack_api_base_url: HttpOrigin = Field("https://slack.com/api", description="Slack's Web API, or a stand-in.")
+    slack_timeout_s: PositiveFloat = Field(10, description="Seconds that one Web API call may take.")
+    slack_read_quota_per_minute: PositiveInt = Field(
+        50, description="conversations.replies calls per minute and workspace. 1 for apps distributed commercially."
+    )
+    slack_read_page_size: int = Field(
+        100, ge=1, le=1000, description="Messages read per call. 15 for apps distributed commercially."
+    )
+    slack_post_interval_s: PositiveFloat = Field(1, description="Seconds between posts into one channel.")
+    slack_progress_interval_s: PositiveFloat = Field(2, description="Seconds between edits of a progress message.")
+    max_files: int = Field(5, ge=0, description="Attached files that are passed on per message.")
+    max_file_bytes: PositiveInt = Field(5_242_880, description="Largest attached file that is passed on.")
+
+
+class OpenCodeSettings(SettingGroup):
+    title = "OpenCode"
+
+    opencode_username: str = Field("opencode", description="Basic authentication user, unless a server says otherwise.")
+    opencode_agent_prefix: str = Field("Sisyphus - ", description="The default agent is the one beginning like this.")
+    opencode_default_model: str | None = Field(
+        None, description="provider/model for requests that name none. Empty: the server's own."
+    )
+    opencode_connect_timeout_s: PositiveFloat = Field(3, description="Seconds to connect to an OpenCode server.")
+    opencode_read_timeout_s: PositiveFloat = Field(10, description="Seconds for one answer of an OpenCode server.")
+    opencode_stream_idle_s: PositiveFloat = Field(
+        30, description="Seconds of silence after which an event stream counts as dead."
+    )
+    opencode_capacity_runs: PositiveInt = Field(50, description="Runs at once per server, unless it says otherwise.")
+    opencode_submits_per_second: PositiveInt = Field(
+        20, description="Prompts per second and server, unless it says otherwise."
+    )
+    answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
+    run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")
+
+
+class WorkSettings(SettingGroup):
+    title = "Workers, listener and scheduler"
+
+    worker_concurrency: PositiveInt = Field(32, description="Threads of one Celery worker process.")
+    worker_send_events: bool = Field(
+        True, description="Task events for Flower. About 0.4 ms of CPU per message; false blinds Flower."
+    )
+    task_timeout_s: PositiveFloat = Field(
+        55, le=60, description="Seconds after which a task is cancelled; below the broker's redelivery by far."
+    )
+    lease_s: PositiveFloat = Field(10, description="Seconds for which a claimed row is ours without renewal.")
+    claim_batch: PositiveInt = Field(32, description="Rows at most that one task takes.")
+    hint_flag_ms: int = Field(
+        1000, ge=1, le=1000, description="Milliseconds for which one hint stands for all of its kind."
+    )
+    trusted_broker_organization: str | None = Field(
+        None, description="Organization that unsigned broker submissions belong to. Empty: unsigned ones are refused."
+    )
+    max_lone_deliveries: PositiveInt = Field(
+        5, description="How often a row may be taken alone without a result before it is set aside."
+    )
+    retry_slack_events_max_attempts: PositiveInt = Field(8, description="Tries of an incoming Slack event.")
+    retry_slack_events_first_wait_s: PositiveFloat = Field(1, description="Seconds before its second try, at most.")
+    retry_slack_events_max_wait_s: PositiveFloat = Field(60, description="Seconds between two tries, at most.")
+    retry_orchestration_max_attempts: PositiveInt = Field(6, description="Tries of an execution.")
+    retry_orchestration_first_wait_s: PositiveFloat = Field(2, description="Seconds before its second try, at most.")
+    retry_orchestration_max_wait_s: PositiveFloat = Field(120, description="Seconds between two tries, at most.")
+    retry_notifications_max_attempts: PositiveInt = Field(12, description="Tries of a Slack post or webhook.")
+    retry_notifications_first_wait_s: PositiveFloat = Field(1, description="Seconds before its second try, at most.")
+    retry_notifications_max_wait_s: PositiveFloat = Field(300, description="Seconds between two tries, at most.")
+    scheduler_tick_s: PositiveFloat = Field(1, description="Seconds between the scheduler's looks for waiting rows.")
+    scheduler_hint_after_s: PositiveFloat = Field(2, description="Age at which a waiting row is hinted again.")
+    scheduler_reconcile_s: PositiveFloat = Field(15, description="Seconds between comparisons with each server.")
+    scheduler_retention_interval_s: PositiveFloat = Field(300, description="Seconds between deletions of old rows.")
+    listener_lease_s: PositiveFloat = Field(10, description="Seconds after which another listener takes over.")
+    retention_executions_days: PositiveInt = Field(90, description="Days to keep finished executions.")
+    retention_inbound_days: PositiveInt = Field(14, description="Days to keep handled Slack events.")
+    retention_dead_letters_days: PositiveInt = Field(90, description="Days to keep resolved dead letters.")
+    retention_audit_days: PositiveInt = Field(365, description="Days to keep the audit log.")
+
+
+class FlowerSettings(SettingGroup):
+    title = "Flower"
+
+    flower_host: str = Field("127.0.0.1", description="Address that Flower listens on.")
+    flower_port: Port = Field(5555, description="Port that Flower listens on.")
+    flower_basic_auth: BasicAuth | None = Field(None, description="user:password; Flower does not start without.")
+    flower_cookie_secret: SecretStr | None = Field(None, description="Signs Flower's cookies; fixed, or logins end.")
+
+
+GROUPS: tuple[type[SettingGroup], ...] = (
+    ProcessSettings,
+    StoreSettings,
+    GatewaySettings,
+    SlackSettings,
+    OpenCodeSettings,
+    WorkSettings,
+    FlowerSettings,
+)
