@@ -76,7 +76,7 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Fast shutdown: sessions are ended, data is written."""
         if self._process is not None:
-            self._process.stop(stop_signal=signal.SIGINT, grace_s=15.0)
+            self._process.stop(grace_s=15.0)
             self._process = None
 
     def kill(self) -> None:
@@ -144,6 +144,7 @@ class EmbeddedPostgres:
             log_path=self._home / "postgres.log",
             env=_ENVIRONMENT,
             run_as=self._run_as,
+            stop_signal=signal.SIGINT,  # PostgreSQL's fast shutdown
         )
         try:
             process.wait_until(self._accepts_connections, timeout_s=max(0.1, deadline - time.monotonic()))

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from nubabel_workers.embedded.guardian import guardian
+
 _POLL_S = 0.01  # a foreign process gives no event for "ready"; this is how often it is asked
 _LOG_TAIL_BYTES = 4000
 
@@ -32,7 +34,10 @@ class RunAs:
 
 
 class ChildProcess:
-    """One process in its own session, its output appended to log_path. Only the pid started here is ever signalled."""
+    """One process in its own session, its output appended to log_path. Only the pid started here is ever signalled.
+
+    It is ended (stop_signal, then SIGKILL) when this process disappears without having stopped it.
+    """
 
     def __init__(
         self,
@@ -43,9 +48,11 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         run_as: RunAs | None = None,
         pipe_output: bool = False,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         """env: the whole environment of the child; None passes ours on. pipe_output: to `stdout`, not to the log."""
         self.log_path = log_path
+        self._stop_signal = stop_signal
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603  # argv is ours, never a shell
@@ -60,6 +67,8 @@ class ChildProcess:
                 group=run_as.gid if run_as else None,
                 extra_groups=[] if run_as else None,
             )
+        self._guarded = True
+        guardian.watch(self.pid, stop_signal)
 
     @property
     def pid(self) -> int:
@@ -72,11 +81,15 @@ class ChildProcess:
     @property
     def returncode(self) -> int | None:
         """Exit code, negative for a signal; None while it runs."""
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._guarded:
+            self._guarded = False
+            guardian.forget(self.pid)
+        return code
 
     @property
     def is_running(self) -> bool:
-        return self._process.poll() is None
+        return self.returncode is None
 
     def log_tail(self) -> str:
         """The last lines that this process wrote to its log."""
@@ -101,15 +114,15 @@ class ChildProcess:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
-        return True
+        return not self.is_running
 
     def send_signal(self, signal_number: signal.Signals) -> None:
         """Signal the process unless it has ended."""
         self._process.send_signal(signal_number)
 
-    def stop(self, *, stop_signal: signal.Signals = signal.SIGTERM, grace_s: float = 10.0) -> None:
+    def stop(self, *, grace_s: float = 10.0) -> None:
         """Ask the process to end, wait grace_s, then kill it."""
-        self.send_signal(stop_signal)
+        self.send_signal(self._stop_signal)
         self.send_signal(signal.SIGCONT)  # a stopped process (a test's hung server) hears nothing else
         if not self.wait(timeout_s=grace_s):
             self.kill()
@@ -118,7 +131,7 @@ class ChildProcess:
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
         self.send_signal(signal.SIGKILL)
-        self._process.wait()
+        self.wait(timeout_s=None)
         self._close_output()
 
     def _close_output(self) -> None:
