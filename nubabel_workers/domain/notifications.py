@@ -1,4 +1,4 @@
-"""What must be told to whom. One row per thing told; the row survives every crash, the telling may repeat harmlessly."""
+"""What must be told to whom: one row per thing told, which survives every crash."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,9 +78,12 @@ def reply_target(raw: Mapping[str, Any]) -> ReplyTarget:
 
 @dataclass(frozen=True)
 class NewNotification:
+    """dedupe tells apart several of one kind for one execution; the same one again is nothing new."""
+
     kind: NotificationKind
     destination: Mapping[str, Any]
     payload: Mapping[str, Any]
+    dedupe: str = ""
 
 
 @dataclass(frozen=True)

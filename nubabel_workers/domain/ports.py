@@ -25,7 +25,6 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
-
 from nubabel_workers.domain.verdict import RunMessage, SessionState
 
 # --- time, chance, names -------------------------------------------------------------------------------------------
@@ -201,7 +200,7 @@ class ExecutionStore(Protocol):
         """Mark for cancellation, whatever its state; returns the row (final ones unchanged), None if there is none."""
         ...
 
-    async def cancel_queued(self, organization_id: str, execution_id: str, finish: Finish) -> Finished | None:
+    async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
         """End an execution that no worker holds yet; None if it is not queued any more."""
         ...
 
@@ -209,7 +208,17 @@ class ExecutionStore(Protocol):
         """Ids of the session's executions that are not final, oldest first."""
         ...
 
-    async def by_message(self, organization_id: str, idempotency_key: str) -> str | None: ...
+    async def open_of_workspace(self, organization_id: str, workspace_id: str) -> list[str]: ...
+
+    async def by_key(self, organization_id: str, idempotency_key: str) -> str | None:
+        """The execution that was accepted under this idempotency key."""
+        ...
+
+    async def session_key(self, organization_id: str, session_id: str) -> str | None:
+        """The key of a session of this organization; None if it has no such session."""
+        ...
+
+    async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None: ...
 
     async def find(self, organization_id: str, execution_id: str) -> Execution | None: ...
 

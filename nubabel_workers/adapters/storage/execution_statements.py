@@ -1,0 +1,358 @@
+"""The SQL of executions. Values are always parameters; only constants of ours are put together here.
+
+Claims pick the named row first. A suspect row (its last delivery ended without a result) is taken alone, so that a
+poison row takes no innocent ones with it.
+"""
+
+from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
+from nubabel_workers.adapters.storage.models import OCCUPYING_SQL
+
+_ACCEPT = """
+WITH cause AS ({cause}),
+ses AS (
+  INSERT INTO sessions (id, organization_id, session_key, source, user_id, workspace_id)
+  SELECT %(new_session_id)s, %(organization_id)s, %(session_key)s, %(source)s, %(user_id)s, %(workspace_id)s
+  FROM cause
+  ON CONFLICT (organization_id, session_key) DO UPDATE SET last_active_at = now()
+  RETURNING id
+),
+exe AS (
+  INSERT INTO executions (
+    id, organization_id, session_id, source, prompt, user_id, workspace_id, reply, overrides, attachments,
+    wants_thread_context, request_metadata, idempotency_key, request_hash, message_created_ms, correlation_id,
+    traceparent, deadline_s, answer_by)
+  SELECT %(id)s, %(organization_id)s, ses.id, %(source)s, %(prompt)s, %(user_id)s, %(workspace_id)s, %(reply)s,
+    %(overrides)s, %(attachments)s, %(wants_thread_context)s, %(request_metadata)s, %(idempotency_key)s,
+    %(request_hash)s, %(message_created_ms)s, %(correlation_id)s, %(traceparent)s, %(deadline_s)s,
+    now() + make_interval(secs => %(answer_by_s)s)
+  FROM ses
+  ON CONFLICT (organization_id, idempotency_key) DO NOTHING
+  RETURNING id, session_id
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT %(organization_id)s, id, 'accepted', jsonb_build_object('source', %(source)s::text) FROM exe
+),
+ntf AS (
+  INSERT INTO notifications (
+    id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+  SELECT n.id, %(organization_id)s, exe.id, n.kind, n.dedupe, n.destination, n.payload, %(correlation_id)s,
+    %(traceparent)s
+  FROM exe, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+  RETURNING id
+)
+SELECT exe.id, exe.session_id, (SELECT id FROM ntf) AS notification_id,
+  (SELECT array_agg(b.id ORDER BY b.position) FROM executions b WHERE b.session_id = ses.id AND b.{open}) AS busy
+FROM ses LEFT JOIN exe ON true
+"""
+_FINISH_EVENT = """
+  UPDATE inbound_events
+  SET status = 'done', outcome = 'accepted', done_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false
+  WHERE id = %(event_id)s AND lease_owner = %(lease)s AND status = 'ready'
+  RETURNING id
+"""
+ACCEPT = _ACCEPT.format(cause="SELECT 1", open=OPEN)
+ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, open=OPEN)
+
+FIND_BY_KEY = """
+SELECT id, session_id, status, request_hash FROM executions
+WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
+"""
+
+_CHOSEN = """
+numbered AS (SELECT id, suspect, row_number() OVER (ORDER BY named DESC, suspect, rank) AS place FROM candidate),
+chosen AS (
+  SELECT id FROM numbered
+  WHERE CASE WHEN (SELECT suspect FROM numbered WHERE place = 1) THEN place = 1 ELSE NOT suspect END
+)
+"""
+
+CLAIM_QUEUED = f"""
+WITH candidate AS (
+  SELECT e.id, e.suspect, e.position AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
+  FROM executions e
+  WHERE e.status = 'queued' AND e.not_before <= now()
+    AND NOT EXISTS (
+      SELECT 1 FROM executions b
+      WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN}
+        AND (b.position < e.position OR b.{OCCUPYING_SQL}))
+  ORDER BY named DESC, e.suspect, e.position
+  LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED
+), {_CHOSEN},
+taken AS (
+  UPDATE executions e
+  SET status = 'dispatching', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
+    lone_deliveries = e.lone_deliveries + e.suspect::int, waiting_for = NULL
+  FROM chosen WHERE e.id = chosen.id
+  RETURNING e.*
+)
+SELECT {EXECUTION_COLUMNS},
+  EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open_attempt,
+  (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
+    AS known_assistant_ids
+FROM taken e JOIN sessions s ON s.id = e.session_id
+ORDER BY e.position
+"""
+
+# check_at is infinite while an attempt is being submitted: only news of the listener can move it to now.
+BEGIN_ATTEMPT = """
+WITH known AS (
+  SELECT e.id, EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open
+  FROM executions e WHERE e.id = %(id)s AND e.lease_owner = %(lease)s AND e.status = 'dispatching' FOR UPDATE
+),
+exe AS (
+  UPDATE executions e
+  SET attempt = e.attempt + CASE WHEN known.open THEN 0 ELSE 1 END,
+    instance_id = %(instance_id)s, opencode_session_id = %(opencode_session_id)s, analysis = %(analysis)s,
+    context = COALESCE(%(context)s, e.context), notes = %(notes)s, started_at = COALESCE(e.started_at, now()),
+    deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = 'infinity'
+  FROM known WHERE e.id = known.id
+  RETURNING e.id, e.organization_id, e.session_id, e.attempt
+),
+ses AS (
+  UPDATE sessions s
+  SET instance_id = %(instance_id)s, opencode_session_id = %(opencode_session_id)s,
+    opencode_directory = %(opencode_directory)s
+  FROM exe
+  WHERE s.id = exe.session_id AND s.opencode_session_id IS DISTINCT FROM %(opencode_session_id)s
+),
+att AS (
+  INSERT INTO attempts (
+    execution_id, number, organization_id, instance_id, opencode_session_id, message_id, known_assistant_ids)
+  SELECT exe.id, exe.attempt, exe.organization_id, %(instance_id)s, %(opencode_session_id)s, %(message_id)s,
+    %(known_assistant_ids)s
+  FROM exe
+  ON CONFLICT (execution_id, number) DO UPDATE
+  SET instance_id = EXCLUDED.instance_id, opencode_session_id = EXCLUDED.opencode_session_id,
+    message_id = EXCLUDED.message_id
+)
+SELECT attempt FROM exe
+"""
+
+MARK_RUNNING = """
+WITH exe AS (
+  UPDATE executions
+  SET status = 'running', lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
+    running_since = now(), check_at = LEAST(check_at, now() + make_interval(secs => %(check_after_s)s))
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'dispatching'
+  RETURNING id, organization_id, attempt, analysis, instance_id, created_at,
+    check_at <= now() OR cancel_requested_at IS NOT NULL AS check_now
+),
+att AS (
+  UPDATE attempts a SET submitted_at = COALESCE(a.submitted_at, now())
+  FROM exe WHERE a.execution_id = exe.id AND a.number = exe.attempt
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'submitted', jsonb_build_object(
+    'attempt', attempt, 'instance', instance_id, 'category', analysis->'category', 'agent', analysis->'agent')
+  FROM exe
+)
+SELECT check_now FROM exe
+"""
+
+REQUEUE = """
+WITH exe AS (
+  UPDATE executions
+  SET status = 'queued', not_before = now() + make_interval(secs => %(wait_s)s), lease_owner = NULL,
+    lease_until = NULL, suspect = false, lone_deliveries = 0, failures = failures + %(failed)s::int,
+    waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s)
+  RETURNING id, organization_id, attempt
+),
+att AS (
+  UPDATE attempts a SET ended_at = now(), verdict = %(attempt_verdict)s
+  FROM exe
+  WHERE a.execution_id = exe.id AND a.number = exe.attempt AND a.ended_at IS NULL
+    AND %(attempt_verdict)s::text IS NOT NULL
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, %(kind)s, %(detail)s FROM exe
+)
+SELECT id FROM exe
+"""
+
+CLAIM_CHECKS = f"""
+WITH candidate AS (
+  SELECT e.id, e.suspect, e.check_at AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
+  FROM executions e
+  WHERE e.status = 'running' AND e.check_at <= now() AND e.lease_owner IS NULL
+  ORDER BY named DESC, e.suspect, e.check_at
+  LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED
+), {_CHOSEN},
+taken AS (
+  UPDATE executions e
+  SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = 'infinity',
+    lone_deliveries = e.lone_deliveries + e.suspect::int
+  FROM chosen WHERE e.id = chosen.id
+  RETURNING e.*
+)
+SELECT {EXECUTION_COLUMNS}, e.deadline_at <= now() AS past_deadline,
+  (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
+    AS known_assistant_ids
+FROM taken e JOIN sessions s ON s.id = e.session_id
+"""
+
+RELEASE_CHECK = """
+UPDATE executions
+SET lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
+  check_at = LEAST(check_at, now() + make_interval(secs => %(check_after_s)s))
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'running'
+RETURNING id
+"""
+
+_FINISH = """
+WITH exe AS (
+  UPDATE executions
+  SET status = %(status)s, output = %(output)s, output_cut = %(output_cut)s, usage = %(usage)s, error = %(error)s,
+    notes = %(notes)s, finished_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
+    lone_deliveries = 0, check_at = NULL, waiting_for = NULL
+  WHERE id = %(id)s AND status = ANY(%(sources)s) AND {held}
+  RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent
+),
+att AS (
+  UPDATE attempts a SET ended_at = now(), verdict = %(verdict)s
+  FROM exe WHERE a.execution_id = exe.id AND a.ended_at IS NULL
+),
+use AS (
+  INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens, reasoning_tokens,
+    cache_read_tokens, cache_write_tokens, cost)
+  SELECT exe.id, u.model, exe.organization_id, (now() AT TIME ZONE 'UTC')::date, u.input_tokens, u.output_tokens,
+    u.reasoning_tokens, u.cache_read_tokens, u.cache_write_tokens, u.cost
+  FROM exe, jsonb_to_recordset(%(usage_rows)s) AS u(
+    model text, input_tokens bigint, output_tokens bigint, reasoning_tokens bigint, cache_read_tokens bigint,
+    cache_write_tokens bigint, cost numeric)
+  ON CONFLICT (execution_id, model) DO UPDATE
+  SET input_tokens = usage.input_tokens + EXCLUDED.input_tokens,
+    output_tokens = usage.output_tokens + EXCLUDED.output_tokens,
+    reasoning_tokens = usage.reasoning_tokens + EXCLUDED.reasoning_tokens,
+    cache_read_tokens = usage.cache_read_tokens + EXCLUDED.cache_read_tokens,
+    cache_write_tokens = usage.cache_write_tokens + EXCLUDED.cache_write_tokens,
+    cost = usage.cost + EXCLUDED.cost
+),
+told AS (
+  INSERT INTO notifications (
+    id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+  SELECT n.id, exe.organization_id, exe.id, n.kind, n.dedupe, n.destination, n.payload, exe.correlation_id,
+    exe.traceparent
+  FROM exe, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+  ON CONFLICT (execution_id, kind, dedupe) DO NOTHING
+  RETURNING id
+),
+tidied AS (
+  UPDATE notifications n
+  SET payload = n.payload || '{{"removed": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
+    status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
+  FROM exe
+  WHERE n.execution_id = exe.id AND n.kind IN ('working', 'progress') AND n.status IN ('ready', 'sending', 'sent')
+  RETURNING n.id
+),
+parked AS (
+  INSERT INTO dead_letters (
+    id, organization_id, queue, task, reason, error, subject_kind, subject_id, attempts)
+  SELECT d.id, exe.organization_id, d.queue, d.task, d.reason, d.error, d.subject_kind, d.subject_id, d.attempts
+  FROM exe, jsonb_to_recordset(%(dead_letters)s) AS d(
+    id text, queue text, task text, reason text, error text, subject_kind text, subject_id text, attempts int)
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'finished', %(detail)s FROM exe
+)
+SELECT
+  (SELECT array_agg(id) FROM (SELECT id FROM told UNION ALL SELECT id FROM tidied) AS n) AS notification_ids,
+  (SELECT q.id FROM executions q
+   WHERE q.session_id = exe.session_id AND q.status = 'queued' AND q.id <> exe.id ORDER BY q.position LIMIT 1)
+    AS next_execution_id
+FROM exe
+"""
+FINISH = _FINISH.format(held="lease_owner = %(lease)s")
+FINISH_QUEUED = _FINISH.format(held="status = 'queued' AND lease_owner IS NOT DISTINCT FROM %(lease)s::text")
+
+WAKE_BY_SESSIONS = """
+UPDATE executions SET check_at = now()
+WHERE instance_id = %(instance_id)s AND opencode_session_id = ANY(%(sessions)s)
+  AND status IN ('dispatching', 'running')
+RETURNING id, status
+"""
+
+REQUEST_CANCEL = f"""
+WITH exe AS (
+  UPDATE executions
+  SET cancel_requested_at = now(), cancel_reason = %(reason)s,
+    check_at = CASE WHEN status = 'running' THEN now() ELSE check_at END
+  WHERE id = %(id)s AND {OPEN} AND cancel_requested_at IS NULL
+  RETURNING id, organization_id
+)
+INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+SELECT organization_id, id, 'cancel_requested', jsonb_build_object('reason', %(reason)s::text) FROM exe
+"""
+
+FORGET_SESSION = """
+WITH exe AS (
+  SELECT id, session_id, organization_id FROM executions
+  WHERE id = %(id)s AND lease_owner = %(lease)s FOR UPDATE
+),
+ses AS (
+  UPDATE sessions s SET opencode_session_id = NULL, instance_id = NULL, opencode_directory = NULL
+  FROM exe WHERE s.id = exe.session_id
+),
+att AS (
+  UPDATE attempts a SET ended_at = now(), verdict = 'session_lost'
+  FROM exe WHERE a.execution_id = exe.id AND a.ended_at IS NULL
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind)
+  SELECT organization_id, id, 'session_replaced' FROM exe
+)
+SELECT id FROM exe
+"""
+
+NOTE_EVENT = """
+INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+VALUES (%(organization_id)s, %(id)s, %(kind)s, %(detail)s)
+"""
+
+_SELECT = f"SELECT {EXECUTION_COLUMNS} FROM executions e JOIN sessions s ON s.id = e.session_id"
+
+FIND = f"{_SELECT} WHERE e.id = %(id)s"
+
+RUNNING_BY_OPENCODE_SESSION = f"""
+{_SELECT}
+WHERE e.instance_id = %(instance_id)s AND e.opencode_session_id = %(opencode_session_id)s
+  AND e.status IN ('dispatching', 'running')
+"""
+
+OPEN_IN_SESSION = f"""
+SELECT e.id FROM executions e JOIN sessions s ON s.id = e.session_id
+WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)s AND e.{OPEN}
+ORDER BY e.position
+"""
+
+OPEN_OF_WORKSPACE = f"SELECT id FROM executions WHERE workspace_id = %(workspace_id)s AND {OPEN} ORDER BY position"
+
+SESSION_KEY = "SELECT session_key FROM sessions WHERE id = %(id)s"
+
+SESSION_MAPPING = """
+SELECT instance_id, opencode_session_id, opencode_directory FROM sessions
+WHERE id = %(id)s AND opencode_session_id IS NOT NULL
+"""
+
+TIMELINE = "SELECT at, kind, detail FROM execution_events WHERE execution_id = %(id)s ORDER BY id"
+
+EARLIER_TURNS = """
+SELECT b.prompt, b.output
+FROM executions e JOIN executions b ON b.session_id = e.session_id AND b.position < e.position
+WHERE e.id = %(id)s AND b.status = 'completed' AND b.output IS NOT NULL
+ORDER BY b.position DESC
+LIMIT %(limit)s
+"""
+
+# What was submitted a moment ago may not be in the server's status yet; it is compared the next time.
+RUNNING_ON = """
+SELECT e.id, e.opencode_session_id, s.opencode_directory
+FROM executions e JOIN sessions s ON s.id = e.session_id
+WHERE e.instance_id = %(instance_id)s AND e.status = 'running' AND e.running_since < now() - interval '2 seconds'
+"""

@@ -1,0 +1,330 @@
+"""Executions in PostgreSQL: every state change is one conditional statement with everything that belongs to it.
+
+A statement that finds its row changed (taken over, finished, cancelled) touches nothing, and the method raises
+LeaseLostError: whoever holds the lease now decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.storage import execution_statements as sql
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.execution_rows import (
+    execution_from,
+    json_list,
+    new_execution_params,
+    usage_as_dict,
+)
+from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, TimelineEvent, sources_of
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NewNotification
+from nubabel_workers.domain.ports import (
+    Accepted,
+    Chance,
+    ClaimedCheck,
+    ClaimedDispatch,
+    Clock,
+    Finish,
+    Finished,
+    Started,
+)
+
+
+class PostgresExecutions:
+    """Implements ports.ExecutionStore."""
+
+    def __init__(self, database: Database, clock: Clock, chance: Chance, *, lease_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._chance = chance
+        self._lease_s = lease_s
+
+    # --- acceptance ---
+
+    async def accept(
+        self,
+        new: NewExecution,
+        *,
+        working: NewNotification | None,
+        answer_by_s: float,
+        inbound_event: tuple[str, Lease] | None = None,
+    ) -> Accepted:
+        params = new_execution_params(new) | {
+            "id": self._chance.new_id("exe"),
+            "new_session_id": self._chance.new_id("ses"),
+            "message_created_ms": int(self._clock.now().timestamp() * 1000),
+            "answer_by_s": answer_by_s,
+            "notifications": json_list([self._notification_row(working)] if working else []),
+        }
+        if inbound_event is not None:
+            params |= {"event_id": inbound_event[0], "lease": inbound_event[1].token}
+        scope = self._database.tenant(new.organization_id)
+        row = await scope.one(sql.ACCEPT_EVENT if inbound_event else sql.ACCEPT, params)
+        if row is None:
+            raise LeaseLostError("the inbound event was taken over by another process")
+        if row["id"] is None:
+            row = await scope.one(sql.FIND_BY_KEY, params)
+            if row is None:  # expired between the two statements: rarer than any test, harmless to try again
+                raise LeaseLostError("the earlier request with this key has just expired")
+            return Accepted(row["id"], row["session_id"], False, Status(row["status"]), row["request_hash"])
+        return Accepted(
+            execution_id=row["id"],
+            session_id=row["session_id"],
+            created=True,
+            status=Status.QUEUED,
+            request_hash=new.request_hash,
+            working_notification_id=row["notification_id"],
+            busy_execution_ids=tuple(row["busy"] or ()),
+        )
+
+    def _notification_row(self, new: NewNotification) -> dict[str, Any]:
+        return {
+            "id": self._chance.new_id("ntf"),
+            "kind": new.kind.value,
+            "destination": dict(new.destination),
+            "payload": dict(new.payload),
+            "dedupe": new.dedupe,
+        }
+
+    # --- dispatch ---
+
+    async def claim_queued(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedDispatch]:
+        params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
+        try:
+            rows = await self._database.system().all(sql.CLAIM_QUEUED, params)
+        except psycopg.errors.UniqueViolation:
+            return []  # two processes picked two of one session; the index let one pass, the other comes again
+        return [
+            ClaimedDispatch(
+                execution=execution_from(row),
+                cancel_requested=row["cancel_requested_at"] is not None,
+                open_attempt=row["open_attempt"],
+                suspect=row["suspect"],
+                lone_deliveries=row["lone_deliveries"],
+            )
+            for row in rows
+        ]
+
+    async def begin_attempt(
+        self,
+        execution: Execution,
+        lease: Lease,
+        *,
+        instance_id: str,
+        opencode_session_id: str,
+        opencode_directory: str | None,
+        message_id: str,
+        known_assistant_ids: Sequence[str],
+        analysis: Mapping[str, Any],
+        context: Mapping[str, Any] | None,
+        notes: Sequence[str],
+        run_deadline_s: float,
+    ) -> int:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.BEGIN_ATTEMPT,
+            {
+                "id": execution.id,
+                "lease": lease.token,
+                "instance_id": instance_id,
+                "opencode_session_id": opencode_session_id,
+                "opencode_directory": opencode_directory,
+                "message_id": message_id,
+                "known_assistant_ids": Jsonb(list(known_assistant_ids)),
+                "analysis": Jsonb(dict(analysis)),
+                "context": Jsonb(dict(context)) if context is not None else None,
+                "notes": Jsonb(list(notes)),
+                "run_deadline_s": run_deadline_s,
+            },
+        )
+        return int(_held(row)["attempt"])
+
+    async def mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.MARK_RUNNING, {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s}
+        )
+        return Started(check_now=_held(row)["check_now"])
+
+    async def requeue(
+        self,
+        execution: Execution,
+        lease: Lease,
+        *,
+        wait_s: float,
+        kind: EventKind,
+        detail: Mapping[str, Any],
+        failed: bool,
+        attempt_verdict: str | None,
+    ) -> None:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.REQUEUE,
+            {
+                "id": execution.id,
+                "lease": lease.token,
+                "sources": sources_of(Status.QUEUED, among=frozenset({Status.DISPATCHING, Status.RUNNING})),
+                "wait_s": wait_s,
+                "kind": kind.value,
+                "detail": Jsonb(dict(detail)),
+                "waiting_for": detail.get("reason"),
+                "failed": failed,
+                "attempt_verdict": attempt_verdict,
+            },
+        )
+        _held(row)
+
+    # --- completion ---
+
+    async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]:
+        params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
+        rows = await self._database.system().all(sql.CLAIM_CHECKS, params)
+        return [
+            ClaimedCheck(
+                execution=execution_from(row),
+                cancel_requested=row["cancel_requested_at"] is not None,
+                past_deadline=row["past_deadline"],
+                suspect=row["suspect"],
+                lone_deliveries=row["lone_deliveries"],
+            )
+            for row in rows
+        ]
+
+    async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.RELEASE_CHECK, {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s}
+        )
+        _held(row)
+
+    async def finish(self, execution: Execution, lease: Lease, finish: Finish) -> Finished:
+        params = self._finish_params(execution, finish) | {"lease": lease.token}
+        return _finished(_held(await self._database.tenant(execution.organization_id).one(sql.FINISH, params)))
+
+    async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
+        params = self._finish_params(execution, finish) | {"lease": None}
+        row = await self._database.tenant(execution.organization_id).one(sql.FINISH_QUEUED, params)
+        return _finished(row) if row else None
+
+    def _finish_params(self, execution: Execution, finish: Finish) -> dict[str, Any]:
+        error = finish.error
+        return {
+            "id": execution.id,
+            "status": finish.status.value,
+            "sources": sources_of(finish.status),
+            "verdict": finish.verdict,
+            "output": finish.output,
+            "output_cut": finish.output_cut,
+            "usage": Jsonb(usage_as_dict(finish.usage)) if finish.usage else None,
+            "usage_rows": json_list(
+                [{"model": model, **usage_as_dict(usage)} for model, usage in finish.usage_by_model.items()]
+            ),
+            "error": Jsonb({"code": error.code, "message": error.message, "detail": error.detail}) if error else None,
+            "notes": Jsonb(list(finish.notes)),
+            "notifications": json_list([self._notification_row(new) for new in finish.notifications]),
+            "dead_letters": json_list([self._dead_letter_row(finish.dead_letter)] if finish.dead_letter else []),
+            "detail": Jsonb({"status": finish.status.value, "verdict": finish.verdict, **finish.detail}),
+        }
+
+    def _dead_letter_row(self, new: NewDeadLetter) -> dict[str, Any]:
+        return {
+            "id": self._chance.new_id("dlq"),
+            "queue": new.queue,
+            "task": new.task,
+            "reason": new.reason.value,
+            "error": new.error,
+            "subject_kind": new.subject_kind.value,
+            "subject_id": new.subject_id,
+            "attempts": new.attempts,
+        }
+
+    # --- news and wishes from outside ---
+
+    async def wake_by_sessions(self, instance_id: str, opencode_session_ids: Sequence[str]) -> list[str]:
+        rows = await self._database.system().all(
+            sql.WAKE_BY_SESSIONS, {"instance_id": instance_id, "sessions": list(opencode_session_ids)}
+        )
+        return [row["id"] for row in rows if row["status"] == Status.RUNNING]
+
+    async def request_cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution | None:
+        scope = self._database.tenant(organization_id)
+        await scope.execute(sql.REQUEST_CANCEL, {"id": execution_id, "reason": reason})
+        return await self.find(organization_id, execution_id)
+
+    async def forget_opencode_session(self, execution: Execution, lease: Lease) -> None:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.FORGET_SESSION, {"id": execution.id, "lease": lease.token}
+        )
+        _held(row)
+
+    async def note_event(self, execution: Execution, kind: EventKind, detail: Mapping[str, Any]) -> None:
+        await self._database.tenant(execution.organization_id).execute(
+            sql.NOTE_EVENT,
+            {
+                "organization_id": execution.organization_id,
+                "id": execution.id,
+                "kind": kind.value,
+                "detail": Jsonb(dict(detail)),
+            },
+        )
+
+    # --- reading ---
+
+    async def find(self, organization_id: str, execution_id: str) -> Execution | None:
+        row = await self._database.tenant(organization_id).one(sql.FIND, {"id": execution_id})
+        return execution_from(row) if row else None
+
+    async def by_key(self, organization_id: str, idempotency_key: str) -> str | None:
+        row = await self._database.tenant(organization_id).one(
+            sql.FIND_BY_KEY, {"organization_id": organization_id, "idempotency_key": idempotency_key}
+        )
+        return row["id"] if row else None
+
+    async def open_in_session(self, organization_id: str, session_key: str) -> list[str]:
+        rows = await self._database.tenant(organization_id).all(
+            sql.OPEN_IN_SESSION, {"organization_id": organization_id, "session_key": session_key}
+        )
+        return [row["id"] for row in rows]
+
+    async def session_key(self, organization_id: str, session_id: str) -> str | None:
+        row = await self._database.tenant(organization_id).one(sql.SESSION_KEY, {"id": session_id})
+        return row["session_key"] if row else None
+
+    async def open_of_workspace(self, organization_id: str, workspace_id: str) -> list[str]:
+        rows = await self._database.tenant(organization_id).all(sql.OPEN_OF_WORKSPACE, {"workspace_id": workspace_id})
+        return [row["id"] for row in rows]
+
+    async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]:
+        rows = await self._database.tenant(organization_id).all(sql.TIMELINE, {"id": execution_id})
+        return [TimelineEvent(row["at"], EventKind(row["kind"]), row["detail"]) for row in rows]
+
+    async def earlier_turns(self, execution: Execution, *, limit: int) -> list[tuple[str, str]]:
+        rows = await self._database.tenant(execution.organization_id).all(
+            sql.EARLIER_TURNS, {"id": execution.id, "limit": limit}
+        )
+        return [(row["prompt"], row["output"]) for row in reversed(rows)]
+
+    async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
+        rows = await self._database.system().all(sql.RUNNING_ON, {"instance_id": instance_id})
+        return [(row["id"], row["opencode_session_id"], row["opencode_directory"]) for row in rows]
+
+    async def find_session_mapping(self, organization_id: str, session_id: str) -> Mapping[str, Any] | None:
+        return await self._database.tenant(organization_id).one(sql.SESSION_MAPPING, {"id": session_id})
+
+    async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None:
+        row = await self._database.system().one(
+            sql.RUNNING_BY_OPENCODE_SESSION,
+            {"instance_id": instance_id, "opencode_session_id": opencode_session_id},
+        )
+        return execution_from(row) if row else None
+
+
+def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if row is None:
+        raise LeaseLostError("the execution is no longer held under this lease")
+    return row
+
+
+def _finished(row: Mapping[str, Any]) -> Finished:
+    return Finished(tuple(row["notification_ids"] or ()), row["next_execution_id"])
