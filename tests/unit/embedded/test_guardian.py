@@ -14,7 +14,7 @@ from tests.waiting import wait_for
 _PARENT = """
 import sys, time
 from pathlib import Path
-from nubabel_workers.embedded import guardian
+from nubabel_workers.embedded.processes import ChildProcess
 child = ChildProcess([sys.executable, "-c", {child!r}], cwd=Path("/"), log_path=Path({log!r}))
 child.wait_until(lambda: "ready" in child.log_tail(), timeout_s=10)
 print(child.pid, flush=True)
