@@ -8,6 +8,7 @@ won't do: it is tied to the *thread* that started the child, is lost when the ch
 import atexit
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -75,11 +76,11 @@ def _open_pidfd(pid: int) -> int | None:
 
 
 def _is_alive(pid: int, pidfd: int | None) -> bool:
+    if pidfd is not None:
+        readable, _, _ = select.select([pidfd], [], [], 0)  # readable: it ended, waited for or not
+        return not readable
     try:
-        if pidfd is not None:
-            signal.pidfd_send_signal(pidfd, 0)
-        else:
-            os.kill(pid, 0)
+        os.kill(pid, 0)
     except OSError:
         return False
     return True
