@@ -30,22 +30,14 @@ _MAX_REOPENED_CHARS: Final = 200  # of an opening fence or a table's header that
 _MIN_PART_CHARS: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyPart:
-    """One message. markdown: the body, for one `markdown` block. fallback: its beginning in mrkdwn, for `text`."""
-
-    markdown: str
-    fallback: str
-
-
 def reply_parts(
     answer: str,
     *,
     max_parts: int = DEFAULT_MAX_PARTS,
     max_chars: int = MAX_PART_CHARS,
     cut_note: str = CUT_NOTE,
-) -> tuple[ReplyPart, ...]:
-    """Split an answer into at most max_parts messages of at most max_chars characters; none for an empty answer.
+) -> tuple[str, ...]:
+    """Split an answer into at most max_parts markdown messages of at most max_chars characters; an empty one has none.
 
     A fence or a table that fits into one message is never cut; one that doesn't is closed and opened again, with the
     same info string or header. What exceeds max_parts is left out and cut_note ({left}: characters) says so.
@@ -59,7 +51,7 @@ def reply_parts(
     bodies = [text] if len(text) <= max_chars else _split(text, max_parts, max_chars, cut_note)
     if len(bodies) > 1:
         bodies = [f"({number}/{len(bodies)})\n\n{body}" for number, body in enumerate(bodies, start=1)]
-    return tuple(ReplyPart(body, fallback_text(body)) for body in bodies)
+    return tuple(bodies)
 
 
 def neutralise(text: str) -> str:

@@ -22,7 +22,7 @@ LABEL = re.compile(r"^\(\d+/\d+\)\n\n")
 
 
 def bodies(answer: str, max_chars: int = 1_000, max_parts: int = 50) -> list[str]:
-    return [LABEL.sub("", part.markdown) for part in reply_parts(answer, max_chars=max_chars, max_parts=max_parts)]
+    return [LABEL.sub("", part) for part in reply_parts(answer, max_chars=max_chars, max_parts=max_parts)]
 
 
 def fences(markdown: str) -> list[tuple[str, str, bool]]:
@@ -39,8 +39,7 @@ def fences(markdown: str) -> list[tuple[str, str, bool]]:
 def test_short_answer_is_one_unnumbered_part() -> None:
     (part,) = reply_parts("**Done.** See `a.py`.")
 
-    assert part.markdown == "**Done.** See `a.py`."
-    assert part.fallback == "*Done.* See `a.py`."
+    assert part == "**Done.** See `a.py`."
 
 
 @pytest.mark.parametrize("answer", ["", "  \n\n ", "\x00"])
@@ -53,8 +52,8 @@ def test_long_answer_is_numbered_and_cut_between_paragraphs() -> None:
 
     parts = reply_parts("\n\n".join([paragraph] * 4), max_chars=1_200)
 
-    assert [part.markdown[:5] for part in parts] == ["(1/2)", "(2/2)"]
-    assert all(LABEL.sub("", part.markdown) == f"{paragraph}\n\n{paragraph}" for part in parts)
+    assert [part[:5] for part in parts] == ["(1/2)", "(2/2)"]
+    assert all(LABEL.sub("", part) == f"{paragraph}\n\n{paragraph}" for part in parts)
 
 
 def test_fence_that_fits_is_never_cut() -> None:
@@ -140,7 +139,7 @@ def test_what_exceeds_the_parts_is_cut_with_an_honest_note() -> None:
 
     parts = reply_parts(answer, max_parts=3, max_chars=1_000)
 
-    shown = sum(part.markdown.count("word") for part in parts)
+    shown = sum(part.count("word") for part in parts)
     left = int(re.search(r"last ([\d,]+) characters are not shown", parts[-1].markdown)[1].replace(",", ""))  # type: ignore[index]
     assert len(parts) == 3
     assert abs(len(answer) - left - shown * 5) <= 5
@@ -152,8 +151,8 @@ def test_every_size_fits_slacks_limits(length: int, word: str) -> None:
     parts = reply_parts((word * length)[:length])
 
     assert len(parts) == -(-length // 9_900)
-    assert all(len(part.markdown) <= 10_000 for part in parts)
-    assert all(len(part.fallback.encode()) <= FALLBACK_BYTES for part in parts)
+    assert all(len(part) <= 10_000 for part in parts)
+    assert all(len(fallback_text(part).encode()) <= FALLBACK_BYTES for part in parts)
 
 
 def test_part_size_below_what_fences_and_notes_need_is_refused() -> None:
@@ -176,10 +175,10 @@ def test_part_size_below_what_fences_and_notes_need_is_refused() -> None:
 def test_mentions_in_the_answer_reach_nobody(hostile: str) -> None:
     (part,) = reply_parts(hostile)
 
-    assert not re.search(r"<[!@]", part.markdown)
-    assert not re.search(r"@(channel|here|everyone)", part.markdown, re.IGNORECASE)
-    assert not re.search(r"<[!@]", part.fallback)
-    assert part.markdown.replace(JOINER, "") == hostile
+    assert not re.search(r"<[!@]", part)
+    assert not re.search(r"@(channel|here|everyone)", part, re.IGNORECASE)
+    assert not re.search(r"<[!@]", fallback_text(part))
+    assert part.replace(JOINER, "") == hostile
 
 
 @pytest.mark.parametrize("harmless", ["<!DOCTYPE html>", "<!-- note -->", "mail bob@here.example", "a < b", "@alice"])
@@ -274,9 +273,9 @@ def documents(draw: st.DrawFn) -> str:
 def test_no_word_is_lost_moved_or_taken_out_of_its_fence(document: str) -> None:
     parts = reply_parts(document, max_chars=1_000, max_parts=1_000)
 
-    texts = [LABEL.sub("", part.markdown) for part in parts]
+    texts = [LABEL.sub("", part) for part in parts]
     code = [word for text in texts for _, content, _ in fences(text) for word in re.findall(r"c\d+", content)]
-    assert all(len(part.markdown) <= 1_000 for part in parts)
+    assert all(len(part) <= 1_000 for part in parts)
     assert all(closed for text in texts for _, _, closed in fences(text))
     assert re.findall(r"[wc]\d+", " ".join(texts)) == re.findall(r"[wc]\d+", document)
     assert code == re.findall(r"c\d+", document)
@@ -287,6 +286,6 @@ def test_no_word_is_lost_moved_or_taken_out_of_its_fence(document: str) -> None:
 def test_hostile_markdown_is_split_within_limits_and_without_loss(text: str) -> None:
     parts = reply_parts(text, max_chars=1_000, max_parts=1_000)
 
-    letters = "".join(LABEL.sub("", part.markdown) for part in parts)
-    assert all(len(part.markdown) <= 1_000 for part in parts)
+    letters = "".join(LABEL.sub("", part) for part in parts)
+    assert all(len(part) <= 1_000 for part in parts)
     assert letters.count("가") >= text.count("가")
