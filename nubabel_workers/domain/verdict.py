@@ -1,0 +1,268 @@
+"""What became of a run on OpenCode, decided from its messages and its session's state. Pure.
+
+Events only wake us up; the answer to "is it finished, and how" is given here, from what the server has stored.
+The rules were measured on opencode 1.18.33:
+
+- a run has one assistant message per model step; it is over when the last of them is completed and carries an error or
+  a finish reason other than `tool-calls` and `unknown`, and the session is idle;
+- compaction puts messages into the middle of a run: a user message that consists of a `compaction` part, an assistant
+  message marked `summary`, and a synthetic "Continue ..." user message under which the run goes on;
+- a killed server leaves an assistant message that is neither completed nor failed, and nothing resumes by itself;
+- the list's own order is that of first creation. `created_ms` of a user message is renewed when the message is posted
+  again, so order is taken from the list, never from times.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from nubabel_workers.domain.executions import Usage
+
+# Reasons after which OpenCode starts another step by itself: a run never ends well with one of these.
+_CONTINUING_FINISHES = frozenset({"tool-calls", "unknown"})
+_ABORTED_ERROR = "MessageAbortedError"
+
+# oh-my-opencode posts user messages of its own, some without the synthetic flag; they begin with these.
+_PLUGIN_PREFIXES = ("<system-reminder>", "[SYSTEM DIRECTIVE")
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a model step failed. message is one bounded line for operators, without stack traces; users never see it."""
+
+    name: str  # OpenCode's class of error, e.g. APIError
+    message: str
+    status_code: int | None = None  # of the model provider's answer, where it gave one
+    retryable: bool = False
+
+
+class PartKind(StrEnum):
+    """The kinds of message parts that decide something; every other kind is left out when messages are read."""
+
+    TEXT = "text"
+    TOOL = "tool"
+    COMPACTION = "compaction"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPart:
+    """A part of a message, reduced to what a verdict needs."""
+
+    kind: PartKind
+    text: str = ""
+    synthetic: bool = False  # written by OpenCode itself, not by a client
+    tool: str | None = None
+    tool_status: str | None = None  # pending, running, completed, error
+
+
+@dataclass(frozen=True, slots=True)
+class RunMessage:
+    """A message of an OpenCode session, reduced to what a verdict needs."""
+
+    id: str
+    role: Role
+    parent_id: str | None = None  # the user message an assistant message answers
+    created_ms: int = 0
+    completed: bool = False
+    finish: str | None = None
+    error: RunError | None = None
+    summary: bool = False  # the answer to a compaction, not to the user
+    parts: tuple[RunPart, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    model: str | None = None  # provider/model
+
+    @property
+    def text(self) -> str:
+        """The text parts, in order, without the white space around them."""
+        return "\n\n".join(part.text for part in self.parts if part.kind is PartKind.TEXT).strip()
+
+    @property
+    def is_final(self) -> bool:
+        """Completed with a reason after which OpenCode starts no further step."""
+        return self.completed and self.finish is not None and self.finish not in _CONTINUING_FINISHES
+
+
+class SessionActivity(StrEnum):
+    """What a server says a session is doing. It lists busy and retrying sessions only: absent means idle."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """Activity of a session; the other fields belong to RETRY (OpenCode retries a failing model without a limit)."""
+
+    activity: SessionActivity
+    retry_attempt: int = 0
+    retry_message: str = ""
+    next_retry_ms: int | None = None  # unix time
+
+    @property
+    def is_idle(self) -> bool:
+        return self.activity is SessionActivity.IDLE
+
+
+IDLE = SessionState(SessionActivity.IDLE)
+BUSY = SessionState(SessionActivity.BUSY)
+
+
+class VerdictKind(StrEnum):
+    """What to do with an execution now."""
+
+    RUNNING = "running"  # leave it alone
+    UNSETTLED = "unsettled"  # idle without an end: read again in 100-300 ms, then decide with settled=True
+    SUCCEEDED = "succeeded"
+    CANCELLED = "cancelled"  # aborted: by a deadline, an operator, or a disposed directory
+    FAILED = "failed"
+    ENDED_WITHOUT_ANSWER = "ended_without_answer"  # a rejected ask or question, or a model that said nothing
+    NOT_SUBMITTED = "not_submitted"  # the server does not know the message: never arrived, or refused before the run
+    RESUBMIT = "resubmit"  # nothing runs and nothing ended: post the same message again
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision, and what the run has produced so far."""
+
+    kind: VerdictKind
+    text: str = ""  # the answer (SUCCEEDED)
+    cut: bool = False  # the model hit its output limit: the answer is incomplete
+    error: RunError | None = None  # FAILED and CANCELLED
+    partial_text: str = ""  # the latest text of the run, also of a run that did not succeed
+    retry_attempt: int = 0  # how often OpenCode has tried to reach its model (RUNNING)
+    usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included, sub-agents not
+    usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
+    assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
+
+
+def decide(
+    messages: Sequence[RunMessage],
+    *,
+    my_message_id: str,
+    state: SessionState,
+    settled: bool,
+    known_assistant_ids: frozenset[str] = frozenset(),
+    own_message_ids: frozenset[str] = frozenset(),
+) -> Verdict:
+    """Decide what became of the run that `my_message_id` started.
+
+    messages: oldest first, as the server lists them, reaching back at least to my message.
+    state: of the session, read after the messages or together with them.
+    settled: whether the session was idle already when it was looked at 100-300 ms ago. `session.idle` may come before
+        the final message is stored; a run is declared dead only on the second look.
+    known_assistant_ids: assistant messages that were there before this attempt (of failed or crashed ones); ignored.
+    own_message_ids: ids of all user messages we sent to this session; they end a run beyond doubt.
+    """
+    found = _messages_of_run(messages, my_message_id, own_message_ids)
+    if found is None:
+        return Verdict(VerdictKind.NOT_SUBMITTED)
+    run, followed = found
+    assistants = [m for m in run if m.role is Role.ASSISTANT and m.id not in known_assistant_ids]
+    produced = _produced(assistants, state)
+    # A busy session is busy with this run, unless a later message of a client follows and this run has its end.
+    if not state.is_idle and not (followed and assistants and _has_ended(assistants[-1])):
+        return produced
+    return _decide_at_rest(assistants, produced, settled=settled)
+
+
+def _decide_at_rest(assistants: list[RunMessage], produced: Verdict, *, settled: bool) -> Verdict:
+    dead = replace(produced, kind=VerdictKind.RESUBMIT if settled else VerdictKind.UNSETTLED)
+    if not assistants:  # an unknown model, or a crash before the first step
+        return dead
+    last = assistants[-1]
+    if last.error is not None:
+        kind = VerdictKind.CANCELLED if last.error.name == _ABORTED_ERROR else VerdictKind.FAILED
+        return replace(produced, kind=kind, error=last.error)
+    finals = [m for m in assistants if m.is_final and not m.summary]
+    if finals and (last.summary or last.is_final):
+        return _answered(finals, produced)
+    if _ended_by_rejection(last):
+        return replace(produced, kind=VerdictKind.ENDED_WITHOUT_ANSWER)
+    return dead
+
+
+def _answered(finals: list[RunMessage], produced: Verdict) -> Verdict:
+    # More than one final message: the model had answered, then the context was compacted and OpenCode told it to go
+    # on. The earlier text is the answer to the question and must not get lost behind "anything else?".
+    text = "\n\n".join(m.text for m in finals if m.text) or produced.partial_text
+    if not text:
+        return replace(produced, kind=VerdictKind.ENDED_WITHOUT_ANSWER)
+    return replace(produced, kind=VerdictKind.SUCCEEDED, text=text, cut=finals[-1].finish == "length")
+
+
+def _has_ended(message: RunMessage) -> bool:
+    return message.error is not None or message.is_final
+
+
+def _ended_by_rejection(last: RunMessage) -> bool:
+    """A rejected ask or question ends a run after its tool step. A tool step that went well is followed by another
+    step, so an idle session there means that the server died in between.
+    """
+    return (
+        last.completed
+        and last.finish == "tool-calls"
+        and any(p.kind is PartKind.TOOL and p.tool_status == "error" for p in last.parts)
+    )
+
+
+def _messages_of_run(
+    messages: Sequence[RunMessage], my_message_id: str, own_message_ids: frozenset[str]
+) -> tuple[list[RunMessage], bool] | None:
+    """The messages after mine, and whether a client's next message ends them; None: mine is not in the list."""
+    start = next((i for i, m in enumerate(messages) if m.id == my_message_id), None)
+    if start is None:
+        return None
+    run: list[RunMessage] = []
+    for message in messages[start + 1 :]:
+        if message.role is Role.USER and (message.id in own_message_ids or not _is_inserted(message)):
+            return run, True
+        run.append(message)
+    return run, False
+
+
+def _is_inserted(message: RunMessage) -> bool:
+    """Whether OpenCode or a plugin wrote this user message to keep a run going."""
+    return bool(message.parts) and all(
+        part.kind is PartKind.COMPACTION or part.synthetic or part.text.startswith(_PLUGIN_PREFIXES)
+        for part in message.parts
+    )
+
+
+def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
+    """The verdict "still running", with everything the run has produced so far."""
+    by_model: dict[str, Usage] = {}
+    text = ""
+    ids: list[str] = []
+    for message in assistants:
+        model = message.model or "unknown"
+        by_model[model] = _sum((by_model.get(model, Usage()), message.usage))
+        text = text if message.summary else message.text or text
+        ids.append(message.id)
+    return Verdict(
+        VerdictKind.RUNNING,
+        partial_text=text,
+        retry_attempt=state.retry_attempt,
+        usage=_sum(by_model.values()),
+        usage_by_model=by_model,
+        assistant_ids=frozenset(ids),
+    )
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    all_of_them = tuple(usages)
+    return Usage(
+        input_tokens=sum(u.input_tokens for u in all_of_them),
+        output_tokens=sum(u.output_tokens for u in all_of_them),
+        reasoning_tokens=sum(u.reasoning_tokens for u in all_of_them),
+        cache_read_tokens=sum(u.cache_read_tokens for u in all_of_them),
+        cache_write_tokens=sum(u.cache_write_tokens for u in all_of_them),
+        cost=sum(u.cost for u in all_of_them),
+    )
