@@ -142,12 +142,18 @@ class ChildProcess:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run under a name. env: added to our own environment. grace_s: from the stop signal to SIGKILL."""
+    """What to run under a name.
+
+    env: added to our own environment. cwd: None is the supervisor's folder. grace_s: from the stop signal to SIGKILL.
+    revive: start it again when it ends by itself.
+    """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
     grace_s: float = 10.0
+    revive: bool = True
 
 
 @dataclass(slots=True)
@@ -233,7 +239,7 @@ class Supervisor:
     def _spawn(self, spec: ProcessSpec, *, restarts: int = 0) -> _Supervised:
         process = ChildProcess(
             spec.argv,
-            cwd=Path.cwd(),
+            cwd=spec.cwd or self._directory,
             log_path=self._directory / f"{spec.name}.log",
             env={**os.environ, **spec.env},
             pipe_output=self._on_line is not None,
@@ -248,7 +254,8 @@ class Supervisor:
             for line in process.stdout:
                 self._on_line(spec.name, line.decode("utf-8", "replace").rstrip("\n"))
         process.wait(timeout_s=None)
-        self._revive(spec, process)
+        if spec.revive:
+            self._revive(spec, process)
 
     def _revive(self, spec: ProcessSpec, process: ChildProcess) -> None:
         with self._lock:
