@@ -1,0 +1,159 @@
+"""OpenCode servers. They belong to the operators, not to a tenant: the tenant role cannot see this table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.storage.audit import audit_params, audited
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
+from nubabel_workers.adapters.storage.models import OCCUPYING_SQL
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.ids import InstanceId, OrganizationId
+from nubabel_workers.domain.tenants import Instance
+
+_COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
+              i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at"""
+_IN_FLIGHT = f"(SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL}) AS in_flight"
+_STATUS_ACTIONS = {
+    "active": AuditAction.INSTANCE_ACTIVATED,
+    "draining": AuditAction.INSTANCE_DRAINED,
+    "removed": AuditAction.INSTANCE_REMOVED,
+}
+
+
+class PostgresInstances:
+    """InstanceStore and InstanceRegistry."""
+
+    def __init__(self, database: Database, cipher: TokenCipher) -> None:
+        self._database = database
+        self._cipher = cipher
+        # loads() runs at every dispatch; a password is decrypted once per stored value, not each time.
+        self._decrypted: dict[bytes, SecretStr] = {}
+
+    async def loads(self) -> list[Instance]:
+        rows = await self._database.system().all(
+            f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.status <> 'removed' ORDER BY i.id"
+        )
+        self._forget_passwords_except({row["password"] for row in rows})
+        return [self._instance_of(row) for row in rows]
+
+    async def find(self, instance_id: str) -> Instance | None:
+        """Removed ones too: an execution may still have to be aborted there."""
+        row = await self._database.system().one(
+            f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.id = %(instance_id)s",
+            {"instance_id": instance_id},
+        )
+        return self._instance_of(row) if row else None
+
+    async def report_health(
+        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
+    ) -> None:
+        """Version and agents of an unreachable server stay what they were."""
+        await self._database.system().execute(
+            """
+            UPDATE instances
+            SET healthy = %(healthy)s, health_detail = %(detail)s, checked_at = now(),
+                version = CASE WHEN %(version)s = '' THEN version ELSE %(version)s END,
+                agents = CASE WHEN %(healthy)s THEN %(agents)s ELSE agents END
+            WHERE id = %(instance_id)s
+            """,
+            {
+                "instance_id": instance_id,
+                "healthy": healthy,
+                "detail": detail,
+                "version": version,
+                "agents": Jsonb(list(agents)),
+            },
+        )
+
+    async def by_url(self, url: str) -> Instance | None:
+        row = await self._database.system().one(
+            f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.url = %(url)s", {"url": url}
+        )
+        return self._instance_of(row) if row else None
+
+    async def add(self, instance: Instance, *, actor: str) -> Instance | None:
+        """Add a server, or bring a removed one of the same id back; None when the URL is in use under another id."""
+        password = instance.password
+        detail = {"url": instance.url, "organization_id": instance.organization_id}
+        row = await self._database.system().one(
+            audited(
+                f"""
+                INSERT INTO instances AS i (id, url, username, password, directory, organization_id, capacity_runs,
+                                            submits_per_second)
+                VALUES (%(id)s, %(url)s, %(username)s, %(password)s, %(directory)s, %(organization_id)s,
+                        %(capacity_runs)s, %(submits_per_second)s)
+                ON CONFLICT (url) DO UPDATE
+                SET username = excluded.username, password = excluded.password, directory = excluded.directory,
+                    organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
+                    submits_per_second = excluded.submits_per_second, status = 'active', healthy = true,
+                    health_detail = ''
+                WHERE i.status = 'removed' AND i.id = excluded.id
+                RETURNING {_COLUMNS}
+                """
+            ),
+            {
+                "id": instance.id,
+                "url": instance.url,
+                "username": instance.username,
+                "password": self._seal(instance.id, password) if password else None,
+                "directory": instance.directory,
+                "organization_id": instance.organization_id,
+                "capacity_runs": instance.capacity_runs,
+                "submits_per_second": instance.submits_per_second,
+                **audit_params(
+                    AuditEntry(actor, AuditAction.INSTANCE_ADDED, instance.organization_id, instance.id, detail)
+                ),
+            },
+        )
+        return self._instance_of({**row, "in_flight": 0}) if row else None
+
+    async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
+        """Return whether it changed. only_if_idle: not while an execution occupies it."""
+        idle = f"AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL})"
+        changed = await self._database.system().one(
+            audited(
+                f"""
+                UPDATE instances i SET status = %(status)s
+                WHERE i.id = %(instance_id)s AND i.status NOT IN (%(status)s, 'removed') {idle if only_if_idle else ""}
+                RETURNING i.id
+                """
+            ),
+            {
+                "instance_id": instance_id,
+                "status": status,
+                **audit_params(AuditEntry(actor, _STATUS_ACTIONS[status], None, instance_id)),
+            },
+        )
+        return changed is not None
+
+    def _instance_of(self, row: dict[str, Any]) -> Instance:
+        organization_id = row["organization_id"]
+        return Instance(
+            **{
+                **row,
+                "id": InstanceId(row["id"]),
+                "organization_id": OrganizationId(organization_id) if organization_id else None,
+                "password": self._open(row["id"], row["password"]),
+                "agents": tuple(row["agents"]),
+            }
+        )
+
+    def _seal(self, instance_id: str, password: SecretStr) -> bytes:
+        return self._cipher.encrypt(password, SecretPurpose.INSTANCE_PASSWORD, instance_id)
+
+    def _open(self, instance_id: str, sealed: bytes | None) -> SecretStr | None:
+        if not sealed:
+            return None
+        password = self._decrypted.get(sealed)
+        if password is None:
+            password = self._cipher.decrypt(sealed, SecretPurpose.INSTANCE_PASSWORD, instance_id)
+            self._decrypted[sealed] = password
+        return password
+
+    def _forget_passwords_except(self, stored: set[bytes | None]) -> None:
+        for sealed in self._decrypted.keys() - stored:
+            del self._decrypted[sealed]

@@ -1,0 +1,112 @@
+"""Organizations, as operators create and change them. Every change carries its audit entry."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg.types.json import Jsonb
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.storage.audit import audit_params, audited
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
+from nubabel_workers.adapters.storage.tenants import organization_of
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.tenants import BusyPolicy, Organization
+
+_COLUMNS = "id, name, plan, busy_policy, limits, created_at, disabled_at"
+
+
+class PostgresOrganizations:
+    """OrganizationRegistry."""
+
+    def __init__(self, database: Database, cipher: TokenCipher) -> None:
+        self._database = database
+        self._cipher = cipher
+
+    async def create(self, organization: Organization, *, actor: str) -> Organization | None:
+        """None when another organization has that name already (ignoring case)."""
+        row = await self._database.system().one(
+            audited(
+                f"""
+                INSERT INTO organizations (id, name, plan, busy_policy, limits)
+                SELECT %(id)s, %(name)s, %(plan)s, %(busy_policy)s, %(limits)s
+                WHERE NOT EXISTS (SELECT 1 FROM organizations WHERE lower(name) = lower(%(name)s))
+                RETURNING {_COLUMNS}
+                """
+            ),
+            {
+                "id": organization.id,
+                "name": organization.name,
+                "plan": organization.plan,
+                "busy_policy": organization.busy_policy.value,
+                "limits": Jsonb(dict(organization.limits)),
+                **audit_params(
+                    AuditEntry(
+                        actor,
+                        AuditAction.ORGANIZATION_CREATED,
+                        organization.id,
+                        organization.id,
+                        {"name": organization.name},
+                    )
+                ),
+            },
+        )
+        return organization_of(row) if row else None
+
+    async def named(self, id_or_name: str) -> list[Organization]:
+        """The one with that id, or all with that name (ignoring case)."""
+        rows = await self._database.system().all(
+            f"SELECT {_COLUMNS} FROM organizations WHERE id = %(text)s OR lower(name) = lower(%(text)s) ORDER BY id",
+            {"text": id_or_name},
+        )
+        return [organization_of(row) for row in rows]
+
+    async def set_policy(
+        self,
+        organization_id: str,
+        *,
+        busy_policy: BusyPolicy | None,
+        plan: str | None,
+        limits: Mapping[str, Any] | None,
+        actor: str,
+    ) -> Organization | None:
+        """Change what is given, leave the rest; None when there is no such organization."""
+        changes = {"busy_policy": busy_policy, "plan": plan, "limits": dict(limits) if limits is not None else None}
+        detail = {name: value for name, value in changes.items() if value is not None}
+        return await self._change(
+            "busy_policy = coalesce(%(busy_policy)s, busy_policy), plan = coalesce(%(plan)s, plan),"
+            " limits = coalesce(%(limits)s::jsonb, limits)",
+            {
+                "busy_policy": busy_policy.value if busy_policy else None,
+                "plan": plan,
+                "limits": Jsonb(dict(limits)) if limits is not None else None,
+            },
+            AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, detail),
+        )
+
+    async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
+        action = AuditAction.ORGANIZATION_DISABLED if disabled else AuditAction.ORGANIZATION_ENABLED
+        return await self._change(
+            "disabled_at = CASE WHEN %(disabled)s THEN coalesce(disabled_at, now()) END",
+            {"disabled": disabled},
+            AuditEntry(actor, action, organization_id, organization_id),
+        )
+
+    async def set_webhook_secret(self, organization_id: str, secret: SecretStr, *, actor: str) -> Organization | None:
+        return await self._change(
+            "webhook_secret = %(webhook_secret)s",
+            {"webhook_secret": self._cipher.encrypt(secret, SecretPurpose.WEBHOOK_SECRET, organization_id)},
+            AuditEntry(actor, AuditAction.WEBHOOK_SECRET_SET, organization_id, organization_id),
+        )
+
+    async def list(self) -> list[Organization]:
+        rows = await self._database.system().all(f"SELECT {_COLUMNS} FROM organizations ORDER BY created_at, id")
+        return [organization_of(row) for row in rows]
+
+    async def _change(self, assignments: str, params: dict[str, Any], entry: AuditEntry) -> Organization | None:
+        organization_id = entry.subject
+        row = await self._database.tenant(organization_id).one(
+            audited(f"UPDATE organizations SET {assignments} WHERE id = %(organization_id)s RETURNING {_COLUMNS}"),
+            {"organization_id": organization_id, **params, **audit_params(entry)},
+        )
+        return organization_of(row) if row else None

@@ -1,0 +1,153 @@
+"""What operators create, list and end: values of administration. No secrets in here, except where handed out once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.executions import ExecutionError, Status
+from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
+from nubabel_workers.domain.tenants import ServiceToken
+
+
+class AuditAction(StrEnum):
+    """What was done, as stored in the audit log."""
+
+    ORGANIZATION_CREATED = "organization.created"
+    ORGANIZATION_DISABLED = "organization.disabled"
+    ORGANIZATION_ENABLED = "organization.enabled"
+    ORGANIZATION_POLICY_SET = "organization.policy_set"
+    WEBHOOK_SECRET_SET = "organization.webhook_secret_set"  # noqa: S105 - an action's name
+    WORKSPACE_INSTALLED = "workspace.installed"
+    WORKSPACE_ENDED = "workspace.ended"
+    TOKEN_CREATED = "token.created"  # noqa: S105 - an action's name
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105 - an action's name
+    SUBMIT_KEY_CREATED = "submit_key.created"
+    SUBMIT_KEY_REVOKED = "submit_key.revoked"
+    INSTANCE_ADDED = "instance.added"
+    INSTANCE_DRAINED = "instance.drained"
+    INSTANCE_ACTIVATED = "instance.activated"
+    INSTANCE_REMOVED = "instance.removed"
+    SECRETS_ROTATED = "secrets.rotated"
+    EXECUTION_CANCELLED = "execution.cancelled"
+    DEAD_LETTER_REPLAYED = "dead_letter.replayed"
+    DEAD_LETTER_DISCARDED = "dead_letter.discarded"
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Who did what for which tenant."""
+
+    actor: str  # "cli:anna", "slack", "token:tok_…"
+    action: str  # one of AuditAction, or a later version's
+    organization_id: str | None = None
+    subject: str = ""  # id of what was changed
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    at: datetime | None = None  # set by the database
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What a Slack installation says about itself (OAuth answer, or auth.test of a token)."""
+
+    team_id: str | None  # None only for an org-wide installation
+    enterprise_id: str | None
+    team_name: str
+    bot_user_id: str
+    bot_token: SecretStr
+    bot_id: str | None = None
+    app_id: str | None = None
+    scopes: str = ""
+
+    @property
+    def key(self) -> str:
+        return installation_key(self.enterprise_id, self.team_id)
+
+
+def installation_key(enterprise_id: str | None, team_id: str | None) -> str:
+    """One installation per (enterprise or none, team or none), as Slack's own installation stores key them."""
+    return f"{enterprise_id or '-'}:{team_id or '-'}"
+
+
+@dataclass(frozen=True)
+class WorkspaceSummary:
+    """A Slack workspace without its token."""
+
+    id: WorkspaceId
+    organization_id: OrganizationId
+    team_id: str
+    enterprise_id: str | None
+    team_name: str
+    bot_user_id: str
+    active: bool
+    installed_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class SubmitKeySummary:
+    id: str
+    organization_id: OrganizationId
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True)
+class IssuedToken:
+    """A new service token; text can be shown this once."""
+
+    token: ServiceToken
+    text: SecretStr
+
+
+@dataclass(frozen=True)
+class IssuedSubmitKey:
+    """A new submit key; text can be shown this once."""
+
+    key: SubmitKeySummary
+    text: SecretStr
+
+
+@dataclass(frozen=True)
+class ExecutionSummary:
+    """One line of a list of executions."""
+
+    id: ExecutionId
+    organization_id: OrganizationId
+    session_id: SessionId
+    source: str
+    status: Status
+    created_at: datetime
+    waiting_for: str | None
+    instance_id: str | None
+    attempt: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: ExecutionError | None
+    prompt_start: str = field(repr=False)  # its first characters; outside text
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far the telling of an outcome is."""
+
+    kind: str
+    status: str
+    attempt: int
+    created_at: datetime
+    sent_at: datetime | None
+    error: str | None
+    possibly_repeated: bool
+
+
+@dataclass(frozen=True)
+class RotationReport:
+    """What `keys rotate` did. unreadable: (table, row id) that no configured key decrypts; they were left alone."""
+
+    rotated: int = 0
+    current: int = 0  # under the first key already
+    unreadable: tuple[tuple[str, str], ...] = ()
