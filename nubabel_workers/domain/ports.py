@@ -23,7 +23,7 @@ from nubabel_workers.domain.executions import (
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
-from nubabel_workers.domain.slack_events import SlackEvent
+from nubabel_workers.domain.slack_events import SlackEvent, ThreadExcerpt
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import RunMessage, SessionState
 
@@ -346,7 +346,11 @@ class MaintenanceStore(Protocol):
         ...
 
     async def queued_past_answer_by(self) -> list[tuple[str, str]]:
-        """(organization, execution) of queued ones past answer_by that the thread has not been told about yet."""
+        """(organization, execution) of those still queued after answer_by: they end with an apology."""
+        ...
+
+    async def tell_late(self, *, after_s: float, text: str) -> list[str]:
+        """Queue one notice per Slack thread that has waited that long; ids of the new notifications."""
         ...
 
     async def instances_to_reconcile(self, *, every_s: float) -> list[str]:
@@ -357,8 +361,8 @@ class MaintenanceStore(Protocol):
         """Delete what is older than allowed, at most `batch` rows per table; table -> rows deleted."""
         ...
 
-    async def renew(self, leases: Mapping[str, Sequence[str]], *, lease_s: float) -> set[str]:
-        """Renew leases in one statement; table -> tokens. Returns the tokens that still hold a row."""
+    async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
+        """Renew leases in one statement; returns the tokens that still hold a row."""
         ...
 
     async def gauges(self) -> Mapping[str, float]: ...
@@ -505,22 +509,6 @@ class OpenCodeServers(Protocol):
     def server(self, instance: Instance) -> OpenCodeServer: ...
 
 
-@dataclass(frozen=True)
-class ThreadMessage:
-    """A message of a Slack thread that was there before the mention."""
-
-    user: str
-    text: str
-    ts: str
-    from_bot: bool = False
-
-
-@dataclass(frozen=True)
-class ThreadHistory:
-    messages: Sequence[ThreadMessage]
-    more_unread: bool  # there were more than the quota or the limit allowed
-
-
 class Messenger(Protocol):
     """Slack's Web API. Tokens are handed in per call; limits are told as RateLimitedError, never slept on."""
 
@@ -546,9 +534,7 @@ class Messenger(Protocol):
         self, token: SecretStr, *, channel: str, thread_ts: str, delivery_id: str, oldest: str
     ) -> str | None: ...
 
-    async def thread_history(
-        self, token: SecretStr, *, channel: str, thread_ts: str, before_ts: str, limit: int
-    ) -> ThreadHistory: ...
+    async def thread_messages(self, token: SecretStr, *, channel: str, thread_ts: str, limit: int) -> ThreadExcerpt: ...
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
 

@@ -1,9 +1,6 @@
-"""The SQL of executions. Values are always parameters; only constants of ours are put together here.
+"""The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
-Claims pick the named row first. A suspect row (its last delivery ended without a result) is taken alone, so that a
-poison row takes no innocent ones with it.
-"""
-
+from nubabel_workers.adapters.storage.claims import CHOSEN
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.models import OCCUPYING_SQL
 
@@ -38,7 +35,8 @@ ntf AS (
     id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
   SELECT n.id, %(organization_id)s, exe.id, n.kind, n.dedupe, n.destination, n.payload, %(correlation_id)s,
     %(traceparent)s
-  FROM exe, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+  FROM exe, jsonb_to_recordset(%(notifications)s)
+    AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
   RETURNING id
 )
 SELECT exe.id, exe.session_id, (SELECT id FROM ntf) AS notification_id,
@@ -59,14 +57,6 @@ SELECT id, session_id, status, request_hash FROM executions
 WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 
-_CHOSEN = """
-numbered AS (SELECT id, suspect, row_number() OVER (ORDER BY named DESC, suspect, rank) AS place FROM candidate),
-chosen AS (
-  SELECT id FROM numbered
-  WHERE CASE WHEN (SELECT suspect FROM numbered WHERE place = 1) THEN place = 1 ELSE NOT suspect END
-)
-"""
-
 CLAIM_QUEUED = f"""
 WITH candidate AS (
   SELECT e.id, e.suspect, e.position AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
@@ -79,7 +69,7 @@ WITH candidate AS (
   ORDER BY named DESC, e.suspect, e.position
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
-), {_CHOSEN},
+), {CHOSEN},
 taken AS (
   UPDATE executions e
   SET status = 'dispatching', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
@@ -182,7 +172,7 @@ WITH candidate AS (
   ORDER BY named DESC, e.suspect, e.check_at
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
-), {_CHOSEN},
+), {CHOSEN},
 taken AS (
   UPDATE executions e
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = 'infinity',
@@ -211,7 +201,7 @@ WITH exe AS (
     notes = %(notes)s, finished_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
     lone_deliveries = 0, check_at = NULL, waiting_for = NULL
   WHERE id = %(id)s AND status = ANY(%(sources)s) AND {held}
-  RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent
+  RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent, replays
 ),
 att AS (
   UPDATE attempts a SET ended_at = now(), verdict = %(verdict)s
@@ -236,9 +226,11 @@ use AS (
 told AS (
   INSERT INTO notifications (
     id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
-  SELECT n.id, exe.organization_id, exe.id, n.kind, n.dedupe, n.destination, n.payload, exe.correlation_id,
-    exe.traceparent
-  FROM exe, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+  SELECT n.id, exe.organization_id, exe.id, n.kind,
+    n.dedupe || CASE WHEN exe.replays > 0 THEN '#' || exe.replays ELSE '' END, n.destination, n.payload,
+    exe.correlation_id, exe.traceparent
+  FROM exe, jsonb_to_recordset(%(notifications)s)
+    AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
   ON CONFLICT (execution_id, kind, dedupe) DO NOTHING
   RETURNING id
 ),

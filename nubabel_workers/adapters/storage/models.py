@@ -182,6 +182,7 @@ class ExecutionRow(Leased, Base):
     source: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))  # number of the last run on OpenCode
+    replays: Mapped[int] = mapped_column(server_default=text("0"))  # each replay has an outcome of its own
     prompt: Mapped[str]
     user_id: Mapped[str | None]
     workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id", ondelete="SET NULL"))

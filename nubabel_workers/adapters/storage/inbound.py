@@ -1,0 +1,165 @@
+"""What came in from Slack, in PostgreSQL. Unique by Slack's event id and by what happened (channel and ts)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.storage.claims import CHOSEN
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
+from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.ports import Chance, ClaimedInbound
+from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, SlackFile
+from nubabel_workers.domain.tenants import Workspace
+
+# A thread message without a mention counts only in a thread that is ours: one with a session, or with a mention that
+# is still on its way to one. A deletion counts only for a message that was stored.
+_ADD = """
+INSERT INTO inbound_events (
+  id, organization_id, workspace_id, provider_event_id, dedupe_key, conversation_key, kind, event, correlation_id,
+  traceparent)
+SELECT %(id)s, %(organization_id)s, %(workspace_id)s, %(event_id)s, %(dedupe_key)s, %(conversation_key)s, %(kind)s,
+  %(event)s, %(correlation_id)s, %(traceparent)s
+WHERE CASE %(kind)s::text
+  WHEN 'thread_reply' THEN
+    EXISTS (SELECT 1 FROM sessions WHERE organization_id = %(organization_id)s AND session_key = %(session_key)s)
+    OR EXISTS (
+      SELECT 1 FROM inbound_events i
+      WHERE i.workspace_id = %(workspace_id)s AND i.conversation_key = %(conversation_key)s AND i.status = 'ready')
+  WHEN 'deleted' THEN
+    EXISTS (
+      SELECT 1 FROM inbound_events i
+      WHERE i.workspace_id = %(workspace_id)s AND i.dedupe_key = %(deleted_message_key)s)
+  ELSE true
+END
+ON CONFLICT DO NOTHING
+RETURNING id
+"""
+
+# Events of one conversation are taken one after the other, in the order of their arrival.
+_CLAIM = f"""
+WITH candidate AS (
+  SELECT i.id, i.suspect, i.position AS rank, i.id IS NOT DISTINCT FROM %(id)s AS named
+  FROM inbound_events i
+  WHERE i.status = 'ready' AND i.lease_owner IS NULL AND i.not_before <= now()
+    AND NOT EXISTS (
+      SELECT 1 FROM inbound_events b
+      WHERE b.workspace_id = i.workspace_id AND b.conversation_key = i.conversation_key AND b.conversation_key <> ''
+        AND b.status = 'ready' AND b.position < i.position)
+  ORDER BY named DESC, i.suspect, i.position
+  LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED
+), {CHOSEN},
+taken AS (
+  UPDATE inbound_events i
+  SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
+    lone_deliveries = i.lone_deliveries + i.suspect::int
+  FROM chosen WHERE i.id = chosen.id
+  RETURNING i.*
+)
+SELECT i.*, o.busy_policy FROM taken i JOIN organizations o ON o.id = i.organization_id ORDER BY i.position
+"""
+
+_DONE = """
+UPDATE inbound_events
+SET status = 'done', outcome = %(outcome)s, done_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
+RETURNING id
+"""
+
+_RETRY = """
+UPDATE inbound_events
+SET not_before = now() + make_interval(secs => %(wait_s)s), failures = failures + 1, lease_owner = NULL,
+  lease_until = NULL, suspect = false, lone_deliveries = 0
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
+RETURNING id
+"""
+
+_FAIL = """
+WITH failed AS (
+  UPDATE inbound_events
+  SET status = 'failed', outcome = %(reason)s, done_at = now(), lease_owner = NULL, lease_until = NULL
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
+  RETURNING id
+)
+INSERT INTO dead_letters (
+  id, organization_id, queue, task, reason, error, subject_kind, subject_id, payload, headers, attempts)
+SELECT %(dead_letter_id)s, %(organization_id)s, %(queue)s, %(task)s, %(reason)s, %(error)s, %(subject_kind)s,
+  %(subject_id)s, %(payload)s, %(headers)s, %(attempts)s
+FROM failed
+RETURNING id
+"""
+
+
+class PostgresInbound:
+    """Implements ports.InboundStore."""
+
+    def __init__(self, database: Database, chance: Chance, *, lease_s: float) -> None:
+        self._database = database
+        self._chance = chance
+        self._lease_s = lease_s
+
+    async def add(
+        self, workspace: Workspace, event: SlackEvent, *, correlation_id: str, traceparent: str
+    ) -> str | None:
+        row = await self._database.tenant(workspace.organization_id).one(
+            _ADD,
+            {
+                "id": self._chance.new_id("evt"),
+                "organization_id": workspace.organization_id,
+                "workspace_id": workspace.id,
+                "event_id": event.event_id,
+                "dedupe_key": event.dedupe_key,
+                "conversation_key": event.conversation_key,
+                "session_key": f"slack:{workspace.id}:{event.conversation_key}",
+                "deleted_message_key": f"msg:{event.channel}:{event.deleted_ts}",
+                "kind": event.kind.value,
+                "event": Jsonb(asdict(event)),
+                "correlation_id": correlation_id,
+                "traceparent": traceparent,
+            },
+        )
+        return row["id"] if row else None
+
+    async def claim(self, *, event_id: str | None, limit: int, lease: Lease) -> list[ClaimedInbound]:
+        rows = await self._database.system().all(
+            _CLAIM, {"id": event_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
+        )
+        return [_claimed(row) for row in rows]
+
+    async def done(self, event: ClaimedInbound, lease: Lease, *, outcome: str) -> None:
+        await self._change(event, _DONE, {"lease": lease.token, "outcome": outcome})
+
+    async def retry(self, event: ClaimedInbound, lease: Lease, *, wait_s: float) -> None:
+        await self._change(event, _RETRY, {"lease": lease.token, "wait_s": wait_s})
+
+    async def fail(self, event: ClaimedInbound, lease: Lease, dead_letter: NewDeadLetter) -> None:
+        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter)
+        await self._change(event, _FAIL, params | {"lease": lease.token})
+
+    async def _change(self, event: ClaimedInbound, statement: str, params: Mapping[str, Any]) -> None:
+        row = await self._database.tenant(event.organization_id).one(statement, {"id": event.id, **params})
+        if row is None:
+            raise LeaseLostError("the inbound event is no longer held under this lease")
+
+
+def _claimed(row: Mapping[str, Any]) -> ClaimedInbound:
+    stored = dict(row["event"])
+    stored["kind"] = SlackEventKind(stored["kind"])
+    stored["files"] = tuple(SlackFile(**file) for file in stored["files"])
+    return ClaimedInbound(
+        id=row["id"],
+        organization_id=row["organization_id"],
+        workspace_id=row["workspace_id"],
+        event=SlackEvent(**stored),
+        failures=row["failures"],
+        busy_policy=row["busy_policy"],
+        correlation_id=row["correlation_id"],
+        traceparent=row["traceparent"],
+        suspect=row["suspect"],
+        lone_deliveries=row["lone_deliveries"],
+    )

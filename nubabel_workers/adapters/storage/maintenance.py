@@ -1,0 +1,214 @@
+"""The scheduler's statements, over all organizations. Each is correct with any number of schedulers at once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.models import OCCUPYING_SQL, OPEN_SQL
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.notifications import NotificationKind
+from nubabel_workers.domain.ports import Chance
+
+# The conditions are those of the claims: a row that could not be claimed needs no hint.
+_OVERDUE = f"""
+SELECT
+  (SELECT i.id FROM inbound_events i
+   WHERE i.status = 'ready' AND i.lease_owner IS NULL AND i.not_before <= now() - make_interval(secs => %(older_s)s)
+   LIMIT 1) AS "{HintTask.PROCESS_SLACK_EVENTS.value}",
+  (SELECT e.id FROM executions e
+   WHERE e.status = 'queued' AND e.not_before <= now() - make_interval(secs => %(older_s)s)
+     AND NOT EXISTS (
+       SELECT 1 FROM executions b
+       WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN_SQL}
+         AND (b.position < e.position OR b.{OCCUPYING_SQL}))
+   LIMIT 1) AS "{HintTask.DISPATCH.value}",
+  (SELECT e.id FROM executions e
+   WHERE e.status = 'running' AND e.lease_owner IS NULL
+     AND e.check_at <= now() - make_interval(secs => %(older_s)s)
+   LIMIT 1) AS "{HintTask.COMPLETE.value}",
+  (SELECT n.id FROM notifications n
+   WHERE n.status = 'ready' AND n.not_before <= now() - make_interval(secs => %(older_s)s)
+   LIMIT 1) AS "{HintTask.DELIVER.value}"
+"""
+
+# A worker that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id, a post
+# by its delivery id.
+_RELEASE = """
+WITH dispatching AS (
+  UPDATE executions
+  SET status = 'queued', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now()
+  WHERE id IN (
+    SELECT id FROM executions WHERE status = 'dispatching' AND lease_until < now()
+    ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
+  RETURNING id, organization_id
+),
+checking AS (
+  UPDATE executions SET suspect = true, lease_owner = NULL, lease_until = NULL, check_at = now()
+  WHERE id IN (
+    SELECT id FROM executions WHERE status = 'running' AND lease_until < now()
+    ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
+  RETURNING id, organization_id
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind)
+  SELECT organization_id, id, 'lease_taken_over' FROM dispatching
+  UNION ALL SELECT organization_id, id, 'lease_taken_over' FROM checking
+),
+inbound AS (
+  UPDATE inbound_events SET suspect = true, lease_owner = NULL, lease_until = NULL
+  WHERE id IN (
+    SELECT id FROM inbound_events WHERE lease_until < now()
+    ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
+  RETURNING id
+),
+telling AS (
+  UPDATE notifications
+  SET status = 'ready', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now(), uncertain = true,
+    uncertain_since = COALESCE(uncertain_since, lease_until - interval '1 minute')
+  WHERE id IN (
+    SELECT id FROM notifications WHERE status = 'sending' AND lease_until < now()
+    ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
+  RETURNING id
+)
+SELECT (SELECT count(*) FROM dispatching) + (SELECT count(*) FROM checking) + (SELECT count(*) FROM inbound)
+  + (SELECT count(*) FROM telling) AS released
+"""
+
+_PAST_DEADLINE = """
+UPDATE executions SET check_at = now()
+WHERE status = 'running' AND deadline_at <= now() AND check_at > now() AND lease_owner IS NULL
+RETURNING id
+"""
+
+_PAST_ANSWER_BY = """
+SELECT organization_id, id FROM executions
+WHERE status = 'queued' AND answer_by <= now() AND lease_owner IS NULL
+ORDER BY answer_by LIMIT 100
+"""
+
+_TELL_LATE = """
+WITH late AS (
+  UPDATE executions SET told_late = true
+  WHERE id IN (
+    SELECT id FROM executions
+    WHERE status = 'queued' AND NOT told_late AND reply->>'kind' = 'slack'
+      AND created_at < now() - make_interval(secs => %(after_s)s)
+    LIMIT 100 FOR UPDATE SKIP LOCKED)
+  RETURNING id, organization_id, reply, correlation_id, traceparent
+)
+INSERT INTO notifications (
+  id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+SELECT 'ntf_late_' || substr(late.id, 5), late.organization_id, late.id, 'notice', 'late', late.reply, %(payload)s,
+  late.correlation_id, late.traceparent
+FROM late
+ON CONFLICT DO NOTHING
+RETURNING id
+"""
+
+_TO_RECONCILE = """
+UPDATE instances SET reconcile_at = now() + make_interval(secs => %(every_s)s)
+WHERE id IN (
+  SELECT id FROM instances WHERE status <> 'removed' AND reconcile_at <= now()
+  FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+
+_RENEW = """
+WITH given AS (SELECT unnest(%(tokens)s::text[]) AS token),
+e AS (
+  UPDATE executions SET lease_until = now() + make_interval(secs => %(lease_s)s)
+  FROM given WHERE lease_owner = token AND lease_until > now() RETURNING lease_owner
+),
+i AS (
+  UPDATE inbound_events SET lease_until = now() + make_interval(secs => %(lease_s)s)
+  FROM given WHERE lease_owner = token AND lease_until > now() RETURNING lease_owner
+),
+n AS (
+  UPDATE notifications SET lease_until = now() + make_interval(secs => %(lease_s)s)
+  FROM given WHERE lease_owner = token AND lease_until > now() RETURNING lease_owner
+)
+SELECT lease_owner FROM e UNION SELECT lease_owner FROM i UNION SELECT lease_owner FROM n
+"""
+
+_GAUGES = f"""
+SELECT
+  (SELECT count(*) FROM executions WHERE status = 'queued') AS executions_queued,
+  (SELECT count(*) FROM executions WHERE {OCCUPYING_SQL}) AS executions_in_flight,
+  (SELECT count(*) FROM executions
+   WHERE {OPEN_SQL} AND answer_by + make_interval(secs => COALESCE(deadline_s, 0)) < now())
+    AS executions_past_answer_by,
+  (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM executions
+   WHERE status = 'queued' AND not_before <= now()) AS oldest_queued_execution_s,
+  (SELECT count(*) FROM inbound_events WHERE status = 'ready') AS inbound_events_ready,
+  (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM inbound_events
+   WHERE status = 'ready' AND not_before <= now()) AS oldest_inbound_event_s,
+  (SELECT count(*) FROM notifications WHERE status IN ('ready', 'sending')) AS notifications_unsent,
+  (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM notifications
+   WHERE status = 'ready' AND not_before <= now()) AS oldest_notification_s,
+  (SELECT count(*) FROM dead_letters WHERE status = 'open') AS dead_letters_open,
+  (SELECT count(*) FROM instances WHERE status = 'active' AND healthy) AS instances_healthy,
+  (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered
+"""
+
+# table -> which rows may go; each delete takes a bounded number of rows and holds no lock for long.
+_EXPIRED: Mapping[str, str] = {
+    "inbound_events": "SELECT id FROM inbound_events WHERE status <> 'ready' AND received_at < {before}",
+    "executions": "SELECT id FROM executions WHERE finished_at < {before}",
+    "sessions": """SELECT s.id FROM sessions s WHERE s.last_active_at < {before}
+        AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = s.id)""",
+    "dead_letters": "SELECT id FROM dead_letters WHERE status <> 'open' AND resolved_at < {before}",
+    "audit_log": "SELECT id FROM audit_log WHERE at < {before}",
+}
+_EXPIRE_NONCES = "DELETE FROM submit_nonces WHERE seen_at < now() - interval '15 minutes'"
+
+
+class PostgresMaintenance:
+    """Implements ports.MaintenanceStore."""
+
+    def __init__(self, database: Database, chance: Chance) -> None:
+        self._database = database
+        self._chance = chance
+
+    async def overdue_hints(self, *, older_than_s: float) -> list[Hint]:
+        row = await self._database.system().one(_OVERDUE, {"older_s": older_than_s})
+        return [Hint(HintTask(task), row_id) for task, row_id in (row or {}).items() if row_id is not None]
+
+    async def release_expired_leases(self) -> int:
+        row = await self._database.system().one(_RELEASE)
+        return int(row["released"]) if row else 0
+
+    async def running_past_deadline(self) -> list[str]:
+        return [row["id"] for row in await self._database.system().all(_PAST_DEADLINE)]
+
+    async def queued_past_answer_by(self) -> list[tuple[str, str]]:
+        return [(row["organization_id"], row["id"]) for row in await self._database.system().all(_PAST_ANSWER_BY)]
+
+    async def tell_late(self, *, after_s: float, text: str) -> list[str]:
+        rows = await self._database.system().all(
+            _TELL_LATE,
+            {"after_s": after_s, "payload": Jsonb({"text": text, "kind": NotificationKind.NOTICE.value})},
+        )
+        return [row["id"] for row in rows]
+
+    async def instances_to_reconcile(self, *, every_s: float) -> list[str]:
+        return [row["id"] for row in await self._database.system().all(_TO_RECONCILE, {"every_s": every_s})]
+
+    async def expire(self, *, retention_s: Mapping[str, float], batch: int) -> Mapping[str, int]:
+        deleted: dict[str, int] = {}
+        for table, seconds in retention_s.items():
+            expired = _EXPIRED[table].format(before="now() - make_interval(secs => %(seconds)s)")
+            deleted[table] = await self._database.system().execute(
+                f"DELETE FROM {table} WHERE id IN ({expired} LIMIT %(batch)s)", {"seconds": seconds, "batch": batch}
+            )
+        await self._database.system().execute(_EXPIRE_NONCES)
+        return deleted
+
+    async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
+        rows = await self._database.system().all(_RENEW, {"tokens": list(tokens), "lease_s": lease_s})
+        return {row["lease_owner"] for row in rows}
+
+    async def gauges(self) -> Mapping[str, float]:
+        row: Mapping[str, Any] = await self._database.system().one(_GAUGES) or {}
+        return {name: float(value) for name, value in row.items()}

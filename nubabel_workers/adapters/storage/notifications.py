@@ -1,0 +1,222 @@
+"""Notifications in PostgreSQL: one row per thing told. What was sent is written before anything else happens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.storage.claims import CHOSEN
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
+from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.ids import ExecutionId, NotificationId, OrganizationId
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import Notification, NotificationKind
+from nubabel_workers.domain.ports import Chance, ClaimedNotification
+
+_CLAIM = f"""
+WITH candidate AS (
+  SELECT n.id, n.suspect, n.created_at AS rank, n.id = ANY(%(ids)s) AS named
+  FROM notifications n
+  WHERE n.status = 'ready' AND n.not_before <= now()
+  ORDER BY named DESC, n.suspect, n.created_at
+  LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED
+), {CHOSEN}
+UPDATE notifications n
+SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
+  lone_deliveries = n.lone_deliveries + n.suspect::int
+FROM chosen WHERE n.id = chosen.id
+RETURNING n.*
+"""
+
+_PART_SENT = """
+UPDATE notifications SET sent_parts = sent_parts || to_jsonb(%(part)s::text), uncertain = false, looked_up = false
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+RETURNING id
+"""
+
+_SENT = """
+WITH sent AS (
+  UPDATE notifications
+  SET status = CASE WHEN revision > %(revision)s THEN 'ready' ELSE 'sent' END, sent_revision = %(revision)s,
+    sent_parts = %(parts)s, sent_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
+    lone_deliveries = 0, failures = 0, uncertain = false
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+  RETURNING id, organization_id, execution_id, kind, failures, repeated, created_at
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, execution_id, 'delivered', jsonb_build_object(
+    'kind', kind, 'waited_s', round(extract(epoch FROM now() - created_at)::numeric, 3), 'repeated', repeated)
+  FROM sent WHERE execution_id IS NOT NULL AND kind IN ('outcome', 'webhook')
+)
+SELECT id FROM sent
+"""
+
+_RETRY = """
+WITH again AS (
+  UPDATE notifications
+  SET status = 'ready', not_before = now() + make_interval(secs => %(wait_s)s), error = %(error)s,
+    failures = failures + %(failed)s::int, uncertain = %(uncertain)s, looked_up = %(looked_up)s,
+    repeated = repeated OR %(repeated)s,
+    uncertain_since = CASE WHEN %(uncertain)s THEN COALESCE(uncertain_since, now()) END,
+    lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+  RETURNING id, organization_id, execution_id, kind
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, execution_id, 'delivery_retry', jsonb_build_object(
+    'kind', kind, 'wait_s', %(wait_s)s::float8, 'error', %(error)s::text)
+  FROM again WHERE execution_id IS NOT NULL AND kind IN ('outcome', 'webhook')
+)
+SELECT id FROM again
+"""
+
+_FAIL = """
+WITH failed AS (
+  UPDATE notifications
+  SET status = 'failed', error = %(error_text)s, lease_owner = NULL, lease_until = NULL
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+  RETURNING id, organization_id, execution_id, kind
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, execution_id, 'delivery_failed', jsonb_build_object(
+    'kind', kind, 'error', %(error_text)s::text)
+  FROM failed WHERE execution_id IS NOT NULL
+)
+INSERT INTO dead_letters (
+  id, organization_id, queue, task, reason, error, subject_kind, subject_id, payload, headers, attempts)
+SELECT %(dead_letter_id)s, organization_id, %(queue)s, %(task)s, %(reason)s, %(error)s, %(subject_kind)s,
+  %(subject_id)s, %(payload)s, %(headers)s, %(attempts)s
+FROM failed
+RETURNING id
+"""
+
+_DROP = """
+UPDATE notifications SET status = 'dropped', error = %(reason)s, lease_owner = NULL, lease_until = NULL
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+RETURNING id
+"""
+
+_SHOW_PROGRESS = """
+INSERT INTO notifications (
+  id, organization_id, execution_id, kind, destination, payload, correlation_id, traceparent)
+SELECT %(id)s, e.organization_id, e.id, 'progress', e.reply, %(payload)s, e.correlation_id, e.traceparent
+FROM executions e
+WHERE e.id = %(execution_id)s AND e.status IN ('dispatching', 'running') AND e.reply->>'kind' = 'slack'
+ON CONFLICT (execution_id, kind, dedupe) DO UPDATE
+SET payload = EXCLUDED.payload, revision = notifications.revision + 1,
+  status = CASE WHEN notifications.status = 'sending' THEN 'sending' ELSE 'ready' END,
+  not_before = GREATEST(now(), notifications.sent_at + make_interval(secs => %(pace_s)s))
+WHERE notifications.payload IS DISTINCT FROM EXCLUDED.payload AND NOT notifications.payload ? 'removed'
+  AND notifications.status IN ('ready', 'sending', 'sent')
+RETURNING id, not_before <= now() AS due
+"""
+
+
+class PostgresNotifications:
+    """Implements ports.NotificationStore."""
+
+    def __init__(self, database: Database, chance: Chance, *, lease_s: float) -> None:
+        self._database = database
+        self._chance = chance
+        self._lease_s = lease_s
+
+    async def claim(self, *, notification_id: str | None, limit: int, lease: Lease) -> list[ClaimedNotification]:
+        rows = await self._database.system().all(
+            _CLAIM,
+            {
+                "ids": [notification_id] if notification_id else [],
+                "limit": limit,
+                "lease": lease.token,
+                "lease_s": self._lease_s,
+            },
+        )
+        return [_claimed(row) for row in rows]
+
+    async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
+        await self._change(notification, _PART_SENT, {"lease": lease.token, "part": part_id})
+
+    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
+        await self._change(
+            claimed.notification,
+            _SENT,
+            {"lease": lease.token, "revision": claimed.revision, "parts": Jsonb(list(part_ids))},
+        )
+
+    async def retry(
+        self,
+        notification: Notification,
+        lease: Lease,
+        *,
+        wait_s: float,
+        error: str,
+        uncertain: bool,
+        looked_up: bool = False,
+        repeated: bool = False,
+        failed: bool = True,
+    ) -> None:
+        await self._change(
+            notification,
+            _RETRY,
+            {
+                "lease": lease.token,
+                "wait_s": wait_s,
+                "error": error,
+                "uncertain": uncertain,
+                "looked_up": looked_up,
+                "repeated": repeated,
+                "failed": failed,
+            },
+        )
+
+    async def fail(self, notification: Notification, lease: Lease, *, error: str, dead_letter: NewDeadLetter) -> None:
+        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter)
+        await self._change(notification, _FAIL, params | {"lease": lease.token, "error_text": error})
+
+    async def drop(self, notification: Notification, lease: Lease, *, reason: str) -> None:
+        await self._change(notification, _DROP, {"lease": lease.token, "reason": reason})
+
+    async def show_progress(self, organization_id: str, execution_id: str, text: str, *, pace_s: float) -> str | None:
+        row = await self._database.tenant(organization_id).one(
+            _SHOW_PROGRESS,
+            {
+                "id": self._chance.new_id("ntf"),
+                "execution_id": execution_id,
+                "payload": Jsonb({"text": text}),
+                "pace_s": pace_s,
+            },
+        )
+        return row["id"] if row and row["due"] else None
+
+    async def _change(self, notification: Notification, statement: str, params: Mapping[str, Any]) -> None:
+        scope = self._database.tenant(notification.organization_id)
+        if await scope.one(statement, {"id": notification.id, **params}) is None:
+            raise LeaseLostError("the notification is no longer held under this lease")
+
+
+def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
+    notification = Notification(
+        id=NotificationId(row["id"]),
+        organization_id=OrganizationId(row["organization_id"]),
+        execution_id=ExecutionId(row["execution_id"]) if row["execution_id"] else None,
+        kind=NotificationKind(row["kind"]),
+        destination=row["destination"],
+        payload=row["payload"],
+        failures=row["failures"],
+        created_at=row["created_at"],
+        sent_parts=tuple(row["sent_parts"]),
+        uncertain=row["uncertain"],
+        looked_up=row["looked_up"],
+        repeated=row["repeated"],
+        uncertain_since=row["uncertain_since"],
+        correlation_id=row["correlation_id"],
+        traceparent=row["traceparent"],
+    )
+    return ClaimedNotification(
+        notification, suspect=row["suspect"], lone_deliveries=row["lone_deliveries"], revision=row["revision"]
+    )
