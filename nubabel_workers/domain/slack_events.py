@@ -73,6 +73,25 @@ class SlackEvent:
         return f"{self.channel}:{self.thread_ts}" if self.channel else ""
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadMessage:
+    """One earlier message of a thread, as context for a request."""
+
+    user: str  # user id, or the bot id of an app's message
+    text: str  # Slack's escapes undone
+    ts: str
+    is_bot: bool
+    files: tuple[SlackFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadExcerpt:
+    """What one read of a thread brought, oldest first; more_unread: Slack has more than its quota let us see."""
+
+    messages: tuple[ThreadMessage, ...]
+    more_unread: bool
+
+
 _MESSAGE_KINDS = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
 _HUMAN_SUBTYPES = frozenset({"", "file_share", "thread_broadcast"})
 _ASIDE_PREFIXES = ("(aside)", "!aside")

@@ -140,7 +140,7 @@ def test_what_exceeds_the_parts_is_cut_with_an_honest_note() -> None:
     parts = reply_parts(answer, max_parts=3, max_chars=1_000)
 
     shown = sum(part.count("word") for part in parts)
-    left = int(re.search(r"last ([\d,]+) characters are not shown", parts[-1].markdown)[1].replace(",", ""))  # type: ignore[index]
+    left = int(re.search(r"last ([\d,]+) characters are not shown", parts[-1])[1].replace(",", ""))  # type: ignore[index]
     assert len(parts) == 3
     assert abs(len(answer) - left - shown * 5) <= 5
 
