@@ -348,3 +348,8 @@ SELECT e.id, e.opencode_session_id, s.opencode_directory
 FROM executions e JOIN sessions s ON s.id = e.session_id
 WHERE e.instance_id = %(instance_id)s AND e.status = 'running' AND e.running_since < now() - interval '2 seconds'
 """
+
+SESSION_OF = """
+SELECT organization_id, id FROM sessions
+WHERE instance_id = %(instance_id)s AND opencode_session_id = %(opencode_session_id)s
+"""

@@ -312,6 +312,13 @@ class PostgresExecutions:
     async def find_session_mapping(self, organization_id: str, session_id: str) -> Mapping[str, Any] | None:
         return await self._database.tenant(organization_id).one(sql.SESSION_MAPPING, {"id": session_id})
 
+    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
+        """(organization, Nubabel session) of an OpenCode session."""
+        row = await self._database.system().one(
+            sql.SESSION_OF, {"instance_id": instance_id, "opencode_session_id": opencode_session_id}
+        )
+        return (row["organization_id"], row["id"]) if row else None
+
     async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None:
         row = await self._database.system().one(
             sql.RUNNING_BY_OPENCODE_SESSION,

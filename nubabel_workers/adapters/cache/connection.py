@@ -1,0 +1,40 @@
+"""The cache (Redis or Valkey): everything in it may be wiped at any time, everything in it expires."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from nubabel_workers.domain.errors import UnavailableError
+
+PREFIX = "nubabel:"
+
+
+def connect(url: str, *, timeout_s: float, max_connections: int, ca_file: str | None = None) -> "redis.Redis":
+    """A client with time limits. Nothing is connected before the first command."""
+    tls = {"ssl_ca_certs": ca_file, "ssl_cert_reqs": "required"} if ca_file and url.startswith("rediss://") else {}
+    pool = redis.BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        socket_keepalive=True,
+        health_check_interval=25,
+        # A failed command is not repeated in here: what it was for is either lossy or looked up in PostgreSQL.
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=True,
+        **tls,
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise UnavailableError("the cache cannot be reached") from error

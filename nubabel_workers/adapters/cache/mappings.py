@@ -1,0 +1,83 @@
+"""Session mappings in both directions: Redis for a day, in front of PostgreSQL which knows them for good."""
+
+import orjson
+import redis.asyncio as redis
+import structlog
+
+from nubabel_workers.adapters.cache.connection import PREFIX, translated_errors
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.ports import SessionMapping
+
+log = structlog.get_logger(__name__)
+
+KEEP_S = 24 * 3600
+
+
+class CachedSessionMappings:
+    """Implements ports.SessionMappings. A cache that is away or wrong in form counts as empty."""
+
+    def __init__(self, cache: "redis.Redis", executions: PostgresExecutions) -> None:
+        self._cache = cache
+        self._executions = executions
+
+    async def find(self, organization_id: str, session_id: str) -> SessionMapping | None:
+        cached = await self._get(_session_key(organization_id, session_id))
+        if cached is not None:
+            return SessionMapping(*cached)
+        row = await self._executions.find_session_mapping(organization_id, session_id)
+        if row is None:
+            return None
+        mapping = SessionMapping(row["instance_id"], row["opencode_session_id"], row["opencode_directory"])
+        await self.remember(organization_id, session_id, mapping)
+        return mapping
+
+    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
+        cached = await self._get(_opencode_key(instance_id, opencode_session_id))
+        if cached is not None:
+            return (cached[0], cached[1])
+        found = await self._executions.session_of(instance_id, opencode_session_id)
+        if found is not None:
+            await self.remember(*found, SessionMapping(instance_id, opencode_session_id, None))
+        return found
+
+    async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None:
+        forward = [mapping.instance_id, mapping.opencode_session_id, mapping.directory]
+        try:
+            with translated_errors():
+                async with self._cache.pipeline(transaction=False) as pipeline:
+                    pipeline.set(_session_key(organization_id, session_id), orjson.dumps(forward), ex=KEEP_S)
+                    pipeline.set(
+                        _opencode_key(mapping.instance_id, mapping.opencode_session_id),
+                        orjson.dumps([organization_id, session_id]),
+                        ex=KEEP_S,
+                    )
+                    await pipeline.execute()
+        except UnavailableError:
+            log.warning("cache.mapping_not_remembered", session_id=session_id)
+
+    async def forget(self, organization_id: str, session_id: str) -> None:
+        try:
+            with translated_errors():
+                await self._cache.delete(_session_key(organization_id, session_id))
+        except UnavailableError:
+            log.warning("cache.mapping_not_forgotten", session_id=session_id)
+
+    async def _get(self, key: str) -> list[str] | None:
+        try:
+            with translated_errors():
+                stored = await self._cache.get(key)
+        except UnavailableError:
+            return None
+        try:
+            return list(orjson.loads(stored)) if stored else None
+        except orjson.JSONDecodeError:
+            return None
+
+
+def _session_key(organization_id: str, session_id: str) -> str:
+    return f"{PREFIX}session:{organization_id}:{session_id}"
+
+
+def _opencode_key(instance_id: str, opencode_session_id: str) -> str:
+    return f"{PREFIX}opencode:{instance_id}:{opencode_session_id}"
