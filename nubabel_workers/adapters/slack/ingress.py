@@ -1,0 +1,132 @@
+"""How Slack's events come in, over HTTP or a socket: verified, handed to `accept`, and only then acknowledged.
+
+slack_bolt checks the signature and the age of a request, answers URL verification and drops our bot's own events.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from logging import WARNING, getLogger
+from typing import Any, Final
+
+import structlog
+from pydantic import SecretStr
+from slack_bolt import BoltResponse
+from slack_bolt.adapter.starlette.async_handler import to_async_bolt_request, to_starlette_response
+from slack_bolt.async_app import AsyncApp, AsyncBoltContext
+from slack_bolt.authorization import AuthorizeResult
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from nubabel_workers.domain.errors import InvalidInputError
+
+log = structlog.get_logger(__name__)
+
+# Slack wants its answer within 3 s; a slower store becomes a redelivery, never a loss.
+ACCEPT_TIMEOUT_S: Final = 2.0
+
+_UNKNOWN_WORKSPACE: Final = "nubabel_unknown_workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledBot:
+    """Our bot in one workspace, as far as recognising its own messages needs it."""
+
+    bot_user_id: str
+    bot_id: str | None = None
+
+
+FindBot = Callable[[str | None, str | None], Awaitable[InstalledBot | None]]  # (enterprise_id, team_id)
+Accept = Callable[[dict[str, Any]], Awaitable[None]]
+EventsApiHandler = Callable[[Request], Awaitable[Response]]
+
+
+def slack_app(
+    *,
+    signing_secret: SecretStr | None,
+    find_bot: FindBot,
+    accept: Accept,
+    accept_timeout_s: float = ACCEPT_TIMEOUT_S,
+) -> AsyncApp:
+    """Build the Bolt app that passes every event to accept(outer body).
+
+    signing_secret: None for Socket Mode only. find_bot: None for a workspace that we don't know; its events are
+    acknowledged and logged, since redelivering them would not help. accept must store, not work: whatever it raises
+    (or exceeding accept_timeout_s) leaves the event unacknowledged, so that Slack delivers it again. Only an
+    InvalidInputError is final: such a body stays as it is, however often it comes.
+    """
+    app = AsyncApp(
+        name="nubabel",
+        logger=_quiet_bolt_logger(),
+        signing_secret=signing_secret.get_secret_value() if signing_secret is not None else secrets.token_hex(32),
+        authorize=_authorize_with(find_bot),
+        process_before_response=True,  # for listeners that may come: by default Bolt acknowledges before it works
+    )
+    # A middleware and not a listener: it sees every payload, while listeners leave unknown types with 404, which
+    # Slack counts as a failure and delivers again.
+    app.middleware(_acceptance(accept, accept_timeout_s))
+    return app
+
+
+def events_api_handler(app: AsyncApp) -> EventsApiHandler:
+    """An endpoint for POST requests of the Events API. Bodies that can't be read are refused before Bolt sees them."""
+
+    async def handle(request: Request) -> Response:
+        body = await request.body()
+        try:
+            bolt_request = to_async_bolt_request(request, body)
+        except Exception:  # noqa: BLE001 - Bolt parses before it verifies: whatever garbage raises, it is no request
+            return JSONResponse({"error": "unreadable request"}, status_code=400)
+        return to_starlette_response(await app.async_dispatch(bolt_request))
+
+    return handle
+
+
+def _quiet_bolt_logger() -> Any:
+    """Bolt logs the body of a request with a bad signature at level INFO, and builds debug lines for every event."""
+    logger = getLogger("slack_bolt.quiet")
+    logger.setLevel(WARNING)
+    return logger
+
+
+def _authorize_with(find_bot: FindBot) -> Callable[..., Awaitable[AuthorizeResult]]:
+    async def authorize(enterprise_id: str | None, team_id: str | None, context: AsyncBoltContext) -> AuthorizeResult:
+        """Never None: Bolt would answer an unknown workspace's event with a message for its users."""
+        bot = await find_bot(enterprise_id, team_id)
+        context[_UNKNOWN_WORKSPACE] = bot is None
+        return AuthorizeResult(
+            enterprise_id=enterprise_id,
+            team_id=team_id,
+            bot_user_id=bot.bot_user_id if bot is not None else None,
+            bot_id=bot.bot_id if bot is not None else None,
+        )
+
+    return authorize
+
+
+def _acceptance(accept: Accept, accept_timeout_s: float) -> Callable[..., Awaitable[BoltResponse]]:
+    async def take(body: dict[str, Any], context: AsyncBoltContext) -> BoltResponse:
+        if body.get("type") != "event_callback":
+            log.info("slack.payload_ignored", type=str(body.get("type"))[:40])
+        elif context.get(_UNKNOWN_WORKSPACE):
+            log.warning("slack.unknown_workspace", team_id=context.team_id, enterprise_id=context.enterprise_id)
+        else:
+            return BoltResponse(status=await _accepted(accept, body, accept_timeout_s))
+        return BoltResponse(status=200)
+
+    return take
+
+
+async def _accepted(accept: Accept, body: dict[str, Any], timeout_s: float) -> int:
+    """The HTTP status that tells Slack what became of the event."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await accept(body)
+    except InvalidInputError as error:
+        log.error("slack.event_refused", event_id=body.get("event_id"), error=str(error))  # noqa: TRY400 - no bug of ours
+        return 200
+    except Exception:
+        log.exception("slack.accept_failed", event_id=body.get("event_id"))
+        return 500
+    return 200
