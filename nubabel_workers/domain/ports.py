@@ -46,6 +46,10 @@ class Chance(Protocol):
 
     def new_id(self, prefix: str) -> str: ...
 
+    def new_traceparent(self) -> str:
+        """A new W3C trace context, as the header's value."""
+        ...
+
 
 # --- stores --------------------------------------------------------------------------------------------------------
 

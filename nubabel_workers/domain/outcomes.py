@@ -1,0 +1,167 @@
+"""Every way an execution can end, as the values that its last transaction writes: state, words, notifications.
+
+Each end has exactly one visible outcome: an answer, an apology, a refusal or a confirmation (DESIGN invariant 3).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.executions import Execution, ExecutionError, Status
+from nubabel_workers.domain.notifications import (
+    NewNotification,
+    NotificationKind,
+    SlackTarget,
+    WebhookTarget,
+    reply_target,
+)
+from nubabel_workers.domain.ports import Finish
+from nubabel_workers.domain.verdict import Verdict
+from nubabel_workers.domain.wording import Language, language_of, say
+
+REPLACED = "replaced"
+SESSION_BUSY = "session_busy"
+
+_FAILURE_TEXTS = {"deadline_exceeded": "deadline", "not_started_in_time": "too_late", "no_answer": "no_answer"}
+
+
+def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
+    """OpenCode answered; a cut answer says so."""
+    language = language_of(execution.prompt)
+    text = _storable(verdict.text)
+    said = [text, say("cut", language)] if verdict.cut else [text]
+    return _finish(
+        execution,
+        Status.COMPLETED,
+        verdict="succeeded",
+        markdown=_with_notes("\n\n".join(said), notes),
+        output=text,
+        run=verdict,
+        notes=notes,
+    )
+
+
+def failed(
+    execution: Execution,
+    *,
+    code: str,
+    detail: str,
+    reason: DeadLetterReason,
+    run: Verdict | None = None,
+) -> Finish:
+    """Out of attempts, refused for good, or too late: an apology in the thread and a dead letter for the operators.
+
+    code: stable word, also the reference's kind. detail: for operators only; what there is of an answer is shown.
+    """
+    language = language_of(execution.prompt)
+    apology = say(_FAILURE_TEXTS.get(code, "failed"), language, reference=execution.id)
+    partial = _storable(run.partial_text) if run else ""
+    return _finish(
+        execution,
+        Status.FAILED,
+        verdict=code,
+        markdown=_with_partial(apology, partial, language),
+        output=partial or None,
+        run=run,
+        error=ExecutionError(code, apology, _storable(detail)[:2000]),
+        dead_letter=NewDeadLetter(
+            queue="orchestration",
+            task="orchestration.dispatch",
+            reason=reason,
+            error=f"{code}: {_storable(detail)[:2000]}",
+            subject_kind=SubjectKind.EXECUTION,
+            subject_id=execution.id,
+            organization_id=execution.organization_id,
+            attempts=max(execution.attempt, execution.failures),
+        ),
+    )
+
+
+def cancelled(execution: Execution, *, reason: str, run: Verdict | None = None) -> Finish:
+    """Somebody stopped it, or a newer message replaced it; work done until then is shown."""
+    language = language_of(execution.prompt)
+    partial = _storable(run.partial_text) if run else ""
+    words = say("replaced" if reason == REPLACED else "stopped", language)
+    return _finish(
+        execution,
+        Status.CANCELLED,
+        verdict="cancelled",
+        markdown=_with_partial(words, partial, language),
+        output=partial or None,
+        run=run,
+        error=ExecutionError("cancelled", words),
+        detail={"reason": reason},
+    )
+
+
+def refused_as_busy(execution: Execution) -> Finish:
+    """The organization's policy: one request at a time in a session."""
+    words = say("rejected_busy", language_of(execution.prompt))
+    return _finish(
+        execution,
+        Status.REJECTED,
+        verdict=SESSION_BUSY,
+        markdown=words,
+        error=ExecutionError(SESSION_BUSY, words),
+    )
+
+
+def _finish(
+    execution: Execution,
+    status: Status,
+    *,
+    verdict: str,
+    markdown: str,
+    output: str | None = None,
+    run: Verdict | None = None,
+    error: ExecutionError | None = None,
+    dead_letter: NewDeadLetter | None = None,
+    notes: Sequence[str] = (),
+    detail: dict[str, Any] | None = None,
+) -> Finish:
+    return Finish(
+        status=status,
+        verdict=verdict,
+        output=output,
+        output_cut=bool(run and run.cut),
+        usage=run.usage if run else None,
+        usage_by_model=run.usage_by_model if run else {},
+        error=error,
+        notes=notes,
+        notifications=_notifications(execution, status, markdown, output=output, error=error),
+        dead_letter=dead_letter,
+        detail=detail or {},
+    )
+
+
+def _notifications(
+    execution: Execution, status: Status, markdown: str, *, output: str | None, error: ExecutionError | None
+) -> list[NewNotification]:
+    target = reply_target(execution.reply)
+    if isinstance(target, SlackTarget):
+        return [NewNotification(NotificationKind.OUTCOME, target.as_dict(), {"markdown": markdown})]
+    if isinstance(target, WebhookTarget):
+        data = {
+            "execution_id": execution.id,
+            "session_id": execution.session_id,
+            "status": status.value,
+            "output": output,
+            "error": {"code": error.code, "message": error.message} if error else None,
+            "metadata": dict(execution.metadata),
+        }
+        payload = {"type": f"execution.{status.value}", "data": data}
+        return [NewNotification(NotificationKind.WEBHOOK, target.as_dict(), payload)]
+    return []
+
+
+def _with_notes(text: str, notes: Sequence[str]) -> str:
+    return "\n\n".join([text, *(f"_{note}_" for note in notes)])
+
+
+def _with_partial(words: str, partial: str, language: Language) -> str:
+    return f"{words}\n\n{say('partial', language)}\n\n{partial}" if partial else words
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL's text cannot hold U+0000 nor lone surrogates; models can produce both."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")

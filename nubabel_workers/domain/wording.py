@@ -1,0 +1,84 @@
+"""What the system says to people in a thread, in the language they wrote in (Korean or English). One place for it all."""
+
+import re
+from enum import StrEnum
+
+_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]")
+
+
+class Language(StrEnum):
+    ENGLISH = "en"
+    KOREAN = "ko"
+
+
+def language_of(text: str) -> Language:
+    """Korean as soon as there is a Korean letter: nobody quotes Hangul by accident, English words are everywhere."""
+    return Language.KOREAN if _HANGUL.search(text) else Language.ENGLISH
+
+
+_TEXTS: dict[str, dict[Language, str]] = {
+    "failed": {
+        Language.ENGLISH: "Sorry, I could not finish this. You can ask again; if it keeps happening, "
+        "tell your administrator the reference `{reference}`.",
+        Language.KOREAN: "죄송합니다. 이 요청을 끝내지 못했습니다. 다시 요청해 주시고, 계속 실패하면 "
+        "관리자에게 참조 번호 `{reference}` 을(를) 알려 주세요.",
+    },
+    "deadline": {
+        Language.ENGLISH: "Sorry, this took longer than allowed and was stopped. Reference: `{reference}`.",
+        Language.KOREAN: "죄송합니다. 허용된 시간을 넘겨 작업을 중단했습니다. 참조 번호: `{reference}`.",
+    },
+    "too_late": {
+        Language.ENGLISH: "Sorry, I could not start on this in time. Please ask again. Reference: `{reference}`.",
+        Language.KOREAN: "죄송합니다. 제시간에 시작하지 못했습니다. 다시 요청해 주세요. 참조 번호: `{reference}`.",
+    },
+    "no_answer": {
+        Language.ENGLISH: "The assistant ended without an answer. Please rephrase and ask again. "
+        "Reference: `{reference}`.",
+        Language.KOREAN: "어시스턴트가 답변 없이 끝났습니다. 질문을 바꿔 다시 요청해 주세요. 참조 번호: `{reference}`.",
+    },
+    "stopped": {Language.ENGLISH: "Stopped, as you asked.", Language.KOREAN: "요청하신 대로 중단했습니다."},
+    "replaced": {
+        Language.ENGLISH: "Stopped: replaced by your next message.",
+        Language.KOREAN: "중단했습니다: 다음 메시지로 대체되었습니다.",
+    },
+    "rejected_busy": {
+        Language.ENGLISH: "I am still working on your previous message in this thread. Please ask again afterwards.",
+        Language.KOREAN: "이 스레드의 이전 메시지를 아직 처리하고 있습니다. 끝난 뒤 다시 요청해 주세요.",
+    },
+    "partial": {Language.ENGLISH: "What there was until then:", Language.KOREAN: "그때까지의 내용:"},
+    "cut": {
+        Language.ENGLISH: "_The answer reached its length limit and is cut here._",
+        Language.KOREAN: "_답변이 길이 제한에 도달해 여기서 잘렸습니다._",
+    },
+    "late": {
+        Language.ENGLISH: "This takes longer than usual. Your request is kept and will be answered here.",
+        Language.KOREAN: "평소보다 오래 걸리고 있습니다. 요청은 보관되어 있으며 여기에 답변드리겠습니다.",
+    },
+    "repeated": {
+        Language.ENGLISH: "_(possibly repeated after a connection problem)_",
+        Language.KOREAN: "_(연결 문제 후 다시 보낸 메시지일 수 있습니다)_",
+    },
+    "context_unread": {
+        Language.ENGLISH: "I could not read the earlier messages of this thread (Slack's limit).",
+        Language.KOREAN: "Slack 제한 때문에 이 스레드의 이전 메시지를 읽지 못했습니다.",
+    },
+    "context_partly_read": {
+        Language.ENGLISH: "I read only a part of this thread's earlier messages.",
+        Language.KOREAN: "이 스레드의 이전 메시지 중 일부만 읽었습니다.",
+    },
+    "files_left_out": {
+        Language.ENGLISH: "Not read: {names}.",
+        Language.KOREAN: "읽지 못한 파일: {names}.",
+    },
+    "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
+}
+
+
+def say(key: str, language: Language, **values: str) -> str:
+    """The text for a situation. Raises KeyError for a situation that nobody wrote a text for."""
+    return _TEXTS[key][language].format(**values)
+
+
+def say_in_both(key: str) -> str:
+    """For statements that tell many threads at once and don't look at each one's language."""
+    return f"{_TEXTS[key][Language.ENGLISH]}\n{_TEXTS[key][Language.KOREAN]}"

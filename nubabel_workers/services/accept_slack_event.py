@@ -1,0 +1,59 @@
+"""Ingress of Slack events: classify, store, hint. When `accept` returns, the event is committed and may be acked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ports import Chance, HintPublisher, InboundStore, TenantStore
+from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, classify
+from nubabel_workers.domain.tenants import Workspace
+
+log = structlog.get_logger(__name__)
+
+_NOT_STORED = frozenset({SlackEventKind.IGNORED, SlackEventKind.EDITED})
+
+
+class AcceptSlackEvent:
+    """One call per delivery; a redelivery, a twin or an uninteresting event stores nothing."""
+
+    def __init__(self, tenants: TenantStore, inbound: InboundStore, hints: HintPublisher, chance: Chance) -> None:
+        self._tenants = tenants
+        self._inbound = inbound
+        self._hints = hints
+        self._chance = chance
+
+    async def accept(self, body: Mapping[str, Any]) -> None:
+        """Raises TransientError while the event cannot be stored: then it must not be acknowledged.
+
+        Raises InvalidInputError for a body that no Slack would send.
+        """
+        event = classify(body, None)
+        if event.kind in _NOT_STORED:
+            return
+        workspace = await self._tenants.workspace_by_installation(event.enterprise_id, event.team_id)
+        if workspace is None or not workspace.active:
+            log.warning("slack.unknown_workspace", team_id=event.team_id)
+            return
+        await self._store(classify(body, workspace.bot_user_id), workspace)
+
+    async def _store(self, event: SlackEvent, workspace: Workspace) -> None:
+        if event.kind in _NOT_STORED:
+            return
+        correlation_id = self._chance.new_id("cor")
+        event_id = await self._inbound.add(
+            workspace, event, correlation_id=correlation_id, traceparent=self._chance.new_traceparent()
+        )
+        if event_id is None:
+            log.debug("slack.event_not_new", slack_event_id=event.event_id, kind=event.kind)
+            return
+        log.info(
+            "slack.event_stored",
+            inbound_event_id=event_id,
+            kind=event.kind,
+            organization_id=workspace.organization_id,
+            workspace_id=workspace.id,
+            correlation_id=correlation_id,
+        )
+        self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, event_id, workspace.organization_id))

@@ -1,0 +1,56 @@
+"""Cancel executions: from the thread, the API or the command line, down to OpenCode's abort."""
+
+import structlog
+
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.executions import FINAL, Execution, Status
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ports import ExecutionStore, HintPublisher
+from nubabel_workers.services.follow_up import publish_after_finish
+
+log = structlog.get_logger(__name__)
+
+
+class CancelExecution:
+    """Marks the wish in the row first: whichever process holds the execution now acts on it."""
+
+    def __init__(self, executions: ExecutionStore, hints: HintPublisher) -> None:
+        self._executions = executions
+        self._hints = hints
+
+    async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution:
+        """Return the execution as it is now; a final one stays as it is. Raises NotFoundError."""
+        execution = await self._executions.request_cancel(organization_id, execution_id, reason=reason)
+        if execution is None:
+            raise NotFoundError("there is no such execution")
+        if execution.status in FINAL:
+            return execution
+        log.info("execution.cancel_requested", execution_id=execution.id, reason=reason)
+        if execution.status is Status.QUEUED:
+            return await self._cancel_queued(execution, reason)
+        # Running: the completing task aborts it. Dispatching: the dispatcher finds the wish when it is done.
+        self._hints.publish(Hint(HintTask.COMPLETE, execution.id, organization_id))
+        return execution
+
+    async def _cancel_queued(self, execution: Execution, reason: str) -> Execution:
+        finished = await self._executions.cancel_queued(execution, outcomes.cancelled(execution, reason=reason))
+        if finished is not None:
+            publish_after_finish(self._hints, execution, finished)
+        return await self._executions.find(execution.organization_id, execution.id) or execution
+
+    async def cancel_session(self, organization_id: str, session_key: str, *, reason: str) -> list[str]:
+        """Cancel everything of a conversation that is not final; return the ids."""
+        open_ids = await self._executions.open_in_session(organization_id, session_key)
+        return await self._cancel_all(organization_id, open_ids, reason)
+
+    async def cancel_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> list[str]:
+        """Cancel everything that a Slack workspace asked for: nobody can be told any more."""
+        open_ids = await self._executions.open_of_workspace(organization_id, workspace_id)
+        return await self._cancel_all(organization_id, open_ids, reason)
+
+    async def _cancel_all(self, organization_id: str, execution_ids: list[str], reason: str) -> list[str]:
+        # The newest first: with the oldest first, the next one of the session would start in between.
+        for execution_id in reversed(execution_ids):
+            await self.cancel(organization_id, execution_id, reason=reason)
+        return execution_ids

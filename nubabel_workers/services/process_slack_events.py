@@ -1,0 +1,224 @@
+"""Turn stored Slack events into executions, cancellations and the end of workspaces."""
+
+import asyncio
+import hashlib
+
+import structlog
+
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.errors import LeaseLostError, NubabelError
+from nubabel_workers.domain.executions import Attachment, NewExecution, Status
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
+from nubabel_workers.domain.ports import (
+    Chance,
+    ClaimedInbound,
+    ExecutionStore,
+    HintFlags,
+    HintPublisher,
+    InboundStore,
+    TenantStore,
+)
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
+from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_stop_word
+from nubabel_workers.domain.tenants import BusyPolicy
+from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.hold_leases import LeaseHolder
+
+log = structlog.get_logger(__name__)
+
+_MESSAGES = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
+_WORKSPACE_ENDS = frozenset({SlackEventKind.UNINSTALLED, SlackEventKind.TOKENS_REVOKED})
+_STOPPED = "stopped in the thread"
+_DELETED = "the question was deleted"
+
+
+class ProcessSlackEvents:
+    """Each claimed event ends done, retried or as a dead letter; running one twice changes nothing."""
+
+    def __init__(
+        self,
+        inbound: InboundStore,
+        executions: ExecutionStore,
+        tenants: TenantStore,
+        canceller: CancelExecution,
+        busy_policy: ApplyBusyPolicy,
+        leases: LeaseHolder,
+        hints: HintPublisher,
+        flags: HintFlags,
+        chance: Chance,
+        *,
+        retry: RetryPolicy,
+        limits: BatchLimits,
+        answer_by_s: float,
+    ) -> None:
+        self._inbound = inbound
+        self._executions = executions
+        self._tenants = tenants
+        self._canceller = canceller
+        self._busy_policy = busy_policy
+        self._leases = leases
+        self._hints = hints
+        self._flags = flags
+        self._chance = chance
+        self._retry = retry
+        self._limits = limits
+        self._answer_by_s = answer_by_s
+
+    async def run(self, event_id: str | None) -> str:
+        """Process the named event and others that are ready. Returns one line for Flower."""
+        await self._flags.clear(HintTask.PROCESS_SLACK_EVENTS)
+        tally = Tally()
+        while True:
+            async with self._leases.hold() as lease:
+                claimed = await self._inbound.claim(event_id=event_id, limit=self._limits.batch, lease=lease)
+                await asyncio.gather(*(self._one(event, lease, tally) for event in claimed))
+            # Events of one conversation are claimed one at a time: the next may be ready now.
+            if not claimed or tally.total >= self._limits.rows_per_task:
+                break
+            event_id = None
+        if claimed:
+            self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, claimed[-1].id))
+        return str(tally)
+
+    async def _one(self, event: ClaimedInbound, lease: Lease, tally: Tally) -> None:
+        with structlog.contextvars.bound_contextvars(
+            correlation_id=event.correlation_id, organization_id=event.organization_id, inbound_event_id=event.id
+        ):
+            try:
+                if event.lone_deliveries > self._limits.lone_deliveries:
+                    await self._park(event, lease, DeadLetterReason.TOO_MANY_DELIVERIES, "its workers ended each time")
+                    tally.add("parked", event.id)
+                    return
+                tally.add(await self._process(event, lease), event.id)
+            except LeaseLostError:
+                tally.add("lost", event.id)
+            except NubabelError as error:
+                await self._after_failure(event, lease, error, tally)
+
+    async def _after_failure(self, event: ClaimedInbound, lease: Lease, error: NubabelError, tally: Tally) -> None:
+        decision = next_attempt(error, event.failures + 1, self._retry, jitter=self._chance.jitter())
+        log.warning("slack.event_failed", error=str(error), failures=event.failures + 1)
+        try:
+            if isinstance(decision, GiveUp):
+                reason = DeadLetterReason.ATTEMPTS_EXHAUSTED
+                if decision.code != "attempts_exhausted":
+                    reason = DeadLetterReason.PERMANENT_ERROR
+                await self._park(event, lease, reason, str(error))
+                tally.add("parked", event.id)
+            else:
+                await self._inbound.retry(event, lease, wait_s=decision.wait_s)
+                tally.add("again", event.id)
+        except NubabelError:  # the database is away: the lease runs out and the event comes back by itself
+            log.warning("slack.event_left_to_its_lease")
+            tally.add("left", event.id)
+
+    async def _park(self, event: ClaimedInbound, lease: Lease, reason: DeadLetterReason, error: str) -> None:
+        dead_letter = NewDeadLetter(
+            queue="slack-events",
+            task=HintTask.PROCESS_SLACK_EVENTS.value,
+            reason=reason,
+            error=error,
+            subject_kind=SubjectKind.INBOUND_EVENT,
+            subject_id=event.id,
+            organization_id=event.organization_id,
+            attempts=event.failures + 1,
+        )
+        await self._inbound.fail(event, lease, dead_letter)
+
+    async def _process(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        """Do what the event asks for; return the word for the tally."""
+        event = claimed.event
+        if event.kind in _MESSAGES and is_stop_word(event.text):
+            stopped = await self._canceller.cancel_session(
+                claimed.organization_id, session_key(claimed), reason=_STOPPED
+            )
+            await self._inbound.done(claimed, lease, outcome=f"stopped {len(stopped)}")
+            return "stopped"
+        if event.kind in _MESSAGES and (event.text.strip() or event.files):
+            return await self._accept(claimed, lease)
+        if event.kind is SlackEventKind.DELETED:
+            return await self._cancel_deleted(claimed, lease)
+        if event.kind in _WORKSPACE_ENDS:
+            return await self._end_workspace(claimed, lease)
+        await self._inbound.done(claimed, lease, outcome="nothing to do")
+        return "ignored"
+
+    async def _accept(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        event = claimed.event
+        target = SlackTarget(claimed.workspace_id, event.channel, event.thread_ts, event.ts)
+        accepted = await self._executions.accept(
+            new_execution(claimed, target),
+            working=NewNotification(NotificationKind.WORKING, target.as_dict(), {}),
+            answer_by_s=self._answer_by_s,
+            inbound_event=(claimed.id, lease),
+        )
+        log.info(
+            "execution.accepted",
+            execution_id=accepted.execution_id,
+            session_id=accepted.session_id,
+            source="slack",
+            busy=len(accepted.busy_execution_ids),
+        )
+        if not accepted.created:
+            return "known"
+        if accepted.working_notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, accepted.working_notification_id, claimed.organization_id))
+        status = await self._busy_policy.apply(claimed.organization_id, BusyPolicy(claimed.busy_policy), accepted)
+        if status is Status.QUEUED:
+            self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, claimed.organization_id))
+        return "accepted"
+
+    async def _cancel_deleted(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        key = message_key(claimed.workspace_id, claimed.event.channel, claimed.event.deleted_ts or "")
+        execution_id = await self._executions.by_key(claimed.organization_id, key)
+        if execution_id is not None:
+            await self._canceller.cancel(claimed.organization_id, execution_id, reason=_DELETED)
+        await self._inbound.done(claimed, lease, outcome="cancelled" if execution_id else "nothing to do")
+        return "cancelled" if execution_id else "ignored"
+
+    async def _end_workspace(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        reason = str(claimed.event.kind)
+        await self._tenants.end_workspace(claimed.organization_id, claimed.workspace_id, reason=reason)
+        cancelled = await self._canceller.cancel_workspace(
+            claimed.organization_id, claimed.workspace_id, reason=f"the app was removed from Slack ({reason})"
+        )
+        await self._inbound.done(claimed, lease, outcome=f"workspace ended, {len(cancelled)} cancelled")
+        return "ended"
+
+
+def session_key(claimed: ClaimedInbound) -> str:
+    """Names a Slack conversation within its organization: one per thread."""
+    return f"slack:{claimed.workspace_id}:{claimed.event.conversation_key}"
+
+
+def message_key(workspace_id: str, channel: str, ts: str) -> str:
+    """The idempotency key of a Slack message: the same however it is delivered."""
+    return f"slack:{workspace_id}:{channel}:{ts}"
+
+
+def new_execution(claimed: ClaimedInbound, target: SlackTarget) -> NewExecution:
+    event = claimed.event
+    return NewExecution(
+        organization_id=OrganizationId(claimed.organization_id),
+        source="slack",
+        prompt=event.text,
+        session_key=session_key(claimed),
+        idempotency_key=message_key(claimed.workspace_id, event.channel, event.ts),
+        request_hash=hashlib.sha256(event.text.encode("utf-8", "replace")).hexdigest(),
+        reply=target.as_dict(),
+        user_id=event.user,
+        workspace_id=claimed.workspace_id,
+        attachments=_attachments(event),
+        wants_thread_context=event.is_reply_in_thread and event.kind is SlackEventKind.MENTION,
+        correlation_id=claimed.correlation_id,
+        traceparent=claimed.traceparent,
+    )
+
+
+def _attachments(event: SlackEvent) -> tuple[Attachment, ...]:
+    return tuple(Attachment(file.name, file.mimetype, file.size, file.url_private) for file in event.files)
