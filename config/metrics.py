@@ -1,0 +1,80 @@
+"""What processes other than web count (web: `nubabel_workers.gateway.metrics`), and their small metrics server.
+
+Label values are names of ours only, never something that came in with a message.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import HTTPServer
+
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import start_http_server as start_prometheus_server
+
+_TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class ProcessMetrics:
+    """Counters of one process, in a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._tasks = Counter(
+            "nubabel_tasks",
+            "Task runs by outcome: done, again (a passing error), timeout, refused (bad arguments), failed (a bug).",
+            ("task", "outcome"),
+            registry=self.registry,
+        )
+        self._task_seconds = Histogram(
+            "nubabel_task_duration_seconds",
+            "Time that a task took in its worker.",
+            ("task",),
+            buckets=_TASK_SECONDS,
+            registry=self.registry,
+        )
+        self._hints = Counter(
+            "nubabel_hints",
+            "Hints by outcome: published, suppressed (one is on its way already), failed (the row waits its turn).",
+            ("task", "outcome"),
+            registry=self.registry,
+        )
+        self._parked = Counter(
+            "nubabel_parked_messages",
+            "Broker messages set aside, by reason and by where they went: database, broker, log.",
+            ("reason", "kept_in"),
+            registry=self.registry,
+        )
+
+    def task(self, task: str, outcome: str, duration_s: float) -> None:
+        self._tasks.labels(task, outcome).inc()
+        self._task_seconds.labels(task).observe(duration_s)
+
+    def hint(self, task: str, outcome: str) -> None:
+        self._hints.labels(task, outcome).inc()
+
+    def parked(self, reason: str, kept_in: str) -> None:
+        self._parked.labels(reason, kept_in).inc()
+
+
+@dataclass(frozen=True)
+class MetricsServer:
+    """Serves /metrics until close()."""
+
+    port: int
+    close: Callable[[], None]
+
+
+def serve_metrics(metrics: ProcessMetrics, *, host: str, port: int) -> MetricsServer:
+    """Serve this process's metrics, with those of the process itself, from a daemon thread. Port 0: any free one."""
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=metrics.registry)
+    server: HTTPServer
+    thread: threading.Thread
+    server, thread = start_prometheus_server(port, addr=host, registry=metrics.registry)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return MetricsServer(server.server_port, close)
