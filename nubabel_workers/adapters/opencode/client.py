@@ -1,0 +1,231 @@
+"""Clients of one OpenCode server, async and sync, over the same pure calls: they carry bytes and keep time limits."""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+import httpx
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.opencode import endpoints, transport, wire
+from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
+from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, MAX_ANSWER_BYTES, TRANSPORT_ERRORS, Timeouts
+from nubabel_workers.adapters.opencode.wire import Answer, Call
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class CallReport:
+    """What a metrics hook is told of every call. status: None when no answer came."""
+
+    name: str
+    status: int | None
+    seconds: float
+
+
+OnCall = Callable[[CallReport], None]
+
+
+class _Connection:
+    """What both clients know of their server."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        username: str = wire.DEFAULT_USERNAME,
+        password: SecretStr | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        on_call: OnCall | None = None,
+    ) -> None:
+        """password: None for a server without one. on_call: called after every call, answered or not."""
+        self.base_url = wire.checked_base_url(base_url)
+        self._authorization = wire.basic_authorization(username, password)
+        self._timeouts = timeouts
+        self._on_call = on_call
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r})"
+
+    def _request(self, http: "httpx.AsyncClient | httpx.Client", call: Call[_T], total_s: float) -> httpx.Request:
+        headers = {"accept-encoding": "identity"}
+        if self._authorization is not None:
+            headers["authorization"] = self._authorization.get_secret_value()
+        if call.body is not None:
+            headers["content-type"] = "application/json"
+        read_s, connect_s = min(self._timeouts.read_s, total_s), min(self._timeouts.connect_s, total_s)
+        timeout = httpx.Timeout(connect=connect_s, pool=connect_s, read=read_s, write=read_s)
+        url = self.base_url + call.target
+        return http.build_request(call.method, url, content=call.body, headers=headers, timeout=timeout)
+
+    def _report(self, call: Call[_T], answer: Answer | None, started: float) -> None:
+        if self._on_call is not None:
+            status = answer.status if answer is not None else None
+            self._on_call(CallReport(call.name, status, time.monotonic() - started))
+
+
+def _failure(call: Call[_T], error: BaseException) -> Exception:
+    told = wire.no_answer if transport.was_sent(error) else wire.not_sent
+    return told(call, transport.reason(error))
+
+
+def _answer(response: httpx.Response, body: bytearray) -> Answer:
+    return Answer(response.status_code, response.headers, bytes(body))
+
+
+def _extend(body: bytearray, chunk: bytes) -> None:
+    body += chunk
+    if len(body) > MAX_ANSWER_BYTES:
+        raise UnexpectedAnswerError(f"OpenCode's answer is longer than {MAX_ANSWER_BYTES} bytes")
+
+
+def _async(
+    endpoint: Callable[_P, Call[_T]],
+) -> "Callable[Concatenate[OpenCodeClient, _P], Coroutine[None, None, _T]]":
+    @functools.wraps(endpoint)
+    async def method(self: "OpenCodeClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self.call(endpoint(*args, **kwargs))
+
+    return method
+
+
+def _sync(endpoint: Callable[_P, Call[_T]]) -> "Callable[Concatenate[SyncOpenCodeClient, _P], _T]":
+    @functools.wraps(endpoint)
+    def method(self: "SyncOpenCodeClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return self.call(endpoint(*args, **kwargs))
+
+    return method
+
+
+class OpenCodeClient(_Connection):
+    """One server, async. Methods and their arguments: see `endpoints`; errors: see `domain.errors`."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        base_url: str,
+        *,
+        username: str = wire.DEFAULT_USERNAME,
+        password: SecretStr | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        on_call: OnCall | None = None,
+    ) -> None:
+        """http: from `new_http_client()`, shared by everything in the process, closed by whoever made it."""
+        super().__init__(base_url, username=username, password=password, timeouts=timeouts, on_call=on_call)
+        self._http = http
+
+    async def call(self, call: Call[_T], *, timeout_s: float | None = None) -> _T:
+        """Send and decode. timeout_s: for all of it, instead of the usual limit.
+
+        Raises UnavailableError when nothing was sent, UncertainError when a call that must not be repeated blindly got
+        no clear answer, and otherwise what the answer says.
+        """
+        total_s = self._timeouts.total_s if timeout_s is None else timeout_s
+        answer: Answer | None = None
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(total_s):
+                answer = await self._exchange(self._request(self._http, call, total_s))
+        except TRANSPORT_ERRORS as error:
+            raise _failure(call, error) from error
+        finally:
+            self._report(call, answer, started)
+        return wire.read_answer(call, answer)
+
+    async def _exchange(self, request: httpx.Request) -> Answer:
+        response = await self._http.send(request, stream=True)
+        try:
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                _extend(body, chunk)
+            return _answer(response, body)
+        finally:
+            await response.aclose()
+
+    health = _async(endpoints.health)
+    create_session = _async(endpoints.create_session)
+    get_session = _async(endpoints.get_session)
+    update_session = _async(endpoints.update_session)
+    delete_session = _async(endpoints.delete_session)
+    children = _async(endpoints.children)
+    submit_prompt = _async(endpoints.submit_prompt)
+    list_messages = _async(endpoints.list_messages)
+    get_message = _async(endpoints.get_message)
+    session_status = _async(endpoints.session_status)
+    abort = _async(endpoints.abort)
+    agents = _async(endpoints.agents)
+    config = _async(endpoints.config)
+    providers = _async(endpoints.providers)
+    list_permissions = _async(endpoints.list_permissions)
+    reply_permission = _async(endpoints.reply_permission)
+    list_questions = _async(endpoints.list_questions)
+    reject_question = _async(endpoints.reject_question)
+    dispose = _async(endpoints.dispose)
+
+
+class SyncOpenCodeClient(_Connection):
+    """The same for code without an event loop. Threads may share it."""
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        base_url: str,
+        *,
+        username: str = wire.DEFAULT_USERNAME,
+        password: SecretStr | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        on_call: OnCall | None = None,
+    ) -> None:
+        """http: from `new_sync_http_client()`, closed by whoever made it."""
+        super().__init__(base_url, username=username, password=password, timeouts=timeouts, on_call=on_call)
+        self._http = http
+
+    def call(self, call: Call[_T], *, timeout_s: float | None = None) -> _T:
+        """As OpenCodeClient.call. The limit is looked at between two pieces of the answer."""
+        total_s = self._timeouts.total_s if timeout_s is None else timeout_s
+        answer: Answer | None = None
+        started = time.monotonic()
+        try:
+            answer = self._exchange(self._request(self._http, call, total_s), deadline=started + total_s)
+        except TRANSPORT_ERRORS as error:
+            raise _failure(call, error) from error
+        finally:
+            self._report(call, answer, started)
+        return wire.read_answer(call, answer)
+
+    def _exchange(self, request: httpx.Request, *, deadline: float) -> Answer:
+        response = self._http.send(request, stream=True)
+        try:
+            body = bytearray()
+            for chunk in response.iter_bytes():
+                _extend(body, chunk)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+            return _answer(response, body)
+        finally:
+            response.close()
+
+    health = _sync(endpoints.health)
+    create_session = _sync(endpoints.create_session)
+    get_session = _sync(endpoints.get_session)
+    update_session = _sync(endpoints.update_session)
+    delete_session = _sync(endpoints.delete_session)
+    children = _sync(endpoints.children)
+    submit_prompt = _sync(endpoints.submit_prompt)
+    list_messages = _sync(endpoints.list_messages)
+    get_message = _sync(endpoints.get_message)
+    session_status = _sync(endpoints.session_status)
+    abort = _sync(endpoints.abort)
+    agents = _sync(endpoints.agents)
+    config = _sync(endpoints.config)
+    providers = _sync(endpoints.providers)
+    list_permissions = _sync(endpoints.list_permissions)
+    reply_permission = _sync(endpoints.reply_permission)
+    list_questions = _sync(endpoints.list_questions)
+    reject_question = _sync(endpoints.reject_question)
+    dispose = _sync(endpoints.dispose)

@@ -1,0 +1,105 @@
+"""What an OpenCode server's event stream says, reduced to what somebody here acts on. Hints, never proof."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nubabel_workers.domain.verdict import SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConnected:
+    """First event of a stream. There is no replay: what happened before must be read over HTTP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Sent every 10 s: the stream lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disposed:
+    """A directory was unloaded; what ran in it was aborted. None: the whole server."""
+
+    directory: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIdle:
+    """Nothing runs in the session any more; may come twice, before the final message, or without any answer."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    session_id: str
+    state: SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class SessionError:
+    """Something failed; the run may go on all the same (after an overflow). session_id may be missing.
+
+    The only news of a prompt with an unknown agent. message: one bounded line for operators, never for users.
+    """
+
+    session_id: str | None
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUpdate:
+    """A tool call began, ended or changed its title. status: pending, running, completed or error."""
+
+    session_id: str
+    message_id: str
+    call_id: str
+    tool: str
+    status: str
+    title: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer's text while it is written; only of watched sessions."""
+
+    session_id: str
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionAsked:
+    """A tool call waits for a permission. directory: needed to reply."""
+
+    id: str
+    session_id: str
+    permission: str
+    patterns: tuple[str, ...]
+    directory: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAsked:
+    """The model waits for an answer. directory: needed to reply."""
+
+    id: str
+    session_id: str
+    questions: Sequence[Mapping[str, Any]]
+    directory: str | None
+
+
+ServerEvent = (
+    ServerConnected
+    | Heartbeat
+    | Disposed
+    | SessionIdle
+    | SessionStatus
+    | SessionError
+    | ToolUpdate
+    | TextDelta
+    | PermissionAsked
+    | QuestionAsked
+)

@@ -1,0 +1,96 @@
+"""The ports that the services know OpenCode by, on top of the client."""
+
+from collections.abc import Mapping, Sequence
+
+import httpx
+
+from nubabel_workers.adapters.opencode import endpoints
+from nubabel_workers.adapters.opencode.client import OnCall, OpenCodeClient
+from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, Timeouts
+from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.verdict import RunMessage, SessionState
+
+
+class HttpOpenCodeServer:
+    """Implements ports.OpenCodeServer."""
+
+    def __init__(self, client: OpenCodeClient) -> None:
+        self._client = client
+
+    async def create_session(self, *, title: str, metadata: Mapping[str, str], directory: str | None) -> str:
+        return (await self._client.create_session(title=title, metadata=metadata, directory=directory)).id
+
+    async def submit(
+        self,
+        opencode_session_id: str,
+        *,
+        message_id: str,
+        parts: Sequence[PromptPart],
+        agent: str | None,
+        model: str | None,
+        system: str | None,
+        timeout_s: float,
+    ) -> None:
+        prompt = endpoints.submit_prompt(
+            opencode_session_id, message_id=message_id, parts=parts, agent=agent, model=model, system=system
+        )
+        await self._client.call(prompt, timeout_s=timeout_s)
+
+    async def run_messages(self, opencode_session_id: str, *, limit: int = 200) -> list[RunMessage]:
+        return (await self._client.list_messages(opencode_session_id, limit=limit)).messages
+
+    async def has_message(self, opencode_session_id: str, message_id: str) -> bool:
+        try:
+            await self._client.get_message(opencode_session_id, message_id)
+        except NotFoundError:
+            return False
+        return True
+
+    async def busy_sessions(self, directory: str | None) -> Mapping[str, SessionState]:
+        return await self._client.session_status(directory)
+
+    async def abort(self, opencode_session_id: str) -> None:
+        await self._client.abort(opencode_session_id)
+
+    async def reject_permission(self, request_id: str, *, directory: str | None, message: str) -> None:
+        await self._client.reply_permission(request_id, allow=False, message=message, directory=directory)
+
+    async def reject_question(self, request_id: str, *, directory: str | None) -> None:
+        await self._client.reject_question(request_id, directory=directory)
+
+    async def agents(self, directory: str | None) -> list[str]:
+        return [agent.name for agent in await self._client.agents(directory)]
+
+    async def version(self) -> str:
+        return (await self._client.health()).version
+
+
+class HttpOpenCodeServers:
+    """Implements ports.OpenCodeServers over one HTTP client; a server's client is kept until its access changes."""
+
+    def __init__(
+        self, http: httpx.AsyncClient, *, timeouts: Timeouts = DEFAULT_TIMEOUTS, on_call: OnCall | None = None
+    ) -> None:
+        self._http = http
+        self._timeouts = timeouts
+        self._on_call = on_call
+        self._servers: dict[str, tuple[tuple[str, str, str], HttpOpenCodeServer]] = {}
+
+    def server(self, instance: Instance) -> OpenCodeServer:
+        password = instance.password.get_secret_value() if instance.password is not None else ""
+        access = (instance.url, instance.username, password)
+        known = self._servers.get(instance.id)
+        if known is None or known[0] != access:
+            client = OpenCodeClient(
+                self._http,
+                instance.url,
+                username=instance.username,
+                password=instance.password,
+                timeouts=self._timeouts,
+                on_call=self._on_call,
+            )
+            known = (access, HttpOpenCodeServer(client))
+            self._servers[instance.id] = known
+        return known[1]
