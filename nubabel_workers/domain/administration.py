@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.executions import ExecutionError, Status
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
 from nubabel_workers.domain.tenants import ServiceToken
@@ -60,7 +61,7 @@ class Installation:
     bot_token: SecretStr
     bot_id: str | None = None
     app_id: str | None = None
-    scopes: str = ""
+    scopes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -145,9 +146,36 @@ class Delivery:
 
 
 @dataclass(frozen=True)
+class SessionWait:
+    """What kept a session busy when a request came into it. until: None while it still does."""
+
+    execution_id: ExecutionId
+    until: datetime | None
+
+
+@dataclass(frozen=True)
+class DeadLetterGroup:
+    """Dead letters of one queue that were set aside for the same reason."""
+
+    reason: DeadLetterReason
+    queue: str
+    task: str
+    count: int
+    oldest: datetime
+    newest: datetime
+    sample_id: str  # the newest one
+    sample_error: str
+
+
+@dataclass(frozen=True)
 class RotationReport:
     """What `keys rotate` did. unreadable: (table, row id) that no configured key decrypts; they were left alone."""
 
     rotated: int = 0
     current: int = 0  # under the first key already
     unreadable: tuple[tuple[str, str], ...] = ()
+
+    def __add__(self, other: "RotationReport") -> "RotationReport":
+        return RotationReport(
+            self.rotated + other.rotated, self.current + other.current, self.unreadable + other.unreadable
+        )

@@ -1,6 +1,5 @@
 """Organizations, as operators create and change them. Every change carries its audit entry."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -67,20 +66,14 @@ class PostgresOrganizations:
         *,
         busy_policy: BusyPolicy | None,
         plan: str | None,
-        limits: Mapping[str, Any] | None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
-        changes = {"busy_policy": busy_policy, "plan": plan, "limits": dict(limits) if limits is not None else None}
+        changes = {"busy_policy": busy_policy.value if busy_policy else None, "plan": plan}
         detail = {name: value for name, value in changes.items() if value is not None}
         return await self._change(
-            "busy_policy = coalesce(%(busy_policy)s, busy_policy), plan = coalesce(%(plan)s, plan),"
-            " limits = coalesce(%(limits)s::jsonb, limits)",
-            {
-                "busy_policy": busy_policy.value if busy_policy else None,
-                "plan": plan,
-                "limits": Jsonb(dict(limits)) if limits is not None else None,
-            },
+            "busy_policy = coalesce(%(busy_policy)s, busy_policy), plan = coalesce(%(plan)s, plan)",
+            changes,
             AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, detail),
         )
 

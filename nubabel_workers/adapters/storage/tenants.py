@@ -128,19 +128,6 @@ class PostgresTenants:
         self._workspaces.clear()
         self._installations.clear()
 
-    async def open_executions(self, organization_id: str, workspace_id: str) -> list[str]:
-        """Ids of the workspace's executions that are not final, oldest first: to be cancelled when it ends."""
-        rows = await self._database.tenant(organization_id).all(
-            """
-            SELECT id FROM executions
-            WHERE organization_id = %(organization_id)s AND workspace_id = %(workspace_id)s AND finished_at IS NULL
-              AND status IN ('queued', 'dispatching', 'running', 'waiting_input', 'waiting_budget')
-            ORDER BY position
-            """,
-            {"organization_id": organization_id, "workspace_id": workspace_id},
-        )
-        return [row["id"] for row in rows]
-
     async def token(self, token_hash: bytes) -> ServiceToken | None:
         """None unless it may be used now: not revoked, not expired, its organization not disabled."""
         found = self._tokens.get(token_hash)

@@ -97,7 +97,7 @@ class PostgresWorkspaces:
             "bot_user_id": installation.bot_user_id,
             "bot_id": installation.bot_id,
             "app_id": installation.app_id,
-            "scopes": installation.scopes,
+            "scopes": ",".join(installation.scopes),
             "bot_token": self._cipher.encrypt(
                 installation.bot_token, SecretPurpose.BOT_TOKEN, organization_id, workspace_id
             ),

@@ -1,0 +1,173 @@
+"""What the operators' services need from the outside; the ports of everything else are in `ports`.
+
+Every change names its actor and is written to the audit log in the same transaction.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.administration import (
+    AuditEntry,
+    DeadLetterGroup,
+    Delivery,
+    ExecutionSummary,
+    Installation,
+    RotationReport,
+    SessionWait,
+    SubmitKeySummary,
+    WorkspaceSummary,
+)
+from nubabel_workers.domain.dead_letters import DeadLetterStatus
+from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
+
+
+class OrganizationRegistry(Protocol):
+    async def create(self, organization: Organization, *, actor: str) -> Organization | None:
+        """None when another organization has that name already (ignoring case)."""
+        ...
+
+    async def named(self, id_or_name: str) -> list[Organization]:
+        """The one with that id, or all with that name (ignoring case)."""
+        ...
+
+    async def set_policy(
+        self,
+        organization_id: str,
+        *,
+        busy_policy: BusyPolicy | None,
+        plan: str | None,
+        actor: str,
+    ) -> Organization | None:
+        """Change what is given, leave the rest; None when there is no such organization."""
+        ...
+
+    async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None: ...
+
+    async def set_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, actor: str
+    ) -> Organization | None: ...
+
+    async def list(self) -> list[Organization]: ...
+
+
+class WorkspaceRegistry(Protocol):
+    async def installed(self, installation_key: str) -> WorkspaceSummary | None:
+        """Whoever it belongs to."""
+        ...
+
+    async def save(
+        self, organization_id: str, workspace_id: str, installation: Installation, *, actor: str
+    ) -> WorkspaceSummary | None:
+        """Install, or install again; None when the installation is not this organization's workspace of that id."""
+        ...
+
+    async def find(self, workspace_id: str) -> WorkspaceSummary | None: ...
+
+    async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
+        """False when it had ended before."""
+        ...
+
+    async def list(self, organization_id: str | None) -> list[WorkspaceSummary]: ...
+
+
+class AccessRegistry(Protocol):
+    async def add_token(
+        self,
+        token_id: str,
+        token_hash: bytes,
+        *,
+        organization_id: str | None,
+        name: str,
+        role: TokenRole,
+        expires_in_s: float | None,
+        actor: str,
+    ) -> ServiceToken: ...
+
+    async def tokens(self, organization_id: str | None) -> list[ServiceToken]: ...
+
+    async def revoke_token(self, token_id: str, *, actor: str) -> datetime | None:
+        """When it was revoked (at first); None when there is no such token."""
+        ...
+
+    async def add_submit_key(
+        self, key_id: str, secret: SecretStr, *, organization_id: str, name: str, actor: str
+    ) -> SubmitKeySummary: ...
+
+    async def submit_keys(self, organization_id: str | None) -> list[SubmitKeySummary]: ...
+
+    async def revoke_submit_key(self, key_id: str, *, actor: str) -> datetime | None: ...
+
+
+class InstanceRegistry(Protocol):
+    async def find(self, instance_id: str) -> Instance | None: ...
+
+    async def by_url(self, url: str) -> Instance | None: ...
+
+    async def add(self, instance: Instance, *, actor: str) -> Instance | None:
+        """Add a server, or bring a removed one of the same id back; None when the URL is in use under another id."""
+        ...
+
+    async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
+        """Return whether it changed. only_if_idle: not while an execution occupies it."""
+        ...
+
+
+class KeyRotation(Protocol):
+    async def rotate(self) -> RotationReport: ...
+
+
+class AuditTrail(Protocol):
+    async def add(self, entry: AuditEntry) -> None: ...
+
+    async def list(self, *, organization_id: str | None, limit: int) -> list[AuditEntry]: ...
+
+
+class WorkspaceCanceller(Protocol):
+    async def cancel_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> list[str]:
+        """Cancel everything that a Slack workspace asked for; return the ids."""
+        ...
+
+
+class BotIdentity(Protocol):
+    """Whose token it is. Values that Slack left out are empty."""
+
+    @property
+    def team_id(self) -> str: ...
+    @property
+    def team_name(self) -> str: ...
+    @property
+    def bot_user_id(self) -> str: ...
+    @property
+    def bot_id(self) -> str: ...
+    @property
+    def enterprise_id(self) -> str | None: ...
+
+
+class SlackIdentity(Protocol):
+    async def auth_test(self, token: SecretStr) -> BotIdentity:
+        """Raises CredentialsError when Slack refuses the token."""
+        ...
+
+
+class ExecutionReports(Protocol):
+    async def organization_of(self, execution_id: str) -> str | None: ...
+
+    async def deliveries(self, organization_id: str, execution_id: str) -> list[Delivery]: ...
+
+    async def session_wait(self, organization_id: str, execution_id: str) -> SessionWait | None:
+        """The last earlier execution of the session that was not over when this one came; None if there was none."""
+        ...
+
+    async def list(
+        self, *, organization_id: str | None, statuses: frozenset[Status] | None, limit: int
+    ) -> list[ExecutionSummary]: ...
+
+
+class DeadLetterReports(Protocol):
+    async def groups(self, *, organization_id: str | None, status: DeadLetterStatus) -> Sequence[DeadLetterGroup]:
+        """Largest group first."""
+        ...

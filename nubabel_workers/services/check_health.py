@@ -1,0 +1,129 @@
+"""Look at everything that the system depends on, and say in plain words what to do about what is broken."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from nubabel_workers.domain.administration import WorkspaceSummary
+from nubabel_workers.domain.administration_ports import SlackIdentity, WorkspaceRegistry
+from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError
+from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.manage_instances import ManageInstances
+
+_MAX_WORKSPACES = 20  # asked per run: Slack counts the calls
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing to look at. check returns words about what it found, or raises NubabelError."""
+
+    name: str
+    check: Callable[[], Awaitable[str]]
+    advice: str  # what to do when it fails
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""  # empty when all is well
+    latency_ms: float = 0.0
+
+
+class CheckHealth:
+    """dependencies: what can be asked without knowing any row; what is found in rows is looked at after them."""
+
+    def __init__(
+        self,
+        dependencies: Sequence[Probe],
+        instances: InstanceStore,
+        manage_instances: ManageInstances,
+        workspaces: WorkspaceRegistry,
+        tenants: TenantStore,
+        slack: SlackIdentity,
+        clock: Clock,
+        *,
+        timeout_s: float = 8.0,
+    ) -> None:
+        self._dependencies = dependencies
+        self._instances = instances
+        self._manage_instances = manage_instances
+        self._workspaces = workspaces
+        self._tenants = tenants
+        self._slack = slack
+        self._clock = clock
+        self._timeout_s = timeout_s
+
+    async def run(self) -> list[Finding]:
+        """Each look within timeout_s seconds, those that don't depend on each other at once."""
+        findings = await self._look_at_all(self._dependencies)
+        for expand in (self._instance_probes, self._workspace_probes):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    probes = await expand()
+            except (NubabelError, TimeoutError):
+                continue  # the database is away, which has its own line
+            findings += await self._look_at_all(probes)
+        return findings
+
+    async def _look_at_all(self, probes: Sequence[Probe]) -> list[Finding]:
+        return list(await asyncio.gather(*(self._look_at(probe) for probe in probes)))
+
+    async def _look_at(self, probe: Probe) -> Finding:
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                detail, ok = await probe.check(), True
+        except TimeoutError:
+            detail, ok = f"no answer within {self._timeout_s:g} s", False
+        except NubabelError as error:
+            detail, ok = str(error), False
+        latency_ms = (self._clock.monotonic() - started) * 1000
+        return Finding(probe.name, ok, detail, "" if ok else probe.advice, round(latency_ms, 1))
+
+    async def _instance_probes(self) -> list[Probe]:
+        instances = await self._instances.loads()
+        if not any(instance.status == "active" for instance in instances):
+            return [Probe("OpenCode", _no_instance, "register a server: nubabel instances add http://host:4096")]
+        return [self._instance_probe(instance) for instance in instances]
+
+    def _instance_probe(self, instance: Instance) -> Probe:
+        async def check() -> str:
+            found = await self._manage_instances.look_at(instance)
+            if found.problem is not None:
+                raise PermanentError(found.problem, code="instance_unfit")
+            busy = f"{instance.in_flight}/{instance.capacity_runs} runs"
+            return f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
+
+        return Probe(
+            f"OpenCode {instance.id}",
+            check,
+            f"see whether the server at {instance.url} runs, and whether user and password are its own; to take it out"
+            f" of use: nubabel instances drain {instance.id}",
+        )
+
+    async def _workspace_probes(self) -> list[Probe]:
+        active = [one for one in await self._workspaces.list(None) if one.active]
+        return [self._workspace_probe(one) for one in active[:_MAX_WORKSPACES]]
+
+    def _workspace_probe(self, summary: WorkspaceSummary) -> Probe:
+        async def check() -> str:
+            workspace = await self._tenants.workspace(summary.organization_id, summary.id)
+            if workspace is None or not workspace.active:
+                return "ended, or its organization is disabled: nothing to check"
+            bot = await self._slack.auth_test(workspace.bot_token)
+            if bot.team_id != workspace.team_id:
+                raise CredentialsError(f"the stored token belongs to the workspace {bot.team_id}")
+            return f"{bot.team_name or bot.team_id}, bot {bot.bot_user_id}"
+
+        return Probe(
+            f"Slack {summary.team_name or summary.team_id}",
+            check,
+            f"install the app again, or give a new token: nubabel workspaces add {summary.organization_id}",
+        )
+
+
+async def _no_instance() -> str:
+    raise PermanentError("no active OpenCode server is registered", code="no_instance")

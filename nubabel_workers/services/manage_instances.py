@@ -1,0 +1,151 @@
+"""Register OpenCode servers, take them out of use, look whether they are fit for work."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.administration_ports import InstanceRegistry
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.ports import Chance, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.tenants import Instance, Organization
+
+
+@dataclass(frozen=True)
+class NewInstance:
+    """What an operator says about a server. Counts left out have the settings' defaults."""
+
+    url: str
+    username: str
+    password: SecretStr | None
+    capacity_runs: int
+    submits_per_second: int
+    directory: str | None = None
+    organization: Organization | None = None  # dedicated to it; None is shared
+
+
+@dataclass(frozen=True)
+class InstanceCheck:
+    """What a server answered. problem: None when it is fit for work."""
+
+    instance: Instance
+    version: str = ""
+    agents: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class ManageInstances:
+    """agent_prefix: how the name of the agent begins that works by default."""
+
+    def __init__(
+        self,
+        registry: InstanceRegistry,
+        instances: InstanceStore,
+        servers: OpenCodeServers,
+        chance: Chance,
+        *,
+        agent_prefix: str,
+    ) -> None:
+        self._registry = registry
+        self._instances = instances
+        self._servers = servers
+        self._chance = chance
+        self._agent_prefix = agent_prefix
+
+    async def add(self, new: NewInstance, *, actor: str) -> Instance:
+        """Register a server; one that was removed comes back with the new values."""
+        url = checked_url(new.url)
+        if new.capacity_runs < 1 or new.submits_per_second < 1:
+            raise InvalidInputError("capacity and submits per second must be at least 1")
+        before = await self._registry.by_url(url)
+        if before is not None and before.status != "removed":
+            raise InvalidInputError(f"{url} is registered already, as {before.id} ({before.status})")
+        instance = Instance(
+            id=before.id if before is not None else InstanceId(self._chance.new_id("ins")),
+            url=url,
+            username=new.username,
+            password=new.password,
+            directory=new.directory,
+            organization_id=new.organization.id if new.organization else None,
+            capacity_runs=new.capacity_runs,
+            submits_per_second=new.submits_per_second,
+        )
+        added = await self._registry.add(instance, actor=actor)
+        if added is None:
+            raise InvalidInputError(f"{url} has just been registered by somebody else")
+        return added
+
+    async def list(self) -> list[Instance]:
+        return await self._instances.loads()
+
+    async def drain(self, instance_id: str, *, actor: str) -> Instance:
+        """No new runs; what runs there goes on."""
+        return await self._set_status(instance_id, "draining", actor=actor)
+
+    async def activate(self, instance_id: str, *, actor: str) -> Instance:
+        return await self._set_status(instance_id, "active", actor=actor)
+
+    async def remove(self, instance_id: str, *, force: bool, actor: str) -> Instance:
+        """Raises InvalidInputError while executions occupy it, unless forced: those will be run again elsewhere."""
+        instance = await self._existing(instance_id)
+        changed = await self._registry.set_status(instance.id, "removed", only_if_idle=not force, actor=actor)
+        now = await self._existing(instance_id)
+        if not changed and now.status != "removed":
+            raise InvalidInputError(
+                f"{now.in_flight} executions are running on {instance.id}: drain it and wait, or force the removal"
+            )
+        return now
+
+    async def check(self, instance_id: str) -> InstanceCheck:
+        """Ask the server for its version and agents, and write down what came of it."""
+        return await self.look_at(await self._existing(instance_id))
+
+    async def look_at(self, instance: Instance) -> InstanceCheck:
+        found = await self._ask(instance)
+        await self._instances.report_health(
+            instance.id,
+            healthy=found.problem is None,
+            detail=found.problem or "",
+            version=found.version,
+            agents=found.agents,
+        )
+        return found
+
+    async def _ask(self, instance: Instance) -> InstanceCheck:
+        server = self._servers.server(instance)
+        try:
+            version = await server.version()
+            agents = tuple(await server.agents(instance.directory))
+        except NubabelError as error:
+            return InstanceCheck(instance, problem=str(error))
+        if not any(agent.startswith(self._agent_prefix) for agent in agents):
+            known = ", ".join(agents) or "none"
+            problem = f"it has no agent whose name begins with {self._agent_prefix!r} (it has: {known})"
+            return InstanceCheck(instance, version, agents, problem)
+        return InstanceCheck(instance, version, agents)
+
+    async def _set_status(self, instance_id: str, status: str, *, actor: str) -> Instance:
+        instance = await self._existing(instance_id)
+        if instance.status == "removed":
+            raise InvalidInputError(f"{instance.id} was removed; add its URL again to bring it back")
+        await self._registry.set_status(instance.id, status, only_if_idle=False, actor=actor)
+        return await self._existing(instance_id)
+
+    async def _existing(self, instance_id: str) -> Instance:
+        instance = await self._registry.find(instance_id)
+        if instance is None:
+            raise NotFoundError(f"there is no OpenCode server {instance_id!r}; `nubabel instances list` shows them")
+        return instance
+
+
+def checked_url(text: str) -> str:
+    """The server's address without a slash at its end. Raises InvalidInputError."""
+    parts = urlsplit(text.strip())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise InvalidInputError("an OpenCode server's URL looks like http://host:4096 or https://host")
+    if parts.username or parts.password:
+        raise InvalidInputError("leave the password out of the URL: it is read from standard input or the environment")
+    if parts.query or parts.fragment:
+        raise InvalidInputError("an OpenCode server's URL has no ?query and no #fragment")
+    return text.strip().rstrip("/")

@@ -1,0 +1,90 @@
+"""Create organizations, change their policies, disable them, give them a secret for their webhooks."""
+
+from collections.abc import Callable
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.administration_ports import OrganizationRegistry
+from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.names import checked_name
+from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.tenants import BusyPolicy, Organization
+
+DEFAULT_PLAN = "default"
+
+
+class ManageOrganizations:
+    """random_bytes: a cryptographic source, e.g. `secrets.token_bytes`."""
+
+    def __init__(
+        self, organizations: OrganizationRegistry, chance: Chance, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self._organizations = organizations
+        self._chance = chance
+        self._random_bytes = random_bytes
+
+    async def create(
+        self, name: str, *, plan: str = DEFAULT_PLAN, busy_policy: BusyPolicy = BusyPolicy.QUEUE, actor: str
+    ) -> Organization:
+        """Raises InvalidInputError when the name is taken."""
+        new = Organization(
+            OrganizationId(self._chance.new_id("org")),
+            checked_name(name, "an organization's name"),
+            checked_name(plan, "a plan"),
+            busy_policy,
+        )
+        created = await self._organizations.create(new, actor=actor)
+        if created is None:
+            raise InvalidInputError(f"an organization named {new.name!r} exists already: choose another name")
+        return created
+
+    async def list(self, *, include_disabled: bool = True) -> list[Organization]:
+        found = await self._organizations.list()
+        return [one for one in found if include_disabled or one.disabled_at is None]
+
+    async def resolve(self, id_or_name: str) -> Organization:
+        """The organization that a person means. Raises NotFoundError; InvalidInputError when several have the name."""
+        found = await self._organizations.named(id_or_name)
+        exact = [one for one in found if one.id == id_or_name]
+        if exact:
+            return exact[0]
+        if not found:
+            raise NotFoundError(f"there is no organization {id_or_name!r}; `nubabel orgs list` shows them")
+        if len(found) > 1:
+            ids = ", ".join(one.id for one in found)
+            raise InvalidInputError(f"several organizations are named {id_or_name!r}: use one of the ids {ids}")
+        return found[0]
+
+    async def set_policy(
+        self, organization: Organization, *, busy_policy: BusyPolicy | None, plan: str | None, actor: str
+    ) -> Organization:
+        """Change what is given. Raises InvalidInputError when nothing is."""
+        if busy_policy is None and plan is None:
+            raise InvalidInputError("nothing to change: give a busy policy or a plan")
+        plan = checked_name(plan, "a plan") if plan is not None else None
+        changed = await self._organizations.set_policy(organization.id, busy_policy=busy_policy, plan=plan, actor=actor)
+        return _still_there(changed, organization)
+
+    async def disable(self, organization: Organization, *, actor: str) -> Organization:
+        """From now on its tokens, keys and workspaces are refused; what it has running goes on."""
+        changed = await self._organizations.set_disabled(organization.id, disabled=True, actor=actor)
+        return _still_there(changed, organization)
+
+    async def enable(self, organization: Organization, *, actor: str) -> Organization:
+        changed = await self._organizations.set_disabled(organization.id, disabled=False, actor=actor)
+        return _still_there(changed, organization)
+
+    async def new_webhook_secret(self, organization: Organization, *, actor: str) -> SecretStr:
+        """Replaces the one before, at once. The result can be shown this once."""
+        secret = webhook_secret_text(self._random_bytes(ENTROPY_BYTES))
+        changed = await self._organizations.set_webhook_secret(organization.id, secret, actor=actor)
+        _still_there(changed, organization)
+        return secret
+
+
+def _still_there(changed: Organization | None, organization: Organization) -> Organization:
+    if changed is None:
+        raise NotFoundError(f"the organization {organization.id} does not exist any more")
+    return changed
