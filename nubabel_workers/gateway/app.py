@@ -1,0 +1,44 @@
+"""The gateway's application: routes, what surrounds every request, and how errors look."""
+
+from fastapi import FastAPI
+
+from nubabel_workers.gateway.body_limit import BodyLimit
+from nubabel_workers.gateway.dependencies import GatewayParts
+from nubabel_workers.gateway.metrics import GatewayMetrics, SystemGauges
+from nubabel_workers.gateway.openapi import describe
+from nubabel_workers.gateway.problems import install_problem_handlers
+from nubabel_workers.gateway.readiness import Readiness
+from nubabel_workers.gateway.request_context import RequestContext
+from nubabel_workers.gateway.routes import events, executions, health, metrics
+
+_TAGS = [
+    {"name": "executions", "description": "Requests and what became of them."},
+    {"name": "operations", "description": "For those who run it."},
+]
+
+
+def create_app(parts: GatewayParts) -> FastAPI:
+    """Nothing is connected or started here; the parts are opened and closed by whoever made them."""
+    app = FastAPI(
+        openapi_tags=_TAGS,
+        redirect_slashes=False,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    own = GatewayMetrics()
+    gauges = SystemGauges(parts.maintenance, parts.queues, parts.clock)
+    own.registry.register(gauges)
+    app.state.parts = parts
+    app.state.metrics = own
+    app.state.gauges = gauges
+    app.state.readiness = Readiness(parts.readiness_checks, parts.clock)
+    app.state.streams = events.StreamCounter(own, per_organization=parts.limits.streams_per_organization)
+    for router in (executions.router, events.router, health.router, metrics.router):
+        app.include_router(router)
+    for path, mounted in parts.mounts.items():
+        app.mount(path, mounted)
+    install_problem_handlers(app)
+    describe(app)
+    app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
+    app.add_middleware(RequestContext, metrics=own, chance=parts.chance)  # added last: the outermost
+    return app

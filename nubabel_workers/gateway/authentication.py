@@ -1,0 +1,81 @@
+"""Who is calling: service tokens (RFC 6750 bearer tokens), each bound to one organization."""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated
+
+import structlog
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from nubabel_workers.domain.credentials import hash_service_token, looks_like_service_token
+from nubabel_workers.domain.ports import Clock, TenantStore
+from nubabel_workers.domain.tenants import Organization, ServiceToken, TokenRole
+from nubabel_workers.gateway.dependencies import Parts
+from nubabel_workers.gateway.problems import ProblemError
+
+log = structlog.get_logger(__name__)
+
+_bearer = HTTPBearer(
+    scheme_name="ServiceToken",
+    bearerFormat="nbt_...",
+    description="A service token of an organization: `nubabel tokens create`.",
+    auto_error=False,
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    organization: Organization
+    token_id: str
+    role: TokenRole
+
+
+async def authenticated(
+    request: Request,
+    parts: Parts,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    """The caller, or a 401 or 403 problem. From here on the request's log lines bear the organization."""
+    if credentials is None:
+        raise _unauthorized("send a service token: Authorization: Bearer nbt_...", challenge="Bearer")
+    token = await find_token(credentials.credentials, parts.tenants, parts.clock)
+    if token is None:
+        raise _unauthorized("the token is unknown, expired or revoked", challenge='Bearer error="invalid_token"')
+    caller = await _caller(token, parts.tenants)
+    structlog.contextvars.bind_contextvars(organization_id=caller.organization.id)
+    request.state.organization_id = caller.organization.id
+    return caller
+
+
+Authenticated = Annotated[Caller, Depends(authenticated)]
+
+
+async def find_token(text: str, tenants: TenantStore, clock: Clock) -> ServiceToken | None:
+    """Looked up by hash, so that how long a refusal takes says nothing about any stored token."""
+    if not looks_like_service_token(text):
+        return None
+    token = await tenants.token(hash_service_token(text))
+    if token is None:
+        return None
+    if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= clock.now()):
+        log.info("authentication.token_ended", token_id=token.id)
+        return None
+    return token
+
+
+async def _caller(token: ServiceToken, tenants: TenantStore) -> Caller:
+    if token.organization_id is None:
+        raise _forbidden("token_without_organization", "this token belongs to no organization; take one that does")
+    organization = await tenants.organization(token.organization_id)
+    if organization is None or organization.disabled_at is not None:
+        raise _forbidden("organization_disabled", "this organization is disabled")
+    return Caller(organization, token.id, token.role)
+
+
+def _unauthorized(detail: str, *, challenge: str) -> ProblemError:
+    return ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"www-authenticate": challenge})
+
+
+def _forbidden(code: str, detail: str) -> ProblemError:
+    return ProblemError(HTTPStatus.FORBIDDEN, code, detail)

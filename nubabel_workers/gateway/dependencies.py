@@ -1,0 +1,59 @@
+"""What the routes need, handed to `create_app` in one piece; nothing in here is built by the gateway itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+from starlette.types import ASGIApp
+
+from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
+from nubabel_workers.gateway.metrics import QueueLengths
+from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.submit_execution import SubmitExecution
+
+
+class CancelExecution(Protocol):
+    async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution: ...
+
+
+@dataclass(frozen=True)
+class GatewayLimits:
+    """Bounds of what callers may take, and the pace of event streams. Times in seconds."""
+
+    max_body_bytes: int = 1_048_576
+    body_timeout_s: float = 30.0
+    stream_heartbeat_s: float = 15.0
+    stream_row_check_s: float = 5.0  # how long a stream may be wrong about the end when the cache says nothing
+    stream_max_s: float = 3600.0
+    stream_send_timeout_s: float = 20.0  # a reader that takes nothing for so long is cut off
+    streams_per_organization: int = 200  # at once, per gateway process
+
+
+@dataclass(frozen=True)
+class GatewayParts:
+    """Stores and services that the routes use."""
+
+    submit: SubmitExecution
+    read: ReadExecution
+    cancel: CancelExecution
+    tenants: TenantStore
+    progress: ProgressStream
+    maintenance: MaintenanceStore
+    queues: QueueLengths
+    clock: Clock
+    chance: Chance
+    readiness_checks: Mapping[str, Check] = field(default_factory=dict)
+    mounts: Mapping[str, ASGIApp] = field(default_factory=dict)  # path -> application, e.g. Slack's ingress
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
+
+
+def parts_of(request: Request) -> GatewayParts:
+    parts = request.app.state.parts
+    assert isinstance(parts, GatewayParts)  # noqa: S101 - put there by create_app
+    return parts
+
+
+Parts = Annotated[GatewayParts, Depends(parts_of)]

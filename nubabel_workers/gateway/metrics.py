@@ -1,0 +1,133 @@
+"""What Prometheus reads at /metrics: this process's requests, and the state of the whole system from rows and queues.
+
+Counts over all rows come from the database, so they are the same whichever gateway is asked; they are read at most
+every few seconds, however often somebody scrapes.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.ports import Clock, MaintenanceStore
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_READ_TIMEOUT_S = 3.0
+
+log = structlog.get_logger(__name__)
+
+
+class QueueLengths(Protocol):
+    """How many messages wait at the broker."""
+
+    async def lengths(self) -> Mapping[str, int]:
+        """Queue -> messages."""
+        ...
+
+
+class GatewayMetrics:
+    """This process's own counters, in a registry of their own so that several applications can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ("method", "route")
+        self._requests = Counter(
+            "nubabel_http_requests", "Requests answered.", (*labels, "status"), registry=self.registry
+        )
+        self._duration = Histogram(
+            "nubabel_http_request_duration_seconds",
+            "Time until the answer was complete; for event streams that is their whole life.",
+            labels,
+            registry=self.registry,
+        )
+        self._streams = Gauge("nubabel_http_event_streams", "Open event streams.", registry=self.registry)
+        self._submissions = Counter(
+            "nubabel_submissions", "Requests at the door.", ("source", "outcome"), registry=self.registry
+        )
+
+    def request(self, method: str, route: str, status: int, duration_s: float) -> None:
+        self._requests.labels(method, route, str(int(status))).inc()
+        self._duration.labels(method, route).observe(duration_s)
+
+    def submission(self, source: str, outcome: str) -> None:
+        self._submissions.labels(source, outcome).inc()
+
+    def stream_opened(self) -> None:
+        self._streams.inc()
+
+    def stream_closed(self) -> None:
+        self._streams.dec()
+
+
+class SystemGauges(Collector):
+    """Rows and queues as gauges. refresh() reads them; collect() hands out what was read last."""
+
+    def __init__(
+        self, maintenance: MaintenanceStore, queues: QueueLengths, clock: Clock, *, max_age_s: float = 5.0
+    ) -> None:
+        self._maintenance = maintenance
+        self._queues = queues
+        self._clock = clock
+        self._max_age_s = max_age_s
+        self._rows: Mapping[str, float] = {}
+        self._lengths: Mapping[str, int] = {}
+        self._up = {"database": False, "broker": False}
+        self._read_at: float | None = None
+        self._reading = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        async with self._reading:
+            now = self._clock.monotonic()
+            if self._read_at is not None and now - self._read_at < self._max_age_s:
+                return
+            await asyncio.gather(self._read_rows(), self._read_lengths())
+            self._read_at = self._clock.monotonic()
+
+    async def _read_rows(self) -> None:
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                self._rows = await self._maintenance.gauges()
+            self._up["database"] = True
+        except (NubabelError, TimeoutError) as error:
+            self._lost("database", error)
+            self._rows = {}
+
+    async def _read_lengths(self) -> None:
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                self._lengths = await self._queues.lengths()
+            self._up["broker"] = True
+        except (NubabelError, TimeoutError) as error:
+            self._lost("broker", error)
+            self._lengths = {}
+
+    def _lost(self, source: str, error: Exception) -> None:
+        self._up[source] = False
+        log.warning("metrics.source_unavailable", source=source, error=str(error) or type(error).__name__)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        up = GaugeMetricFamily("nubabel_metrics_source_up", "1 when the last reading worked.", labels=("source",))
+        for source, is_up in self._up.items():
+            up.add_metric((source,), float(is_up))
+        yield up
+        lengths = GaugeMetricFamily("nubabel_queue_messages", "Messages waiting at the broker.", labels=("queue",))
+        for queue, length in sorted(self._lengths.items()):
+            lengths.add_metric((queue,), length)
+        yield lengths
+        for name, value in sorted(self._rows.items()):
+            yield GaugeMetricFamily(metric_name(name), "Read from the database.", value=value)
+
+
+def metric_name(name: str) -> str:
+    """Source of the form: https://prometheus.io/docs/practices/naming/ (prefix, unit spelled out)."""
+    return f"nubabel_{name.removesuffix('_s')}_seconds" if name.endswith("_s") else f"nubabel_{name}"
+
+
+def exposition(metrics: GatewayMetrics) -> bytes:
+    return generate_latest(metrics.registry)

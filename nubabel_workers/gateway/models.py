@@ -1,0 +1,191 @@
+"""What the API shows. Values of the domain are translated here, so that rows may change without the API changing."""
+
+from datetime import datetime
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nubabel_workers.domain.executions import FINAL, EventKind, Execution, Status, TimelineEvent
+from nubabel_workers.services.submit_execution import Submitted
+
+_EXECUTION_ID = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
+_SESSION_ID = "ses_01kahmz7p1v8w3r9d1c5n2k4ye"
+
+
+class SubmittedView(BaseModel):
+    """The request is stored; it will be answered, whatever happens."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": _EXECUTION_ID,
+                "session_id": _SESSION_ID,
+                "status": "queued",
+                "idempotency_key": "order-4711",
+                "repeated": False,
+            }
+        }
+    )
+
+    id: str
+    session_id: str = Field(description="Name it in the next request to continue the conversation.")
+    status: Status
+    idempotency_key: str = Field(description="The one you sent, or the one that was made for this request.")
+    repeated: bool = Field(description="true: the same request had been accepted before, this is that one.")
+
+    @classmethod
+    def of(cls, submitted: Submitted) -> Self:
+        return cls(
+            id=submitted.execution_id,
+            session_id=submitted.session_id,
+            status=submitted.status,
+            idempotency_key=submitted.idempotency_key,
+            repeated=not submitted.created,
+        )
+
+
+class UsageView(BaseModel):
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    total_tokens: int
+    cost_usd: float
+
+
+class ErrorView(BaseModel):
+    code: str = Field(description="Stable machine-readable word.")
+    message: str
+
+
+class ExecutionView(BaseModel):
+    """One request on its way to one outcome."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": _EXECUTION_ID,
+                "session_id": _SESSION_ID,
+                "status": "completed",
+                "final": True,
+                "source": "api",
+                "user_id": "anna",
+                "output": "Three tests were missing; they are in place and pass.",
+                "output_cut": False,
+                "notes": [],
+                "error": None,
+                "usage": {
+                    "input_tokens": 5120,
+                    "output_tokens": 410,
+                    "reasoning_tokens": 96,
+                    "cache_read_tokens": 4096,
+                    "cache_write_tokens": 0,
+                    "total_tokens": 9722,
+                    "cost_usd": 0.031,
+                },
+                "analysis": {"category": "quick", "skills": [], "agent": "Sisyphus"},
+                "metadata": {"order": "4711"},
+                "attempt": 1,
+                "created_at": "2026-11-21T01:20:00.120000Z",
+                "started_at": "2026-11-21T01:20:00.163000Z",
+                "finished_at": "2026-11-21T01:20:41.907000Z",
+                "answer_by": "2026-11-21T02:20:00.120000Z",
+                "deadline_at": "2026-11-21T01:50:00.163000Z",
+                "correlation_id": "req_01kahmz7p1h0v5v6m6bqz0x3jb",
+            }
+        }
+    )
+
+    id: str
+    session_id: str
+    status: Status
+    final: bool = Field(description="true: nothing will change any more.")
+    source: str = Field(description="Where it came from: slack, api, broker or cli.")
+    user_id: str | None
+    output: str | None = Field(description="The answer, in Markdown; null until there is one.")
+    output_cut: bool = Field(description="true: the answer was longer than is kept.")
+    notes: list[str] = Field(description="What should be known beside the answer, e.g. what could not be read.")
+    error: ErrorView | None
+    usage: UsageView | None
+    analysis: dict[str, Any] = Field(description="Category, skills and agent that were chosen; empty until dispatch.")
+    metadata: dict[str, Any] = Field(description="As you sent it.")
+    attempt: int = Field(description="Runs so far.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    answer_by: datetime | None = Field(description="A request that could not be started by then is given up.")
+    deadline_at: datetime | None = Field(description="A run that is not done by then is ended.")
+    correlation_id: str
+
+    @classmethod
+    def of(cls, execution: Execution) -> Self:
+        return cls(
+            id=execution.id,
+            session_id=execution.session_id,
+            status=execution.status,
+            final=execution.status in FINAL,
+            source=execution.source,
+            user_id=execution.user_id,
+            output=execution.output,
+            output_cut=execution.output_cut,
+            notes=list(execution.notes),
+            error=_error(execution),
+            usage=_usage(execution),
+            analysis=dict(execution.analysis),
+            metadata=dict(execution.metadata),
+            attempt=execution.attempt,
+            created_at=execution.created_at,
+            started_at=execution.started_at,
+            finished_at=execution.finished_at,
+            answer_by=execution.answer_by,
+            deadline_at=execution.deadline_at,
+            correlation_id=execution.correlation_id,
+        )
+
+
+class ExecutionList(BaseModel):
+    data: list[ExecutionView]
+
+
+class TimelineEntry(BaseModel):
+    at: datetime
+    kind: EventKind
+    detail: dict[str, Any]
+
+
+class Timeline(BaseModel):
+    """Transitions and milestones in their order: why it took as long as it took."""
+
+    data: list[TimelineEntry]
+
+    @classmethod
+    def of(cls, events: list[TimelineEvent]) -> Self:
+        return cls(data=[TimelineEntry(at=event.at, kind=event.kind, detail=dict(event.detail)) for event in events])
+
+
+class CancelBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    reason: str = Field("cancelled by the caller", min_length=1, max_length=200, description="Shown to who waits.")
+
+
+def _error(execution: Execution) -> ErrorView | None:
+    """The words for operators stay inside."""
+    error = execution.error
+    return None if error is None else ErrorView(code=error.code, message=error.message)
+
+
+def _usage(execution: Execution) -> UsageView | None:
+    usage = execution.usage
+    if usage is None:
+        return None
+    return UsageView(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        total_tokens=usage.total_tokens,
+        cost_usd=usage.cost,
+    )

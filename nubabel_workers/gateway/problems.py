@@ -1,0 +1,212 @@
+"""Every error of the gateway as problem+json (RFC 9457, https://www.rfc-editor.org/rfc/rfc9457).
+
+`code` is the stable machine-readable word; `type` is a URN made of it. What goes wrong inside is told to the log
+alone: the caller gets the correlation id to quote.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    LeaseLostError,
+    NotFoundError,
+    NubabelError,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    UncertainError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+_DEFAULT_RETRY_AFTER_S = 1
+_CODES = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+}
+
+_STATUS_OF_PERMANENT: Mapping[type[PermanentError], HTTPStatus] = {
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    CredentialsError: HTTPStatus.FORBIDDEN,
+}
+
+log = structlog.get_logger(__name__)
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong with one part of the request."""
+
+    location: list[str | int] = Field(description="Where: first `body`, `query`, `path` or `header`, then the names.")
+    message: str
+    type: str = Field(description="Stable word for the kind of error, e.g. `missing`, `extra_forbidden`.")
+
+
+class Problem(BaseModel):
+    """Problem details for HTTP APIs, RFC 9457."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "urn:nubabel:problem:invalid-request",
+                "title": "Unprocessable Content",
+                "status": 422,
+                "detail": "the request does not fit its schema",
+                "instance": "/v1/executions",
+                "code": "invalid_request",
+                "correlation_id": "req_01kahmz7p1h0v5v6m6bqz0x3ja",
+                "errors": [{"location": ["body", "prompt"], "message": "Field required", "type": "missing"}],
+            }
+        }
+    )
+
+    type: str = Field(description="URN that names the kind of problem.")
+    title: str = Field(description="The status in words.")
+    status: int
+    detail: str = Field(description="What happened and, where the caller can do something, what.")
+    instance: str = Field(description="Path of the request.")
+    code: str = Field(description="Stable machine-readable word for the kind of problem.")
+    correlation_id: str = Field(description="Quote it to the operators: their logs have it.")
+    errors: list[FieldError] = Field(default_factory=list, description="The parts of the request that are wrong.")
+
+
+class ProblemError(Exception):
+    """A refusal by the gateway itself; everything in it is shown to the caller."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[FieldError] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.errors = errors
+
+
+def problem_response(scope: Scope, problem: ProblemError) -> JSONResponse:
+    body = Problem(
+        type=f"urn:nubabel:problem:{problem.code.replace('_', '-')}",
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        detail=problem.detail,
+        instance=scope.get("path", ""),
+        code=problem.code,
+        correlation_id=scope.get("state", {}).get("correlation_id", ""),
+        errors=list(problem.errors),
+    )
+    return JSONResponse(
+        body.model_dump(mode="json", exclude_defaults=True),
+        status_code=problem.status,
+        headers=dict(problem.headers or {}),
+        media_type=MEDIA_TYPE,
+    )
+
+
+def from_domain(error: NubabelError) -> ProblemError:
+    """The error tree in HTTP's words. Messages of domain errors hold no secrets; those about our insides stay here."""
+    if isinstance(error, PermanentError):
+        status = _STATUS_OF_PERMANENT.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
+        return ProblemError(status, error.code, str(error))
+    if isinstance(error, RateLimitedError):
+        return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", str(error), headers=_retry_after(error))
+    if isinstance(error, TransientError | LeaseLostError):
+        return ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "temporarily_unavailable",
+            "the request could not be handled now and nothing was done; send it again later",
+            headers=_retry_after(error),
+        )
+    if isinstance(error, UncertainError):
+        return ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "outcome_unknown",
+            "whether the request took effect is unknown; ask, or send it again with the same Idempotency-Key",
+            headers={"retry-after": str(_DEFAULT_RETRY_AFTER_S)},
+        )
+    return internal_error()
+
+
+def internal_error() -> ProblemError:
+    return ProblemError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "something went wrong on our side; the operators find it by the correlation id",
+    )
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Errors of routing, validation and services; what no handler knows is caught by `RequestContext`."""
+    app.add_exception_handler(ProblemError, _answer_refusal)
+    app.add_exception_handler(NubabelError, _answer_domain_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+async def _answer_refusal(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
+    return problem_response(request.scope, error)
+
+
+async def _answer_domain_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, NubabelError)  # noqa: S101 - registered for this class
+    problem = from_domain(error)
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("http.request_failed", error_type=type(error).__name__, error=str(error), code=problem.code)
+    return problem_response(request.scope, problem)
+
+
+async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    errors = [_field_error(found) for found in error.errors()]
+    if any(found.type == "json_invalid" for found in errors):
+        refusal = ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", "the body is not JSON", errors=errors)
+    else:
+        refusal = ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", "the request does not fit its schema", errors=errors
+        )
+    return problem_response(request.scope, refusal)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    status = HTTPStatus(error.status_code)
+    code = _CODES.get(status, status.name.lower())
+    return problem_response(
+        request.scope, ProblemError(status, code, _sentence(status, error.detail), headers=error.headers)
+    )
+
+
+def _sentence(status: HTTPStatus, detail: str) -> str:
+    if status is HTTPStatus.NOT_FOUND and detail == status.phrase:
+        return "there is nothing at this path"
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        return "this path does not know this method; the Allow header names the ones it knows"
+    return detail
+
+
+def _field_error(found: Mapping[str, Any]) -> FieldError:
+    """Without the input that was refused: it may hold anything."""
+    return FieldError(location=list(found["loc"]), message=str(found["msg"]), type=str(found["type"]))
+
+
+def _retry_after(error: NubabelError) -> dict[str, str]:
+    asked_s = error.retry_after_s if isinstance(error, TransientError) else None
+    return {"retry-after": str(max(_DEFAULT_RETRY_AFTER_S, math.ceil(asked_s or 0)))}

@@ -1,0 +1,161 @@
+"""Progress and end of one execution as server-sent events.
+
+Source of the form: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Message, Receive, Scope, Send
+
+from nubabel_workers.gateway.authentication import Authenticated
+from nubabel_workers.gateway.dependencies import Parts
+from nubabel_workers.gateway.event_stream import (
+    END_ID,
+    FROM_THE_BEGINNING,
+    ExecutionEvents,
+    StreamEvent,
+    StreamPace,
+    is_resumable,
+)
+from nubabel_workers.gateway.metrics import GatewayMetrics
+from nubabel_workers.gateway.openapi import problems
+from nubabel_workers.gateway.problems import ProblemError
+from nubabel_workers.gateway.routes.executions import ExecutionId
+
+router = APIRouter(prefix="/v1/executions", tags=["executions"])
+
+_LINE_END = "\n"
+_EXAMPLE = """\
+event: state
+data: {"status":"running"}
+
+id: 1795224041907-0
+event: tool
+data: {"type":"tool","tool":"bash","state":"running","title":"Runs the tests"}
+
+id: end
+event: done
+data: {"id":"exe_01kahmz7p1h0v5v6m6bqz0x3ja","status":"completed","final":true,"output":"..."}
+
+"""
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`state` (where it stands), `tool` (a tool began or ended), `text` (what is being written), and "
+        "at the end `done` with the execution as GET shows it. Other events may be added: ignore those you don't "
+        "know. Comments keep a quiet stream open. A stream that ends without `done` is to be resumed.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+    },
+    204: {"description": "Last-Event-ID is that of `done`: you have seen everything."},
+}
+
+
+class StreamCounter:
+    """How many streams each organization has open in this process."""
+
+    def __init__(self, metrics: GatewayMetrics, *, per_organization: int) -> None:
+        self._metrics = metrics
+        self._limit = per_organization
+        self._open: Counter[str] = Counter()
+
+    def is_full(self, organization_id: str) -> bool:
+        return self._open[organization_id] >= self._limit
+
+    def opened(self, organization_id: str) -> None:
+        self._open[organization_id] += 1
+        self._metrics.stream_opened()
+
+    def closed(self, organization_id: str) -> None:
+        self._open[organization_id] -= 1
+        if not self._open[organization_id]:
+            del self._open[organization_id]
+        self._metrics.stream_closed()
+
+
+class _EventStream(EventSourceResponse):
+    """Counted while it is open, and ended properly when the server stops."""
+
+    def __init__(self, content: Any, counter: StreamCounter, organization_id: str, **options: Any) -> None:
+        super().__init__(content, sep=_LINE_END, ping_message_factory=_heartbeat, **options)
+        self._counter = counter
+        self._organization_id = organization_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        more_to_come = False
+
+        async def watched(message: Message) -> None:
+            nonlocal more_to_come
+            await send(message)
+            more_to_come = message["type"] == "http.response.start" or message.get("more_body", False)
+
+        self._counter.opened(self._organization_id)
+        try:
+            await super().__call__(scope, receive, watched)
+            if more_to_come:  # the server stops: an unfinished response would look like a crash
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._counter.closed(self._organization_id)
+
+
+@router.get(
+    "/{execution_id}/events",
+    summary="Follow an execution (server-sent events)",
+    response_class=Response,
+    responses={**_STREAM, **problems(401, 403, 404, 422, 429, 503)},
+)
+async def follow_execution(
+    execution_id: ExecutionId,
+    request: Request,
+    caller: Authenticated,
+    parts: Parts,
+    last_event_id: Annotated[
+        str, Header(alias="Last-Event-ID", max_length=64, description="The last id you saw; resumes after it.")
+    ] = FROM_THE_BEGINNING,
+) -> Response:
+    """Begins with where the execution stands, then what is known of its progress, then live until `done`."""
+    organization_id = caller.organization.id
+    execution = await parts.read.by_id(organization_id, execution_id)
+    if last_event_id == END_ID:
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+    if not is_resumable(last_event_id):
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "bad_last_event_id", "Last-Event-ID must be an id that a stream gave you"
+        )
+    counter: StreamCounter = request.app.state.streams
+    if counter.is_full(organization_id):
+        raise ProblemError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "too_many_streams",
+            "your organization follows too many executions at once; close some",
+            headers={"retry-after": "5"},
+        )
+    limits = parts.limits
+    events = ExecutionEvents(
+        execution,
+        parts.read,
+        parts.progress,
+        parts.clock,
+        StreamPace(row_check_s=limits.stream_row_check_s, max_s=limits.stream_max_s),
+    )
+    return _EventStream(
+        _wire(events.after(last_event_id)),
+        counter,
+        organization_id,
+        ping=limits.stream_heartbeat_s,
+        send_timeout=limits.stream_send_timeout_s,
+    )
+
+
+async def _wire(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator[ServerSentEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield ServerSentEvent(event.data, event=event.event, id=event.id, sep=_LINE_END)
+
+
+def _heartbeat() -> ServerSentEvent:
+    return ServerSentEvent(comment="heartbeat", sep=_LINE_END)

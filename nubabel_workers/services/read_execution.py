@@ -1,0 +1,30 @@
+"""Read executions as their organization sees them."""
+
+from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.executions import Execution, TimelineEvent
+from nubabel_workers.domain.ports import ExecutionStore
+from nubabel_workers.services.submit_execution import stored_key
+
+
+class ReadExecution:
+    """Every look-up is scoped: another organization's execution does not exist."""
+
+    def __init__(self, executions: ExecutionStore) -> None:
+        self._executions = executions
+
+    async def by_id(self, organization_id: str, execution_id: str) -> Execution:
+        """Raises NotFoundError."""
+        execution = await self._executions.find(organization_id, execution_id)
+        if execution is None:
+            raise NotFoundError("there is no such execution")
+        return execution
+
+    async def by_idempotency_key(self, organization_id: str, idempotency_key: str) -> Execution | None:
+        """The execution that was accepted under the key, by whichever door; None while (or if) there is none."""
+        execution_id = await self._executions.by_key(organization_id, stored_key(idempotency_key))
+        return None if execution_id is None else await self._executions.find(organization_id, execution_id)
+
+    async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]:
+        """Raises NotFoundError."""
+        await self.by_id(organization_id, execution_id)
+        return await self._executions.timeline(organization_id, execution_id)

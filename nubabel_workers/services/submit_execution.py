@@ -1,0 +1,138 @@
+"""The one door for requests that don't come from Slack: HTTP, broker, command line."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
+from nubabel_workers.domain.executions import NewExecution, Overrides, Status
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.notifications import NoTarget, ReplyTarget, WebhookTarget
+from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
+from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a request. created is False when the same request had been accepted before."""
+
+    execution_id: str
+    session_id: str
+    status: Status
+    created: bool
+    idempotency_key: str
+
+
+class SubmitExecution:
+    """Accepts a request: when `submit` returns, its row is committed (DESIGN invariant 1)."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        tenants: TenantStore,
+        busy_policy: ApplyBusyPolicy,
+        hints: HintPublisher,
+        chance: Chance,
+        *,
+        answer_by_s: float,
+        max_prompt_bytes: int,
+    ) -> None:
+        self._executions = executions
+        self._tenants = tenants
+        self._busy_policy = busy_policy
+        self._hints = hints
+        self._chance = chance
+        self._answer_by_s = answer_by_s
+        self._max_prompt_bytes = max_prompt_bytes
+
+    async def submit(
+        self,
+        organization: Organization,
+        request: SubmitRequest,
+        *,
+        source: str,
+        correlation_id: str,
+        traceparent: str,
+    ) -> Submitted:
+        """Store the request, idempotently by its key, then apply the organization's policy for a busy session.
+
+        source: "api", "broker" or "cli". Raises InvalidInputError (code `idempotency_key_reused` when the key stands
+        for another request), NotFoundError for a session that the organization does not have.
+        """
+        self._check_size(request.prompt)
+        key = request.idempotency_key or self._chance.new_id("key")
+        new = NewExecution(
+            organization_id=organization.id,
+            source=source,
+            prompt=request.prompt,
+            session_key=await self._session_key(organization, request, key),
+            idempotency_key=stored_key(key),
+            request_hash=request.content_hash(),
+            reply=(await self._reply_target(organization, request)).as_dict(),
+            user_id=request.user_id,
+            overrides=Overrides(request.category, request.skills, request.agent, request.model),
+            metadata=request.metadata or {},
+            correlation_id=correlation_id,
+            traceparent=traceparent,
+            deadline_s=request.deadline_s,
+        )
+        accepted = await self._executions.accept(new, working=None, answer_by_s=self._answer_by_s)
+        if not accepted.created:
+            return _repeated(accepted, new, key)
+        log.info(
+            "execution.accepted",
+            execution_id=accepted.execution_id,
+            session_id=accepted.session_id,
+            organization_id=organization.id,
+            source=source,
+            busy=len(accepted.busy_execution_ids),
+        )
+        status = await self._busy_policy.apply(organization.id, organization.busy_policy, accepted)
+        if status is Status.QUEUED:
+            self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, organization.id))
+        return Submitted(accepted.execution_id, accepted.session_id, status, created=True, idempotency_key=key)
+
+    def _check_size(self, prompt: str) -> None:
+        size = len(prompt.encode(errors="replace"))
+        if size > self._max_prompt_bytes:
+            raise InvalidInputError(
+                f"the prompt has {size} bytes; at most {self._max_prompt_bytes} are accepted", code="prompt_too_large"
+            )
+
+    async def _session_key(self, organization: Organization, request: SubmitRequest, key: str) -> str:
+        """Names the conversation. One of its own is named after the idempotency key, so a repeat makes no other."""
+        if request.session_id is not None:
+            found = await self._executions.session_key(organization.id, request.session_id)
+            if found is None:
+                raise NotFoundError("there is no such session", code="session_not_found")
+            return found
+        if request.session_key is not None:
+            return f"api:{request.session_key}"
+        return f"once:{key}"
+
+    async def _reply_target(self, organization: Organization, request: SubmitRequest) -> ReplyTarget:
+        if request.callback_url is None:
+            return NoTarget()
+        if await self._tenants.webhook_secret(organization.id) is None:
+            raise InvalidInputError(
+                "callback_url needs a webhook secret of the organization, with which the callback is signed",
+                code="no_webhook_secret",
+            )
+        return WebhookTarget(request.callback_url)
+
+
+def _repeated(accepted: Accepted, new: NewExecution, key: str) -> Submitted:
+    if accepted.request_hash != new.request_hash:
+        raise InvalidInputError(
+            "this idempotency key was used for another request; take a new key", code="idempotency_key_reused"
+        )
+    return Submitted(accepted.execution_id, accepted.session_id, accepted.status, created=False, idempotency_key=key)
+
+
+def stored_key(idempotency_key: str) -> str:
+    """A caller's key as it is stored: never mistaken for the keys that Slack messages have."""
+    return f"key:{idempotency_key}"
