@@ -1,0 +1,208 @@
+"""Tell people and upstream services what there is to tell: claims notifications and leaves each told, waiting or parked.
+
+How a kind is told lies in `deliver_to_slack.py`; here is what all share: claims, retries, limits, dead letters.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    LeaseLostError,
+    NubabelError,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    UncertainError,
+)
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NotificationKind, WebhookTarget, reply_target
+from nubabel_workers.domain.ports import (
+    Chance,
+    ClaimedNotification,
+    HintFlags,
+    HintPublisher,
+    NotificationStore,
+    TenantStore,
+    WebhookSender,
+)
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
+from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.deliver_to_slack import DeliverToSlack, LookUpLaterError
+from nubabel_workers.services.hold_leases import LeaseHolder
+
+log = structlog.get_logger(__name__)
+
+# Decorations: their loss is not worth a dead letter, a repeat of them no harm.
+_DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
+_TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
+_LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
+_NO_ANSWER_YET_S = 0.5
+
+
+class DeliverNotifications:
+    """Running it twice at once tells nothing twice: a row belongs to whoever holds its lease."""
+
+    def __init__(
+        self,
+        notifications: NotificationStore,
+        tenants: TenantStore,
+        slack: DeliverToSlack,
+        webhooks: WebhookSender,
+        canceller: CancelExecution,
+        leases: LeaseHolder,
+        hints: HintPublisher,
+        flags: HintFlags,
+        chance: Chance,
+        *,
+        retry: RetryPolicy,
+        limits: BatchLimits,
+    ) -> None:
+        self._notifications = notifications
+        self._tenants = tenants
+        self._slack = slack
+        self._webhooks = webhooks
+        self._canceller = canceller
+        self._leases = leases
+        self._hints = hints
+        self._flags = flags
+        self._chance = chance
+        self._retry = retry
+        self._limits = limits
+
+    async def run(self, notification_id: str | None) -> str:
+        """Deliver the named notification and others that are ready. Returns one line for Flower."""
+        await self._flags.clear(HintTask.DELIVER)
+        tally = Tally()
+        while tally.total < self._limits.rows_per_task:
+            async with self._leases.hold() as lease:
+                claimed = await self._notifications.claim(
+                    notification_id=notification_id, limit=self._limits.batch, lease=lease
+                )
+                await asyncio.gather(*(self._one(item, lease, tally) for item in claimed))
+            notification_id = None
+            if len(claimed) < self._limits.batch:
+                return str(tally)
+        self._hints.publish(Hint(HintTask.DELIVER, claimed[-1].notification.id))
+        return str(tally)
+
+    async def _one(self, claimed: ClaimedNotification, lease: Lease, tally: Tally) -> None:
+        notification = claimed.notification
+        with structlog.contextvars.bound_contextvars(
+            correlation_id=notification.correlation_id,
+            organization_id=notification.organization_id,
+            execution_id=notification.execution_id,
+            notification_id=notification.id,
+        ):
+            try:
+                tally.add(await self._deliver(claimed, lease), notification.id)
+            except LeaseLostError:
+                log.warning("notification.lease_lost")
+                tally.add("lost", notification.id)
+            except NubabelError as error:
+                tally.add(await self._after_failure(claimed, lease, error), notification.id)
+
+    async def _deliver(self, claimed: ClaimedNotification, lease: Lease) -> str:
+        notification = claimed.notification
+        if claimed.lone_deliveries > self._limits.lone_deliveries:
+            await self._park(
+                claimed, lease, DeadLetterReason.TOO_MANY_DELIVERIES, "its workers ended without a result each time"
+            )
+            return "parked"
+        target = reply_target(notification.destination)
+        if isinstance(target, WebhookTarget):
+            parts = await self._call_webhook(claimed, target)
+        else:
+            parts = await self._slack.deliver(claimed, lease)
+        if parts is None:
+            await self._notifications.drop(notification, lease, reason="not needed any more")
+            return "dropped"
+        await self._notifications.sent(claimed, lease, parts)
+        log.info("notification.sent", kind=notification.kind, parts=len(parts))
+        return f"{notification.kind} sent"
+
+    async def _call_webhook(self, claimed: ClaimedNotification, target: WebhookTarget) -> Sequence[str]:
+        notification = claimed.notification
+        secret = await self._tenants.webhook_secret(notification.organization_id)
+        if secret is None:
+            raise PermanentError("the organization has no webhook secret any more", code="no_webhook_secret")
+        await self._webhooks.send(
+            url=target.url, secret=secret, message_id=notification.id, payload=notification.payload
+        )
+        return [notification.id]
+
+    async def _after_failure(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
+        notification = claimed.notification
+        log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
+        try:
+            if isinstance(error, CredentialsError) and error.code in _TOKEN_ENDED:
+                await self._end_workspace(claimed, error)
+            return await self._retry_or_park(claimed, lease, error)
+        except NubabelError:  # the database is away or the row is not ours any more: its lease runs out
+            log.warning("notification.left_to_its_lease")
+            return "left"
+
+    async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
+        notification = claimed.notification
+        if isinstance(error, LookUpLaterError | RateLimitedError):  # waiting for a limit is no failure
+            wait_s = (error.retry_after_s or _NO_ANSWER_YET_S) + self._chance.jitter() * _NO_ANSWER_YET_S
+            await self._again(claimed, lease, error, wait_s, uncertain=notification.uncertain, failed=False)
+            return "limited"
+        if isinstance(error, UncertainError) and not notification.uncertain:
+            await self._again(claimed, lease, error, _LOOK_AFTER_S, uncertain=True)
+            return "uncertain"
+        decision = next_attempt(error, notification.failures + 1, self._retry, jitter=self._chance.jitter())
+        if not isinstance(decision, GiveUp):
+            uncertain = notification.uncertain or decision.look_first
+            await self._again(claimed, lease, error, decision.wait_s, uncertain=uncertain)
+            return "again"
+        if notification.kind in _DECORATIONS:
+            await self._notifications.drop(notification, lease, reason=str(error))
+            return "dropped"
+        exhausted = isinstance(error, TransientError | UncertainError)
+        reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
+        await self._park(claimed, lease, reason, f"{decision.code}: {error}")
+        return "parked"
+
+    async def _again(
+        self,
+        claimed: ClaimedNotification,
+        lease: Lease,
+        error: NubabelError,
+        wait_s: float,
+        *,
+        uncertain: bool,
+        failed: bool = True,
+    ) -> None:
+        await self._notifications.retry(
+            claimed.notification, lease, wait_s=wait_s, error=str(error), uncertain=uncertain, failed=failed
+        )
+
+    async def _park(self, claimed: ClaimedNotification, lease: Lease, reason: DeadLetterReason, error: str) -> None:
+        notification = claimed.notification
+        dead_letter = NewDeadLetter(
+            queue="notifications",
+            task=HintTask.DELIVER.value,
+            reason=reason,
+            error=error,
+            subject_kind=SubjectKind.NOTIFICATION,
+            subject_id=notification.id,
+            organization_id=notification.organization_id,
+            attempts=notification.failures + 1,
+        )
+        await self._notifications.fail(notification, lease, error=error, dead_letter=dead_letter)
+
+    async def _end_workspace(self, claimed: ClaimedNotification, error: CredentialsError) -> None:
+        """Slack refused the workspace's token for good: nobody there can be told anything any more."""
+        organization_id = claimed.notification.organization_id
+        workspace_id = str(claimed.notification.destination.get("workspace_id", ""))
+        log.error("slack.workspace_ended", workspace_id=workspace_id, code=error.code)
+        await self._tenants.end_workspace(organization_id, workspace_id, reason=error.code)
+        await self._canceller.cancel_workspace(
+            organization_id, workspace_id, reason=f"Slack refused the workspace's token ({error.code})"
+        )

@@ -1,0 +1,202 @@
+"""How each kind of notification is told in Slack. Posts are never repeated blindly: look, then post, marked if in doubt."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import NubabelError, PermanentError, RateLimitedError, TransientError
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import Notification, NotificationKind, SlackTarget, reply_target
+from nubabel_workers.domain.ports import (
+    ClaimedNotification,
+    Clock,
+    Messenger,
+    NotificationStore,
+    TenantStore,
+    Throttle,
+)
+from nubabel_workers.domain.slack_text import reply_parts
+from nubabel_workers.domain.wording import language_of, say
+from nubabel_workers.services.hold_leases import LeaseHolder
+
+log = structlog.get_logger(__name__)
+
+WORKING_REACTION = "eyes"
+_MAX_CALL_S = 10.0
+_LOOK_FOR = timedelta(minutes=10)  # so long a doubtful post waits for the read quota; then it is posted marked
+_LOOK_BACK = timedelta(seconds=30)  # Slack's clock and ours may differ
+_QUOTA_WAIT_S = 15.0
+
+
+class LookUpLaterError(TransientError):
+    """Whether an earlier post arrived cannot be read now: Slack's read quota is used up."""
+
+
+class DeliverToSlack:
+    """`deliver` returns the message ids now standing, or None when nothing needs to be told any more."""
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        tenants: TenantStore,
+        notifications: NotificationStore,
+        throttle: Throttle,
+        leases: LeaseHolder,
+        clock: Clock,
+        *,
+        read_quota_per_minute: int,
+    ) -> None:
+        self._messenger = messenger
+        self._tenants = tenants
+        self._notifications = notifications
+        self._throttle = throttle
+        self._leases = leases
+        self._clock = clock
+        self._read_quota_per_minute = read_quota_per_minute
+
+    async def deliver(self, claimed: ClaimedNotification, lease: Lease) -> Sequence[str] | None:
+        notification = claimed.notification
+        target = reply_target(notification.destination)
+        if not isinstance(target, SlackTarget):
+            raise PermanentError("the notification names no Slack conversation", code="bad_destination")
+        workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
+        if workspace is None or not workspace.active:
+            raise PermanentError("the app is not installed in this workspace any more", code="workspace_ended")
+        limit = _limit_key(notification.kind, target)
+        blocked_s = await self._throttle.blocked_for_s(limit)
+        if blocked_s > 0:
+            raise RateLimitedError("Slack asked to wait", retry_after_s=blocked_s)
+        try:
+            match notification.kind:
+                case NotificationKind.WORKING:
+                    return await self._show_working(workspace.bot_token, notification, target)
+                case NotificationKind.PROGRESS:
+                    return await self._show_progress(workspace.bot_token, notification, target, lease)
+                case _:
+                    return await self._post_parts(workspace.bot_token, notification, target, lease)
+        except RateLimitedError as error:
+            if error.retry_after_s and not isinstance(error, LookUpLaterError):
+                await self._throttle.block(limit, for_s=error.retry_after_s)
+            raise
+
+    async def _show_working(
+        self, token: SecretStr, notification: Notification, target: SlackTarget
+    ) -> Sequence[str] | None:
+        where = {"channel": target.channel, "ts": target.message_ts, "name": WORKING_REACTION}
+        if not notification.payload.get("removed"):
+            await self._messenger.add_reaction(token, **where)
+            return [WORKING_REACTION]
+        if not notification.sent_parts and not notification.uncertain:
+            return None
+        await self._messenger.remove_reaction(token, **where)
+        return []
+
+    async def _show_progress(
+        self, token: SecretStr, notification: Notification, target: SlackTarget, lease: Lease
+    ) -> Sequence[str] | None:
+        posted = list(notification.sent_parts)
+        if not posted and notification.uncertain:
+            found = await self._find(token, notification, target, part=1)
+            posted = [found] if found else []
+        if notification.payload.get("removed"):
+            for ts in posted:
+                await self._messenger.delete(token, channel=target.channel, ts=ts)
+            return [] if posted else None
+        text = str(notification.payload.get("text", ""))
+        if posted:
+            await self._messenger.update(token, channel=target.channel, ts=posted[0], text=text)
+            return posted
+        return [await self._post(token, notification, target, lease, text, part=1)]
+
+    async def _post_parts(
+        self, token: SecretStr, notification: Notification, target: SlackTarget, lease: Lease
+    ) -> Sequence[str]:
+        """Post what is still missing, one part after the other; each is written down before the next."""
+        parts = self._parts(notification)
+        posted = list(notification.sent_parts)
+        if notification.uncertain and len(posted) < len(parts):
+            found = await self._look_up(token, notification, target, part=len(posted) + 1)
+            if found is not None:
+                posted.append(found)
+        for number in range(len(posted) + 1, len(parts) + 1):
+            if number > len(notification.sent_parts) + 1:
+                await self._notifications.part_sent(notification, lease, posted[-1])
+            posted.append(await self._post(token, notification, target, lease, parts[number - 1], part=number))
+        return posted
+
+    def _parts(self, notification: Notification) -> Sequence[str]:
+        markdown = str(notification.payload.get("markdown") or notification.payload.get("text") or "")
+        if self._is_marked(notification):
+            markdown = f"{markdown}\n\n{say('repeated', language_of(markdown))}"
+        return reply_parts(markdown) or ["…"]
+
+    def _is_marked(self, notification: Notification) -> bool:
+        """Doubtful for so long that looking is given up: posted once more, and saying so."""
+        since = notification.uncertain_since
+        return notification.repeated or (
+            notification.uncertain and since is not None and self._clock.now() - since > _LOOK_FOR
+        )
+
+    async def _look_up(
+        self, token: SecretStr, notification: Notification, target: SlackTarget, *, part: int
+    ) -> str | None:
+        if self._is_marked(notification):
+            log.warning("notification.repeated_marked", part=part)
+            return None
+        return await self._find(token, notification, target, part=part)
+
+    async def _find(
+        self, token: SecretStr, notification: Notification, target: SlackTarget, *, part: int
+    ) -> str | None:
+        quota = f"slack-read:{target.workspace_id}"
+        if not await self._throttle.take(quota, per_s=60, limit=self._read_quota_per_minute):
+            raise LookUpLaterError("Slack's read quota is used up", retry_after_s=_QUOTA_WAIT_S)
+        since: datetime = notification.created_at - _LOOK_BACK
+        try:
+            return await self._messenger.find_by_delivery_id(
+                token,
+                channel=target.channel,
+                thread_ts=target.thread_ts,
+                delivery_id=_delivery_id(notification, part),
+                oldest=f"{since.timestamp():.6f}",
+            )
+        except PermanentError:
+            raise
+        except NubabelError as error:  # not readable now: that is not the same as "not there"
+            raise LookUpLaterError(
+                f"looking up the earlier post failed: {error}", retry_after_s=_QUOTA_WAIT_S
+            ) from error
+
+    async def _post(
+        self,
+        token: SecretStr,
+        notification: Notification,
+        target: SlackTarget,
+        lease: Lease,
+        markdown: str,
+        *,
+        part: int,
+    ) -> str:
+        self._leases.time_to_act_s(lease, _MAX_CALL_S)  # the last look at the lease before what cannot be undone
+        return await self._messenger.post(
+            token,
+            channel=target.channel,
+            thread_ts=target.thread_ts,
+            markdown=markdown,
+            delivery_id=_delivery_id(notification, part),
+        )
+
+
+def _delivery_id(notification: Notification, part: int) -> str:
+    return f"{notification.id}:{part}"
+
+
+def _limit_key(kind: NotificationKind, target: SlackTarget) -> str:
+    """Slack counts per method and workspace, and posts per channel: one channel's limit holds up no other."""
+    if kind is NotificationKind.WORKING:
+        return f"slack-react:{target.workspace_id}"
+    if kind is NotificationKind.PROGRESS:
+        return f"slack-edit:{target.workspace_id}:{target.channel}"
+    return f"slack-post:{target.workspace_id}:{target.channel}"

@@ -1,0 +1,203 @@
+"""Take queued executions whose turn it is and get each running on an OpenCode server. No slot waits for the run."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.errors import LeaseLostError, NubabelError, UncertainError
+from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.ports import (
+    Chance,
+    ClaimedDispatch,
+    ExecutionStore,
+    Finish,
+    HintFlags,
+    HintPublisher,
+    InstanceStore,
+    ProgressStream,
+    Throttle,
+)
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.submit_prompt import SubmitPrompt
+
+log = structlog.get_logger(__name__)
+
+_NO_CAPACITY_WAIT_S = 1.0
+_PACE_WINDOW_S = 1.0
+_EXHAUSTED = "attempts_exhausted"
+
+
+class DispatchExecutions:
+    """Each claimed execution ends running, queued again with a reason, or final."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        instances: InstanceStore,
+        submit_prompt: SubmitPrompt,
+        progress: ProgressStream,
+        throttle: Throttle,
+        leases: LeaseHolder,
+        hints: HintPublisher,
+        flags: HintFlags,
+        chance: Chance,
+        *,
+        retry: RetryPolicy,
+        limits: BatchLimits,
+    ) -> None:
+        self._executions = executions
+        self._instances = instances
+        self._submit_prompt = submit_prompt
+        self._progress = progress
+        self._throttle = throttle
+        self._leases = leases
+        self._hints = hints
+        self._flags = flags
+        self._chance = chance
+        self._retry = retry
+        self._limits = limits
+
+    async def run(self, execution_id: str | None) -> str:
+        """Dispatch the named execution and others whose turn it is. Returns one line for Flower."""
+        await self._flags.clear(HintTask.DISPATCH)
+        tally = Tally()
+        drained = False
+        while not drained and tally.total < self._limits.rows_per_task:
+            placement = Placement(await self._instances.loads())
+            limit = min(self._limits.batch, placement.free_slots())
+            if limit == 0:
+                return f"{tally}; no free OpenCode server"
+            async with self._leases.hold() as lease:
+                claimed = await self._executions.claim_queued(execution_id=execution_id, limit=limit, lease=lease)
+                await self._dispatch_all(claimed, placement, lease, tally)
+            execution_id = None
+            drained = len(claimed) < limit
+        if not drained:
+            self._hints.publish(Hint(HintTask.DISPATCH, claimed[-1].execution.id))
+        return str(tally)
+
+    async def _dispatch_all(
+        self, claimed: Sequence[ClaimedDispatch], placement: Placement, lease: Lease, tally: Tally
+    ) -> None:
+        by_instance: dict[str, list[tuple[ClaimedDispatch, Instance]]] = defaultdict(list)
+        waiting: list[tuple[ClaimedDispatch, str]] = []
+        for item in claimed:
+            instance = placement.place(item.execution)
+            if instance is None:
+                waiting.append((item, "capacity"))
+            else:
+                by_instance[instance.id].append((item, instance))
+        allowed: list[tuple[ClaimedDispatch, Instance]] = []
+        for items in by_instance.values():
+            granted = await self._granted(items[0][1], len(items))
+            allowed += items[:granted]
+            waiting += [(item, "pace") for item, _ in items[granted:]]
+        await asyncio.gather(
+            *(self._one(item, instance, lease, tally) for item, instance in allowed),
+            *(self._wait(item, reason, lease, tally) for item, reason in waiting),
+        )
+
+    async def _granted(self, instance: Instance, wanted: int) -> int:
+        """How many prompts this server may get in the current second: accepting is its bottleneck."""
+        return await self._throttle.take(
+            f"submits:{instance.id}", per_s=_PACE_WINDOW_S, limit=instance.submits_per_second, wanted=wanted
+        )
+
+    async def _wait(self, claimed: ClaimedDispatch, reason: str, lease: Lease, tally: Tally) -> None:
+        wait_s = _NO_CAPACITY_WAIT_S * (0.5 + self._chance.jitter())
+        await self._requeue(claimed.execution, lease, wait_s=wait_s, reason=reason, failed=False, verdict=None)
+        tally.add("waiting", claimed.execution.id)
+
+    async def _one(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease, tally: Tally) -> None:
+        execution = claimed.execution
+        with structlog.contextvars.bound_contextvars(
+            correlation_id=execution.correlation_id,
+            organization_id=execution.organization_id,
+            session_id=execution.session_id,
+            execution_id=execution.id,
+        ):
+            try:
+                tally.add(await self._dispatch(claimed, instance, lease), execution.id)
+            except LeaseLostError:
+                log.warning("execution.lease_lost")
+                tally.add("lost", execution.id)
+            except NubabelError as error:
+                await self._after_failure(execution, lease, error, tally)
+
+    async def _dispatch(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> str:
+        execution = claimed.execution
+        if claimed.cancel_requested and not claimed.open_attempt:
+            reason = execution.cancel_reason or "cancelled"
+            await self._finish(execution, lease, outcomes.cancelled(execution, reason=reason))
+            return "cancelled"
+        if claimed.lone_deliveries > self._limits.lone_deliveries:
+            await self._finish(
+                execution,
+                lease,
+                outcomes.failed(
+                    execution,
+                    code="too_many_deliveries",
+                    detail="each worker that took it alone ended without a result",
+                    reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                ),
+            )
+            return "parked"
+        started = await self._submit_prompt.submit(claimed, instance, lease)
+        log.info("execution.submitted", instance_id=instance.id)
+        if started.check_now:
+            self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
+        await self._progress.append(execution.organization_id, execution.id, {"type": "state", "status": "running"})
+        return "dispatched"
+
+    async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError, tally: Tally) -> None:
+        decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
+        log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)
+        try:
+            if isinstance(decision, GiveUp):
+                exhausted = decision.code == _EXHAUSTED
+                reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
+                finish = outcomes.failed(execution, code=decision.code, detail=str(error), reason=reason)
+                await self._finish(execution, lease, finish)
+                tally.add("failed", execution.id)
+                return
+            # After an uncertain POST the attempt stays open: the next dispatch asks the server first.
+            verdict = None if isinstance(error, UncertainError) else "not_submitted"
+            await self._requeue(
+                execution, lease, wait_s=decision.wait_s, reason=str(error), failed=True, verdict=verdict
+            )
+            tally.add("again", execution.id)
+        except NubabelError:  # the database is away or the row is not ours any more: its lease runs out
+            log.warning("execution.left_to_its_lease")
+            tally.add("left", execution.id)
+
+    async def _requeue(
+        self, execution: Execution, lease: Lease, *, wait_s: float, reason: str, failed: bool, verdict: str | None
+    ) -> None:
+        await self._executions.requeue(
+            execution,
+            lease,
+            wait_s=wait_s,
+            kind=EventKind.RETRY if failed else EventKind.WAITING,
+            detail={"reason": reason, "wait_s": round(wait_s, 3)},
+            failed=failed,
+            attempt_verdict=verdict,
+        )
+
+    async def _finish(self, execution: Execution, lease: Lease, finish: Finish) -> None:
+        finished = await self._executions.finish(execution, lease, finish)
+        log.info("execution.finished", status=finish.status, verdict=finish.verdict)
+        publish_after_finish(self._hints, execution, finished)
+        await self._progress.append(
+            execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
+        )

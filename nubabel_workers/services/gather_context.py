@@ -1,0 +1,126 @@
+"""What a prompt needs besides the question: the Slack thread it stands in and the files that came with it."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.executions import Attachment, Execution
+from nubabel_workers.domain.notifications import SlackTarget, reply_target
+from nubabel_workers.domain.ports import Messenger, TenantStore, ThreadHistory, Throttle
+from nubabel_workers.domain.prompts import thread_context
+from nubabel_workers.domain.wording import Language, language_of, say
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ContextLimits:
+    """read_quota_per_minute, read_page: Slack's limit for reading threads, per workspace. Files: number, bytes each."""
+
+    read_quota_per_minute: int = 50
+    read_page: int = 100
+    max_files: int = 5
+    max_file_bytes: int = 5_242_880
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    name: str
+    mime_type: str
+    data_url: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """thread: text to put before the question. notes: what could not be read; it is said beside the answer."""
+
+    thread: str = ""
+    files: Sequence[PromptFile] = ()
+    notes: Sequence[str] = ()
+
+
+class GatherContext:
+    """Failing to read is said, never a reason not to answer."""
+
+    def __init__(
+        self, messenger: Messenger, tenants: TenantStore, throttle: Throttle, *, limits: ContextLimits
+    ) -> None:
+        self._messenger = messenger
+        self._tenants = tenants
+        self._throttle = throttle
+        self._limits = limits
+
+    async def gather(self, execution: Execution) -> Gathered:
+        target = reply_target(execution.reply)
+        known = execution.context is not None
+        wants_thread = execution.wants_thread_context and not execution.opencode_session_id and not known
+        if not isinstance(target, SlackTarget) or not (wants_thread or execution.attachments or known):
+            return Gathered()
+        workspace = await self._tenants.workspace(execution.organization_id, target.workspace_id)
+        if workspace is None:
+            return Gathered()
+        language = language_of(execution.prompt)
+        thread, notes = _remembered(execution)
+        if wants_thread:
+            thread, notes = await self._read_thread(workspace.bot_token, target, language)
+        files, file_notes = await self._read_files(workspace.bot_token, execution.attachments, language)
+        return Gathered(thread, files, [*notes, *file_notes])
+
+    async def _read_thread(self, token: SecretStr, target: SlackTarget, language: Language) -> tuple[str, list[str]]:
+        history = await self._history(token, target)
+        if history is None:
+            return "", [say("context_unread", language)]
+        notes = [say("context_partly_read", language)] if history.more_unread else []
+        return thread_context(history.messages), notes
+
+    async def _history(self, token: SecretStr, target: SlackTarget) -> ThreadHistory | None:
+        quota = f"slack-read:{target.workspace_id}"
+        if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
+            log.info("slack.thread_not_read", reason="quota")
+            return None
+        try:
+            return await self._messenger.thread_history(
+                token,
+                channel=target.channel,
+                thread_ts=target.thread_ts,
+                before_ts=target.message_ts,
+                limit=self._limits.read_page,
+            )
+        except NubabelError as error:
+            log.info("slack.thread_not_read", reason=str(error))
+            return None
+
+    async def _read_files(
+        self, token: SecretStr, attachments: Sequence[Attachment], language: Language
+    ) -> tuple[list[PromptFile], list[str]]:
+        files, left_out = [], [attachment.name for attachment in attachments[self._limits.max_files :]]
+        for attachment in attachments[: self._limits.max_files]:
+            file = await self._read_file(token, attachment)
+            if file is None:
+                left_out.append(attachment.name)
+            else:
+                files.append(file)
+        notes = [say("files_left_out", language, names=", ".join(left_out))] if left_out else []
+        return files, notes
+
+    async def _read_file(self, token: SecretStr, attachment: Attachment) -> PromptFile | None:
+        if attachment.size_bytes > self._limits.max_file_bytes or not attachment.url:
+            return None
+        try:
+            content = await self._messenger.download_file(token, attachment.url, max_bytes=self._limits.max_file_bytes)
+        except NubabelError as error:
+            log.info("slack.file_not_read", reason=str(error))
+            return None
+        mime_type = attachment.mime_type or "application/octet-stream"
+        data = base64.b64encode(content).decode()
+        return PromptFile(attachment.name, mime_type, f"data:{mime_type};base64,{data}")
+
+
+def _remembered(execution: Execution) -> tuple[str, list[str]]:
+    """What an earlier attempt read: the quota is not spent twice on one request."""
+    context = execution.context or {}
+    return str(context.get("thread", "")), list(context.get("notes", ()))

@@ -1,0 +1,184 @@
+"""Submit one claimed execution to its OpenCode server: session, attempt, prompt, running.
+
+Before each effect the row says what is about to happen; after a crash anywhere the next dispatch finds out what did.
+"""
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from nubabel_workers.domain import opencode_ids
+from nubabel_workers.domain.analysis import Analysis, Rules, analyse
+from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.ports import (
+    ClaimedDispatch,
+    ExecutionStore,
+    OpenCodeServer,
+    OpenCodeServers,
+    PromptPart,
+    SessionMapping,
+    SessionMappings,
+    Started,
+)
+from nubabel_workers.domain.prompts import earlier_turns
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.verdict import Role
+from nubabel_workers.services.gather_context import GatherContext, Gathered
+from nubabel_workers.services.hold_leases import LeaseHolder
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """Seconds: submit_timeout_s for one POST, first_check_s until a run is looked at without news, run_deadline_s."""
+
+    submit_timeout_s: float = 8.0
+    first_check_s: float = 30.0
+    run_deadline_s: float = 1800.0
+    earlier_turns: int = 20
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that one submit needs, once its session is known."""
+
+    opencode_session_id: str
+    message_id: str
+    analysis: Analysis
+    gathered: Gathered
+    history: str = ""  # earlier turns, when the session is a new one in an older conversation
+    known_assistant_ids: tuple[str, ...] = field(default=())
+
+
+class SubmitPrompt:
+    """Raises the errors of the OpenCode port; NotFoundError never leaves it: a lost session is replaced."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        servers: OpenCodeServers,
+        mappings: SessionMappings,
+        context: GatherContext,
+        leases: LeaseHolder,
+        rules: Rules,
+        *,
+        limits: RunLimits,
+    ) -> None:
+        self._executions = executions
+        self._servers = servers
+        self._mappings = mappings
+        self._context = context
+        self._leases = leases
+        self._rules = rules
+        self._limits = limits
+
+    async def submit(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> Started:
+        execution, server = claimed.execution, self._servers.server(instance)
+        if claimed.open_attempt and await self._arrived(server, execution):
+            log.info("opencode.prompt_found", attempt=execution.attempt)
+            return await self._mark_running(execution, lease)
+        analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
+        gathered = await self._context.gather(execution)
+        if execution.opencode_session_id is not None and execution.instance_id == instance.id:
+            try:
+                plan = await self._plan_in(server, execution, execution.opencode_session_id, analysis, gathered)
+                return await self._post(server, execution, instance, lease, plan)
+            except NotFoundError:
+                log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
+                await self._executions.forget_opencode_session(execution, lease)
+                await self._mappings.forget(execution.organization_id, execution.session_id)
+        plan = await self._plan_in_new_session(server, execution, instance, analysis, gathered)
+        return await self._post(server, execution, instance, lease, plan)
+
+    async def _arrived(self, server: OpenCodeServer, execution: Execution) -> bool:
+        """An earlier delivery may have posted the prompt: ask before repeating."""
+        if execution.opencode_session_id is None:
+            return False
+        try:
+            return await server.has_message(
+                execution.opencode_session_id, _message_id(execution, execution.opencode_session_id)
+            )
+        except NotFoundError:
+            return False
+
+    async def _plan_in(
+        self, server: OpenCodeServer, execution: Execution, session_id: str, analysis: Analysis, gathered: Gathered
+    ) -> _Plan:
+        known: tuple[str, ...] = ()
+        if execution.attempt > 0:  # what earlier attempts left behind is no answer to this one
+            messages = await server.run_messages(session_id)
+            known = tuple(message.id for message in messages if message.role is Role.ASSISTANT)
+        return _Plan(session_id, _message_id(execution, session_id), analysis, gathered, known_assistant_ids=known)
+
+    async def _plan_in_new_session(
+        self,
+        server: OpenCodeServer,
+        execution: Execution,
+        instance: Instance,
+        analysis: Analysis,
+        gathered: Gathered,
+    ) -> _Plan:
+        # A crash before begin_attempt leaves an unused session on the server, which harms nobody.
+        session_id = await server.create_session(
+            title=f"Nubabel {execution.session_id}",
+            metadata={"organization_id": execution.organization_id, "session_id": execution.session_id},
+            directory=instance.directory,
+        )
+        turns = await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns)
+        return _Plan(session_id, _message_id(execution, session_id), analysis, gathered, earlier_turns(turns))
+
+    async def _post(
+        self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
+    ) -> Started:
+        new_session = plan.opencode_session_id != execution.opencode_session_id
+        directory = instance.directory if new_session else execution.opencode_directory
+        remembered = {"thread": plan.gathered.thread, "notes": list(plan.gathered.notes)}
+        await self._executions.begin_attempt(
+            execution,
+            lease,
+            instance_id=instance.id,
+            opencode_session_id=plan.opencode_session_id,
+            opencode_directory=directory,
+            message_id=plan.message_id,
+            known_assistant_ids=plan.known_assistant_ids,
+            analysis=plan.analysis.as_dict(),
+            context=remembered if plan.gathered.thread or plan.gathered.notes else None,
+            notes=plan.gathered.notes,
+            run_deadline_s=execution.deadline_s or self._limits.run_deadline_s,
+        )
+        if new_session:
+            mapping = SessionMapping(instance.id, plan.opencode_session_id, directory)
+            await self._mappings.remember(execution.organization_id, execution.session_id, mapping)
+        await server.submit(
+            plan.opencode_session_id,
+            message_id=plan.message_id,
+            parts=_parts(execution, plan),
+            agent=plan.analysis.agent,
+            model=plan.analysis.model,
+            system=plan.analysis.instructions or None,
+            timeout_s=self._leases.time_to_act_s(lease, self._limits.submit_timeout_s),
+        )
+        return await self._mark_running(execution, lease)
+
+    async def _mark_running(self, execution: Execution, lease: Lease) -> Started:
+        return await self._executions.mark_running(execution, lease, check_after_s=self._limits.first_check_s)
+
+
+def _message_id(execution: Execution, opencode_session_id: str) -> str:
+    return opencode_ids.message_id(
+        execution.organization_id, opencode_session_id, execution.id, execution.message_created_ms
+    )
+
+
+def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
+    def part_id(number: int) -> str:
+        return opencode_ids.part_id(plan.message_id, execution.message_created_ms, number)
+
+    texts = [text for text in (plan.history, plan.gathered.thread, execution.prompt) if text]
+    parts = [PromptPart(part_id(number), text=text) for number, text in enumerate(texts, start=1)]
+    for number, file in enumerate(plan.gathered.files, start=len(parts) + 1):
+        parts.append(PromptPart(part_id(number), file_url=file.data_url, mime_type=file.mime_type, filename=file.name))
+    return parts
