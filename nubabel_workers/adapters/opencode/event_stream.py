@@ -35,8 +35,9 @@ async def events(
     """Events of all directories of a server, in bursts of at least one, until the connection ends.
 
     session: from `new_stream_session()`. decoder: a fresh one, to watch sessions or to count frames. The first event is
-    ServerConnected: what happened before it has to be read over HTTP. Close the generator (`contextlib.aclosing`) when
-    done. It never ends by itself: raises UnavailableError on a lost or silent connection, CredentialsError when refused.
+    ServerConnected: what happened before it has to be read over HTTP. Close the generator when done
+    (`contextlib.aclosing`). It never ends by itself: raises UnavailableError on a lost or silent connection, and
+    CredentialsError when refused.
     """
     decoder = decoder or EventDecoder()
     authorization = wire.basic_authorization(username, password)

@@ -1,0 +1,221 @@
+"""A real `opencode serve` from npm, isolated from the user's own: for contract tests and `OPENCODE=real`.
+
+The pinned release comes from `opencode-server/package-lock.json` of the checkout. The lock names no registry, so that
+any mirror serves; entries of platforms that a mirror lacks carry no checksum and are skipped where they don't fit.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.opencode.wire import DEFAULT_USERNAME, basic_authorization
+from nubabel_workers.embedded.processes import ChildProcess
+
+MODEL = "stub/echo"
+CONTEXT_TOKENS = 100_000
+_SOURCE = Path(__file__).resolve().parents[2] / "opencode-server"
+_MANIFESTS = ("package.json", "package-lock.json")
+_HOST = "127.0.0.1"
+_INSTALL_TIMEOUT_S = 600.0
+_START_TIMEOUT_S = 60.0
+_READY_LINE = "opencode server listening on"
+
+
+class OpenCodeNotInstallableError(Exception):
+    """Node.js or the package is not to be had; the message says what is missing."""
+
+
+def install(cache_dir: Path | None = None) -> Path:
+    """Install the pinned OpenCode once per lock file and return its executable. Blocks; safe to run in parallel.
+
+    cache_dir: None is the user's cache directory.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise OpenCodeNotInstallableError("npm is not installed; the real OpenCode needs Node.js 20 or newer")
+    lock_digest = hashlib.sha256(b"".join((_SOURCE / name).read_bytes() for name in _MANIFESTS)).hexdigest()[:16]
+    home = (cache_dir or _user_cache()) / f"opencode-{lock_digest}"
+    executable = home / "node_modules" / ".bin" / "opencode"
+    done = home / ".installed"
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(home / ".lock"):
+        if not done.exists():
+            _npm_ci(npm, home)
+            done.touch()
+    return executable
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nubabel-workers"
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _npm_ci(npm: str, home: Path) -> None:
+    for name in _MANIFESTS:
+        shutil.copyfile(_SOURCE / name, home / name)
+    try:
+        subprocess.run(  # noqa: S603  # npm from PATH with constant arguments
+            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline"],
+            cwd=home,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_TIMEOUT_S,
+        )
+    except subprocess.CalledProcessError as error:
+        raise OpenCodeNotInstallableError(f"npm ci failed:\n{error.stderr[-2000:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise OpenCodeNotInstallableError(f"npm ci took longer than {_INSTALL_TIMEOUT_S:g} s") from error
+
+
+class RealOpenCode:
+    """One server process with its own home directory. URL, password and data survive kill() and start()."""
+
+    def __init__(self, executable: Path, data_dir: Path, *, llm_url: str, port: int | None = None) -> None:
+        """llm_url: base URL of the stub LLM, without `/v1`."""
+        self.username = DEFAULT_USERNAME
+        self.password = SecretStr(secrets.token_urlsafe(24))
+        self.directory = (data_dir / "work").resolve()  # where sessions live that name no directory
+        self.url = f"http://{_HOST}:{port or _free_port()}"
+        self._executable = executable
+        self._data_dir = data_dir.resolve()
+        self._llm_url = llm_url
+        self._process: ChildProcess | None = None
+
+    @property
+    def process(self) -> ChildProcess:
+        if self._process is None:
+            raise RuntimeError("opencode is not running")
+        return self._process
+
+    async def start(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Start and wait until it answers. It must not be asked before its ready line: such requests hang for ever."""
+        if self._process is not None and self._process.is_running:
+            raise RuntimeError("opencode is already running")
+        await asyncio.to_thread(self._start, timeout_s)
+        async with httpx.AsyncClient(trust_env=False, timeout=timeout_s) as http:
+            authorization = basic_authorization(self.username, self.password)
+            headers = {"authorization": authorization.get_secret_value()} if authorization else {}
+            (await http.get(f"{self.url}/global/health", headers=headers)).raise_for_status()
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await asyncio.to_thread(self._process.stop)
+            self._process = None
+
+    async def kill(self) -> None:
+        """SIGKILL, as a crash would; start() finds what it left."""
+        await asyncio.to_thread(self.process.kill)
+        self._process = None
+
+    def _start(self, timeout_s: float) -> None:
+        home = self._data_dir / "home"
+        for directory in (home, self.directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        config_path = self._data_dir / "opencode.json"
+        config_path.write_text(json.dumps(_config(self._llm_url), indent=2))
+        port = self.url.rpartition(":")[2]
+        process = ChildProcess(
+            [self._executable, "serve", "--hostname", _HOST, "--port", port],
+            cwd=self.directory,
+            log_path=self._data_dir / "opencode.log",
+            env=_environment(home, config_path, self.password),
+        )
+        self._process = process
+        try:
+            process.wait_until(lambda: _READY_LINE in process.log_tail(), timeout_s=timeout_s)
+        except BaseException:
+            process.kill()
+            self._process = None
+            raise
+
+
+def _config(llm_url: str) -> dict[str, Any]:
+    """Everything is asked of the stub LLM, nothing is asked of a person."""
+    return {
+        "model": MODEL,
+        "small_model": MODEL,
+        "autoupdate": False,
+        "share": "disabled",
+        "enabled_providers": ["stub"],
+        "permission": {
+            "question": "deny",
+            "doom_loop": "deny",
+            "external_directory": "deny",
+            "read": {"*": "allow", "*.env": "deny", "*.env.*": "deny"},
+        },
+        "provider": {
+            "stub": {
+                "npm": "@ai-sdk/openai-compatible",
+                "name": "Stub",
+                "options": {"baseURL": f"{llm_url}/v1", "apiKey": "none"},
+                "models": {
+                    "echo": {
+                        "name": "Echo",
+                        "limit": {"context": CONTEXT_TOKENS, "output": 4096},
+                        "cost": {"input": 1, "output": 2},
+                    }
+                },
+            }
+        },
+    }
+
+
+def _environment(home: Path, config_path: Path, password: SecretStr) -> dict[str, str]:
+    """The whole environment: the user's own configuration, keys and proxies stay outside."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_DATA_HOME": str(home / ".local" / "share"),
+        "XDG_STATE_HOME": str(home / ".local" / "state"),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "TMPDIR": str(home),
+        "OPENCODE_CONFIG": str(config_path),
+        "OPENCODE_SERVER_PASSWORD": password.get_secret_value(),
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+        "OPENCODE_DISABLE_CLAUDE_CODE": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def real_opencode(
+    data_dir: Path, *, llm_url: str, port: int | None = None, cache_dir: Path | None = None
+) -> AsyncIterator[RealOpenCode]:
+    """Install if needed, run until the block ends. Raises OpenCodeNotInstallableError where there is no Node.js."""
+    executable = await asyncio.to_thread(install, cache_dir)
+    server = RealOpenCode(executable, data_dir, llm_url=llm_url, port=port)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
