@@ -1,0 +1,38 @@
+"""Reads the rules of the request analysis: those of the package, and an operator's file on top of them."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nubabel_workers.domain.analysis import Rules, parse_rules
+from nubabel_workers.domain.errors import InvalidInputError
+
+
+def load_rules(operators_file: Path | None = None) -> Rules:
+    """Rules ready for use (tens of milliseconds; do it once). Raises InvalidInputError naming the place that does not fit."""
+    packaged = resources.files("nubabel_workers.domain").joinpath("analysis_rules.yaml").read_text("utf-8")
+    layers = [_parse(packaged, "analysis_rules.yaml")]
+    if operators_file is not None:
+        layers.append(_read(operators_file))
+    return parse_rules(*layers)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"analysis rules {path.name} cannot be read: {error}") from error
+    return _parse(text, path.name)
+
+
+def _parse(text: str, name: str) -> Mapping[str, Any]:
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"analysis rules {name} are not YAML: {error}") from error
+    if not isinstance(parsed, Mapping):
+        raise InvalidInputError(f"analysis rules {name} must be a mapping, see the packaged file")
+    return parsed
