@@ -1,16 +1,16 @@
 """The one error taxonomy (DESIGN.md section 8); adapters translate every outside error into it.
 
-    NubabelError
-      TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
-        RateLimitedError      the other side counts and said no
-        UnavailableError      not reachable, overloaded, restarting
-      PermanentError          the same request can never succeed: a dead letter, the user is told
-        InvalidInputError     what somebody sent does not fit; the message says what to change
-        NotFoundError         the thing named does not exist (or belongs to another organization)
-        CredentialsError      a token or password was refused; an administrator must act
-      UncertainError          sent, no clear answer: look before repeating
-      LeaseLostError          another process owns the row now; stop, write nothing
-      IllegalTransitionError  a bug of ours: a state change that the state machine does not know
+NubabelError
+  TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
+    RateLimitedError      the other side counts and said no
+    UnavailableError      not reachable, overloaded, restarting
+  PermanentError          the same request can never succeed: a dead letter, the user is told
+    InvalidInputError     what somebody sent does not fit; the message says what to change
+    NotFoundError         the thing named does not exist (or belongs to another organization)
+    CredentialsError      a token or password was refused; an administrator must act
+  UncertainError          sent, no clear answer: look before repeating
+  LeaseLostError          another process owns the row now; stop, write nothing
+  IllegalTransitionError  a bug of ours: a state change that the state machine does not know
 """
 
 

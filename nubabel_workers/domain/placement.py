@@ -31,9 +31,10 @@ class Placement:
         return chosen
 
     def _open_to(self, organization_id: str) -> list[Instance]:
-        """Servers for new sessions: the organization's own where it has any, else the shared ones."""
-        own = [i for i in self._instances.values() if i.organization_id == organization_id and i.status == "active"]
-        return own or [i for i in self._instances.values() if i.organization_id is None and i.status == "active"]
+        """Servers for new sessions: the organization's own where it has any (even if down), else shared ones."""
+        open_ones = [i for i in self._instances.values() if i.status == "active" and i.healthy]
+        own = [i for i in self._instances.values() if i.organization_id == organization_id]
+        return [i for i in open_ones if i.organization_id == (organization_id if own else None)]
 
     def _free(self, instance: Instance) -> int:
         return instance.capacity_runs - self._in_flight[instance.id]

@@ -3,7 +3,8 @@
 Every method may raise the errors of `domain.errors`; stores raise TransientError while the database is away.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from nubabel_workers.domain.executions import (
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
+from nubabel_workers.domain.opencode_events import ServerEvent
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import RunMessage, SessionState
@@ -511,6 +513,12 @@ class OpenCodeServer(Protocol):
 
 class OpenCodeServers(Protocol):
     def server(self, instance: Instance) -> OpenCodeServer: ...
+
+
+class OpenCodeEvents(Protocol):
+    def stream(self, instance: Instance, watched: AbstractSet[str]) -> AsyncGenerator[Sequence[ServerEvent], None]:
+        """A server's events in bursts, the first being ServerConnected; raises UnavailableError when it breaks."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,6 @@ class Instance:
     agents: Sequence[str] = ()
     version: str = ""
     in_flight: int = 0  # executions occupying it now, counted from the rows
-    healthy: bool = True  # as last reported; health_detail says why not
+    healthy: bool = True  # the listener's last word: an unreachable one gets no new sessions; health_detail says why
     health_detail: str = ""
     checked_at: datetime | None = None

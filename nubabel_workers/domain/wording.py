@@ -1,4 +1,4 @@
-"""What the system says to people in a thread, in the language they wrote in (Korean or English). One place for it all."""
+"""What the system says to people in a thread, in the language they wrote in: Korean or English. All of it is here."""
 
 import re
 from enum import StrEnum

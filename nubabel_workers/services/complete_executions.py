@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from nubabel_workers.domain import opencode_ids, outcomes
+from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import LeaseLostError, NotFoundError, NubabelError, TransientError
 from nubabel_workers.domain.executions import EventKind, Execution
@@ -31,6 +31,7 @@ from nubabel_workers.domain.verdict import IDLE, RunError, SessionState, Verdict
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.follow_up import publish_after_finish
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.submit_prompt import ids_of
 
 log = structlog.get_logger(__name__)
 
@@ -215,9 +216,7 @@ class CompleteExecutions:
         session_id = _session_of(execution)
         return decide(
             await server.run_messages(session_id),
-            my_message_id=opencode_ids.message_id(
-                execution.organization_id, session_id, execution.id, execution.message_created_ms
-            ),
+            my_message_id=ids_of(execution, session_id).message_id,
             state=state,
             settled=settled,
             known_assistant_ids=frozenset(execution.known_assistant_ids),

@@ -1,4 +1,4 @@
-"""Tell people and upstream services what there is to tell: claims notifications and leaves each told, waiting or parked.
+"""Tell people and upstream services what there is to tell; each claimed row ends told, waiting or parked.
 
 How a kind is told lies in `deliver_to_slack.py`; here is what all share: claims, retries, limits, dead letters.
 """
@@ -116,7 +116,7 @@ class DeliverNotifications:
             return "parked"
         target = reply_target(notification.destination)
         if isinstance(target, WebhookTarget):
-            parts = await self._call_webhook(claimed, target)
+            parts: Sequence[str] | None = await self._call_webhook(claimed, target)
         else:
             parts = await self._slack.deliver(claimed, lease)
         if parts is None:

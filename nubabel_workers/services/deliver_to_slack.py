@@ -1,4 +1,4 @@
-"""How each kind of notification is told in Slack. Posts are never repeated blindly: look, then post, marked if in doubt."""
+"""How each kind of notification is told in Slack. Posts are never repeated blindly: look first, mark if in doubt."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from nubabel_workers.domain import opencode_ids
 from nubabel_workers.domain.analysis import Analysis, Rules, analyse
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
 from nubabel_workers.domain.ports import (
     ClaimedDispatch,
     ExecutionStore,
@@ -99,7 +99,7 @@ class SubmitPrompt:
             return False
         try:
             return await server.has_message(
-                execution.opencode_session_id, _message_id(execution, execution.opencode_session_id)
+                execution.opencode_session_id, ids_of(execution, execution.opencode_session_id).message_id
             )
         except NotFoundError:
             return False
@@ -111,7 +111,9 @@ class SubmitPrompt:
         if execution.attempt > 0:  # what earlier attempts left behind is no answer to this one
             messages = await server.run_messages(session_id)
             known = tuple(message.id for message in messages if message.role is Role.ASSISTANT)
-        return _Plan(session_id, _message_id(execution, session_id), analysis, gathered, known_assistant_ids=known)
+        return _Plan(
+            session_id, ids_of(execution, session_id).message_id, analysis, gathered, known_assistant_ids=known
+        )
 
     async def _plan_in_new_session(
         self,
@@ -128,7 +130,7 @@ class SubmitPrompt:
             directory=instance.directory,
         )
         turns = await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns)
-        return _Plan(session_id, _message_id(execution, session_id), analysis, gathered, earlier_turns(turns))
+        return _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, earlier_turns(turns))
 
     async def _post(
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
@@ -167,18 +169,25 @@ class SubmitPrompt:
         return await self._executions.mark_running(execution, lease, check_after_s=self._limits.first_check_s)
 
 
-def _message_id(execution: Execution, opencode_session_id: str) -> str:
-    return opencode_ids.message_id(
-        execution.organization_id, opencode_session_id, execution.id, execution.message_created_ms
+def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) -> PromptIds:
+    """The ids of an execution's prompt in that session: the same for every attempt."""
+    return prompt_ids(
+        execution.organization_id,
+        opencode_session_id,
+        execution.id,
+        created_ms=execution.message_created_ms,
+        parts=parts,
     )
 
 
 def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
-    def part_id(number: int) -> str:
-        return opencode_ids.part_id(plan.message_id, execution.message_created_ms, number)
-
     texts = [text for text in (plan.history, plan.gathered.thread, execution.prompt) if text]
-    parts = [PromptPart(part_id(number), text=text) for number, text in enumerate(texts, start=1)]
-    for number, file in enumerate(plan.gathered.files, start=len(parts) + 1):
-        parts.append(PromptPart(part_id(number), file_url=file.data_url, mime_type=file.mime_type, filename=file.name))
-    return parts
+    files = plan.gathered.files
+    part_ids = ids_of(execution, plan.opencode_session_id, parts=len(texts) + len(files)).part_ids
+    return [
+        *(PromptPart(part_id, text=text) for part_id, text in zip(part_ids, texts, strict=False)),
+        *(
+            PromptPart(part_id, file_url=file.data_url, mime_type=file.mime_type, filename=file.name)
+            for part_id, file in zip(part_ids[len(texts) :], files, strict=True)
+        ),
+    ]

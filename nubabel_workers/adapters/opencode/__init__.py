@@ -4,26 +4,12 @@
     client = OpenCodeClient(http, "http://127.0.0.1:4096", password=SecretStr("..."))
     session = await client.create_session(title="Hello")
 
-Pure parts: `endpoints` and `wire` (requests out, answers in), `sse` (bytes in, events out), `ids`.
+Pure parts: `endpoints` and `wire` (requests out, answers in), `sse` (bytes in, events out).
 """
 
 from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient, SyncOpenCodeClient
 from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.event_stream import events
-from nubabel_workers.adapters.opencode.events import (
-    Disposed,
-    Heartbeat,
-    PermissionAsked,
-    QuestionAsked,
-    ServerConnected,
-    ServerEvent,
-    SessionError,
-    SessionIdle,
-    SessionStatus,
-    TextDelta,
-    ToolUpdate,
-)
-from nubabel_workers.adapters.opencode.ids import PromptIds, opencode_id, prompt_ids
 from nubabel_workers.adapters.opencode.models import (
     Agent,
     Health,
@@ -43,6 +29,20 @@ from nubabel_workers.adapters.opencode.transport import (
     new_stream_session,
     new_sync_http_client,
 )
+from nubabel_workers.domain.opencode_events import (
+    Disposed,
+    Heartbeat,
+    PermissionAsked,
+    QuestionAsked,
+    ServerConnected,
+    ServerEvent,
+    SessionError,
+    SessionIdle,
+    SessionStatus,
+    TextDelta,
+    ToolUpdate,
+)
+from nubabel_workers.domain.opencode_ids import PromptIds, opencode_id, prompt_ids
 from nubabel_workers.domain.ports import PromptPart
 
 __all__ = [

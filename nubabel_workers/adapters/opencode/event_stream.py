@@ -8,9 +8,9 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import transport, wire
 from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
-from nubabel_workers.adapters.opencode.events import ServerEvent
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.domain.errors import CredentialsError, UnavailableError
+from nubabel_workers.domain.opencode_events import ServerEvent
 
 # Frames come one by one. Leaving them in the kernel's buffer for a moment and reading them together costs a tenth of
 # the CPU, and an event waits 20 ms at the most.

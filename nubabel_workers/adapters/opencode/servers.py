@@ -1,13 +1,18 @@
 """The ports that the services know OpenCode by, on top of the client."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
+import aiohttp
 import httpx
 
 from nubabel_workers.adapters.opencode import endpoints
 from nubabel_workers.adapters.opencode.client import OnCall, OpenCodeClient
+from nubabel_workers.adapters.opencode.event_stream import events
+from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, Timeouts
 from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.opencode_events import ServerEvent
 from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import RunMessage, SessionState
@@ -94,3 +99,21 @@ class HttpOpenCodeServers:
             known = (access, HttpOpenCodeServer(client))
             self._servers[instance.id] = known
         return known[1]
+
+
+class HttpOpenCodeEvents:
+    """Implements ports.OpenCodeEvents over one streaming session."""
+
+    def __init__(self, session: aiohttp.ClientSession, *, silence_s: float) -> None:
+        self._session = session
+        self._silence_s = silence_s
+
+    def stream(self, instance: Instance, watched: AbstractSet[str]) -> AsyncGenerator[Sequence[ServerEvent], None]:
+        return events(
+            self._session,
+            instance.url,
+            username=instance.username,
+            password=instance.password,
+            decoder=EventDecoder(watched=watched),
+            silence_s=self._silence_s,
+        )

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from nubabel_workers.adapters.opencode.decoding import run_error, status_of
-from nubabel_workers.adapters.opencode.events import (
+from nubabel_workers.domain.opencode_events import (
     Disposed,
     Heartbeat,
     PermissionAsked,

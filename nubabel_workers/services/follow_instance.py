@@ -1,0 +1,209 @@
+"""Follow one OpenCode server's events: wake completions, tell progress, refuse what nobody can answer. Hints only."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from nubabel_workers.domain.errors import NotFoundError, NubabelError
+from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.opencode_events import (
+    Disposed,
+    PermissionAsked,
+    QuestionAsked,
+    ServerConnected,
+    ServerEvent,
+    SessionError,
+    SessionIdle,
+    TextDelta,
+    ToolUpdate,
+)
+from nubabel_workers.domain.ports import (
+    ExecutionStore,
+    HintPublisher,
+    InstanceStore,
+    NotificationStore,
+    OpenCodeEvents,
+    OpenCodeServer,
+    OpenCodeServers,
+    ProgressStream,
+)
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.wording import Language, language_of, say
+from nubabel_workers.services.reconcile_instance import ReconcileInstance
+
+log = structlog.get_logger(__name__)
+
+_REFUSAL = "Nobody can answer this here. Go on without it, or say what you would need."
+_SHOWN_TOOLS = 5
+_MAX_RUNS = 20_000
+_SIGNS = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
+
+
+@dataclass
+class _Run:
+    """What the listener keeps per run that it was asked about; forgotten when the session goes idle."""
+
+    organization_id: str
+    execution_id: str
+    language: Language
+    tools: OrderedDict[str, str] = field(default_factory=OrderedDict)
+
+    def text(self) -> str:
+        lines = list(self.tools.values())[-_SHOWN_TOOLS:]
+        return "\n".join([say("working", self.language), *lines])
+
+
+class FollowInstance:
+    """`follow` runs until the stream breaks; the listener process connects again."""
+
+    def __init__(
+        self,
+        events: OpenCodeEvents,
+        servers: OpenCodeServers,
+        instances: InstanceStore,
+        executions: ExecutionStore,
+        notifications: NotificationStore,
+        progress: ProgressStream,
+        reconcile: ReconcileInstance,
+        hints: HintPublisher,
+        *,
+        progress_pace_s: float,
+    ) -> None:
+        self._events = events
+        self._servers = servers
+        self._instances = instances
+        self._executions = executions
+        self._notifications = notifications
+        self._progress = progress
+        self._reconcile = reconcile
+        self._hints = hints
+        self._progress_pace_s = progress_pace_s
+
+    async def follow(self, instance: Instance, watched: set[str]) -> None:
+        """watched: OpenCode sessions whose text is wanted; the caller changes it at any time.
+
+        Raises UnavailableError or CredentialsError when the stream ends.
+        """
+        runs: OrderedDict[str, _Run | None] = OrderedDict()
+        async with asyncio.TaskGroup() as refusals, aclosing(self._events.stream(instance, watched)) as stream:
+            async for burst in stream:
+                await self._take(instance, burst, runs, refusals)
+
+    async def _take(
+        self,
+        instance: Instance,
+        burst: Sequence[ServerEvent],
+        runs: "OrderedDict[str, _Run | None]",
+        refusals: asyncio.TaskGroup,
+    ) -> None:
+        ended: list[str] = []
+        shown: dict[str, _Run] = {}
+        for event in burst:
+            match event:
+                case ServerConnected():
+                    await self._report_health(instance)
+                    await self._reconcile.run(instance.id)
+                case Disposed():
+                    await self._reconcile.run(instance.id)
+                case SessionIdle(session_id=session_id) | SessionError(session_id=str(session_id)):
+                    ended.append(session_id)
+                case ToolUpdate() | TextDelta():
+                    await self._tell(instance, event, runs, shown)
+                case PermissionAsked() | QuestionAsked():
+                    refusals.create_task(self._refuse(instance, event))
+        for run in shown.values():
+            await self._show_in_thread(run)
+        if ended:
+            await self._wake(instance, ended, runs)
+
+    async def _wake(self, instance: Instance, ended: list[str], runs: "OrderedDict[str, _Run | None]") -> None:
+        for session_id in ended:
+            runs.pop(session_id, None)
+        for execution_id in await self._executions.wake_by_sessions(instance.id, ended):
+            self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
+
+    async def _run_of(self, instance: Instance, session_id: str, runs: "OrderedDict[str, _Run | None]") -> _Run | None:
+        """The execution that a session works on; None for sessions that are not ours, such as sub-agents'."""
+        if session_id not in runs:
+            execution = await self._executions.running_by_opencode_session(instance.id, session_id)
+            runs[session_id] = _run(execution) if execution is not None else None
+            if len(runs) > _MAX_RUNS:
+                runs.popitem(last=False)
+        return runs[session_id]
+
+    async def _tell(
+        self,
+        instance: Instance,
+        event: ToolUpdate | TextDelta,
+        runs: "OrderedDict[str, _Run | None]",
+        shown: dict[str, _Run],
+    ) -> None:
+        run = await self._run_of(instance, event.session_id, runs)
+        if run is None:
+            return
+        if isinstance(event, TextDelta):
+            told = {"type": "text", "text": event.text}
+        else:
+            told = {"type": "tool", "tool": event.tool, "status": event.status, "call_id": event.call_id}
+            told |= {"title": event.title} if event.title else {}
+            run.tools[event.call_id] = _line(event)
+            shown[event.session_id] = run
+        await self._progress.append(run.organization_id, run.execution_id, told)
+
+    async def _show_in_thread(self, run: _Run) -> None:
+        due = await self._notifications.show_progress(
+            run.organization_id, run.execution_id, run.text(), pace_s=self._progress_pace_s
+        )
+        if due is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, due, run.organization_id))
+
+    async def _refuse(self, instance: Instance, asked: PermissionAsked | QuestionAsked) -> None:
+        """Configuration denies these; one that appears all the same would hold its session for ever."""
+        server = self._servers.server(instance)
+        try:
+            execution = await self._executions.running_by_opencode_session(instance.id, asked.session_id)
+            await _reject(server, asked)
+            log.warning("opencode.ask_rejected", instance_id=instance.id, opencode_session_id=asked.session_id)
+            if execution is not None:
+                await self._executions.note_event(execution, EventKind.ASK_REJECTED, _described(asked))
+        except NotFoundError:
+            log.info("opencode.ask_gone", instance_id=instance.id)
+        except NubabelError as error:
+            log.warning("opencode.ask_not_rejected", instance_id=instance.id, error=str(error))
+
+    async def _report_health(self, instance: Instance) -> None:
+        server = self._servers.server(instance)
+        version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
+        await self._instances.report_health(instance.id, healthy=True, detail="", version=version, agents=agents)
+        log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
+
+    async def report_down(self, instance: Instance, reason: str) -> None:
+        """New sessions go elsewhere until the listener is connected again."""
+        await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
+
+
+async def _reject(server: OpenCodeServer, asked: PermissionAsked | QuestionAsked) -> None:
+    if isinstance(asked, PermissionAsked):
+        await server.reject_permission(asked.id, directory=asked.directory, message=_REFUSAL)
+    else:
+        await server.reject_question(asked.id, directory=asked.directory)
+
+
+def _described(asked: PermissionAsked | QuestionAsked) -> dict[str, str]:
+    if isinstance(asked, PermissionAsked):
+        return {"permission": asked.permission, "patterns": ", ".join(asked.patterns)[:200]}
+    return {"question": str(asked.questions[0].get("question", ""))[:200] if asked.questions else ""}
+
+
+def _run(execution: Execution) -> _Run:
+    return _Run(execution.organization_id, execution.id, language_of(execution.prompt))
+
+
+def _line(event: ToolUpdate) -> str:
+    title = f" {event.title}" if event.title else ""
+    return f"• `{event.tool}`{title} {_SIGNS.get(event.status, '')}".rstrip()

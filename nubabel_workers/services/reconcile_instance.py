@@ -1,0 +1,56 @@
+"""Compare what we believe runs on an OpenCode server with what the server says. Makes lost events harmless."""
+
+import asyncio
+from collections import defaultdict
+
+import structlog
+
+from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.tenants import Instance
+
+log = structlog.get_logger(__name__)
+
+
+class ReconcileInstance:
+    """Wakes the completion of every run whose session the server does not list as working."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        instances: InstanceStore,
+        servers: OpenCodeServers,
+        hints: HintPublisher,
+    ) -> None:
+        self._executions = executions
+        self._instances = instances
+        self._servers = servers
+        self._hints = hints
+
+    async def run(self, instance_id: str) -> int:
+        """Return how many executions were woken; a server that can't be asked wakes none."""
+        instance = await self._instances.find(instance_id)
+        running = await self._executions.running_on(instance_id)
+        if instance is None or not running:
+            return 0
+        sessions: defaultdict[str | None, list[str]] = defaultdict(list)
+        for _, opencode_session_id, directory in running:
+            sessions[directory].append(opencode_session_id)
+        quiet = await asyncio.gather(
+            *(self._quiet_ones(instance, directory, ids) for directory, ids in sessions.items())
+        )
+        woken = await self._executions.wake_by_sessions(instance_id, [one for ids in quiet for one in ids])
+        for execution_id in woken:
+            self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
+        if woken:
+            log.info("opencode.reconciled", instance_id=instance_id, running=len(running), woken=len(woken))
+        return len(woken)
+
+    async def _quiet_ones(self, instance: Instance, directory: str | None, session_ids: list[str]) -> list[str]:
+        try:
+            busy = await self._servers.server(instance).busy_sessions(directory)
+        except NubabelError as error:
+            log.warning("opencode.not_reconciled", instance_id=instance.id, error=str(error))
+            return []
+        return [session_id for session_id in session_ids if session_id not in busy]
