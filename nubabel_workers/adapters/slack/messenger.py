@@ -13,7 +13,7 @@ from slack_sdk.web.async_client import AsyncWebClient
 from yarl import URL
 
 from nubabel_workers.adapters.slack import errors
-from nubabel_workers.domain.errors import InvalidInputError, NubabelError, PermanentError, UncertainError
+from nubabel_workers.domain.errors import InvalidInputError, PermanentError, UncertainError
 from nubabel_workers.domain.slack_events import ThreadExcerpt, ThreadMessage, files_of, is_from_bot, plain_text
 from nubabel_workers.domain.slack_mrkdwn import to_mrkdwn
 from nubabel_workers.domain.slack_text import MAX_TEXT_BYTES, fallback_text, neutralise
@@ -207,11 +207,7 @@ class SlackMessenger:
         self, method: str, token: SecretStr, arguments: dict[str, Any], *, already: frozenset[str] = frozenset()
     ) -> None:
         """A call that may be repeated. already: codes that say that the wished-for state is there."""
-        try:
-            await self._call(method, token, json=arguments, repeatable=True)
-        except PermanentError as error:
-            if error.code not in already:
-                raise
+        await self._call(method, token, json=arguments, repeatable=True, already=already)
 
     async def _read_thread(self, token: SecretStr, channel: str, thread_ts: str, **options: Any) -> Mapping[str, Any]:
         params = {"channel": channel, "ts": thread_ts, **options}
@@ -225,6 +221,7 @@ class SlackMessenger:
         repeatable: bool,
         json: dict[str, Any] | None = None,
         params: dict[str, Any] | None = None,
+        already: frozenset[str] = frozenset(),
     ) -> Mapping[str, Any]:
         _, client = self._connected()
         secret = {"token": token.get_secret_value()}
@@ -234,9 +231,9 @@ class SlackMessenger:
                     response = await client.api_call(method, http_verb="GET", params={**params, **secret})
                 else:
                     response = await client.api_call(method, json={**(json or {}), **secret})
-        except NubabelError:
-            raise
         except Exception as error:  # noqa: BLE001 - the SDK leaks AttributeError and others for unexpected bodies
+            if errors.error_code(error) in already:
+                return {}
             raise errors.translate(error, method=method, repeatable=repeatable) from None
         data = response.data
         return data if isinstance(data, dict) else {}
