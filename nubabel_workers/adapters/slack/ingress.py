@@ -14,8 +14,9 @@ import structlog
 from pydantic import SecretStr
 from slack_bolt import BoltResponse
 from slack_bolt.adapter.starlette.async_handler import to_async_bolt_request, to_starlette_response
-from slack_bolt.async_app import AsyncApp, AsyncBoltContext
+from slack_bolt.async_app import AsyncApp, AsyncBoltContext, AsyncBoltRequest
 from slack_bolt.authorization import AuthorizeResult
+from slack_bolt.middleware.async_middleware import AsyncMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -65,7 +66,7 @@ def slack_app(
     )
     # A middleware and not a listener: it sees every payload, while listeners leave unknown types with 404, which
     # Slack counts as a failure and delivers again.
-    app.middleware(_acceptance(accept, accept_timeout_s))
+    app.middleware(_Acceptance(accept, accept_timeout_s))
     return app
 
 
@@ -105,28 +106,39 @@ def _authorize_with(find_bot: FindBot) -> Callable[..., Awaitable[AuthorizeResul
     return authorize
 
 
-def _acceptance(accept: Accept, accept_timeout_s: float) -> Callable[..., Awaitable[BoltResponse]]:
-    async def take(body: dict[str, Any], context: AsyncBoltContext) -> BoltResponse:
+class _Acceptance(AsyncMiddleware):
+    """The last middleware: hands the body over and answers; no listener runs after it."""
+
+    def __init__(self, accept: Accept, timeout_s: float) -> None:
+        self._accept = accept
+        self._timeout_s = timeout_s
+
+    async def async_process(
+        self,
+        *,
+        req: AsyncBoltRequest,
+        resp: BoltResponse,  # noqa: ARG002 - Bolt passes it by name
+        next: Callable[[], Awaitable[BoltResponse]],  # noqa: A002, ARG002 - Bolt's name; nothing comes next
+    ) -> BoltResponse:
+        body = req.body
         if body.get("type") != "event_callback":
             log.info("slack.payload_ignored", type=str(body.get("type"))[:40])
-        elif context.get(_UNKNOWN_WORKSPACE):
-            log.warning("slack.unknown_workspace", team_id=context.team_id, enterprise_id=context.enterprise_id)
-        else:
-            return BoltResponse(status=await _accepted(accept, body, accept_timeout_s))
-        return BoltResponse(status=200)
+            return BoltResponse(status=200)
+        if req.context.get(_UNKNOWN_WORKSPACE):
+            log.warning("slack.unknown_workspace", team_id=req.context.team_id, enterprise_id=req.context.enterprise_id)
+            return BoltResponse(status=200)
+        return BoltResponse(status=await self._status(body))
 
-    return take
-
-
-async def _accepted(accept: Accept, body: dict[str, Any], timeout_s: float) -> int:
-    """The HTTP status that tells Slack what became of the event."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await accept(body)
-    except InvalidInputError as error:
-        log.error("slack.event_refused", event_id=body.get("event_id"), error=str(error))  # noqa: TRY400 - no bug of ours
+    async def _status(self, body: dict[str, Any]) -> int:
+        """The HTTP status that tells Slack what became of the event."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._accept(body)
+        except InvalidInputError as error:
+            # No bug of ours, hence without a traceback.
+            log.error("slack.event_refused", event_id=body.get("event_id"), error=str(error))  # noqa: TRY400 - see above
+            return 200
+        except Exception:
+            log.exception("slack.accept_failed", event_id=body.get("event_id"))
+            return 500
         return 200
-    except Exception:
-        log.exception("slack.accept_failed", event_id=body.get("event_id"))
-        return 500
-    return 200

@@ -26,6 +26,7 @@ async def events_endpoint(handler: EventsApiHandler) -> AsyncIterator[str]:
     app = Starlette(routes=[Route("/slack/events", handler, methods=["POST"])])
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()  # from here on connections wait for the server
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
