@@ -190,6 +190,10 @@ class OpenCodeSettings(SettingGroup):
     opencode_submits_per_second: PositiveInt = Field(
         20, description="Prompts per second and server, unless it says otherwise."
     )
+    analysis_rules_file: Path | None = Field(
+        None, description="YAML with rules of your own for the request analysis, added to the built-in ones."
+    )
+    late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")
 

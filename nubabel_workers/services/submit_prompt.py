@@ -39,6 +39,7 @@ class RunLimits:
     first_check_s: float = 30.0
     run_deadline_s: float = 1800.0
     earlier_turns: int = 20
+    default_model: str | None = None  # "provider/model" for requests that name none
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class SubmitPrompt:
             message_id=plan.message_id,
             parts=_parts(execution, plan),
             agent=plan.analysis.agent,
-            model=plan.analysis.model,
+            model=plan.analysis.model or self._limits.default_model,
             system=plan.analysis.instructions or None,
             timeout_s=self._leases.time_to_act_s(lease, self._limits.submit_timeout_s),
         )

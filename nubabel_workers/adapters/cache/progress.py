@@ -14,8 +14,9 @@ log = structlog.get_logger(__name__)
 
 KEEP_S = 3600
 MAX_EVENTS = 1000
-WATCH_S = 60
 _FIRST = "0-0"
+_WATCH = f"{PREFIX}watch"
+_PUBSUB_WAIT_S = 10.0
 
 
 class RedisProgress:
@@ -57,16 +58,19 @@ class RedisProgress:
                 yield event_id, orjson.loads(fields["e"])
 
     async def _announce_watcher(self, execution_id: str) -> None:
+        """Tell the listeners that text deltas of this execution are worth their CPU for a while."""
         with translated_errors():
-            await self._cache.set(f"{PREFIX}watched:{execution_id}", "1", ex=WATCH_S)
+            await self._cache.publish(_WATCH, execution_id)
 
-    async def is_watched(self, execution_id: str) -> bool:
-        """Whether somebody reads this execution's stream now: only then are text deltas worth their CPU."""
-        try:
-            with translated_errors():
-                return bool(await self._cache.exists(f"{PREFIX}watched:{execution_id}"))
-        except UnavailableError:
-            return False
+    async def watched(self) -> AsyncIterator[str]:
+        """Executions that somebody reads, each time its reader says so. Raises UnavailableError when the cache goes."""
+        with translated_errors():
+            async with self._reading.pubsub(ignore_subscribe_messages=True) as subscription:
+                await subscription.subscribe(_WATCH)
+                while True:
+                    message = await subscription.get_message(timeout=_PUBSUB_WAIT_S)
+                    if message is not None:
+                        yield str(message["data"])
 
 
 def _entries(answer: Any, key: str) -> list[tuple[str, Mapping[str, str]]]:

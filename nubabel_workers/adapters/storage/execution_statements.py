@@ -353,3 +353,8 @@ SESSION_OF = """
 SELECT organization_id, id FROM sessions
 WHERE instance_id = %(instance_id)s AND opencode_session_id = %(opencode_session_id)s
 """
+
+PLACE_OF = """
+SELECT instance_id, opencode_session_id FROM executions
+WHERE id = %(id)s AND status IN ('dispatching', 'running') AND opencode_session_id IS NOT NULL
+"""

@@ -312,6 +312,11 @@ class PostgresExecutions:
     async def find_session_mapping(self, organization_id: str, session_id: str) -> Mapping[str, Any] | None:
         return await self._database.tenant(organization_id).one(sql.SESSION_MAPPING, {"id": session_id})
 
+    async def place_of(self, execution_id: str) -> tuple[str, str] | None:
+        """(server, OpenCode session) of an execution that runs now; for the listener, whatever the organization."""
+        row = await self._database.system().one(sql.PLACE_OF, {"id": execution_id})
+        return (row["instance_id"], row["opencode_session_id"]) if row else None
+
     async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
         """(organization, Nubabel session) of an OpenCode session."""
         row = await self._database.system().one(

@@ -1,0 +1,141 @@
+"""The listener process: shares the OpenCode servers with other listeners, one connection per server, and takes over."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from nubabel_workers.adapters.cache.leadership import RedisLeadership
+from nubabel_workers.adapters.cache.progress import RedisProgress
+from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.ports import Chance, ExecutionStore, InstanceStore
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.follow_instance import FollowInstance
+
+log = structlog.get_logger(__name__)
+
+_FIRST_WAIT_S = 0.2
+_MAX_WAIT_S = 5.0
+_WATCHED_FOR_S = 60.0
+
+
+class Listener:
+    """Holds a lease per server that it follows; a lease not renewed in time is another listener's."""
+
+    def __init__(
+        self,
+        instances: InstanceStore,
+        follow: FollowInstance,
+        executions: ExecutionStore,
+        leadership: RedisLeadership,
+        progress: RedisProgress,
+        chance: Chance,
+        *,
+        lease_s: float,
+    ) -> None:
+        self._instances = instances
+        self._follow = follow
+        self._executions = executions
+        self._leadership = leadership
+        self._progress = progress
+        self._chance = chance
+        self._round_s = lease_s / 4
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._watched: dict[str, set[str]] = {}  # server -> sessions whose text somebody reads
+
+    async def run(self, stop: asyncio.Event) -> None:
+        watching = asyncio.create_task(self._watch(), name="watched-executions")
+        try:
+            while not stop.is_set():
+                await self._round()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), self._round_s)
+        finally:
+            watching.cancel()
+            await self._leave()
+
+    async def _round(self) -> None:
+        """Sign in, renew what is ours, take what is free up to a fair share, give up what is too much or gone."""
+        try:
+            known = {instance.id: instance for instance in await self._instances.loads()}
+            fair = -(-len(known) // await self._leadership.members())
+            for instance_id in [*self._following]:
+                surplus = len(self._following) > fair
+                if surplus or instance_id not in known or not await self._leadership.take(instance_id):
+                    await self._drop(instance_id)
+            for instance in known.values():
+                if len(self._following) < fair and instance.id not in self._following:
+                    await self._take(instance)
+        except NubabelError as error:
+            # Without the cache nobody can take over either: go on with what is followed now.
+            log.warning("listener.round_failed", error=str(error))
+
+    async def _take(self, instance: Instance) -> None:
+        if await self._leadership.take(instance.id):
+            log.info("listener.following", instance_id=instance.id)
+            self._following[instance.id] = asyncio.create_task(
+                self._follow_for_ever(instance.id), name=f"follow-{instance.id}"
+            )
+
+    async def _drop(self, instance_id: str) -> None:
+        log.info("listener.left", instance_id=instance_id)
+        task = self._following.pop(instance_id)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        with suppress(NubabelError):
+            await self._leadership.release(instance_id)
+
+    async def _leave(self) -> None:
+        for instance_id in [*self._following]:
+            await self._drop(instance_id)
+        with suppress(NubabelError):
+            await self._leadership.leave()
+
+    async def _follow_for_ever(self, instance_id: str) -> None:
+        """Connect, follow until it breaks, connect again: at once after a good connection, then with backoff."""
+        wait_s = _FIRST_WAIT_S
+        watched = self._watched.setdefault(instance_id, set())
+        while True:
+            started = asyncio.get_running_loop().time()
+            reason = await self._follow_once(instance_id, watched)
+            if asyncio.get_running_loop().time() - started > _MAX_WAIT_S:
+                wait_s = _FIRST_WAIT_S
+            log.warning("opencode.stream_lost", instance_id=instance_id, error=reason, again_in_s=round(wait_s, 2))
+            await asyncio.sleep(wait_s * (0.5 + self._chance.jitter()))
+            wait_s = min(_MAX_WAIT_S, wait_s * 2)
+
+    async def _follow_once(self, instance_id: str, watched: set[str]) -> str:
+        """Return why it ended."""
+        try:
+            instance = await self._instances.find(instance_id)
+            if instance is None:
+                return "the server is not registered any more"
+            try:
+                await self._follow.follow(instance, watched)
+            except* NubabelError as errors:
+                reason = "; ".join(str(error) for error in errors.exceptions)
+                await self._follow.report_down(instance, reason)
+                return reason
+        except NubabelError as error:
+            return str(error)
+        return "the stream ended"
+
+    async def _watch(self) -> None:
+        """Text deltas cost CPU: they are read only for executions that somebody's stream has just asked for."""
+        while True:
+            try:
+                async for execution_id in self._progress.watched():
+                    await self._add_watched(execution_id)
+            except NubabelError as error:
+                log.warning("listener.watch_failed", error=str(error))
+            await asyncio.sleep(1 + self._chance.jitter())
+
+    async def _add_watched(self, execution_id: str) -> None:
+        place = await self._executions.place_of(execution_id)
+        if place is None or place[0] not in self._following:
+            return
+        instance_id, session_id = place
+        watched = self._watched.setdefault(instance_id, set())
+        watched.add(session_id)
+        asyncio.get_running_loop().call_later(_WATCHED_FOR_S, watched.discard, session_id)

@@ -1,0 +1,27 @@
+"""`python -m nubabel_workers.scheduler`: any number of these may run."""
+
+import asyncio
+import sys
+
+from config.settings import Settings
+from nubabel_workers.bootstrap import open_services
+from nubabel_workers.entry import run_process, serving_metrics, stop_on_signals
+from nubabel_workers.scheduler.process import repeat
+
+
+async def run(settings: Settings) -> None:
+    stop = stop_on_signals()
+    tick, retention = settings.scheduler_tick_s, settings.scheduler_retention_interval_s
+    async with open_services(settings, application_name="nubabel-scheduler") as services:
+        maintain = services.maintain
+        with serving_metrics(settings, services.metrics):
+            await asyncio.gather(
+                repeat("publish_overdue", maintain.publish_overdue, every_s=tick, stop=stop),
+                repeat("keep_deadlines", maintain.keep_deadlines, every_s=tick, stop=stop),
+                repeat("reconcile", maintain.reconcile, every_s=tick, stop=stop),
+                repeat("expire", maintain.expire, every_s=retention, stop=stop),
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(run_process("scheduler", run))

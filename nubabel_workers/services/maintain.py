@@ -1,0 +1,104 @@
+"""The scheduler's work: publish again what waits, take over from the dead, keep deadlines, reconcile, expire.
+
+Every step is correct with any number of schedulers at once: each statement takes different rows.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import structlog
+
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, MaintenanceStore
+from nubabel_workers.domain.wording import say_in_both
+from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.reconcile_instance import ReconcileInstance
+
+log = structlog.get_logger(__name__)
+
+_EXPIRY_BATCH = 500
+_EXPIRY_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class MaintenancePace:
+    """Seconds. hint_after_s: age at which a ready row is hinted again. late_notice_s: when a thread is told to wait."""
+
+    hint_after_s: float = 2.0
+    reconcile_s: float = 15.0
+    late_notice_s: float = 90.0
+    retention_s: Mapping[str, float] = field(default_factory=dict)
+
+
+class Maintain:
+    def __init__(
+        self,
+        maintenance: MaintenanceStore,
+        executions: ExecutionStore,
+        reconcile: ReconcileInstance,
+        hints: HintPublisher,
+        *,
+        pace: MaintenancePace,
+    ) -> None:
+        self._maintenance = maintenance
+        self._executions = executions
+        self._reconcile = reconcile
+        self._hints = hints
+        self._pace = pace
+
+    async def publish_overdue(self) -> int:
+        """Wake the tasks for rows that are ready and that nobody took: lost hints, due retries, a wiped broker."""
+        released = await self._maintenance.release_expired_leases()
+        if released:
+            log.warning("scheduler.leases_taken_over", rows=released)
+        hints = await self._maintenance.overdue_hints(older_than_s=0 if released else self._pace.hint_after_s)
+        for hint in hints:
+            self._hints.publish(hint)
+        return len(hints)
+
+    async def keep_deadlines(self) -> int:
+        """Make runs past their deadline due for a look; end what could not start in time; tell threads that wait."""
+        for execution_id in await self._maintenance.running_past_deadline():
+            self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
+        told = await self._maintenance.tell_late(after_s=self._pace.late_notice_s, text=say_in_both("late"))
+        for notification_id in told:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id))
+        late = await self._maintenance.queued_past_answer_by()
+        for organization_id, execution_id in late:
+            await self._give_up(organization_id, execution_id)
+        return len(late)
+
+    async def _give_up(self, organization_id: str, execution_id: str) -> None:
+        execution = await self._executions.find(organization_id, execution_id)
+        if execution is None:
+            return
+        finish = outcomes.failed(
+            execution,
+            code="not_started_in_time",
+            detail="it waited longer than answer_by allows",
+            reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+        )
+        finished = await self._executions.cancel_queued(execution, finish)
+        if finished is not None:
+            log.error("execution.not_started_in_time", execution_id=execution_id, organization_id=organization_id)
+            publish_after_finish(self._hints, execution, finished)
+
+    async def reconcile(self) -> int:
+        """Compare with every OpenCode server that is due; schedulers share them."""
+        due = await self._maintenance.instances_to_reconcile(every_s=self._pace.reconcile_s)
+        return sum(await asyncio.gather(*(self._reconcile.run(instance_id) for instance_id in due)))
+
+    async def expire(self) -> Mapping[str, int]:
+        """Delete what is older than its retention, batch by batch, so that no lock is held for long."""
+        deleted: dict[str, int] = {}
+        for _ in range(_EXPIRY_ROUNDS):
+            round_of = await self._maintenance.expire(retention_s=self._pace.retention_s, batch=_EXPIRY_BATCH)
+            for table, rows in round_of.items():
+                deleted[table] = deleted.get(table, 0) + rows
+            if not any(rows >= _EXPIRY_BATCH for rows in round_of.values()):
+                break
+        log.info("scheduler.expired", **deleted)
+        return deleted
