@@ -85,7 +85,7 @@ FROM taken e JOIN sessions s ON s.id = e.session_id
 ORDER BY e.position
 """
 
-# check_at is infinite while an attempt is being submitted: only news of the listener can move it to now.
+# check_at is "never" while an attempt is being submitted: only news of the listener can move it to now.
 BEGIN_ATTEMPT = """
 WITH known AS (
   SELECT e.id, EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open
@@ -96,7 +96,7 @@ exe AS (
   SET attempt = e.attempt + CASE WHEN known.open THEN 0 ELSE 1 END,
     instance_id = %(instance_id)s, opencode_session_id = %(opencode_session_id)s, analysis = %(analysis)s,
     context = COALESCE(%(context)s, e.context), notes = %(notes)s, started_at = COALESCE(e.started_at, now()),
-    deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = 'infinity'
+    deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = '9999-01-01Z'
   FROM known WHERE e.id = known.id
   RETURNING e.id, e.organization_id, e.session_id, e.attempt
 ),
@@ -175,7 +175,7 @@ WITH candidate AS (
 ), {CHOSEN},
 taken AS (
   UPDATE executions e
-  SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = 'infinity',
+  SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = '9999-01-01Z',
     lone_deliveries = e.lone_deliveries + e.suspect::int
   FROM chosen WHERE e.id = chosen.id
   RETURNING e.*

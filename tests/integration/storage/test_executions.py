@@ -1,0 +1,374 @@
+"""Executions in PostgreSQL: every state change is conditional, happens once, and carries everything that belongs to it."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from nubabel_workers.adapters.process import SystemChance, SystemClock
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, Usage
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
+from nubabel_workers.domain.ports import ClaimedDispatch
+from nubabel_workers.domain.verdict import Verdict, VerdictKind
+from tests.integration.storage.seeds import add_organization
+
+pytestmark = pytest.mark.integration
+
+ORGANIZATION = OrganizationId("org_a")
+SLACK = SlackTarget("wsp_1", "C1", "1.000001", "1.000001").as_dict()
+_keys = itertools.count()
+
+
+@pytest.fixture
+async def executions(database: Database) -> PostgresExecutions:
+    await add_organization(database, ORGANIZATION)
+    return PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+
+
+@pytest.fixture
+def leases() -> Iterator[Lease]:
+    return (Lease(f"lse_{number}", 1e12) for number in itertools.count())
+
+
+def request(key: str | None = None, *, session: str = "s1", prompt: str = "hello", **more: Any) -> NewExecution:
+    return NewExecution(
+        organization_id=ORGANIZATION,
+        source="slack",
+        prompt=prompt,
+        session_key=session,
+        idempotency_key=key or f"k{next(_keys)}",
+        request_hash=prompt,
+        reply=SLACK,
+        **more,
+    )
+
+
+async def accept(executions: PostgresExecutions, new: NewExecution | None = None) -> str:
+    working = NewNotification(NotificationKind.WORKING, SLACK, {})
+    return (await executions.accept(new or request(), working=working, answer_by_s=600)).execution_id
+
+
+async def claim_one(executions: PostgresExecutions, lease: Lease, execution_id: str | None = None) -> ClaimedDispatch:
+    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, lease=lease)
+    assert len(claimed) == 1
+    return claimed[0]
+
+
+async def begin(executions: PostgresExecutions, execution: Execution, lease: Lease, *, session: str = "ses_oc1") -> int:
+    return await executions.begin_attempt(
+        execution,
+        lease,
+        instance_id="ins_1",
+        opencode_session_id=session,
+        opencode_directory="/data",
+        message_id="msg_1",
+        known_assistant_ids=(),
+        analysis={"category": "quick"},
+        context=None,
+        notes=(),
+        run_deadline_s=60,
+    )
+
+
+@pytest.fixture
+async def instance(database: Database) -> str:
+    await database.system().execute("INSERT INTO instances (id, url) VALUES ('ins_1', 'http://127.0.0.1:1')")
+    return "ins_1"
+
+
+async def running(executions: PostgresExecutions, lease: Lease, new: NewExecution | None = None) -> Execution:
+    await accept(executions, new)
+    execution = (await claim_one(executions, lease)).execution
+    await begin(executions, execution, lease)
+    await executions.mark_running(execution, lease, check_after_s=30)
+    return execution
+
+
+async def test_the_same_request_is_accepted_once(executions: PostgresExecutions) -> None:
+    first = await executions.accept(request("same"), working=None, answer_by_s=60)
+
+    second = await executions.accept(request("same"), working=None, answer_by_s=60)
+
+    assert first.created
+    assert not second.created
+    assert second.execution_id == first.execution_id
+    assert second.request_hash == first.request_hash
+
+
+async def test_the_same_request_at_the_same_moment_is_accepted_once(executions: PostgresExecutions) -> None:
+    accepted = await asyncio.gather(
+        *(executions.accept(request("same"), working=None, answer_by_s=60) for _ in range(4))
+    )
+
+    assert sum(one.created for one in accepted) == 1
+    assert len({one.execution_id for one in accepted}) == 1
+
+
+async def test_acceptance_writes_the_working_sign_and_the_first_milestone(
+    executions: PostgresExecutions, database: Database
+) -> None:
+    execution_id = await accept(executions)
+
+    told = await database.tenant(ORGANIZATION).all("SELECT kind, status FROM notifications")
+    assert told == [{"kind": "working", "status": "ready"}]
+    assert [event.kind for event in await executions.timeline(ORGANIZATION, execution_id)] == [EventKind.ACCEPTED]
+
+
+async def test_a_follow_up_waits_until_its_session_is_free(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    first = await running(executions, next(leases))
+    follow_up = await executions.accept(request(), working=None, answer_by_s=60)
+    assert follow_up.busy_execution_ids == (first.id,)
+
+    nothing = await executions.claim_queued(execution_id=follow_up.execution_id, limit=10, lease=next(leases))
+
+    assert nothing == []
+
+
+async def test_of_two_waiting_in_a_session_the_earlier_is_taken(
+    executions: PostgresExecutions, leases: Iterator[Lease]
+) -> None:
+    first, second = await accept(executions), await accept(executions)
+
+    claimed = await executions.claim_queued(execution_id=second, limit=10, lease=next(leases))
+
+    assert [one.execution.id for one in claimed] == [first]
+
+
+async def test_two_processes_never_claim_the_same_row(executions: PostgresExecutions, leases: Iterator[Lease]) -> None:
+    ids = {await accept(executions, request(session=f"s{n}")) for n in range(8)}
+
+    batches = await asyncio.gather(
+        *(executions.claim_queued(execution_id=None, limit=3, lease=next(leases)) for _ in range(4))
+    )
+
+    claimed = [one.execution.id for batch in batches for one in batch]
+    assert len(claimed) == len(set(claimed))
+    assert set(claimed) <= ids
+
+
+async def test_news_during_the_submit_is_not_lost(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    lease = next(leases)
+    await accept(executions)
+    execution = (await claim_one(executions, lease)).execution
+    await begin(executions, execution, lease)
+    assert await executions.wake_by_sessions("ins_1", ["ses_oc1"]) == []
+
+    started = await executions.mark_running(execution, lease, check_after_s=30)
+
+    assert started.check_now
+    assert len(await executions.claim_checks(execution_id=None, limit=5, lease=next(leases))) == 1
+
+
+async def test_news_during_a_look_leads_to_another_look(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    execution = await running(executions, next(leases))
+    await executions.wake_by_sessions("ins_1", ["ses_oc1"])
+    looking = next(leases)
+    assert len(await executions.claim_checks(execution_id=execution.id, limit=5, lease=looking)) == 1
+    await executions.wake_by_sessions("ins_1", ["ses_oc1"])
+
+    await executions.release_check(execution, looking, check_after_s=30)
+
+    assert len(await executions.claim_checks(execution_id=None, limit=5, lease=next(leases))) == 1
+
+
+async def test_finishing_writes_everything_in_one_step(
+    executions: PostgresExecutions, instance: str, database: Database, leases: Iterator[Lease]
+) -> None:
+    execution = await running(executions, next(leases))
+    waiting = await accept(executions)
+    await executions.wake_by_sessions("ins_1", ["ses_oc1"])
+    lease = next(leases)
+    await executions.claim_checks(execution_id=None, limit=5, lease=lease)
+    usage = Usage(input_tokens=3, output_tokens=5, cost=0.25)
+    verdict = Verdict(VerdictKind.SUCCEEDED, text="42", usage=usage, usage_by_model={"stub/echo": usage})
+
+    finished = await executions.finish(execution, lease, outcomes.answered(execution, verdict, ()))
+
+    found = await executions.find(ORGANIZATION, execution.id)
+    assert found is not None
+    assert (found.status, found.output, found.usage) == (Status.COMPLETED, "42", usage)
+    assert finished.next_execution_id == waiting
+    assert len(finished.notification_ids) == 2  # the outcome, and the working sign to take away
+    rows = await database.tenant(ORGANIZATION).all("SELECT model, input_tokens, cost::float FROM usage")
+    assert rows == [{"model": "stub/echo", "input_tokens": 3, "cost": 0.25}]
+
+
+async def test_finishing_without_the_lease_changes_nothing(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    execution = await running(executions, next(leases))
+    verdict = Verdict(VerdictKind.SUCCEEDED, text="42")
+
+    with pytest.raises(LeaseLostError):
+        await executions.finish(execution, next(leases), outcomes.answered(execution, verdict, ()))
+
+    found = await executions.find(ORGANIZATION, execution.id)
+    assert found is not None
+    assert found.status is Status.RUNNING
+
+
+async def test_a_row_of_a_dead_worker_is_taken_over_and_then_claimed_alone(
+    executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
+) -> None:
+    poison, innocent = await accept(executions), await accept(executions, request(session="other"))
+    await executions.claim_queued(execution_id=poison, limit=1, lease=next(leases))
+    await database.system().execute("UPDATE executions SET lease_until = now() WHERE lease_owner IS NOT NULL")
+
+    released = await PostgresMaintenance(database, SystemChance()).release_expired_leases()
+
+    assert released == 1
+    alone = await claim_one(executions, next(leases), poison)
+    assert (alone.execution.id, alone.suspect, alone.lone_deliveries) == (poison, True, 1)
+    assert (await claim_one(executions, next(leases))).execution.id == innocent
+
+
+async def test_an_attempt_with_unknown_outcome_is_continued_not_counted_again(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    lease = next(leases)
+    await accept(executions)
+    execution = (await claim_one(executions, lease)).execution
+    assert await begin(executions, execution, lease) == 1
+    await executions.requeue(
+        execution, lease, wait_s=0, kind=EventKind.RETRY, detail={"reason": "?"}, failed=True, attempt_verdict=None
+    )
+
+    lease = next(leases)
+    again = await claim_one(executions, lease)
+
+    assert again.open_attempt
+    assert again.execution.failures == 1
+    assert await begin(executions, again.execution, lease) == 1
+
+
+async def test_an_ended_attempt_is_followed_by_the_next_number(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    lease = next(leases)
+    await accept(executions)
+    execution = (await claim_one(executions, lease)).execution
+    await begin(executions, execution, lease)
+    await executions.requeue(
+        execution, lease, wait_s=0, kind=EventKind.RETRY, detail={}, failed=True, attempt_verdict="failed"
+    )
+
+    lease = next(leases)
+    again = await claim_one(executions, lease)
+
+    assert not again.open_attempt
+    assert await begin(executions, again.execution, lease) == 2
+
+
+async def test_a_row_waits_for_its_time_in_the_database(
+    executions: PostgresExecutions, leases: Iterator[Lease]
+) -> None:
+    lease = next(leases)
+    await accept(executions)
+    execution = (await claim_one(executions, lease)).execution
+
+    await executions.requeue(
+        execution, lease, wait_s=60, kind=EventKind.RETRY, detail={}, failed=True, attempt_verdict=None
+    )
+
+    assert await executions.claim_queued(execution_id=execution.id, limit=5, lease=next(leases)) == []
+
+
+async def test_a_queued_execution_is_cancelled_at_once_and_told(
+    executions: PostgresExecutions, leases: Iterator[Lease]
+) -> None:
+    execution_id = await accept(executions)
+    execution = await executions.request_cancel(ORGANIZATION, execution_id, reason="stop")
+    assert execution is not None
+
+    finished = await executions.cancel_queued(execution, outcomes.cancelled(execution, reason="stop"))
+
+    assert finished is not None
+    assert len(finished.notification_ids) == 2
+    assert await executions.claim_queued(execution_id=execution_id, limit=5, lease=next(leases)) == []
+
+
+async def test_cancelling_a_running_execution_makes_it_due_for_a_look(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    execution = await running(executions, next(leases))
+
+    await executions.request_cancel(ORGANIZATION, execution.id, reason="stop")
+
+    looked = await executions.claim_checks(execution_id=execution.id, limit=5, lease=next(leases))
+    assert [one.cancel_requested for one in looked] == [True]
+
+
+async def test_another_organization_finds_nothing(executions: PostgresExecutions, database: Database) -> None:
+    await add_organization(database, "org_b")
+    execution_id = await accept(executions)
+
+    assert await executions.find("org_b", execution_id) is None
+    assert await executions.request_cancel("org_b", execution_id, reason="mine") is None
+    assert await executions.timeline("org_b", execution_id) == []
+
+
+async def test_a_failure_is_a_dead_letter_whose_replay_has_an_outcome_of_its_own(
+    executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
+) -> None:
+    from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
+
+    execution_id = await accept(executions)
+    for round_number in (1, 2):
+        lease = next(leases)
+        execution = (await claim_one(executions, lease, execution_id)).execution
+        finish = outcomes.failed(execution, code="boom", detail="it broke", reason=DeadLetterReason.PERMANENT_ERROR)
+        await executions.finish(execution, lease, finish)
+        letters = PostgresDeadLetters(database, SystemChance())
+        (letter,) = await letters.list(organization_id=ORGANIZATION, status="open", reason=None, limit=5)
+        assert letter.subject_id == execution_id
+        assert await letters.replay(letter.id, actor="test") is not None
+        told = await database.tenant(ORGANIZATION).all("SELECT id FROM notifications WHERE kind = 'outcome'")
+        assert len(told) == round_number
+
+
+async def test_the_lost_session_is_forgotten_and_earlier_turns_are_kept(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease]
+) -> None:
+    first = await running(executions, next(leases), request(prompt="What is 6 x 7?"))
+    await executions.wake_by_sessions("ins_1", ["ses_oc1"])
+    lease = next(leases)
+    await executions.claim_checks(execution_id=None, limit=5, lease=lease)
+    await executions.finish(first, lease, outcomes.answered(first, Verdict(VerdictKind.SUCCEEDED, text="42"), ()))
+    await accept(executions, request(prompt="and plus one?"))
+    lease = next(leases)
+    second = (await claim_one(executions, lease)).execution
+    assert second.opencode_session_id == "ses_oc1"
+
+    await executions.forget_opencode_session(second, lease)
+
+    found = await executions.find(ORGANIZATION, second.id)
+    assert found is not None
+    assert found.opencode_session_id is None
+    assert await executions.earlier_turns(second, limit=5) == [("What is 6 x 7?", "42")]
+
+
+async def test_times_come_from_the_database(executions: PostgresExecutions) -> None:
+    execution_id = await accept(executions)
+
+    found = await executions.find(ORGANIZATION, execution_id)
+
+    assert found is not None
+    assert found.created_at.tzinfo is not None
+    assert abs((datetime.now(UTC) - found.created_at).total_seconds()) < 60
