@@ -138,7 +138,7 @@ class Delivery:
 
     kind: str
     status: str
-    attempt: int
+    failures: int
     created_at: datetime
     sent_at: datetime | None
     error: str | None

@@ -23,7 +23,7 @@ class PostgresExecutionReports:
     async def deliveries(self, organization_id: str, execution_id: str) -> list[Delivery]:
         rows = await self._database.tenant(organization_id).all(
             """
-            SELECT kind, status, attempt, created_at, sent_at, error, repeated AS possibly_repeated
+            SELECT kind, status, failures, created_at, sent_at, error, repeated AS possibly_repeated
             FROM notifications
             WHERE organization_id = %(organization_id)s AND execution_id = %(id)s ORDER BY created_at, id
             """,

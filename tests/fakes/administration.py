@@ -1,0 +1,299 @@
+"""Fakes of the operators' ports: plain lists and dictionaries, with the actor of every change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from pydantic import SecretStr
+
+from nubabel_workers.domain.administration import (
+    AuditEntry,
+    DeadLetterGroup,
+    Installation,
+    RotationReport,
+    SubmitKeySummary,
+    WorkspaceSummary,
+)
+from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, DeadLetterStatus, NewDeadLetter
+from nubabel_workers.domain.errors import CredentialsError
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class FakeOrganizations:
+    rows: dict[str, Organization] = field(default_factory=dict)
+    secrets: dict[str, SecretStr] = field(default_factory=dict)
+    actors: list[str] = field(default_factory=list)
+
+    def put(self, organization: Organization) -> Organization:
+        self.rows[organization.id] = organization
+        return organization
+
+    async def create(self, organization: Organization, *, actor: str) -> Organization | None:
+        if await self.named(organization.name):
+            return None
+        self.actors.append(actor)
+        return self.put(replace(organization, created_at=NOW))
+
+    async def named(self, id_or_name: str) -> list[Organization]:
+        return [o for o in self.rows.values() if o.id == id_or_name or o.name.lower() == id_or_name.lower()]
+
+    async def set_policy(
+        self, organization_id: str, *, busy_policy: BusyPolicy | None, plan: str | None, actor: str
+    ) -> Organization | None:
+        before = self.rows.get(organization_id)
+        if before is None:
+            return None
+        self.actors.append(actor)
+        return self.put(replace(before, busy_policy=busy_policy or before.busy_policy, plan=plan or before.plan))
+
+    async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
+        before = self.rows.get(organization_id)
+        if before is None:
+            return None
+        self.actors.append(actor)
+        return self.put(replace(before, disabled_at=NOW if disabled else None))
+
+    async def set_webhook_secret(self, organization_id: str, secret: SecretStr, *, actor: str) -> Organization | None:
+        if organization_id not in self.rows:
+            return None
+        self.actors.append(actor)
+        self.secrets[organization_id] = secret
+        return self.rows[organization_id]
+
+    async def list(self) -> list[Organization]:
+        return list(self.rows.values())
+
+
+@dataclass
+class FakeWorkspaces:
+    rows: dict[str, WorkspaceSummary] = field(default_factory=dict)
+    tokens: dict[str, SecretStr] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)  # installation key -> workspace id
+    actors: list[str] = field(default_factory=list)
+
+    async def installed(self, installation_key: str) -> WorkspaceSummary | None:
+        return self.rows.get(self.keys.get(installation_key, ""))
+
+    async def save(
+        self, organization_id: str, workspace_id: str, installation: Installation, *, actor: str
+    ) -> WorkspaceSummary | None:
+        if self.keys.setdefault(installation.key, workspace_id) != workspace_id:
+            return None
+        self.actors.append(actor)
+        self.tokens[workspace_id] = installation.bot_token
+        self.rows[workspace_id] = WorkspaceSummary(
+            id=WorkspaceId(workspace_id),
+            organization_id=OrganizationId(organization_id),
+            team_id=installation.team_id or "",
+            enterprise_id=installation.enterprise_id,
+            team_name=installation.team_name,
+            bot_user_id=installation.bot_user_id,
+            active=True,
+            installed_at=NOW,
+            revoked_at=None,
+        )
+        return self.rows[workspace_id]
+
+    async def find(self, workspace_id: str) -> WorkspaceSummary | None:
+        return self.rows.get(workspace_id)
+
+    async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
+        before = self.rows[workspace_id]
+        self.rows[workspace_id] = replace(before, active=False, revoked_at=NOW)
+        self.actors.append(actor)
+        return before.active
+
+    async def list(self, organization_id: str | None) -> list[WorkspaceSummary]:
+        return [one for one in self.rows.values() if organization_id in (None, one.organization_id)]
+
+
+@dataclass
+class FakeAccess:
+    token_rows: dict[str, ServiceToken] = field(default_factory=dict)
+    hashes: dict[str, bytes] = field(default_factory=dict)
+    lifetimes: dict[str, float | None] = field(default_factory=dict)
+    key_rows: dict[str, SubmitKeySummary] = field(default_factory=dict)
+    key_secrets: dict[str, SecretStr] = field(default_factory=dict)
+    actors: list[str] = field(default_factory=list)
+
+    async def add_token(
+        self,
+        token_id: str,
+        token_hash: bytes,
+        *,
+        organization_id: str | None,
+        name: str,
+        role: TokenRole,
+        expires_in_s: float | None,
+        actor: str,
+    ) -> ServiceToken:
+        owner = OrganizationId(organization_id) if organization_id else None
+        self.token_rows[token_id] = ServiceToken(ServiceTokenId(token_id), owner, name, role, NOW)
+        self.hashes[token_id] = token_hash
+        self.lifetimes[token_id] = expires_in_s
+        self.actors.append(actor)
+        return self.token_rows[token_id]
+
+    async def tokens(self, organization_id: str | None) -> list[ServiceToken]:
+        return [one for one in self.token_rows.values() if organization_id in (None, one.organization_id)]
+
+    async def revoke_token(self, token_id: str, *, actor: str) -> datetime | None:
+        self.actors.append(actor)
+        return NOW if token_id in self.token_rows else None
+
+    async def add_submit_key(
+        self, key_id: str, secret: SecretStr, *, organization_id: str, name: str, actor: str
+    ) -> SubmitKeySummary:
+        self.key_rows[key_id] = SubmitKeySummary(key_id, OrganizationId(organization_id), name, NOW, None)
+        self.key_secrets[key_id] = secret
+        self.actors.append(actor)
+        return self.key_rows[key_id]
+
+    async def submit_keys(self, organization_id: str | None) -> list[SubmitKeySummary]:
+        return [one for one in self.key_rows.values() if organization_id in (None, one.organization_id)]
+
+    async def revoke_submit_key(self, key_id: str, *, actor: str) -> datetime | None:
+        self.actors.append(actor)
+        return NOW if key_id in self.key_rows else None
+
+
+@dataclass
+class FakeInstances:
+    """Both the registry and the store of OpenCode servers."""
+
+    rows: dict[str, Instance] = field(default_factory=dict)
+    actors: list[str] = field(default_factory=list)
+
+    async def loads(self) -> list[Instance]:
+        return [one for one in self.rows.values() if one.status != "removed"]
+
+    async def find(self, instance_id: str) -> Instance | None:
+        return self.rows.get(instance_id)
+
+    async def by_url(self, url: str) -> Instance | None:
+        return next((one for one in self.rows.values() if one.url == url), None)
+
+    async def report_health(
+        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
+    ) -> None:
+        before = self.rows[instance_id]
+        self.rows[instance_id] = replace(
+            before, healthy=healthy, health_detail=detail, version=version, agents=tuple(agents), checked_at=NOW
+        )
+
+    async def add(self, instance: Instance, *, actor: str) -> Instance | None:
+        self.rows[instance.id] = instance
+        self.actors.append(actor)
+        return instance
+
+    async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
+        before = self.rows[instance_id]
+        if before.status in {status, "removed"} or (only_if_idle and before.in_flight):
+            return False
+        self.rows[instance_id] = replace(before, status=status)
+        self.actors.append(actor)
+        return True
+
+
+@dataclass(frozen=True)
+class FakeBot:
+    team_id: str = "T1"
+    team_name: str = "Acme"
+    bot_user_id: str = "UBOT"
+    bot_id: str = "BBOT"
+    enterprise_id: str | None = None
+
+
+@dataclass
+class FakeSlackIdentity:
+    bots: dict[str, FakeBot] = field(default_factory=dict)  # by token; any other is refused
+
+    async def auth_test(self, token: SecretStr) -> FakeBot:
+        bot = self.bots.get(token.get_secret_value())
+        if bot is None:
+            raise CredentialsError("auth.test: Slack answered invalid_auth", code="invalid_auth")
+        return bot
+
+
+@dataclass
+class FakeAudit:
+    entries: list[AuditEntry] = field(default_factory=list)
+
+    async def add(self, entry: AuditEntry) -> None:
+        self.entries.append(entry)
+
+    async def list(self, *, organization_id: str | None, limit: int) -> list[AuditEntry]:
+        return [one for one in reversed(self.entries) if organization_id in (None, one.organization_id)][:limit]
+
+
+@dataclass
+class FakeRotation:
+    report: RotationReport
+
+    async def rotate(self) -> RotationReport:
+        return self.report
+
+
+@dataclass
+class FakeDeadLetterReports:
+    found: list[DeadLetterGroup] = field(default_factory=list)
+
+    async def groups(self, *, organization_id: str | None, status: DeadLetterStatus) -> list[DeadLetterGroup]:
+        return self.found
+
+
+@dataclass
+class FakeDeadLetterStore:
+    """What operators do with dead letters. settled: ids whose subject succeeded since."""
+
+    rows: dict[str, DeadLetter] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
+
+    async def add(self, new: NewDeadLetter) -> str:
+        raise NotImplementedError
+
+    async def find(self, dead_letter_id: str) -> DeadLetter | None:
+        return self.rows.get(dead_letter_id)
+
+    async def list(
+        self, *, organization_id: str | None, status: str | None, reason: DeadLetterReason | None, limit: int
+    ) -> list[DeadLetter]:
+        fitting = (
+            one
+            for one in self.rows.values()
+            if organization_id in (None, one.organization_id) and status in (None, one.status)
+            if reason in (None, one.reason)
+        )
+        return sorted(fitting, key=lambda one: one.created_at, reverse=True)[:limit]
+
+    async def replay(self, dead_letter_id: str, *, actor: str) -> Hint | None:
+        self._resolve(dead_letter_id, DeadLetterStatus.REPLAYED, actor)
+        if dead_letter_id in self.settled:
+            return None
+        return Hint(HintTask.DISPATCH, self.rows[dead_letter_id].subject_id or "", "org_a")
+
+    async def discard(self, dead_letter_id: str, *, actor: str, note: str) -> bool:
+        was_open = self.rows[dead_letter_id].status is DeadLetterStatus.OPEN
+        if was_open:
+            self._resolve(dead_letter_id, DeadLetterStatus.DISCARDED, actor)
+        return was_open
+
+    def _resolve(self, dead_letter_id: str, status: DeadLetterStatus, actor: str) -> None:
+        self.rows[dead_letter_id] = replace(
+            self.rows[dead_letter_id], status=status, resolved_at=NOW, resolved_by=actor
+        )
+
+
+@dataclass
+class FakeWorkspaceCanceller:
+    open_executions: dict[str, list[str]] = field(default_factory=dict)  # by workspace
+    reasons: list[str] = field(default_factory=list)
+
+    async def cancel_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> list[str]:
+        self.reasons.append(reason)
+        return self.open_executions.pop(workspace_id, [])

@@ -1,0 +1,127 @@
+"""OpenCode servers on a real PostgreSQL: load, health, taking out of use."""
+
+import pytest
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.encryption import TokenCipher
+from nubabel_workers.adapters.storage.instances import PostgresInstances
+from nubabel_workers.domain.administration import AuditAction
+from nubabel_workers.domain.executions import OCCUPYING, Status
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.tenants import Instance
+from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+
+pytestmark = pytest.mark.integration
+
+_PASSWORD = SecretStr("secret")
+
+
+@pytest.fixture
+def instances(database: Database, cipher: TokenCipher) -> PostgresInstances:
+    return PostgresInstances(database, cipher)
+
+
+def _instance(number: int = 1, password: SecretStr | None = _PASSWORD) -> Instance:
+    return Instance(
+        id=InstanceId(f"ins_{number}"),
+        url=f"http://opencode-{number}:4096",
+        username="opencode",
+        password=password,
+        capacity_runs=10,
+        submits_per_second=5,
+    )
+
+
+async def test_an_added_server_is_listed_with_its_password_and_no_load(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+
+    found = await instances.loads()
+
+    assert [(one.id, one.in_flight, one.status, one.capacity_runs) for one in found] == [("ins_1", 0, "active", 10)]
+    assert found[0].password == SecretStr("secret")
+    assert "secret" not in repr(found)
+    row = await database.system().one("SELECT password FROM instances")
+    assert row is not None
+    assert b"secret" not in row["password"]
+
+
+async def test_load_counts_the_executions_that_occupy_the_server(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await add_organization(database, "org_a")
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2, password=None), actor="cli:anna")
+    for status in Status:
+        await add_execution(database, ExecutionSeed(f"exe_{status}", "org_a", status, instance_id="ins_1"))
+
+    loads = {one.id: one.in_flight for one in await instances.loads()}
+
+    assert loads == {"ins_1": len(OCCUPYING), "ins_2": 0}
+
+
+async def test_health_of_an_unreachable_server_keeps_what_was_known(instances: PostgresInstances) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    await instances.report_health("ins_1", healthy=True, detail="", version="1.18.33", agents=["Sisyphus - x"])
+
+    await instances.report_health("ins_1", healthy=False, detail="connection refused", version="", agents=[])
+
+    found = await instances.find("ins_1")
+    assert found is not None
+    assert (found.healthy, found.health_detail) == (False, "connection refused")
+    assert (found.version, found.agents) == ("1.18.33", ("Sisyphus - x",))
+    assert found.checked_at is not None
+
+
+async def test_a_busy_server_is_removed_only_by_force(instances: PostgresInstances, database: Database) -> None:
+    await add_organization(database, "org_a")
+    await instances.add(_instance(), actor="cli:anna")
+    await add_execution(database, ExecutionSeed("exe_1", "org_a", "running", instance_id="ins_1"))
+
+    assert not await instances.set_status("ins_1", "removed", only_if_idle=True, actor="cli:anna")
+    assert await instances.set_status("ins_1", "removed", only_if_idle=False, actor="cli:anna")
+
+    assert await instances.loads() == []
+    found = await instances.find("ins_1")
+    assert found is not None
+    assert found.status == "removed"
+
+
+async def test_draining_and_activating_are_audited_once_each(instances: PostgresInstances, database: Database) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+
+    changes = [
+        await instances.set_status("ins_1", status, only_if_idle=False, actor="cli:ben")
+        for status in ("draining", "draining", "active")
+    ]
+
+    assert changes == [True, False, True]
+    entries = await PostgresAuditTrail(database).list(organization_id=None, limit=10)
+    assert [entry.action for entry in entries] == [
+        AuditAction.INSTANCE_ACTIVATED,
+        AuditAction.INSTANCE_DRAINED,
+        AuditAction.INSTANCE_ADDED,
+    ]
+
+
+async def test_a_removed_server_comes_back_with_new_values(instances: PostgresInstances) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    await instances.set_status("ins_1", "removed", only_if_idle=True, actor="cli:anna")
+
+    again = await instances.add(_instance(password=SecretStr("new")), actor="cli:anna")
+
+    assert again is not None
+    assert (again.status, again.password) == ("active", SecretStr("new"))
+
+
+async def test_a_url_in_use_is_not_taken_over(instances: PostgresInstances) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+
+    assert await instances.add(_instance(password=SecretStr("other")), actor="cli:eve") is None
+
+    found = await instances.by_url("http://opencode-1:4096")
+    assert found is not None
+    assert found.password == SecretStr("secret")

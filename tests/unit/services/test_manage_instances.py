@@ -1,0 +1,158 @@
+"""OpenCode servers as operators handle them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import pytest
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, UnavailableError
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.ports import OpenCodeServer
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.manage_instances import ManageInstances, NewInstance, checked_url
+from tests.fakes.administration import FakeInstances
+from tests.fakes.clock import FakeChance
+
+FIT = ("Sisyphus - ultraworker", "build")
+
+
+@dataclass
+class FakeServer:
+    agent_names: tuple[str, ...] = FIT
+    unreachable: bool = False
+
+    async def version(self) -> str:
+        if self.unreachable:
+            raise UnavailableError("connection refused")
+        return "1.18.33"
+
+    async def agents(self, directory: str | None) -> list[str]:
+        return list(self.agent_names)
+
+
+@dataclass
+class FakeServers:
+    by_url: Mapping[str, FakeServer] = field(default_factory=dict)
+
+    def server(self, instance: Instance) -> OpenCodeServer:
+        return cast("OpenCodeServer", self.by_url.get(instance.url, FakeServer()))
+
+
+@pytest.fixture
+def instances() -> FakeInstances:
+    return FakeInstances()
+
+
+def _manage(instances: FakeInstances, servers: FakeServers | None = None) -> ManageInstances:
+    return ManageInstances(instances, instances, servers or FakeServers(), FakeChance(), agent_prefix="Sisyphus - ")
+
+
+def _new(url: str = "http://oc:4096/") -> NewInstance:
+    return NewInstance(url, "opencode", SecretStr("pw"), capacity_runs=50, submits_per_second=20)
+
+
+def _running(**changes: object) -> Instance:
+    instance = Instance(InstanceId("ins_1"), "http://oc:4096", "opencode", None)
+    return replace(instance, **changes)  # type: ignore[arg-type]  # the fields of the table below
+
+
+async def test_a_server_is_registered_by_its_address(instances: FakeInstances) -> None:
+    added = await _manage(instances).add(_new(), actor="cli:anna")
+
+    assert added.id.startswith("ins_")
+    assert (added.url, added.status) == ("http://oc:4096", "active")
+    assert await _manage(instances).list() == [added]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("oc:4096", "looks like"),
+        ("ftp://oc", "looks like"),
+        ("http://", "looks like"),
+        ("http://u:secret@oc", "password out of the URL"),
+        ("http://oc/?directory=x", "no \\?query"),
+    ],
+)
+def test_an_address_that_does_not_fit_is_explained_without_repeating_a_password(url: str, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says) as refused:
+        checked_url(url)
+
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_server_without_room_is_refused(instances: FakeInstances) -> None:
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        await _manage(instances).add(replace(_new(), capacity_runs=0), actor="cli:anna")
+
+
+async def test_a_registered_address_is_refused_and_a_removed_one_comes_back(instances: FakeInstances) -> None:
+    first = await _manage(instances).add(_new(), actor="cli:anna")
+
+    with pytest.raises(InvalidInputError, match=first.id):
+        await _manage(instances).add(_new(), actor="cli:anna")
+    await _manage(instances).remove(first.id, force=False, actor="cli:anna")
+    again = await _manage(instances).add(_new(), actor="cli:anna")
+
+    assert again.id == first.id
+
+
+async def test_draining_keeps_the_server_and_activating_brings_it_back(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running()
+
+    assert (await _manage(instances).drain("ins_1", actor="cli:anna")).status == "draining"
+    assert (await _manage(instances).drain("ins_1", actor="cli:anna")).status == "draining"
+    assert (await _manage(instances).activate("ins_1", actor="cli:anna")).status == "active"
+
+
+async def test_a_busy_server_is_removed_only_by_force(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running(in_flight=3)
+
+    with pytest.raises(InvalidInputError, match="3 executions are running"):
+        await _manage(instances).remove("ins_1", force=False, actor="cli:anna")
+
+    assert (await _manage(instances).remove("ins_1", force=True, actor="cli:anna")).status == "removed"
+    assert (await _manage(instances).remove("ins_1", force=False, actor="cli:anna")).status == "removed"
+
+
+async def test_a_removed_server_is_not_drained(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running(status="removed")
+
+    with pytest.raises(InvalidInputError, match="add its URL again"):
+        await _manage(instances).drain("ins_1", actor="cli:anna")
+
+
+async def test_an_unknown_server_is_not_found(instances: FakeInstances) -> None:
+    with pytest.raises(NotFoundError, match="nubabel instances list"):
+        await _manage(instances).check("ins_none")
+
+
+async def test_a_fit_server_is_written_down_as_healthy(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running(healthy=False)
+
+    found = await _manage(instances).check("ins_1")
+
+    assert (found.problem, found.version, found.agents) == (None, "1.18.33", FIT)
+    assert instances.rows["ins_1"].healthy
+
+
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        (FakeServer(unreachable=True), "connection refused"),
+        (FakeServer(agent_names=("build",)), "no agent whose name begins with 'Sisyphus - ' (it has: build)"),
+        (FakeServer(agent_names=()), "(it has: none)"),
+    ],
+)
+async def test_an_unfit_server_is_written_down_with_what_is_wrong(
+    server: FakeServer, problem: str, instances: FakeInstances
+) -> None:
+    instances.rows["ins_1"] = _running()
+
+    found = await _manage(instances, FakeServers({"http://oc:4096": server})).check("ins_1")
+
+    assert found.problem is not None
+    assert problem in found.problem
+    assert (instances.rows["ins_1"].healthy, instances.rows["ins_1"].health_detail) == (False, found.problem)
