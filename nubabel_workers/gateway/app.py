@@ -9,7 +9,8 @@ from nubabel_workers.gateway.openapi import describe
 from nubabel_workers.gateway.problems import install_problem_handlers
 from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
-from nubabel_workers.gateway.routes import events, executions, health, metrics
+from nubabel_workers.gateway.routes import docs, events, executions, health, metrics
+from nubabel_workers.gateway.routes.slack import slack_router
 
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
@@ -19,12 +20,8 @@ _TAGS = [
 
 def create_app(parts: GatewayParts) -> FastAPI:
     """Nothing is connected or started here; the parts are opened and closed by whoever made them."""
-    app = FastAPI(
-        openapi_tags=_TAGS,
-        redirect_slashes=False,
-        redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
-    )
+    app = api()
+    app.include_router(slack_router(parts.slack))
     own = GatewayMetrics()
     gauges = SystemGauges(parts.maintenance, parts.queues, parts.clock)
     own.registry.register(gauges)
@@ -33,12 +30,22 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app.state.gauges = gauges
     app.state.readiness = Readiness(parts.readiness_checks, parts.clock)
     app.state.streams = events.StreamCounter(own, per_organization=parts.limits.streams_per_organization)
-    for router in (executions.router, events.router, health.router, metrics.router):
-        app.include_router(router)
-    for path, mounted in parts.mounts.items():
-        app.mount(path, mounted)
-    install_problem_handlers(app)
-    describe(app)
     app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=own, chance=parts.chance)  # added last: the outermost
+    return app
+
+
+def api() -> FastAPI:
+    """The routes and their description, without anything behind them."""
+    app = FastAPI(
+        openapi_tags=_TAGS,
+        redirect_slashes=False,
+        docs_url=None,  # ours, with a content security policy
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for router in (executions.router, events.router, health.router, metrics.router, docs.router):
+        app.include_router(router)
+    install_problem_handlers(app)
+    describe(app)
     return app

@@ -1,22 +1,30 @@
 """What the routes need, handed to `create_app` in one piece; nothing in here is built by the gateway itself."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
-from fastapi import Depends, Request
-from starlette.types import ASGIApp
+from fastapi import Depends, Request, Response
 
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
 from nubabel_workers.gateway.metrics import QueueLengths
 from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
 class CancelExecution(Protocol):
     async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution: ...
+
+
+@dataclass(frozen=True)
+class SlackParts:
+    """events: the Events API's handler, None in Socket Mode. install: None without OAuth credentials."""
+
+    events: Callable[[Request], Awaitable[Response]] | None = None
+    install: InstallWorkspace | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class GatewayParts:
     clock: Clock
     chance: Chance
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)
-    mounts: Mapping[str, ASGIApp] = field(default_factory=dict)  # path -> application, e.g. Slack's ingress
+    slack: SlackParts = field(default_factory=SlackParts)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
 
 

@@ -114,12 +114,17 @@ class ExecutionEvents:
 
     async def _items(self, idle_s: float) -> AsyncGenerator[StreamEvent | None, None]:
         owner = self._execution.organization_id, self._execution.id
-        async for item in self._progress.read(*owner, after=self._last, idle_s=idle_s):
-            if item is None:
-                yield None
-                continue
-            self._last, event = item
-            yield _event(_name(event), event, self._last)
+        source = self._progress.read(*owner, after=self._last, idle_s=idle_s)
+        try:
+            async for item in source:
+                if item is None:
+                    yield None
+                    continue
+                self._last, event = item
+                yield _event(_name(event), event, self._last)
+        finally:
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()  # gives the connection back now, not when the garbage is collected
 
     def _look_is_due(self) -> bool:
         return self._clock.monotonic() >= self._next_look

@@ -11,6 +11,37 @@ from nubabel_workers.services.submit_execution import Submitted
 _EXECUTION_ID = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
 _SESSION_ID = "ses_01kahmz7p1v8w3r9d1c5n2k4ye"
 
+EXECUTION_EXAMPLE: dict[str, Any] = {
+    "id": _EXECUTION_ID,
+    "session_id": _SESSION_ID,
+    "status": "completed",
+    "final": True,
+    "source": "api",
+    "user_id": "anna",
+    "output": "Three tests were missing; they are in place and pass.",
+    "output_cut": False,
+    "notes": [],
+    "error": None,
+    "usage": {
+        "input_tokens": 5120,
+        "output_tokens": 410,
+        "reasoning_tokens": 96,
+        "cache_read_tokens": 4096,
+        "cache_write_tokens": 0,
+        "total_tokens": 9722,
+        "cost_usd": 0.031,
+    },
+    "analysis": {"category": "quick", "skills": [], "agent": "Sisyphus"},
+    "metadata": {"order": "4711"},
+    "attempt": 1,
+    "created_at": "2026-11-21T01:20:00.120000Z",
+    "started_at": "2026-11-21T01:20:00.163000Z",
+    "finished_at": "2026-11-21T01:20:41.907000Z",
+    "answer_by": "2026-11-21T02:20:00.120000Z",
+    "deadline_at": "2026-11-21T01:50:00.163000Z",
+    "correlation_id": "req_01kahmz7p1h0v5v6m6bqz0x3jb",
+}
+
 
 class SubmittedView(BaseModel):
     """The request is stored; it will be answered, whatever happens."""
@@ -61,41 +92,6 @@ class ErrorView(BaseModel):
 
 class ExecutionView(BaseModel):
     """One request on its way to one outcome."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "id": _EXECUTION_ID,
-                "session_id": _SESSION_ID,
-                "status": "completed",
-                "final": True,
-                "source": "api",
-                "user_id": "anna",
-                "output": "Three tests were missing; they are in place and pass.",
-                "output_cut": False,
-                "notes": [],
-                "error": None,
-                "usage": {
-                    "input_tokens": 5120,
-                    "output_tokens": 410,
-                    "reasoning_tokens": 96,
-                    "cache_read_tokens": 4096,
-                    "cache_write_tokens": 0,
-                    "total_tokens": 9722,
-                    "cost_usd": 0.031,
-                },
-                "analysis": {"category": "quick", "skills": [], "agent": "Sisyphus"},
-                "metadata": {"order": "4711"},
-                "attempt": 1,
-                "created_at": "2026-11-21T01:20:00.120000Z",
-                "started_at": "2026-11-21T01:20:00.163000Z",
-                "finished_at": "2026-11-21T01:20:41.907000Z",
-                "answer_by": "2026-11-21T02:20:00.120000Z",
-                "deadline_at": "2026-11-21T01:50:00.163000Z",
-                "correlation_id": "req_01kahmz7p1h0v5v6m6bqz0x3jb",
-            }
-        }
-    )
 
     id: str
     session_id: str

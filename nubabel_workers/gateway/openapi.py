@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from nubabel_workers.gateway.models import EXECUTION_EXAMPLE
 from nubabel_workers.gateway.problems import MEDIA_TYPE, Problem
 
 TITLE = "Nubabel"
@@ -102,6 +103,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(problem.pop("$defs"))
     schemas["Problem"] = problem
+    schemas["ExecutionView"]["example"] = EXECUTION_EXAMPLE  # FastAPI leaves out nulls, also of examples
     document["components"]["headers"] = _HEADERS
     document["components"]["parameters"] = _PARAMETERS
     for path in document["paths"].values():

@@ -27,6 +27,7 @@ IdempotencyKey = Annotated[
         "request; with another body it is refused (422 `idempotency_key_reused`).",
     ),
 ]
+_BODY = (400, 408, 413)  # what may be wrong with a body before it is looked at
 _LOCATION: dict[str, Any] = {
     "Location": {"description": "Path of the execution.", "schema": {"type": "string"}},
 }
@@ -38,7 +39,7 @@ _LOCATION: dict[str, Any] = {
     summary="Submit a request",
     responses={
         202: {"description": "Stored.", "headers": _LOCATION},
-        **problems(400, 401, 403, 404, 408, 413, 422, 503),
+        **problems(401, 403, 404, *_BODY, 422, 503),
     },
 )
 async def submit_execution(
@@ -98,7 +99,7 @@ async def read_timeline(execution_id: ExecutionId, caller: Authenticated, parts:
     responses={
         200: {"description": "It had ended before; nothing was changed.", "model": ExecutionView},
         202: {"description": "It will end soon, or has just ended."},
-        **problems(400, 401, 403, 404, 408, 413, 422, 503),
+        **problems(401, 403, 404, *_BODY, 422, 503),
     },
 )
 async def cancel_execution(

@@ -1,0 +1,99 @@
+"""The gateway over fakes: what its own tests and the client's tests talk to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fastapi import FastAPI
+
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.ports import MaintenanceStore
+from nubabel_workers.domain.tenants import BusyPolicy, Organization
+from nubabel_workers.gateway.app import create_app
+from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts
+from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.submit_execution import SubmitExecution
+from tests.fakes.accepted_executions import AcceptedExecutions
+from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.hints import FakeHints
+from tests.fakes.progress import FakeProgress
+from tests.fakes.tenants import FakeTenants
+
+ACME = Organization(OrganizationId("org_acme"), "Acme")
+OTHER = Organization(OrganizationId("org_other"), "Other")
+IMPATIENT = Organization(OrganizationId("org_impatient"), "Impatient", busy_policy=BusyPolicy.INTERRUPT)
+STRICT = Organization(OrganizationId("org_strict"), "Strict", busy_policy=BusyPolicy.REJECT)
+
+QUICK = GatewayLimits(
+    max_body_bytes=4096, body_timeout_s=0.2, stream_heartbeat_s=5, stream_row_check_s=0.05, stream_max_s=60
+)
+
+
+@dataclass
+class FakeMaintenance:
+    values: Mapping[str, float] = field(default_factory=dict)
+    error: Exception | None = None
+    reads: int = 0
+
+    async def gauges(self) -> Mapping[str, float]:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return self.values
+
+
+@dataclass
+class FakeQueueLengths:
+    values: Mapping[str, int] = field(default_factory=dict)
+
+    async def lengths(self) -> Mapping[str, int]:
+        return self.values
+
+
+class FrontDoor:
+    """Everything that the gateway needs, faked, and the application over it."""
+
+    def __init__(self, *, checks: Mapping[str, Check] | None = None, limits: GatewayLimits = QUICK) -> None:
+        self.clock = FakeClock()
+        self.chance = FakeChance()
+        self.executions = AcceptedExecutions(self.clock, self.chance)
+        self.tenants = FakeTenants()
+        self.hints = FakeHints()
+        self.progress = FakeProgress()
+        self.maintenance = FakeMaintenance()
+        self.queues = FakeQueueLengths()
+        for organization in (ACME, OTHER, IMPATIENT, STRICT):
+            self.tenants.add_organization(organization)
+        store = self.executions.store()
+        self.cancel = CancelExecution(store, self.hints)
+        self.submit = SubmitExecution(
+            store,
+            self.tenants,
+            ApplyBusyPolicy(store, self.cancel, self.hints),
+            self.hints,
+            self.chance,
+            answer_by_s=3600,
+            max_prompt_bytes=2000,
+        )
+        self.parts = GatewayParts(
+            submit=self.submit,
+            read=ReadExecution(store),
+            cancel=self.cancel,
+            tenants=self.tenants,
+            progress=self.progress,
+            maintenance=self._maintenance_store(),
+            queues=self.queues,
+            clock=self.clock,
+            chance=self.chance,
+            readiness_checks=checks or {},
+            limits=limits,
+        )
+        self.app: FastAPI = create_app(self.parts)
+
+    def _maintenance_store(self) -> MaintenanceStore:
+        return self.maintenance  # type: ignore[return-value] # the gateway reads the gauges alone
+
+    def token(self, organization: Organization = ACME) -> str:
+        return self.tenants.add_token(len(self.tenants.tokens) + 1, organization.id)

@@ -1,0 +1,147 @@
+"""Slack's events are handed on; the installation stays in the browser, and the organization, that it began with."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+from fastapi import Request, Response
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.slack.oauth import InstallState
+from nubabel_workers.domain.administration import Installation, WorkspaceSummary
+from nubabel_workers.domain.ids import OrganizationId, WorkspaceId
+from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.gateway.app import create_app
+from nubabel_workers.gateway.dependencies import SlackParts
+from nubabel_workers.services.install_workspace import InstallWorkspace
+from tests.fakes.front_door import ACME, FrontDoor
+
+KEY = SecretStr("a key")
+
+
+class FakeOAuth:
+    def authorize_url(self, state: str) -> str:
+        return f"https://slack.example/authorize?state={state}"
+
+    async def exchange(self, code: str) -> Installation:
+        assert code == "good"
+        return Installation("T1", None, "Team <One>", "UBOT", SecretStr("xoxb-1"))
+
+
+class FakeWorkspaces:
+    def __init__(self) -> None:
+        self.installed: list[str] = []
+
+    async def install(self, organization: Organization, installation: Installation, *, actor: str) -> WorkspaceSummary:
+        self.installed.append(organization.id)
+        return WorkspaceSummary(
+            WorkspaceId("wsp_1"),
+            OrganizationId(organization.id),
+            installation.team_id or "",
+            None,
+            installation.team_name,
+            installation.bot_user_id,
+            active=True,
+            installed_at=datetime(2026, 11, 21, tzinfo=UTC),
+            revoked_at=None,
+        )
+
+
+async def events(request: Request) -> Response:
+    return Response(await request.body(), headers={"x-seen": "1"})
+
+
+@pytest.fixture
+def workspaces() -> FakeWorkspaces:
+    return FakeWorkspaces()
+
+
+@pytest.fixture
+def install(door: FrontDoor, workspaces: FakeWorkspaces) -> InstallWorkspace:
+    links, states = InstallState(KEY, timedelta(hours=24)), InstallState(KEY)
+    return InstallWorkspace(links, states, FakeOAuth(), door.tenants, workspaces, door.clock, door.chance)  # type: ignore[arg-type] # one method of ManageWorkspaces is used
+
+
+@pytest.fixture
+async def browser(door: FrontDoor, install: InstallWorkspace) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(replace(door.parts, slack=SlackParts(events=events, install=install)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://gateway") as client:
+        yield client
+
+
+async def state_after_leaving(browser: httpx.AsyncClient, install: InstallWorkspace) -> str:
+    answer = await browser.get("/slack/install", params={"link": install.link(ACME)})
+    assert answer.status_code == 302
+    return parse_qs(urlsplit(answer.headers["location"]).query)["state"][0]
+
+
+async def test_events_reach_their_handler_unread(browser: httpx.AsyncClient) -> None:
+    answer = await browser.post("/slack/events", content=b'{"raw": 1}')
+
+    assert (answer.content, answer.headers["x-seen"]) == (b'{"raw": 1}', "1")
+
+
+async def test_the_organization_of_the_link_gets_the_workspace(
+    browser: httpx.AsyncClient, install: InstallWorkspace, workspaces: FakeWorkspaces
+) -> None:
+    state = await state_after_leaving(browser, install)
+
+    answer = await browser.get("/slack/oauth_redirect", params={"state": state, "code": "good"})
+
+    assert answer.status_code == 200
+    assert "Team &lt;One&gt;" in answer.text
+    assert workspaces.installed == [ACME.id]
+
+
+async def test_the_cookie_is_for_our_eyes_only(browser: httpx.AsyncClient, install: InstallWorkspace) -> None:
+    answer = await browser.get("/slack/install", params={"link": install.link(ACME)})
+
+    cookie = answer.headers["set-cookie"].lower()
+    assert all(part in cookie for part in ("httponly", "secure", "samesite=lax", "path=/slack", "max-age=600"))
+
+
+async def test_another_browser_cannot_complete_it(
+    browser: httpx.AsyncClient, install: InstallWorkspace, workspaces: FakeWorkspaces
+) -> None:
+    state = await state_after_leaving(browser, install)
+    browser.cookies.clear()
+
+    answer = await browser.get("/slack/oauth_redirect", params={"state": state, "code": "good"})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_state")
+    assert workspaces.installed == []
+
+
+async def test_a_link_ends_after_a_day(door: FrontDoor, browser: httpx.AsyncClient, install: InstallWorkspace) -> None:
+    link = install.link(ACME)
+    door.clock.advance(25 * 3600)
+
+    answer = await browser.get("/slack/install", params={"link": link})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "expired_state")
+
+
+@pytest.mark.parametrize("link", ["x", "a.b", "eyJ9.!!"])
+async def test_a_link_that_is_not_ours_leads_nowhere(browser: httpx.AsyncClient, link: str) -> None:
+    answer = await browser.get("/slack/install", params={"link": link})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_state")
+
+
+async def test_declining_at_slack_installs_nothing(
+    browser: httpx.AsyncClient, install: InstallWorkspace, workspaces: FakeWorkspaces
+) -> None:
+    state = await state_after_leaving(browser, install)
+
+    answer = await browser.get("/slack/oauth_redirect", params={"state": state, "error": "access_denied"})
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "installation_declined")
+    assert workspaces.installed == []
+
+
+async def test_without_slack_its_paths_do_not_exist(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/slack/events", content=b"{}")).status_code == 404
+    assert (await http.get("/slack/install")).status_code == 404
