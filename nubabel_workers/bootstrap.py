@@ -156,9 +156,9 @@ async def open_services(
         submit_execution = SubmitExecution(
             executions,
             tenants,
+            busy_policy,
             hints,
             chance,
-            cancel_execution,
             answer_by_s=settings.answer_by_s,
             max_prompt_bytes=settings.max_prompt_bytes,
         )

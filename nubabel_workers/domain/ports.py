@@ -25,7 +25,7 @@ from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.opencode_events import ServerEvent
-from nubabel_workers.domain.slack_events import SlackEvent
+from nubabel_workers.domain.slack_events import SlackEvent, ThreadExcerpt
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import RunMessage, SessionState
 
@@ -525,22 +525,6 @@ class OpenCodeEvents(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ThreadMessage:
-    """A message of a Slack thread that was there before the mention."""
-
-    user: str
-    text: str
-    ts: str
-    from_bot: bool = False
-
-
-@dataclass(frozen=True)
-class ThreadHistory:
-    messages: Sequence[ThreadMessage]
-    more_unread: bool  # there were more than the quota or the limit allowed
-
-
 class Messenger(Protocol):
     """Slack's Web API. Tokens are handed in per call; limits are told as RateLimitedError, never slept on."""
 
@@ -566,9 +550,9 @@ class Messenger(Protocol):
         self, token: SecretStr, *, channel: str, thread_ts: str, delivery_id: str, oldest: str
     ) -> str | None: ...
 
-    async def thread_history(
-        self, token: SecretStr, *, channel: str, thread_ts: str, before_ts: str, limit: int
-    ) -> ThreadHistory: ...
+    async def thread_messages(
+        self, token: SecretStr, *, channel: str, thread_ts: str, limit: int, before_ts: str | None = None
+    ) -> ThreadExcerpt: ...
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
 

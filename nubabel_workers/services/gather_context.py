@@ -10,8 +10,9 @@ from pydantic import SecretStr
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, Execution
 from nubabel_workers.domain.notifications import SlackTarget, reply_target
-from nubabel_workers.domain.ports import Messenger, TenantStore, ThreadHistory, Throttle
+from nubabel_workers.domain.ports import Messenger, TenantStore, Throttle
 from nubabel_workers.domain.prompts import thread_context
+from nubabel_workers.domain.slack_events import ThreadExcerpt
 from nubabel_workers.domain.wording import Language, language_of, say
 
 log = structlog.get_logger(__name__)
@@ -77,13 +78,13 @@ class GatherContext:
         notes = [say("context_partly_read", language)] if history.more_unread else []
         return thread_context(history.messages), notes
 
-    async def _history(self, token: SecretStr, target: SlackTarget) -> ThreadHistory | None:
+    async def _history(self, token: SecretStr, target: SlackTarget) -> ThreadExcerpt | None:
         quota = f"slack-read:{target.workspace_id}"
         if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
             log.info("slack.thread_not_read", reason="quota")
             return None
         try:
-            return await self._messenger.thread_history(
+            return await self._messenger.thread_messages(
                 token,
                 channel=target.channel,
                 thread_ts=target.thread_ts,
