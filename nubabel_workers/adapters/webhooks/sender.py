@@ -1,0 +1,102 @@
+"""Outcomes to upstream services, after the Standard Webhooks specification.
+
+Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import orjson
+from pydantic import SecretStr
+from standardwebhooks import Webhook
+
+from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressResponse
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    PermanentError,
+    RateLimitedError,
+    UnavailableError,
+    UncertainError,
+)
+
+GONE: Final = "webhook_gone"
+
+_TRANSIENT_STATUSES: Final = frozenset({408, 425})
+_MAX_RETRY_AFTER_S: Final = 24 * 3600.0
+
+
+class StandardWebhookSender:
+    """Implements `domain.ports.WebhookSender`."""
+
+    def __init__(self, guard: EgressGuard, *, now: Callable[[], datetime], timeout_s: float = 10.0) -> None:
+        """now: this process's clock, UTC-aware."""
+        self._guard = guard
+        self._now = now
+        self._timeout_s = timeout_s
+
+    async def send(self, *, url: str, secret: str | SecretStr, message_id: str, payload: Mapping[str, Any]) -> None:
+        """Deliver one message; returning means that the receiver confirmed it.
+
+        message_id is the same in every try: receivers recognise repeats by it, so a lost answer is merely transient.
+        Raises PermanentError (`webhook_gone` for HTTP 410: stop sending there), RateLimitedError, UnavailableError,
+        CredentialsError for a secret that can't sign, InvalidInputError for the URL.
+        """
+        now = self._now().astimezone(UTC)
+        body = orjson.dumps(payload)
+        headers = _signed_headers(secret, message_id, now, body)
+        try:
+            response = await self._guard.request(
+                "POST", url, headers=headers, body=body, max_response_bytes=0, timeout_s=self._timeout_s
+            )
+        except UncertainError as error:
+            raise UnavailableError(str(error)) from error
+        _require_success(response, now)
+
+
+def _signed_headers(secret: str | SecretStr, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+    plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+    try:
+        signature = Webhook(plain).sign(msg_id=message_id, timestamp=now, data=body.decode())
+    except Exception as error:  # noqa: BLE001 - the library raises several unrelated types for an unusable secret
+        raise CredentialsError(
+            f"the webhook secret is unusable ({type(error).__name__})", code="webhook_secret_invalid"
+        ) from None
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signature,
+    }
+
+
+def _require_success(response: EgressResponse, now: datetime) -> None:
+    status = response.status
+    match status:
+        case _ if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own ranges
+            return
+        case 410:
+            raise PermanentError("the webhook's receiver is gone for good (HTTP 410)", code=GONE)
+        case 429:
+            raise RateLimitedError("the webhook's receiver limits us", retry_after_s=_retry_after_s(response, now))
+        case _ if status >= 500 or status in _TRANSIENT_STATUSES:  # noqa: PLR2004 - HTTP's own ranges
+            retry_after_s = _retry_after_s(response, now)
+            raise UnavailableError(f"the webhook's receiver answered HTTP {status}", retry_after_s=retry_after_s)
+        case _ if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own ranges
+            raise PermanentError("the webhook's receiver redirects, which is not followed", code="webhook_redirected")
+        case _:
+            raise PermanentError(f"the webhook's receiver refused with HTTP {status}", code=f"http_{status}")
+
+
+def _retry_after_s(response: EgressResponse, now: datetime) -> float | None:
+    """Seconds or an HTTP date; None when absent or unreadable."""
+    value = next((value for name, value in response.headers.items() if name.lower() == "retry-after"), "")
+    if value.isascii() and value.isdigit():
+        return min(float(value), _MAX_RETRY_AFTER_S)
+    try:
+        until = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
+    return min(max((until - now).total_seconds(), 0.0), _MAX_RETRY_AFTER_S)
