@@ -116,9 +116,10 @@ async def exchange_code(
     """
     method = "oauth.v2.access"
     arguments = {"code": code} | ({"redirect_uri": redirect_uri} if redirect_uri is not None else {})
-    client_credentials = {"client_id": client_id, "client_secret": client_secret.get_secret_value()}
+    basic = base64.b64encode(f"{client_id}:{client_secret.get_secret_value()}".encode()).decode()
+    headers = {"Authorization": f"Basic {basic}"}  # the SDK's own way rests on a class that aiohttp is dropping
     try:
-        answer = await web_client(base_url, session).api_call(method, data=arguments, auth=client_credentials)
+        answer = await web_client(base_url, session).api_call(method, data=arguments, headers=headers)
     except Exception as error:  # noqa: BLE001 - the SDK leaks whatever its parsing raises
         raise _refusal(error, method) from None
     return _installation(answer.data if isinstance(answer.data, dict) else {})

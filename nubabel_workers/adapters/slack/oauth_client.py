@@ -1,13 +1,19 @@
 """The OAuth v2 installation as one object: this app's credentials, where browsers come back to, Slack's endpoints."""
 
+import hashlib
+import hmac
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
 
 import aiohttp
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.slack.messenger import SLACK_API_URL
-from nubabel_workers.adapters.slack.oauth import AUTHORIZE_URL, authorize_url, exchange_code
+from nubabel_workers.adapters.slack.oauth import AUTHORIZE_URL, InstallState, authorize_url, exchange_code
 from nubabel_workers.domain.administration import Installation
+
+LINK_LIFETIME: Final = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -44,3 +50,16 @@ class SlackOAuthClient:
             app_id=granted.app_id,
             scopes=granted.scopes,
         )
+
+
+def install_states(encryption_key: SecretStr) -> tuple[InstallState, InstallState]:
+    """What signs installation links (they hold a day) and OAuth states (minutes).
+
+    The key is derived from the installation's first encryption key: rotating that ends links that are under way.
+    """
+    secret = encryption_key.get_secret_value().encode()
+
+    def key(purpose: bytes) -> SecretStr:
+        return SecretStr(hmac.new(secret, b"nubabel slack " + purpose, hashlib.sha256).hexdigest())
+
+    return InstallState(key(b"link"), LINK_LIFETIME), InstallState(key(b"state"))

@@ -1,11 +1,12 @@
 """The Web API methods that a bot like ours calls, as functions over the world; HTTP and faults around them."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
 from nubabel_workers.simulators.slack.delivery import SocketDelivery
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind, Faults
@@ -279,11 +280,12 @@ def _token(request: web.Request, args: Mapping[str, Any]) -> str | None:
 
 
 def _basic_auth(request: web.Request) -> tuple[str, str] | None:
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
     try:
-        auth = BasicAuth.decode(request.headers.get("Authorization", ""))
+        login, colon, password = base64.b64decode(encoded).decode().partition(":")
     except ValueError:
         return None
-    return auth.login, auth.password
+    return (login, password) if scheme.lower() == "basic" and colon else None
 
 
 def _team_of(world: SlackWorld, token: str | None) -> str:
