@@ -22,9 +22,9 @@ def create_app(parts: GatewayParts) -> FastAPI:
     """Nothing is connected or started here; the parts are opened and closed by whoever made them."""
     app = api()
     app.include_router(slack_router(parts.slack))
-    own = GatewayMetrics()
+    own = GatewayMetrics(parts.registry)
     gauges = SystemGauges(parts.maintenance, parts.queues, parts.clock)
-    own.registry.register(gauges)
+    parts.registry.register(gauges)
     app.state.parts = parts
     app.state.metrics = own
     app.state.gauges = gauges

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request, Response
+from prometheus_client import CollectorRegistry
 
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
@@ -56,6 +57,7 @@ class GatewayParts:
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)
     slack: SlackParts = field(default_factory=SlackParts)
     limits: GatewayLimits = field(default_factory=GatewayLimits)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # where the process counts
 
 
 def parts_of(request: Request) -> GatewayParts:

@@ -32,10 +32,10 @@ class QueueLengths(Protocol):
 
 
 class GatewayMetrics:
-    """This process's own counters, in a registry of their own so that several applications can live in one process."""
+    """What this gateway counts. registry: the process's own, never the library's global one."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         labels = ("method", "route")
         self._requests = Counter(
             "nubabel_http_requests", "Requests answered.", (*labels, "status"), registry=self.registry

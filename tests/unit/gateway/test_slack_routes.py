@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from fastapi import Request, Response
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.slack.oauth import InstallState
@@ -67,7 +68,8 @@ def install(door: FrontDoor, workspaces: FakeWorkspaces) -> InstallWorkspace:
 
 @pytest.fixture
 async def browser(door: FrontDoor, install: InstallWorkspace) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(replace(door.parts, slack=SlackParts(events=events, install=install)))
+    slack = SlackParts(events=events, install=install)
+    app = create_app(replace(door.parts, slack=slack, registry=CollectorRegistry()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://gateway") as client:
         yield client
 

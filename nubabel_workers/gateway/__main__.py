@@ -1,0 +1,44 @@
+"""`python -m nubabel_workers.gateway`: process `web`."""
+
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from config.settings import Settings
+from nubabel_workers.bootstrap import open_services
+from nubabel_workers.entry import run_process
+from nubabel_workers.gateway.app import create_app
+from nubabel_workers.gateway.wiring import gateway_parts
+
+_KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
+_GRACEFUL_S = 10  # requests are short; event streams are ended at once and resumed elsewhere
+
+
+async def run(settings: Settings) -> None:
+    async with (
+        open_services(settings, application_name="nubabel-web") as services,
+        gateway_parts(services) as parts,
+    ):
+        await serve(create_app(parts), settings)
+
+
+async def serve(app: FastAPI, settings: Settings) -> None:
+    """Until a signal ends it; uvicorn then lets requests finish."""
+    config = uvicorn.Config(
+        app,
+        host=settings.http_host,
+        port=settings.http_port,
+        lifespan="off",  # what the app uses is opened and closed around it
+        log_config=None,  # led into our pipeline by config.logging
+        access_log=False,  # gateway.request_context writes the one line per request
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACEFUL_S,
+    )
+    await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    sys.exit(run_process("web", run))

@@ -1,0 +1,40 @@
+"""What /ready looks at. Each check returns words about what it found, or raises NubabelError."""
+
+import asyncio
+from collections.abc import Sequence
+
+from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
+from nubabel_workers.domain.ports import InstanceStore, OpenCodeServers
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.gateway.readiness import Check
+
+_ASKED_AT_MOST = 10
+_SERVER_TIMEOUT_S = 1.5  # within the check's own limit: one server that hangs must not hide those that answer
+
+
+def opencode_check(instances: InstanceStore, servers: OpenCodeServers) -> Check:
+    """At least one registered server answers."""
+
+    async def check() -> str:
+        active = [instance for instance in await instances.loads() if instance.status == "active"]
+        if not active:
+            raise PermanentError("no active OpenCode server is registered", code="no_instance")
+        asked = sorted(active, key=lambda instance: not instance.healthy)[:_ASKED_AT_MOST]
+        answering = await _answering(asked, servers)
+        if not answering:
+            raise UnavailableError(f"none of {len(asked)} OpenCode servers answers")
+        return f"{answering} of {len(asked)} servers answer"
+
+    return check
+
+
+async def _answering(asked: Sequence[Instance], servers: OpenCodeServers) -> int:
+    async def answers(instance: Instance) -> bool:
+        try:
+            async with asyncio.timeout(_SERVER_TIMEOUT_S):
+                await servers.server(instance).version()
+        except (NubabelError, TimeoutError):
+            return False
+        return True
+
+    return sum(await asyncio.gather(*(answers(instance) for instance in asked)))

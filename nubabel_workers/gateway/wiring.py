@@ -1,0 +1,121 @@
+"""The gateway's parts from the process's services."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import redis.asyncio as redis
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from redis.exceptions import RedisError
+
+from config.queues import QueueName
+from nubabel_workers.adapters.broker.queues import BrokerQueues
+from nubabel_workers.adapters.cache import connection
+from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
+from nubabel_workers.adapters.slack.messenger import slack_http_session
+from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
+from nubabel_workers.adapters.storage.readiness import PostgresReadiness
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.bootstrap import Services
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.gateway.checks import opencode_check
+from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts, SlackParts
+from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.gateway.slack_ingress import build_slack_app
+from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+
+_BROKER_CONNECTIONS = 2  # only /metrics and /ready ask
+
+
+@asynccontextmanager
+async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
+    """What only the gateway needs is opened here and closed again."""
+    settings = services.settings
+    async with AsyncExitStack() as stack:
+        broker = connection.connect(
+            settings.broker_url.get_secret_value(),
+            timeout_s=settings.cache_timeout_s,
+            max_connections=_BROKER_CONNECTIONS,
+            ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
+        )
+        stack.push_async_callback(broker.aclose)
+        queues = BrokerQueues(broker, list(QueueName))
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=services.metrics.registry)
+        yield GatewayParts(
+            submit=services.submit_execution,
+            read=services.read_execution,
+            cancel=services.cancel_execution,
+            tenants=services.tenants,
+            progress=services.progress,
+            maintenance=services.maintenance,
+            queues=queues,
+            clock=services.clock,
+            chance=services.chance,
+            readiness_checks=_checks(services, queues),
+            slack=SlackParts(events=_slack_events(services), install=await _installation(services, stack)),
+            limits=GatewayLimits(
+                max_body_bytes=settings.max_request_bytes, stream_heartbeat_s=settings.stream_heartbeat_s
+            ),
+            registry=services.metrics.registry,
+        )
+
+
+def _checks(services: Services, queues: BrokerQueues) -> Mapping[str, Check]:
+    database = PostgresReadiness(services.database)
+    return {
+        "database": database.reachable,
+        "tenant_isolation": database.tenant_role_bound,
+        "schema": database.schema_current,
+        "broker": _answers(queues),
+        "cache": _cache_check(services.cache),
+        "opencode": opencode_check(services.instances, services.servers),
+    }
+
+
+def _answers(queues: BrokerQueues) -> Check:
+    async def check() -> str:
+        await queues.ping()
+        return "it answers"
+
+    return check
+
+
+def _cache_check(cache: "redis.Redis") -> Check:
+    async def check() -> str:
+        try:
+            await cache.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise UnavailableError("the cache cannot be reached") from error
+        return "it answers"
+
+    return check
+
+
+def _slack_events(services: Services) -> EventsApiHandler | None:
+    if services.settings.slack_mode != "events":
+        return None
+    return events_api_handler(build_slack_app(services))
+
+
+async def _installation(services: Services, stack: AsyncExitStack) -> InstallWorkspace | None:
+    settings = services.settings
+    if settings.slack_client_id is None or settings.slack_client_secret is None or settings.public_url is None:
+        return None
+    session = slack_http_session(settings.slack_timeout_s)
+    stack.push_async_callback(session.close)
+    oauth = SlackOAuthClient(
+        session,
+        settings.slack_client_id,
+        settings.slack_client_secret,
+        redirect_uri=f"{settings.public_url}/slack/oauth_redirect",
+        api_base_url=settings.slack_api_base_url,
+    )
+    links, states = install_states(settings.encryption_keys[0])
+    workspaces = ManageWorkspaces(
+        PostgresWorkspaces(services.database, services.cipher),
+        services.messenger,
+        services.cancel_execution,
+        services.chance,
+    )
+    return InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
