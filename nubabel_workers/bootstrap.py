@@ -30,7 +30,8 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
-from nubabel_workers.adapters.webhooks import EgressGuard, StandardWebhookSender
+from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
@@ -120,10 +121,9 @@ async def open_services(
         stack.push_async_callback(streams.close)
         messenger = SlackMessenger(base_url=settings.slack_api_base_url, timeout_s=settings.slack_timeout_s)
         stack.push_async_callback(messenger.close)
-        webhooks = StandardWebhookSender(
-            EgressGuard(settings.egress_allow), timeout_s=settings.webhook_timeout_s, clock=clock
-        )
-        stack.push_async_callback(webhooks.close)
+        guard = EgressGuard(EgressPolicy.parse(settings.egress_allow))
+        stack.push_async_callback(guard.close)
+        webhooks = StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s)
         celery = create_celery_app(settings)
         hints = CeleryHintPublisher(
             celery,

@@ -29,7 +29,7 @@ def connect(url: str, *, timeout_s: float, max_connections: int, ca_file: str | 
         decode_responses=True,
         **tls,
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)
 
 
 @contextmanager

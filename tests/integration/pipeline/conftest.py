@@ -1,0 +1,178 @@
+"""The wired services in one process on real PostgreSQL and Valkey, with simulated OpenCode and Slack beside them.
+
+No worker runs: a test takes each step itself, so that it can stand between any two of them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from config.settings import Settings
+from nubabel_workers.adapters.storage import schema
+from nubabel_workers.adapters.storage.encryption import generate_key
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.domain.administration import Installation
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
+from nubabel_workers.simulators.slack.model import Message
+from nubabel_workers.simulators.slack.server import SlackSimulator
+from tests.conftest import PostgresServer, RedisServer
+
+TEAM = "T0ONE"
+CHANNEL = "C0GENERAL"
+ORGANIZATION = "org_pipeline"
+
+
+@pytest.fixture(scope="session")
+def pipeline_template(postgres_server: PostgresServer) -> Iterator[str]:
+    url = postgres_server.create_database()
+    schema.upgrade(url)
+    yield urlsplit(url).path.removeprefix("/")
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[SlackSimulator]:
+    async with SlackSimulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def opencode() -> AsyncIterator[RunningSimulator]:
+    async with simulator(SimulatorConfig()) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(
+    slack: SlackSimulator,
+    database_factory: Callable[..., str],
+    pipeline_template: str,
+    clean_redis: RedisServer,
+) -> Settings:
+    return Settings(
+        _env_file=None,
+        environment="development",
+        database_url=SecretStr(database_factory(template=pipeline_template)),
+        broker_url=SecretStr(clean_redis.broker_url),
+        cache_url=SecretStr(clean_redis.cache_url),
+        encryption_keys=(generate_key(),),
+        slack_api_base_url=slack.api_url,
+        slack_progress_interval_s=0.01,
+        database_pool_min=0,
+        egress_allow=("127.0.0.1",),
+        retry_orchestration_first_wait_s=0.01,
+        retry_orchestration_max_wait_s=0.01,
+        retry_notifications_first_wait_s=0.01,
+        retry_notifications_max_wait_s=0.01,
+    )
+
+
+class Pipeline:
+    """One organization with one Slack workspace and one OpenCode server."""
+
+    def __init__(self, services: Services, slack: SlackSimulator, opencode: RunningSimulator) -> None:
+        self.services = services
+        self.slack = slack
+        self.opencode = opencode
+
+    async def receive(self, body: dict[str, object]) -> None:
+        """An event as it arrives at the door."""
+        await self.services.accept_slack_event.accept(body)
+
+    async def mention(self, text: str, *, thread_ts: str | None = None) -> Message:
+        """A person mentions the bot, and the event is accepted."""
+        bot = self.slack.workspace(TEAM).bot_user_id
+        return await self.say(f"<@{bot}> {text}", thread_ts=thread_ts, kind="app_mention")
+
+    async def say(
+        self, text: str, *, thread_ts: str | None = None, kind: str = "message", channel: str = CHANNEL
+    ) -> Message:
+        message = self.slack.say(text, team=TEAM, channel=channel, thread_ts=thread_ts)
+        await self.receive(self.envelope({"type": kind, **message.wire(TEAM), "channel": channel}))
+        return message
+
+    def envelope(self, event: dict[str, object], *, event_id: str | None = None) -> dict[str, object]:
+        bot = self.slack.workspace(TEAM).bot_user_id
+        return {
+            "type": "event_callback",
+            "event_id": event_id or self.services.chance.new_id("Ev"),
+            "team_id": TEAM,
+            "authorizations": [{"team_id": TEAM, "enterprise_id": None, "user_id": bot, "is_bot": True}],
+            "event": {"channel_type": "channel", **event},
+        }
+
+    async def take_events(self) -> str:
+        return await self.services.process_slack_events.run(None)
+
+    async def dispatch(self) -> str:
+        return await self.services.dispatch_executions.run(None)
+
+    async def complete(self) -> str:
+        return await self.services.complete_executions.run(None)
+
+    async def deliver(self) -> str:
+        return await self.services.deliver_notifications.run(None)
+
+    async def run_ends(self) -> None:
+        """Wait until nothing runs on OpenCode, and tell the rows as the listener would."""
+        async with asyncio.timeout(10):
+            while True:
+                (instance,) = await self.services.instances.loads()
+                if not await self.services.servers.server(instance).busy_sessions(None):
+                    break
+                await asyncio.sleep(0.02)
+        await self.services.database.system().execute("UPDATE executions SET check_at = now() WHERE status = 'running'")
+
+    async def answer_everything(self) -> None:
+        """From stored events to told answers, each step once."""
+        await self.take_events()
+        await self.dispatch()
+        await self.run_ends()
+        await self.complete()
+        await self.deliver()
+
+    def replies(self, question: Message, *, channel: str = CHANNEL) -> list[str]:
+        """What the bot says in the thread of that message now."""
+        found = self.slack.workspace(TEAM).channels[channel]
+        return [one.body for one in found.thread(question.root_ts) if one.bot_id is not None]
+
+    async def statuses(self) -> list[str]:
+        rows = await self.services.database.system().all("SELECT status FROM executions ORDER BY position")
+        return [row["status"] for row in rows]
+
+    async def one(self, statement: str) -> dict[str, object]:
+        row = await self.services.database.system().one(statement)
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+async def pipeline(settings: Settings, slack: SlackSimulator, opencode: RunningSimulator) -> AsyncIterator[Pipeline]:
+    async with open_services(settings, application_name="tests") as services:
+        system = services.database.system()
+        await system.execute("INSERT INTO organizations (id, name) VALUES (%(id)s, 'Pipeline')", {"id": ORGANIZATION})
+        await system.execute(
+            "INSERT INTO instances (id, url, agents) VALUES ('ins_1', %(url)s, %(agents)s)",
+            {"url": opencode.url, "agents": '["Sisyphus - ultraworker", "build"]'},
+        )
+        workspace = slack.workspace(TEAM)
+        await PostgresWorkspaces(services.database, services.cipher).save(
+            ORGANIZATION,
+            services.chance.new_id("wsp"),
+            Installation(
+                team_id=TEAM,
+                enterprise_id=None,
+                team_name="One",
+                bot_user_id=workspace.bot_user_id,
+                bot_token=SecretStr(workspace.bot_token),
+                bot_id=workspace.bot_id,
+                scopes=("chat:write",),
+            ),
+            actor="tests",
+        )
+        yield Pipeline(services, slack, opencode)

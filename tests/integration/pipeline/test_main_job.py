@@ -1,0 +1,249 @@
+"""From a Slack message to a threaded reply, step by step, with what may go wrong between the steps."""
+
+import pytest
+
+from nubabel_workers.domain.executions import EventKind
+from nubabel_workers.simulators.slack.faults import Fault, FaultKind
+from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
+
+pytestmark = pytest.mark.integration
+
+
+async def test_a_mention_becomes_one_threaded_reply(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("how are you?")
+
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    assert "how are you?" in reply
+    assert await pipeline.statuses() == ["completed"]
+
+
+async def test_a_working_sign_is_shown_and_taken_away(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.deliver()
+    assert "eyes" in question.reactions
+
+    await pipeline.answer_everything()
+
+    assert not question.reactions.get("eyes")
+
+
+async def test_the_twin_of_a_mention_and_a_redelivery_answer_once(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("once?")
+    for kind in ("message", "app_mention"):
+        await pipeline.receive(pipeline.envelope({**question.wire(TEAM), "type": kind, "channel": CHANNEL}))
+
+    await pipeline.answer_everything()
+
+    assert len(pipeline.replies(question)) == 1
+
+
+async def test_a_follow_up_in_the_thread_continues_the_session_without_a_mention(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("first")
+    await pipeline.answer_everything()
+    follow_up = await pipeline.say("second", thread_ts=question.ts)
+
+    await pipeline.answer_everything()
+
+    first, second = pipeline.replies(question)
+    assert "ECHO[2]" in first or "ECHO[1]" in first
+    assert "second" in second
+    assert follow_up.thread_ts == question.ts
+    sessions = await pipeline.one("SELECT count(*) AS sessions FROM sessions")
+    assert sessions == {"sessions": 1}
+
+
+async def test_a_message_in_somebody_elses_thread_is_none_of_our_business(pipeline: Pipeline) -> None:
+    root = pipeline.slack.say("lunch?", team=TEAM, channel=CHANNEL)
+    await pipeline.say("yes", thread_ts=root.ts)
+
+    assert await pipeline.take_events() == "nothing to do"
+
+
+async def test_a_mention_inside_a_thread_brings_the_earlier_messages_as_context(pipeline: Pipeline) -> None:
+    root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
+    pipeline.slack.say("since the last deploy", team=TEAM, channel=CHANNEL, thread_ts=root.ts)
+    await pipeline.mention("why?", thread_ts=root.ts)
+
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    context = await pipeline.one("SELECT context->>'thread' AS thread FROM executions")
+    assert "the build is red" in str(context["thread"])
+    assert "since the last deploy" in str(context["thread"])
+
+
+async def test_a_thread_that_may_not_be_read_is_said_beside_the_answer(pipeline: Pipeline) -> None:
+    root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
+    pipeline.slack.faults.plan(Fault("conversations.replies", FaultKind.RATE_LIMITED, seconds=30))
+    question = await pipeline.mention("why?", thread_ts=root.ts)
+
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    assert "could not read the earlier messages" in reply
+
+
+async def test_attached_files_are_passed_on_and_those_too_large_are_named(pipeline: Pipeline) -> None:
+    bot = pipeline.slack.workspace(TEAM).bot_user_id
+    files = [
+        {"name": "notes.txt", "mimetype": "text/plain", "content": "hello"},
+        {"name": "huge.bin", "mimetype": "application/octet-stream", "content": "x" * 6_000_000},
+    ]
+    question = pipeline.slack.say(f"<@{bot}> read these", team=TEAM, channel=CHANNEL, files=files)
+    await pipeline.receive(pipeline.envelope({**question.wire(TEAM), "type": "app_mention", "channel": CHANNEL}))
+
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    assert "Not read: huge.bin" in reply
+    assert "notes.txt" not in reply.split("Not read:")[1]
+
+
+async def test_the_word_stop_cancels_what_runs_down_to_opencode(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[hang]] think for ever")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.say("stop", thread_ts=question.ts)
+
+    await pipeline.take_events()
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == ["cancelled"]
+    assert pipeline.replies(question) == ["Stopped, as you asked."]
+    assert (
+        await pipeline.services.servers.server((await pipeline.services.instances.loads())[0]).busy_sessions(None) == {}
+    )
+
+
+async def test_deleting_the_question_before_it_started_cancels_it(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("what is new?")
+    await pipeline.take_events()
+    event = {"type": "message", "subtype": "message_deleted", "channel": CHANNEL, "deleted_ts": question.ts}
+    event |= {"ts": "1900000000.000100", "previous_message": question.wire(TEAM), "hidden": True}
+    await pipeline.receive(pipeline.envelope(event))
+
+    await pipeline.take_events()
+
+    assert await pipeline.statuses() == ["cancelled"]
+
+
+async def test_uninstalling_the_app_ends_the_workspace_and_its_work(pipeline: Pipeline) -> None:
+    await pipeline.mention("too late")
+    await pipeline.take_events()
+    await pipeline.receive(pipeline.envelope({"type": "app_uninstalled"}))
+
+    await pipeline.take_events()
+
+    assert await pipeline.statuses() == ["cancelled"]
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
+
+
+async def test_a_revoked_token_ends_the_workspace_with_a_dead_letter(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.mention("and you?")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    pipeline.slack.faults.plan(Fault("reactions.add", FaultKind.ERROR, times=2, code="token_revoked"))
+
+    await pipeline.deliver()
+
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
+
+
+async def test_a_failure_of_the_model_is_an_apology_and_a_dead_letter(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[status=401]] hello")
+
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    execution = await pipeline.one("SELECT id, status FROM executions")
+    assert execution["status"] == "failed"
+    assert str(execution["id"]) in reply
+    letter = await pipeline.one("SELECT reason, error FROM dead_letters")
+    assert letter["reason"] == "permanent-error"
+    assert "401" in str(letter["error"])
+
+
+async def test_an_answer_that_was_cut_says_so(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[finish=length]] [[text=half an answ]]")
+
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    assert "half an answ" in reply
+    assert "length limit" in reply
+
+
+async def test_a_server_that_crashed_in_the_middle_runs_the_same_prompt_again(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[hang=mid]] [[times=1]] hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    pipeline.opencode.simulator.crash(down_s=0)
+
+    await pipeline.run_ends()
+    await pipeline.complete()
+    await pipeline.dispatch()
+    await pipeline.run_ends()
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+    assert await pipeline.statuses() == ["completed"]
+    attempts = await pipeline.services.database.system().all("SELECT number, verdict FROM attempts ORDER BY number")
+    assert [row["verdict"] for row in attempts] == ["resubmit", "succeeded"]
+
+
+async def test_a_session_lost_on_its_server_goes_on_in_a_new_one_with_its_earlier_turns(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("my name is Ada")
+    await pipeline.answer_everything()
+    pipeline.opencode.simulator.store.sessions.clear()
+    await pipeline.say("what is my name?", thread_ts=question.ts)
+
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["completed", "completed"]
+    assert "Ada" in pipeline.replies(question)[1]
+
+
+async def test_a_post_whose_answer_was_lost_is_found_and_not_repeated(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.deliver()
+    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.LOST_ANSWER))
+    await pipeline.answer_everything()
+    await pipeline.services.database.system().execute("UPDATE notifications SET not_before = now()")
+
+    await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+    told = await pipeline.one("SELECT status, repeated FROM notifications WHERE kind = 'outcome'")
+    assert told == {"status": "sent", "repeated": False}
+
+
+async def test_the_timeline_tells_what_happened(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.answer_everything()
+    execution = await pipeline.one("SELECT id FROM executions")
+
+    timeline = await pipeline.services.executions.timeline(ORGANIZATION, str(execution["id"]))
+
+    assert [event.kind for event in timeline] == [
+        EventKind.ACCEPTED,
+        EventKind.SUBMITTED,
+        EventKind.FINISHED,
+        EventKind.DELIVERED,
+    ]
+
+
+async def test_the_analysis_decides_category_and_agent(pipeline: Pipeline) -> None:
+    await pipeline.mention("README 문서를 작성해 주세요")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    row = await pipeline.one("SELECT analysis->>'category' AS category, analysis->>'agent' AS agent FROM executions")
+
+    assert row == {"category": "writing", "agent": "Sisyphus - ultraworker"}
