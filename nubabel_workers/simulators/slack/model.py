@@ -112,6 +112,7 @@ class SlackWorld:
         self._last_ts = 0
         self._numbers = itertools.count(1)
         self._waiting: dict[tuple[str, str, str], list[asyncio.Future[None]]] = {}
+        self._log_waiting: list[asyncio.Future[None]] = []
 
     # --- workspaces ----------------------------------------------------------------------------------------------
 
@@ -302,6 +303,19 @@ class SlackWorld:
     def note(self, kind: str, **fields: Any) -> None:
         """One line of the log; `at` is monotonic, in seconds."""
         self.log.append({"at": time.monotonic(), "kind": kind, **fields})
+        if self._log_waiting:
+            _wake(self._log_waiting)
+
+    def logged(self, kind: str) -> list[Json]:
+        return [entry for entry in self.log if entry["kind"] == kind]
+
+    async def wait_for_log(self, kind: str, count: int = 1) -> list[Json]:
+        """The log's entries of a kind once there are that many; the caller sets the time limit."""
+        while len(found := self.logged(kind)) < count:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._log_waiting.append(future)
+            await future
+        return found
 
     async def wait_until(
         self, workspace: Workspace, channel_id: str, thread_ts: str, condition: Callable[[Sequence[Message]], bool]
@@ -317,11 +331,17 @@ class SlackWorld:
             await future
 
     def _changed(self, workspace: Workspace, channel: Channel, message: Message) -> None:
-        for future in self._waiting.pop((workspace.team_id, channel.id, message.root_ts), ()):
-            if not future.done():
-                future.set_result(None)
+        if self._waiting:
+            _wake(self._waiting.pop((workspace.team_id, channel.id, message.root_ts), []))
         for watch in self.watchers:
             watch(workspace, channel, message)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    woken, futures[:] = futures[:], []
+    for future in woken:
+        if not future.done():
+            future.set_result(None)
 
 
 def shown(workspace: Workspace, channel: Channel, message: Message) -> Json:

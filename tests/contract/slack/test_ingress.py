@@ -32,10 +32,6 @@ def app_for(slack: SlackSimulator, inbox: Inbox, accept_timeout_s: float = ACCEP
     )
 
 
-def logged(slack: SlackSimulator, kind: str) -> list[dict[str, Any]]:
-    return [entry for entry in slack.world.log if entry["kind"] == kind]
-
-
 # --- Events API ------------------------------------------------------------------------------------------------------
 
 
@@ -89,7 +85,7 @@ async def test_failure_to_accept_makes_slack_deliver_again(slack: SlackSimulator
 
     await inbox.wait_for(lambda seen: len(seen.bodies) == 1)
     assert inbox.calls == 3
-    assert [entry["status"] for entry in logged(slack, "delivery_failed")] == [500, 500]
+    assert [entry["status"] for entry in slack.world.logged("delivery_failed")] == [500, 500]
 
 
 async def test_slow_acceptance_fails_in_time_for_a_redelivery(slack: SlackSimulator, inbox: Inbox) -> None:
@@ -284,7 +280,7 @@ async def test_envelope_that_was_not_accepted_is_not_acknowledged_and_comes_agai
         await inbox.wait_for(lambda seen: len(seen.bodies) == 1)
 
     assert inbox.calls == 2
-    assert [entry["reason"] for entry in logged(slack, "delivery_failed")] == ["timeout"]
+    assert [entry["reason"] for entry in slack.world.logged("delivery_failed")] == ["timeout"]
 
 
 @pytest.mark.parametrize("reason", ["warning", "refresh_requested", "too_many_websockets", "cut"])
@@ -312,7 +308,7 @@ async def test_event_in_hand_is_acknowledged_on_the_socket_that_is_going_away(
         inbox.hold.set()
         await inbox.wait_for(lambda seen: len(seen.bodies) == 1)
 
-    assert [entry["attempt"] for entry in logged(slack, "delivered")] == [0]
+    assert [entry["attempt"] for entry in slack.world.logged("delivered")] == [0]
 
 
 async def test_stop_lets_a_running_handler_finish_and_closes_the_socket(slack: SlackSimulator, inbox: Inbox) -> None:
@@ -325,7 +321,7 @@ async def test_stop_lets_a_running_handler_finish_and_closes_the_socket(slack: S
 
     assert len(inbox.bodies) == 1
     assert slack.sockets.connections == 0
-    assert logged(slack, "delivery_failed") == []
+    assert slack.world.logged("delivery_failed") == []
 
 
 async def test_restarted_slack_is_found_again_with_a_fresh_address(inbox: Inbox) -> None:
