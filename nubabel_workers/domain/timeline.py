@@ -1,0 +1,160 @@
+"""An execution's timeline in plain words: what happened, and where the time went. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nubabel_workers.domain.administration import SessionWait
+from nubabel_workers.domain.executions import EventKind, TimelineEvent
+
+_WAITS = {
+    "capacity": "a free place: every suitable OpenCode server was full",
+    "pace": "its turn: the OpenCode server takes only so many prompts a second",
+}
+_WORKED = "OpenCode worked on it"
+_QUEUED = "waited for a worker"
+_TOLD = "until the answer was delivered"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event. since_start_s: seconds after the first one."""
+
+    at: datetime
+    since_start_s: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """How long one cause took, all its parts together. words: ends the sentence "3.2 s …"."""
+
+    words: str
+    seconds: float
+
+
+def narrate(events: Sequence[TimelineEvent]) -> list[Step]:
+    """The events, oldest first, each as a sentence. Words from outside are in it as they are."""
+    return [
+        Step(event.at, (event.at - events[0].at).total_seconds(), _WORDS[event.kind](event.detail)) for event in events
+    ]
+
+
+def time_spent(
+    events: Sequence[TimelineEvent], *, session_wait: SessionWait | None, until: datetime | None
+) -> list[Span]:
+    """What the time between the first event and the delivery went into, in the order it was first met.
+
+    session_wait: what kept the session busy when the request came. until: the present, for one that goes on;
+    None for one that is over, whose time ends with its last event.
+    """
+    spent: dict[str, float] = {}
+    cause: str | None = None
+    for event, end in zip(events, [*(later.at for later in events[1:]), until], strict=True):
+        cause = _cause_after(event, cause)
+        if cause is None or end is None:
+            continue
+        for words, seconds in _split(cause, event.at, end, session_wait, until):
+            spent[words] = spent.get(words, 0.0) + seconds
+    return [Span(words, seconds) for words, seconds in spent.items()]
+
+
+def _cause_after(event: TimelineEvent, before: str | None) -> str | None:
+    """What the time after this event is spent on; None after the end."""
+    if event.kind is EventKind.LEASE_TAKEN_OVER and before == _WORKED:
+        return before  # OpenCode went on without the worker
+    cause = _CAUSES.get(event.kind)
+    return before if cause is None else cause(event.detail)
+
+
+def _split(
+    cause: str, start: datetime, end: datetime, session_wait: SessionWait | None, until: datetime | None
+) -> list[tuple[str, float]]:
+    """Take out of the waiting in the queue what an earlier request of the session is to blame for."""
+    if cause != _QUEUED or session_wait is None:
+        return [(cause, (end - start).total_seconds())]
+    free_at = min(max(session_wait.until or until or end, start), end)
+    parts = [
+        (f"waited for an earlier request of the session, {session_wait.execution_id}", free_at - start),
+        (cause, end - free_at),
+    ]
+    return [(words, length.total_seconds()) for words, length in parts if length.total_seconds() > 0]
+
+
+def _waited_for(detail: Mapping[str, Any]) -> str:
+    reason = str(detail.get("reason", ""))
+    return _WAITS.get(reason, reason or "its time")
+
+
+def _again(detail: Mapping[str, Any]) -> str:
+    wait_s = detail.get("wait_s")
+    return f"; again in {wait_s:.1f} s" if isinstance(wait_s, int | float) else ""
+
+
+def _submitted(detail: Mapping[str, Any]) -> str:
+    known = {name: detail.get(name) for name in ("category", "agent") if detail.get(name)}
+    chosen = ", ".join(f"{name} {value}" for name, value in known.items())
+    where = f" on {detail['instance']}" if detail.get("instance") else ""
+    return f"submitted to OpenCode{where}, attempt {detail.get('attempt', 1)}" + (f" ({chosen})" if chosen else "")
+
+
+def _finished(detail: Mapping[str, Any]) -> str:
+    verdict, reason = detail.get("verdict"), detail.get("reason")
+    words = str(detail.get("status", "finished"))
+    if verdict and verdict not in {words, "succeeded"}:
+        words += f": {verdict}"
+    return words + (f" ({reason})" if reason else "")
+
+
+def _delivered(detail: Mapping[str, Any]) -> str:
+    possibly = ", marked as a possible repeat" if detail.get("repeated") else ""
+    return f"{_destination(detail)} delivered{possibly}"
+
+
+def _destination(detail: Mapping[str, Any]) -> str:
+    return "the webhook was" if detail.get("kind") == "webhook" else "the answer was"
+
+
+def _asked(detail: Mapping[str, Any]) -> str:
+    what = detail.get("permission") or detail.get("question") or "something"
+    return f"OpenCode asked for {what}: refused, nobody is there to answer"
+
+
+_WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
+    EventKind.ACCEPTED: lambda d: f"accepted from {d.get('source', 'outside')}",
+    EventKind.WAITING: lambda d: f"waits for {_waited_for(d)}{_again(d)}",
+    EventKind.DISPATCHING: lambda _: "taken by a worker",
+    EventKind.ANALYSED: lambda d: f"analysed: {d.get('category', 'no category')}",
+    EventKind.CONTEXT: lambda _: "the thread's earlier messages were read",
+    EventKind.SUBMITTED: _submitted,
+    EventKind.TOOL: lambda d: f"tool {d.get('tool', '')}".rstrip(),
+    EventKind.ASK_REJECTED: _asked,
+    EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",
+    EventKind.RESUBMIT: lambda d: f"the run was lost: {d.get('reason', 'no reason known')}{_again(d)}",
+    EventKind.SESSION_REPLACED: lambda _: "its OpenCode session was gone; a new one is made",
+    EventKind.CANCEL_REQUESTED: lambda d: f"cancellation asked for: {d.get('reason', 'no reason given')}",
+    EventKind.ABORTED: lambda _: "OpenCode was told to stop",
+    EventKind.LEASE_TAKEN_OVER: lambda _: "the worker that held it disappeared; another takes over",
+    EventKind.FINISHED: _finished,
+    EventKind.DELIVERED: _delivered,
+    EventKind.DELIVERY_RETRY: lambda d: f"{_destination(d)} not delivered: {d.get('error', 'no reason')}{_again(d)}",
+    EventKind.DELIVERY_FAILED: lambda d: f"{_destination(d)} not delivered, given up: {d.get('error', 'no reason')}",
+    EventKind.REPLAYED: lambda d: f"replayed by {d.get('by', 'an operator')}",
+}
+
+
+# Events that are not in here don't change what is waited for.
+_CAUSES: Mapping[EventKind, Callable[[Mapping[str, Any]], str | None]] = {
+    EventKind.ACCEPTED: lambda _: _QUEUED,
+    EventKind.REPLAYED: lambda _: _QUEUED,
+    EventKind.WAITING: lambda d: f"waited for {_waited_for(d)}",
+    EventKind.RETRY: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
+    EventKind.RESUBMIT: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
+    EventKind.LEASE_TAKEN_OVER: lambda _: "waited for another worker, the first one disappeared",
+    EventKind.SUBMITTED: lambda _: _WORKED,
+    EventKind.FINISHED: lambda _: _TOLD,
+    EventKind.DELIVERY_RETRY: lambda d: f"waited to tell the answer again, after: {d.get('error', 'a failure')}",
+    EventKind.DELIVERED: lambda _: None,
+    EventKind.DELIVERY_FAILED: lambda _: None,
+}
