@@ -51,7 +51,8 @@ def time_spent(
     """
     spent: dict[str, float] = {}
     cause: str | None = None
-    for event, end in zip(events, [*(later.at for later in events[1:]), until], strict=True):
+    ends = [*(later.at for later in events[1:]), until]
+    for event, end in zip(events, ends, strict=False):  # without events there is no end either
         cause = _cause_after(event, cause)
         if cause is None or end is None:
             continue
