@@ -1,4 +1,4 @@
-"""Executions in PostgreSQL: every state change is conditional, happens once, and carries everything that belongs to it."""
+"""Executions in PostgreSQL: every state change is conditional, happens once, and carries all that belongs to it."""
 
 import asyncio
 import itertools

@@ -1,0 +1,83 @@
+"""Where an execution runs."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from nubabel_workers.domain.executions import Execution, Status
+from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
+from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.tenants import Instance
+
+EXECUTION = Execution(
+    id=ExecutionId("exe_1"),
+    organization_id=OrganizationId("org_1"),
+    session_id=SessionId("ses_1"),
+    source="api",
+    status=Status.QUEUED,
+    prompt="hello",
+    created_at=datetime(2026, 11, 21, tzinfo=UTC),
+)
+
+
+def server(name: str, **more: object) -> Instance:
+    base = Instance(id=InstanceId(name), url=f"http://{name}", username="opencode", password=None, capacity_runs=2)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def placed_on(placement: Placement, execution: Execution = EXECUTION) -> str | None:
+    instance = placement.place(execution)
+    return instance.id if instance else None
+
+
+def test_a_new_session_goes_to_the_least_loaded_server() -> None:
+    placement = Placement([server("a", in_flight=1), server("b")])
+
+    assert placed_on(placement) == "b"
+
+
+def test_a_batch_spreads() -> None:
+    placement = Placement([server("a"), server("b")])
+
+    assert [placed_on(placement) for _ in range(5)] == ["a", "b", "a", "b", None]
+
+
+def test_load_is_relative_to_capacity() -> None:
+    placement = Placement([server("small", in_flight=1), server("big", in_flight=2, capacity_runs=10)])
+
+    assert placed_on(placement) == "big"
+
+
+def test_a_session_stays_where_its_history_is_even_on_a_draining_server() -> None:
+    placement = Placement([server("a", status="draining", in_flight=1), server("b")])
+
+    assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a"))) == "a"
+
+
+def test_a_session_waits_while_its_server_is_full() -> None:
+    placement = Placement([server("a", in_flight=2), server("b")])
+
+    assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a"))) is None
+
+
+def test_a_session_of_a_removed_server_goes_elsewhere() -> None:
+    placement = Placement([server("b")])
+
+    assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("gone"))) == "b"
+
+
+def test_unreachable_and_draining_servers_get_no_new_sessions() -> None:
+    placement = Placement([server("a", healthy=False), server("b", status="draining")])
+
+    assert placed_on(placement) is None
+
+
+def test_an_organization_with_servers_of_its_own_uses_no_shared_one() -> None:
+    own = server("own", organization_id=OrganizationId("org_1"), healthy=False)
+    placement = Placement([own, server("shared")])
+
+    assert placed_on(placement) is None
+    assert placed_on(placement, replace(EXECUTION, organization_id=OrganizationId("org_2"))) == "shared"
+
+
+def test_free_slots_are_counted_over_all_servers() -> None:
+    assert Placement([server("a", in_flight=1), server("b"), server("c", in_flight=5)]).free_slots() == 3
