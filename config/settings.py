@@ -3,6 +3,7 @@
 `python -m config.settings --env-example` prints the `.env.example` of this version.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -120,10 +121,13 @@ class Settings(
         return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
 
 
-def load_settings(env_file: Path | None = Path(".env")) -> Settings:
-    """Read the environment, and env_file where it exists (the environment wins). Raises SettingsError."""
+def load_settings(env_file: Path | None = None) -> Settings:
+    """Read the environment, and env_file where it exists (the environment wins). Raises SettingsError.
+
+    env_file: None is what NUBABEL_ENV_FILE names, else `.env` in the working directory.
+    """
     try:
-        return Settings(_env_file=env_file)
+        return Settings(_env_file=env_file or Path(os.environ.get(f"{PREFIX}ENV_FILE", ".env")))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 

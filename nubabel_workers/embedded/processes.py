@@ -144,7 +144,7 @@ class ChildProcess:
 class ProcessSpec:
     """What to run under a name.
 
-    env: added to our own environment. cwd: None is the supervisor's folder. grace_s: from the stop signal to SIGKILL.
+    env: added to the supervisor's. cwd: None is the supervisor's folder. grace_s: from the stop signal to SIGKILL.
     revive: start it again when it ends by itself.
     """
 
@@ -170,6 +170,7 @@ class Supervisor:
 
     on_line(name, line) receives every line of output, from reader threads; without it output goes to
     <directory>/<name>.log. on_exit(name, returncode, wait_s) tells of each death.
+    base_env: what every process gets; None is our own environment.
     """
 
     _FIRST_WAIT_S = 0.2
@@ -182,8 +183,10 @@ class Supervisor:
         *,
         on_line: Callable[[str, str], None] | None = None,
         on_exit: Callable[[str, int, float], None] | None = None,
+        base_env: Mapping[str, str] | None = None,
     ) -> None:
         self._directory = directory
+        self._base_env = dict(os.environ if base_env is None else base_env)
         self._on_line = on_line
         self._on_exit = on_exit
         self._running: dict[str, _Supervised] = {}
@@ -241,7 +244,7 @@ class Supervisor:
             spec.argv,
             cwd=spec.cwd or self._directory,
             log_path=self._directory / f"{spec.name}.log",
-            env={**os.environ, **spec.env},
+            env={**self._base_env, **spec.env},
             pipe_output=self._on_line is not None,
         )
         reader = threading.Thread(target=self._watch, args=(spec, process), name=f"watch-{spec.name}", daemon=True)

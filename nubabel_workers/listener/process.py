@@ -107,6 +107,7 @@ class Listener:
 
     async def _follow_once(self, instance_id: str, watched: set[str]) -> str:
         """Return why it ended."""
+        reason = "the stream ended"
         try:
             instance = await self._instances.find(instance_id)
             if instance is None:
@@ -116,10 +117,9 @@ class Listener:
             except* NubabelError as errors:
                 reason = "; ".join(str(error) for error in errors.exceptions)
                 await self._follow.report_down(instance, reason)
-                return reason
         except NubabelError as error:
             return str(error)
-        return "the stream ended"
+        return reason
 
     async def _watch(self) -> None:
         """Text deltas cost CPU: they are read only for executions that somebody's stream has just asked for."""
