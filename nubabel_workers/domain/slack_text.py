@@ -17,7 +17,7 @@ from nubabel_workers.domain.slack_mrkdwn import to_mrkdwn
 
 MAX_PART_CHARS: Final = 10_000
 MAX_TEXT_BYTES: Final = 3_500  # of `text` where it may be edited later
-FALLBACK_BYTES: Final = 1_500  # of `text` beside blocks: notifications and screen readers read it
+FALLBACK_BYTES: Final = 300  # of `text` beside blocks, for notifications; rendering costs 1.3 ms per 1,000 characters
 DEFAULT_MAX_PARTS: Final = 5
 CUT_NOTE: Final = "_(The answer is longer than fits here: its last {left:,} characters are not shown.)_"
 

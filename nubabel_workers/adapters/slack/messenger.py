@@ -116,7 +116,7 @@ class SlackMessenger:
     async def update(self, token: SecretStr, *, channel: str, ts: str, text: str) -> None:
         """Replace a message by markdown `text`, shortened to what Slack takes in an edit. Removes its blocks."""
         arguments = {"channel": channel, "ts": ts, "text": fallback_text(neutralise(text), MAX_TEXT_BYTES)}
-        await self._change("chat.update", token, arguments)
+        await self._call("chat.update", token, json=arguments, repeatable=True)
 
     async def delete(self, token: SecretStr, *, channel: str, ts: str) -> None:
         await self._change("chat.delete", token, {"channel": channel, "ts": ts}, already=errors.MESSAGE_IS_GONE)
@@ -124,7 +124,7 @@ class SlackMessenger:
     # --- reading -----------------------------------------------------------------------------------------------
 
     async def auth_test(self, token: SecretStr) -> BotIdentity:
-        answer = await self._call("auth.test", token, json={}, repeatable=True)
+        answer = await self._call("auth.test", token, params={}, repeatable=True)
         return BotIdentity(
             team_id=_text(answer.get("team_id")),
             team_name=_text(answer.get("team")),
@@ -207,11 +207,11 @@ class SlackMessenger:
         self, method: str, token: SecretStr, arguments: dict[str, Any], *, already: frozenset[str] = frozenset()
     ) -> None:
         """A call that may be repeated. already: codes that say that the wished-for state is there."""
-        await self._call(method, token, json=arguments, repeatable=True, already=already)
+        await self._call(method, token, params=arguments, repeatable=True, already=already)
 
     async def _read_thread(self, token: SecretStr, channel: str, thread_ts: str, **options: Any) -> Mapping[str, Any]:
         params = {"channel": channel, "ts": thread_ts, **options}
-        return await self._call("conversations.replies", token, params=params, repeatable=True)
+        return await self._call("conversations.replies", token, params=params, repeatable=True, http_verb="GET")
 
     async def _call(
         self,
@@ -222,13 +222,15 @@ class SlackMessenger:
         json: dict[str, Any] | None = None,
         params: dict[str, Any] | None = None,
         already: frozenset[str] = frozenset(),
+        http_verb: str = "POST",
     ) -> Mapping[str, Any]:
+        """The arguments as json or params: whichever slack_sdk uses for that method, as stand-ins for Slack know that form."""
         _, client = self._connected()
         secret = {"token": token.get_secret_value()}
         try:
             async with asyncio.timeout(self._timeout_s):
                 if params is not None:
-                    response = await client.api_call(method, http_verb="GET", params={**params, **secret})
+                    response = await client.api_call(method, http_verb=http_verb, params={**params, **secret})
                 else:
                     response = await client.api_call(method, json={**(json or {}), **secret})
         except Exception as error:  # noqa: BLE001 - the SDK leaks AttributeError and others for unexpected bodies

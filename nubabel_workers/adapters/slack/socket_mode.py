@@ -54,7 +54,7 @@ class SocketModeReceiver:
 
     @property
     def is_connected(self) -> bool:
-        """Whether Slack greeted us on a socket that answers our pings; a deaf process must not look healthy."""
+        """Whether Slack spoke to us on a socket that answers our pings; a deaf process must not look healthy."""
         return self._connected.is_set()
 
     async def wait_connected(self) -> None:
@@ -118,9 +118,9 @@ class SocketModeReceiver:
         async for frame in socket:
             if frame.type is not aiohttp.WSMsgType.TEXT:
                 continue
+            self._connected.set()
             message = _parsed(frame.data)
             if message.get("type") == "hello":
-                self._connected.set()
                 log.info("slack.socket_connected", num_connections=message.get("num_connections"))
             elif message.get("type") == "disconnect":
                 return str(message.get("reason"))[:40]
