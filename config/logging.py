@@ -21,7 +21,19 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 REDACTED = "[redacted]"
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_QUIET = ("asyncio", "httpcore", "httpx", "kombu", "slack_sdk", "slack_bolt", "uvicorn.access", "aiohttp.access")
+# Loggers of which only warnings are of interest; Celery's two tell per message what `tasks.base` says better.
+_QUIET = (
+    "aiohttp.access",
+    "asyncio",
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "httpcore",
+    "httpx",
+    "kombu",
+    "slack_bolt",
+    "slack_sdk",
+    "uvicorn.access",
+)
 
 _SECRET_KEY = re.compile(
     r"(?i)passw(or)?d|secret|token(?!s)|authorization|cookie|api_?key|private_?key|signature|credential"

@@ -19,6 +19,7 @@ from kombu.exceptions import BatchPublishError  # type: ignore[attr-defined]  # 
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from nubabel_workers.adapters.broker.messages import task_headers
 from nubabel_workers.domain.hints import Hint
 
 _FLAG = "nubabel:hint:{task}"
@@ -140,7 +141,7 @@ class CeleryHintPublisher:
             exchange="",  # the default exchange: straight to the queue of that name
             routing_key=queue,
             correlation_id=task_id,
-            headers=_task_headers(hint, task_id),
+            headers=task_headers(hint.task, task_id, argsrepr=f"({hint.row_id!r},)"),
         )
 
     def _failed(self, hints: list[Hint], error: Exception) -> None:
@@ -204,23 +205,3 @@ def _connection_was_lost(error: BaseException | None) -> bool:
     """A batch that failed on its connection wraps the reason."""
     lost = isinstance(error, (redis.ConnectionError, OSError)) and not isinstance(error, TimeoutError)
     return lost or (isinstance(error, BatchPublishError) and _connection_was_lost(error.__cause__))
-
-
-def _task_headers(hint: Hint, task_id: str) -> dict[str, object]:
-    """Celery's message protocol 2: https://docs.celeryq.dev/en/stable/internals/protocol.html"""
-    return {
-        "lang": "py",
-        "task": str(hint.task),
-        "id": task_id,
-        "root_id": task_id,
-        "parent_id": None,
-        "group": None,
-        "retries": 0,
-        "eta": None,
-        "expires": None,
-        "timelimit": [None, None],
-        "argsrepr": f"('{hint.row_id}',)",
-        "kwargsrepr": "{}",
-        "origin": "nubabel",
-        "ignore_result": True,
-    }
