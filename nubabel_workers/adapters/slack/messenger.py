@@ -224,7 +224,7 @@ class SlackMessenger:
         already: frozenset[str] = frozenset(),
         http_verb: str = "POST",
     ) -> Mapping[str, Any]:
-        """The arguments as json or params: whichever slack_sdk uses for that method, as stand-ins for Slack know that form."""
+        """Arguments as json or params, whichever slack_sdk uses for that method: stand-ins for Slack know that form."""
         _, client = self._connected()
         secret = {"token": token.get_secret_value()}
         try:
