@@ -1,0 +1,223 @@
+"""The API as pure decisions: which request, what its answer means, whether and when to try again.
+
+A call is a generator: it yields what is to be done (a request, a wait), is sent what came of it, and returns the
+result or raises. The blocking and the asynchronous client only do the I/O, so they cannot drift apart.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from nubabel_workers.client.errors import ApiError, ConnectionFailedError, UnavailableError, error_class
+from nubabel_workers.client.event_decoder import EventDecoder, ServerSentEvent
+from nubabel_workers.client.results import Execution, ExecutionList, ProgressEvent, Submitted
+from nubabel_workers.domain.submission import SubmitRequest
+
+T = TypeVar("T")
+
+_TRY_AGAIN = frozenset({408, 429, 502, 503, 504})
+_JSON = "application/json"
+_FIRST_ERROR_STATUS = 400
+_NO_CONTENT = 204
+_STREAM_PATIENCE = 3  # whoever follows for minutes outlives a restart of the gateway
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """The connection failed; whether the request arrived is unknown."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RetryLimits:
+    """attempts counts the first try. Waits double from first_wait_s to max_wait_s, each shortened by chance."""
+
+    attempts: int = 4
+    first_wait_s: float = 0.25
+    max_wait_s: float = 8.0
+
+
+Answer = Response | NoAnswer
+Call = Generator[Request | Wait, Answer | None, T]
+Jitter = Callable[[], float]  # a number in [0, 1)
+
+
+def submit(request: SubmitRequest, limits: RetryLimits, jitter: Jitter) -> Call[Submitted]:
+    """The key is always sent, so that a repeat, ours or the caller's, is the same request."""
+    key = request.idempotency_key or secrets.token_urlsafe(18)
+    body = request.model_dump(exclude_none=True, exclude={"idempotency_key", "traceparent"})
+    headers = {"idempotency-key": key}
+    if request.traceparent is not None:
+        headers["traceparent"] = request.traceparent
+    sent = Request("POST", "/v1/executions", body=body, headers=headers)
+    answer = yield from _answered(sent, limits, jitter)
+    return _read(Submitted.model_validate_json, answer)
+
+
+def get(execution_id: str, limits: RetryLimits, jitter: Jitter) -> Call[Execution]:
+    answer = yield from _answered(Request("GET", _path(execution_id)), limits, jitter)
+    return _read(Execution.model_validate_json, answer)
+
+
+def find(idempotency_key: str, limits: RetryLimits, jitter: Jitter) -> Call[Execution | None]:
+    request = Request("GET", "/v1/executions", params={"idempotency_key": idempotency_key})
+    answer = yield from _answered(request, limits, jitter)
+    return next(iter(_read(ExecutionList.model_validate_json, answer).data), None)
+
+
+def cancel(execution_id: str, reason: str | None, limits: RetryLimits, jitter: Jitter) -> Call[Execution]:
+    body = {"reason": reason} if reason is not None else {}
+    answer = yield from _answered(Request("POST", f"{_path(execution_id)}/cancel", body=body), limits, jitter)
+    return _read(Execution.model_validate_json, answer)
+
+
+def _answered(request: Request, limits: RetryLimits, jitter: Jitter) -> Call[Response]:
+    """A good answer, after as many tries as allowed: every request of this API may be repeated."""
+    attempt = 1
+    while True:
+        answer = yield request
+        if isinstance(answer, Response) and answer.status < _FIRST_ERROR_STATUS:
+            return answer
+        error = _error_of(answer)
+        wait_s = _wait_before_retry(error, attempt, limits, jitter())
+        if wait_s is None:
+            raise error
+        yield Wait(wait_s)
+        attempt += 1
+
+
+def _wait_before_retry(
+    error: ApiError | ConnectionFailedError, attempt: int, limits: RetryLimits, jitter: float
+) -> float | None:
+    """Seconds, or None when trying again is pointless. The gateway's own Retry-After is never shortened."""
+    if attempt >= limits.attempts or (isinstance(error, ApiError) and error.status not in _TRY_AGAIN):
+        return None
+    wait_s = min(limits.max_wait_s, limits.first_wait_s * 2.0 ** (attempt - 1)) * (0.5 + jitter / 2)
+    asked_s = error.retry_after_s if isinstance(error, ApiError) else None
+    if asked_s is not None and asked_s > limits.max_wait_s:
+        return None
+    return max(wait_s, asked_s or 0.0)
+
+
+def _error_of(answer: Answer | None) -> ApiError | ConnectionFailedError:
+    if not isinstance(answer, Response):
+        return ConnectionFailedError(answer.reason if answer else "no answer")
+    problem = _problem(answer.body)
+    code = str(problem.get("code") or f"http_{answer.status}")
+    found = problem.get("errors")
+    return error_class(answer.status, code)(
+        answer.status,
+        code,
+        str(problem.get("detail") or "the gateway gave no reason"),
+        correlation_id=str(problem.get("correlation_id") or answer.headers.get("x-correlation-id", "")),
+        errors=[error for error in found if isinstance(error, dict)] if isinstance(found, list) else (),
+        retry_after_s=_seconds(answer.headers.get("retry-after")),
+    )
+
+
+def _problem(body: bytes) -> Mapping[str, Any]:
+    """Whatever stands between us and the gateway may answer in other forms."""
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdigit() else None
+
+
+def _read(read: Callable[[bytes], T], answer: Response) -> T:
+    try:
+        return read(answer.body)
+    except ValidationError:
+        raise UnavailableError(answer.status, "unreadable_answer", "this is not an answer of the gateway") from None
+
+
+def _path(execution_id: str) -> str:
+    if not execution_id.replace("_", "").isalnum():
+        raise ValueError("an execution's id has letters, digits and one underscore only")
+    return f"/v1/executions/{execution_id}"
+
+
+class EventFeed:
+    """Following one execution over any number of connections, each beginning where the one before it broke off."""
+
+    def __init__(self, execution_id: str, *, after: str | None, limits: RetryLimits, jitter: Jitter) -> None:
+        self._path = f"{_path(execution_id)}/events"
+        self._last_id = after or ""
+        self._limits = replace(limits, attempts=_STREAM_PATIENCE * limits.attempts)
+        self._jitter = jitter
+        self._decoder = EventDecoder()
+        self._failures = 0
+        self.ended = False
+
+    def request(self) -> Request:
+        headers = {"accept": "text/event-stream"}
+        if self._last_id:
+            headers["last-event-id"] = self._last_id
+        return Request("GET", self._path, headers=headers)
+
+    def connected(self, status: int) -> None:
+        """Whether there is anything to come. Statuses of errors belong to failed()."""
+        self._decoder = EventDecoder()
+        self.ended = status == _NO_CONTENT
+
+    def received(self, chunk: bytes) -> list[ProgressEvent]:
+        """The events that the chunk completes; after `done` there are none."""
+        if self.ended:
+            return []
+        self._failures = 0
+        events = [self._event(found) for found in self._decoder.feed(chunk)]
+        self.ended = any(event.execution is not None for event in events)
+        return events
+
+    def failed(self, answer: Answer) -> float:
+        """The connection broke or was refused: seconds to wait before the next one. Raises when it is pointless.
+
+        Only failures in a row count.
+        """
+        error = _error_of(answer)
+        self._failures += 1
+        wait_s = _wait_before_retry(error, self._failures, self._limits, self._jitter())
+        if wait_s is None:
+            raise error
+        return wait_s
+
+    def _event(self, found: ServerSentEvent) -> ProgressEvent:
+        self._last_id = found.id or self._last_id
+        try:
+            data = json.loads(found.data)
+        except ValueError:
+            data = {}
+        data = data if isinstance(data, dict) else {}
+        if found.event != "done":
+            return ProgressEvent(found.event, data, found.id)
+        return ProgressEvent("done", data, found.id, Execution.model_validate(data))

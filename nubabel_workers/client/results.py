@@ -1,0 +1,82 @@
+"""What client calls return. Fields that a newer gateway adds are ignored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nubabel_workers.domain.executions import Status
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Submitted(_Result):
+    """Accepted: the request is stored and will get its one outcome. repeated: it had been accepted before."""
+
+    id: str
+    session_id: str
+    status: Status
+    idempotency_key: str
+    repeated: bool = False
+
+
+class Usage(_Result):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    total_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+class Failure(_Result):
+    code: str
+    message: str
+
+
+class Execution(_Result):
+    """final: nothing will change any more. output: Markdown."""
+
+    id: str
+    session_id: str
+    status: Status
+    final: bool
+    source: str = ""
+    user_id: str | None = None
+    output: str | None = None
+    output_cut: bool = False
+    notes: tuple[str, ...] = ()
+    error: Failure | None = None
+    usage: Usage | None = None
+    analysis: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    attempt: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    answer_by: datetime | None = None
+    deadline_at: datetime | None = None
+    correlation_id: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status is Status.COMPLETED
+
+
+class ExecutionList(_Result):
+    data: tuple[Execution, ...]
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """One event of a stream. execution is there with `done`, the last one. id: hand it to events(after=...)."""
+
+    type: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    execution: Execution | None = None
