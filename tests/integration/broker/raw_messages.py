@@ -85,11 +85,10 @@ def _body(raw: bytes, **changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class BadMessage:
-    """reason: what the dead letter must say. stops_stock: a stock worker ends or reconnects for ever."""
+    """reason: what the dead letter must say."""
 
     make: Callable[[], bytes | dict[str, Any]]
     reason: Reason
-    stops_stock: bool = False
 
     def raw(self) -> bytes:
         made = self.make()
@@ -113,44 +112,42 @@ BAD_MESSAGES: dict[str, BadMessage] = {
     ),
     "unknown content type": BadMessage(lambda: envelope(**{"content-type": "text/csv"}), Reason.INVALID),
     "yaml": BadMessage(lambda: envelope(**{"content-type": "application/x-yaml"}), Reason.INVALID),
-    "no content type": BadMessage(lambda: _without("content-type"), Reason.HANDLER_CRASH, stops_stock=True),
+    "no content type": BadMessage(lambda: _without("content-type"), Reason.HANDLER_CRASH),
     "body is not JSON": BadMessage(lambda: _body(b"{nonsense"), Reason.UNDECODABLE),
     "body is not UTF-8": BadMessage(lambda: _body(b"\xff\xfe[[]]"), Reason.UNDECODABLE),
     "unknown compression": BadMessage(lambda: _with_header("compression", "application/x-none"), Reason.UNDECODABLE),
     "broken compression": BadMessage(lambda: _with_header("compression", "application/x-gzip"), Reason.UNDECODABLE),
-    "body is an object": BadMessage(lambda: envelope({"a": 1}), Reason.HANDLER_CRASH, stops_stock=True),
-    "body is a pair": BadMessage(lambda: envelope([["x"], {}]), Reason.HANDLER_CRASH, stops_stock=True),
-    "body is a number": BadMessage(lambda: envelope(7), Reason.HANDLER_CRASH, stops_stock=True),
+    "body is an object": BadMessage(lambda: envelope({"a": 1}), Reason.HANDLER_CRASH),
+    "body is a pair": BadMessage(lambda: envelope([["x"], {}]), Reason.HANDLER_CRASH),
+    "body is a number": BadMessage(lambda: envelope(7), Reason.HANDLER_CRASH),
     "body is null": BadMessage(lambda: envelope(body=base64.b64encode(b"null").decode()), Reason.HANDLER_CRASH),
     "body is missing": BadMessage(lambda: _without("body"), Reason.HANDLER_CRASH),
     "body is empty": BadMessage(lambda: envelope(body=""), Reason.HANDLER_CRASH),
-    "arguments are a number": BadMessage(lambda: envelope([7, {}, {}]), Reason.HANDLER_CRASH, stops_stock=True),
-    "arguments are swapped": BadMessage(
-        lambda: envelope([{"a": 1}, ["x"], {}]), Reason.HANDLER_CRASH, stops_stock=True
-    ),
+    "arguments are a number": BadMessage(lambda: envelope([7, {}, {}]), Reason.HANDLER_CRASH),
+    "arguments are swapped": BadMessage(lambda: envelope([{"a": 1}, ["x"], {}]), Reason.HANDLER_CRASH),
     "no arguments": BadMessage(lambda: envelope([[], {}, {}]), Reason.BAD_ARGUMENTS),
     "two arguments": BadMessage(lambda: envelope([["a", "b"], {}, {}]), Reason.BAD_ARGUMENTS),
     "keyword argument": BadMessage(lambda: envelope([[], {"row_id": "a"}, {}]), Reason.BAD_ARGUMENTS),
     "argument is no id": BadMessage(lambda: envelope([[{"id": 1}], {}, {}]), Reason.BAD_ARGUMENTS),
     "argument is too long": BadMessage(lambda: envelope([["x" * 200], {}, {}]), Reason.BAD_ARGUMENTS),
-    "embed is a list": BadMessage(lambda: envelope([["x"], {}, ["y"]]), Reason.HANDLER_CRASH, stops_stock=True),
-    "no id": BadMessage(lambda: _without_header("id"), Reason.HANDLER_CRASH, stops_stock=True),
-    "id is an object": BadMessage(lambda: _with_header("id", {"a": 1}), Reason.HANDLER_CRASH, stops_stock=True),
+    "embed is a list": BadMessage(lambda: envelope([["x"], {}, ["y"]]), Reason.HANDLER_CRASH),
+    "no id": BadMessage(lambda: _without_header("id"), Reason.HANDLER_CRASH),
+    "id is an object": BadMessage(lambda: _with_header("id", {"a": 1}), Reason.HANDLER_CRASH),
     "callbacks": BadMessage(lambda: envelope([["x"], {}, {"callbacks": [{"task": TASK}]}]), Reason.HANDLER_CRASH),
-    "no delivery tag": BadMessage(lambda: _without_property("delivery_tag"), Reason.BAD_ENVELOPE, stops_stock=True),
+    "no delivery tag": BadMessage(lambda: _without_property("delivery_tag"), Reason.BAD_ENVELOPE),
     "delivery tag is a number": BadMessage(lambda: _with_property("delivery_tag", 1), Reason.BAD_ENVELOPE),
-    "no delivery info": BadMessage(lambda: _without_property("delivery_info"), Reason.BAD_ENVELOPE, stops_stock=True),
+    "no delivery info": BadMessage(lambda: _without_property("delivery_info"), Reason.BAD_ENVELOPE),
     "delivery info is text": BadMessage(lambda: _with_property("delivery_info", "q"), Reason.BAD_ENVELOPE),
     "delivery info is empty": BadMessage(lambda: _with_property("delivery_info", {}), Reason.BAD_ENVELOPE),
-    "no properties": BadMessage(lambda: _without("properties"), Reason.BAD_ENVELOPE, stops_stock=True),
+    "no properties": BadMessage(lambda: _without("properties"), Reason.BAD_ENVELOPE),
     "unknown body encoding": BadMessage(lambda: _with_property("body_encoding", "rot13"), Reason.BAD_ENVELOPE),
     "body is not base64": BadMessage(lambda: envelope(body="A"), Reason.BAD_ENVELOPE),
     "body is an unquoted object": BadMessage(lambda: envelope(body={"a": 1}), Reason.BAD_ENVELOPE),
-    "empty object": BadMessage(lambda: b"{}", Reason.BAD_ENVELOPE, stops_stock=True),
-    "list": BadMessage(lambda: b"[]", Reason.BAD_ENVELOPE, stops_stock=True),
+    "empty object": BadMessage(lambda: b"{}", Reason.BAD_ENVELOPE),
+    "list": BadMessage(lambda: b"[]", Reason.BAD_ENVELOPE),
     "number": BadMessage(lambda: b"7", Reason.BAD_ENVELOPE),
     "null": BadMessage(lambda: b"null", Reason.BAD_ENVELOPE),
-    "garbage bytes": BadMessage(lambda: b"\x00\xff\xfe garbage", Reason.BAD_ENVELOPE, stops_stock=True),
+    "garbage bytes": BadMessage(lambda: b"\x00\xff\xfe garbage", Reason.BAD_ENVELOPE),
     "empty string": BadMessage(lambda: b"", Reason.BAD_ENVELOPE),
     "deep nesting": BadMessage(lambda: b"[" * 100_000, Reason.BAD_ENVELOPE),
 }
