@@ -154,7 +154,7 @@ class BrokerProducer:
             self._connection = Connection(
                 url,
                 connect_timeout=self._timeout_s,
-                ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None,
+                ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else False,
                 transport_options={
                     "socket_timeout": self._timeout_s,
                     "socket_connect_timeout": self._timeout_s,
