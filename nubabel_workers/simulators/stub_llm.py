@@ -189,6 +189,9 @@ class _Reply:
                 await self._chunk({"content": word})
         if script.hang is not None:
             await asyncio.Event().wait()  # until the caller goes away
+        if script.drop == "mid":  # a stream that ends without its end
+            await self._response.write_eof()
+            return self._response
         if self._request.transport is not None:
             self._request.transport.close()
         return self._response

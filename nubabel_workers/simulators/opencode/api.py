@@ -268,11 +268,12 @@ class Api:
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-cache"})
         await response.prepare(request)
         self._streams.tell(reader, self._streams.connected())
-        self._streams.readers.add(reader)
+        joining = asyncio.get_running_loop().call_later(self._engine.faults.deaf_s, self._streams.readers.add, reader)
         try:
             await reader.write_to(response)
         except ConnectionError:
             pass  # the reader went away
         finally:
+            joining.cancel()
             self._streams.readers.discard(reader)
         return response

@@ -90,6 +90,7 @@ class Faults(BaseModel):
     slow_s: float = 0.0  # before every answer
     idle_before_final_s: float = 0.0  # `session.idle` comes this long before the final message is stored
     duplicate_idle: bool = False
+    deaf_s: float = 0.0  # new streams miss the events of their first moments (the real server: up to 50 ms)
     mute_events: bool = False  # streams stay open and say nothing
 
     def changed(self, values: dict[str, Any]) -> "Faults":

@@ -1,0 +1,121 @@
+"""The two servers that the contract is checked on, behind one set of handles."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.opencode import OpenCodeClient, PromptPart, Session, prompt_ids
+from nubabel_workers.adapters.opencode.models import PermissionRule
+from nubabel_workers.domain.verdict import IDLE, RunMessage, Verdict, VerdictKind, decide
+
+MODEL = "stub/echo"
+AGENT = "build"
+_RUN_TIMEOUT_S = 20.0
+_SETTLING_S = 0.3
+_POLL_S = 0.02
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A server under test. model_calls: how often its model was asked, helpers (title, summary) not counted."""
+
+    url: str
+    username: str
+    password: SecretStr
+    directory: Path
+    model_calls: Callable[[], int]
+    crash: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One session and what the tests do with it."""
+
+    backend: Backend
+    client: OpenCodeClient
+    session: Session
+
+    @property
+    def id(self) -> str:
+        return self.session.id
+
+    async def post(
+        self,
+        text: str,
+        *,
+        repeat_of: "Prompt | None" = None,
+        agent: str = AGENT,
+        model: str = MODEL,
+    ) -> "Prompt":
+        prompt = repeat_of or Prompt.new(self.session.id, text)
+        await self.client.submit_prompt(
+            self.session.id,
+            message_id=prompt.message_id,
+            parts=[PromptPart(prompt.part_id, text=prompt.text)],
+            agent=agent,
+            model=model,
+        )
+        return prompt
+
+    async def messages(self) -> list[RunMessage]:
+        return (await self.client.list_messages(self.session.id)).messages
+
+    async def verdict(self, prompt: "Prompt", *, settled: bool = True) -> Verdict:
+        state = (await self.client.session_status(str(self.backend.directory))).get(self.session.id, IDLE)
+        return decide(await self.messages(), my_message_id=prompt.message_id, state=state, settled=settled)
+
+    async def ended(self, prompt: "Prompt") -> Verdict:
+        """The verdict once the run is over, or dead: an end that is none is looked at twice."""
+        deadline = time.monotonic() + _RUN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            verdict = await self.verdict(prompt, settled=False)
+            if verdict.kind is VerdictKind.UNSETTLED:
+                await asyncio.sleep(_SETTLING_S)
+                verdict = await self.verdict(prompt)
+            if verdict.kind is not VerdictKind.RUNNING:
+                return verdict
+            await asyncio.sleep(_POLL_S)
+        raise AssertionError(f"still running after {_RUN_TIMEOUT_S:g} s: {verdict}")
+
+    async def begun(self, *, known: frozenset[str] = frozenset()) -> None:
+        """The model is being asked: there is an assistant message that is not known yet."""
+        deadline = time.monotonic() + _RUN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if any(m.parent_id and m.id not in known for m in await self.messages()):
+                return
+            await asyncio.sleep(_POLL_S)
+        raise AssertionError(f"no step begun after {_RUN_TIMEOUT_S:g} s")
+
+    async def ask(self, text: str) -> Verdict:
+        return await self.ended(await self.post(text))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt under derived ids: posting it again is a repeat."""
+
+    message_id: str
+    part_id: str
+    text: str
+
+    @classmethod
+    def new(cls, session_id: str, text: str) -> "Prompt":
+        ids = prompt_ids("org_test", session_id, f"exe_{next(_numbers)}", created_ms=time.time_ns() // 1_000_000)
+        return cls(ids.message_id, ids.part_ids[0], text)
+
+
+async def new_conversation(
+    backend: Backend, http: httpx.AsyncClient, *, permission: list[PermissionRule] | None = None
+) -> Conversation:
+    client = OpenCodeClient(http, backend.url, username=backend.username, password=backend.password)
+    session = await client.create_session(
+        title="contract", metadata={"tenant": "one"}, permission=permission, directory=str(backend.directory)
+    )
+    return Conversation(backend, client, session)

@@ -1,0 +1,92 @@
+"""One server of each kind per run: the simulator, and the real OpenCode with a stub model."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.opencode import new_http_client
+from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, real_opencode
+from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
+from nubabel_workers.simulators.stub_llm import stub_llm
+from tests.contract.opencode.backends import Backend, Conversation, new_conversation
+
+_PASSWORD = SecretStr("simulated")
+
+
+@asynccontextmanager
+async def _simulated(directory: Path) -> AsyncIterator[Backend]:
+    work = directory / "work"
+    config = SimulatorConfig(password=_PASSWORD, directory=str(work), plugin="none")
+    async with simulator(config) as running:
+
+        async def crash() -> None:
+            running.simulator.crash()
+
+        yield Backend(
+            url=running.url,
+            username=config.username,
+            password=_PASSWORD,
+            directory=work,
+            model_calls=lambda: running.simulator.engine.model_calls,
+            crash=crash,
+        )
+
+
+@asynccontextmanager
+async def _real(directory: Path) -> AsyncIterator[Backend]:
+    async with contextlib.AsyncExitStack() as stack:
+        llm, llm_url = await stack.enter_async_context(stub_llm())
+        try:
+            server = await stack.enter_async_context(real_opencode(directory, llm_url=llm_url))
+        except OpenCodeNotInstallableError as error:
+            if os.environ.get("CI"):
+                pytest.fail(f"the real OpenCode is needed here: {error}")
+            pytest.skip(f"NOT CHECKED against the real OpenCode: {error}")
+
+        async def crash() -> None:
+            await server.kill()
+            await server.start()
+
+        yield Backend(
+            url=server.url,
+            username=server.username,
+            password=server.password,
+            directory=server.directory,
+            model_calls=lambda: llm.stats["main"],
+            crash=crash,
+        )
+
+
+@pytest_asyncio.fixture(
+    scope="session",
+    loop_scope="session",
+    params=["simulator", pytest.param("real", marks=pytest.mark.node)],
+)
+async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    open_server = _simulated if request.param == "simulator" else _real
+    async with (
+        open_server(tmp_path_factory.mktemp("opencode")) as running,
+        contextlib.aclosing(new_http_client()) as http,
+    ):
+        warm_up = await new_conversation(running, http)  # loads the directory, which takes the real one a second
+        await warm_up.ask("warm up")
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with contextlib.aclosing(new_http_client()) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def conversation(backend: Backend, http: httpx.AsyncClient) -> Conversation:
+    """A fresh session in which the model may do everything."""
+    return await new_conversation(backend, http)
