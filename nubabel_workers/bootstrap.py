@@ -49,6 +49,7 @@ from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
+from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 
@@ -162,7 +163,8 @@ async def open_services(
             answer_by_s=settings.answer_by_s,
             max_prompt_bytes=settings.max_prompt_bytes,
         )
-        reconcile = ReconcileInstance(executions, instances, servers, hints)
+        asks = RefuseAsks(executions, servers)
+        reconcile = ReconcileInstance(executions, instances, servers, asks, hints)
         submit_prompt = SubmitPrompt(
             executions,
             servers,
@@ -281,6 +283,7 @@ async def open_services(
                 notifications,
                 progress,
                 reconcile,
+                asks,
                 hints,
                 progress_pace_s=settings.slack_progress_interval_s,
             ),

@@ -24,7 +24,7 @@ from nubabel_workers.domain.executions import (
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
-from nubabel_workers.domain.opencode_events import ServerEvent
+from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.slack_events import SlackEvent, ThreadExcerpt
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import RunMessage, SessionState
@@ -509,6 +509,10 @@ class OpenCodeServer(Protocol):
     async def reject_permission(self, request_id: str, *, directory: str | None, message: str) -> None: ...
 
     async def reject_question(self, request_id: str, *, directory: str | None) -> None: ...
+
+    async def pending_asks(self, directory: str | None) -> list[PermissionAsked | QuestionAsked]:
+        """Permission asks and questions of the directory that nobody has answered, also those of aborted runs."""
+        ...
 
     async def agents(self, directory: str | None) -> list[str]: ...
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from nubabel_workers.domain.errors import NotFoundError, NubabelError
-from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.opencode_events import (
     Disposed,
@@ -28,17 +27,16 @@ from nubabel_workers.domain.ports import (
     InstanceStore,
     NotificationStore,
     OpenCodeEvents,
-    OpenCodeServer,
     OpenCodeServers,
     ProgressStream,
 )
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.wording import Language, language_of, say
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
+from nubabel_workers.services.refuse_asks import RefuseAsks
 
 log = structlog.get_logger(__name__)
 
-_REFUSAL = "Nobody can answer this here. Go on without it, or say what you would need."
 _SHOWN_TOOLS = 5
 _MAX_RUNS = 20_000
 _SIGNS = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
@@ -70,6 +68,7 @@ class FollowInstance:
         notifications: NotificationStore,
         progress: ProgressStream,
         reconcile: ReconcileInstance,
+        asks: RefuseAsks,
         hints: HintPublisher,
         *,
         progress_pace_s: float,
@@ -81,6 +80,7 @@ class FollowInstance:
         self._notifications = notifications
         self._progress = progress
         self._reconcile = reconcile
+        self._asks = asks
         self._hints = hints
         self._progress_pace_s = progress_pace_s
 
@@ -115,7 +115,7 @@ class FollowInstance:
                 case ToolUpdate() | TextDelta():
                     await self._tell(instance, event, runs, shown)
                 case PermissionAsked() | QuestionAsked():
-                    refusals.create_task(self._refuse(instance, event))
+                    refusals.create_task(self._asks.refuse(instance, event))
         for run in shown.values():
             await self._show_in_thread(run)
         if ended:
@@ -162,20 +162,6 @@ class FollowInstance:
         if due is not None:
             self._hints.publish(Hint(HintTask.DELIVER, due, run.organization_id))
 
-    async def _refuse(self, instance: Instance, asked: PermissionAsked | QuestionAsked) -> None:
-        """Configuration denies these; one that appears all the same would hold its session for ever."""
-        server = self._servers.server(instance)
-        try:
-            execution = await self._executions.running_by_opencode_session(instance.id, asked.session_id)
-            await _reject(server, asked)
-            log.warning("opencode.ask_rejected", instance_id=instance.id, opencode_session_id=asked.session_id)
-            if execution is not None:
-                await self._executions.note_event(execution, EventKind.ASK_REJECTED, _described(asked))
-        except NotFoundError:
-            log.info("opencode.ask_gone", instance_id=instance.id)
-        except NubabelError as error:
-            log.warning("opencode.ask_not_rejected", instance_id=instance.id, error=str(error))
-
     async def _report_health(self, instance: Instance) -> None:
         server = self._servers.server(instance)
         version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
@@ -185,19 +171,6 @@ class FollowInstance:
     async def report_down(self, instance: Instance, reason: str) -> None:
         """New sessions go elsewhere until the listener is connected again."""
         await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
-
-
-async def _reject(server: OpenCodeServer, asked: PermissionAsked | QuestionAsked) -> None:
-    if isinstance(asked, PermissionAsked):
-        await server.reject_permission(asked.id, directory=asked.directory, message=_REFUSAL)
-    else:
-        await server.reject_question(asked.id, directory=asked.directory)
-
-
-def _described(asked: PermissionAsked | QuestionAsked) -> dict[str, str]:
-    if isinstance(asked, PermissionAsked):
-        return {"permission": asked.permission, "patterns": ", ".join(asked.patterns)[:200]}
-    return {"question": str(asked.questions[0].get("question", ""))[:200] if asked.questions else ""}
 
 
 def _run(execution: Execution) -> _Run:

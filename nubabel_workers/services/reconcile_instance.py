@@ -9,23 +9,26 @@ from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.refuse_asks import RefuseAsks
 
 log = structlog.get_logger(__name__)
 
 
 class ReconcileInstance:
-    """Wakes the completion of every run whose session the server does not list as working."""
+    """Wakes the completion of every run whose session the server does not list as working, and refuses open asks."""
 
     def __init__(
         self,
         executions: ExecutionStore,
         instances: InstanceStore,
         servers: OpenCodeServers,
+        asks: RefuseAsks,
         hints: HintPublisher,
     ) -> None:
         self._executions = executions
         self._instances = instances
         self._servers = servers
+        self._asks = asks
         self._hints = hints
 
     async def run(self, instance_id: str) -> int:
@@ -50,6 +53,7 @@ class ReconcileInstance:
     async def _quiet_ones(self, instance: Instance, directory: str | None, session_ids: list[str]) -> list[str]:
         try:
             busy = await self._servers.server(instance).busy_sessions(directory)
+            await self._asks.refuse_pending(instance, directory, set(busy))
         except NubabelError as error:
             log.warning("opencode.not_reconciled", instance_id=instance.id, error=str(error))
             return []

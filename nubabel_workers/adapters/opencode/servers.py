@@ -1,5 +1,6 @@
 """The ports that the services know OpenCode by, on top of the client."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -12,7 +13,7 @@ from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, Timeouts
 from nubabel_workers.domain.errors import NotFoundError
-from nubabel_workers.domain.opencode_events import ServerEvent
+from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import RunMessage, SessionState
@@ -64,6 +65,18 @@ class HttpOpenCodeServer:
 
     async def reject_question(self, request_id: str, *, directory: str | None) -> None:
         await self._client.reject_question(request_id, directory=directory)
+
+    async def pending_asks(self, directory: str | None) -> list[PermissionAsked | QuestionAsked]:
+        permissions, questions = await asyncio.gather(
+            self._client.list_permissions(directory), self._client.list_questions(directory)
+        )
+        return [
+            *(
+                PermissionAsked(ask.id, ask.session_id, ask.permission, tuple(ask.patterns), directory)
+                for ask in permissions
+            ),
+            *(QuestionAsked(ask.id, ask.session_id, ask.questions, directory) for ask in questions),
+        ]
 
     async def agents(self, directory: str | None) -> list[str]:
         return [agent.name for agent in await self._client.agents(directory)]

@@ -3,7 +3,6 @@
 No worker runs: a test takes each step itself, so that it can stand between any two of them.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from nubabel_workers.simulators.opencode.running import RunningSimulator, simula
 from nubabel_workers.simulators.slack.model import Message
 from nubabel_workers.simulators.slack.server import SlackSimulator
 from tests.conftest import PostgresServer, RedisServer
+from tests.waiting import eventually_true
 
 TEAM = "T0ONE"
 CHANNEL = "C0GENERAL"
@@ -120,13 +120,12 @@ class Pipeline:
 
     async def run_ends(self) -> None:
         """Wait until nothing runs on OpenCode, and tell the rows as the listener would."""
-        async with asyncio.timeout(10):
-            while True:
-                (instance,) = await self.services.instances.loads()
-                if not await self.services.servers.server(instance).busy_sessions(None):
-                    break
-                await asyncio.sleep(0.02)
+        await eventually_true(self._nothing_runs, what="the end of every run")
         await self.services.database.system().execute("UPDATE executions SET check_at = now() WHERE status = 'running'")
+
+    async def _nothing_runs(self) -> bool:
+        (instance,) = await self.services.instances.loads()
+        return not await self.services.servers.server(instance).busy_sessions(None)
 
     async def answer_everything(self) -> None:
         """From stored events to told answers, each step once."""

@@ -1,0 +1,200 @@
+"""The listener: news becomes completions and progress, asks are refused, and another listener takes over."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nubabel_workers.adapters.cache.leadership import RedisLeadership
+from nubabel_workers.domain.executions import EventKind
+from nubabel_workers.listener.process import Listener
+from nubabel_workers.simulators.slack.model import Message
+from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
+from tests.waiting import eventually, eventually_true
+
+pytestmark = pytest.mark.integration
+
+LEASE_S = 0.8
+
+
+def listener(pipeline: Pipeline, name: str) -> Listener:
+    services = pipeline.services
+    return Listener(
+        services.instances,
+        services.follow_instance,
+        services.executions,
+        RedisLeadership(services.cache, "listeners", name, lease_s=LEASE_S),
+        services.progress,
+        services.chance,
+        lease_s=LEASE_S,
+    )
+
+
+def connections(pipeline: Pipeline) -> int:
+    return len(pipeline.opencode.simulator.streams.readers)
+
+
+@asynccontextmanager
+async def listening(pipeline: Pipeline, name: str = "one") -> AsyncIterator[None]:
+    """A listener that follows the server."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(listener(pipeline, name).run(stop))
+    try:
+        await eventually(lambda: connections(pipeline) == 1, what="the event stream")
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def shown_after_delivery(pipeline: Pipeline, question: Message, word: str) -> bool:
+    await pipeline.deliver()
+    return any(word in reply for reply in pipeline.replies(question))
+
+
+async def is_healthy(pipeline: Pipeline, wanted: bool) -> bool:
+    return (await pipeline.services.instances.loads())[0].healthy is wanted
+
+
+async def due(pipeline: Pipeline) -> int:
+    row = await pipeline.one("SELECT count(*) AS n FROM executions WHERE status = 'running' AND check_at <= now()")
+    return int(str(row["n"]))
+
+
+async def until_due(pipeline: Pipeline) -> None:
+    await eventually_true(lambda: due(pipeline))
+
+
+async def test_the_end_of_a_run_makes_its_execution_due(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        await pipeline.mention("[[delay=0.2]] hello")
+        await pipeline.take_events()
+        await pipeline.dispatch()
+
+        await until_due(pipeline)
+
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["completed"]
+
+
+async def test_tools_are_shown_in_the_thread_and_taken_away_at_the_end(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        question = await pipeline.mention(
+            '[[tool=bash {"command":"sleep 0.2","description":"a nap"}]] [[delay=0.3]] go'
+        )
+        await pipeline.take_events()
+        await pipeline.dispatch()
+        await eventually_true(lambda: shown_after_delivery(pipeline, question, "bash"))
+        await until_due(pipeline)
+
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+    assert "Working" not in pipeline.replies(question)[0]
+
+
+async def test_progress_reaches_the_stream_of_the_execution(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        await pipeline.mention('[[tool=bash {"command":"true","description":"x"}]] go')
+        await pipeline.take_events()
+        await pipeline.dispatch()
+        await until_due(pipeline)
+    execution = await pipeline.one("SELECT id FROM executions")
+
+    told = []
+    async for event in pipeline.services.progress.read(ORGANIZATION, str(execution["id"]), after="", idle_s=0.05):
+        if event is None:
+            break
+        told.append(event[1])
+
+    assert {"type": "state", "status": "running"} in told
+    assert any(event.get("tool") == "bash" and event.get("status") == "completed" for event in told)
+
+
+async def ask_for_bash(pipeline: Pipeline) -> Message:
+    """A thread whose OpenCode session wants a permission for its next command."""
+    question = await pipeline.mention("hello")
+    await pipeline.answer_everything()
+    for session in pipeline.opencode.simulator.store.sessions.values():
+        session.info["permission"] = [{"permission": "bash", "pattern": "*", "action": "ask"}]
+    await pipeline.say('[[tool=bash {"command":"true","description":"x"}]] go', thread_ts=question.ts)
+    await pipeline.take_events()
+    return question
+
+
+async def kinds_of_the_last(pipeline: Pipeline) -> list[EventKind]:
+    execution = await pipeline.one("SELECT id FROM executions ORDER BY position DESC LIMIT 1")
+    return [event.kind for event in await pipeline.services.executions.timeline(ORGANIZATION, str(execution["id"]))]
+
+
+async def test_a_permission_ask_is_refused_with_words_and_noted(pipeline: Pipeline) -> None:
+    question = await ask_for_bash(pipeline)
+    async with listening(pipeline):
+        await pipeline.dispatch()
+        await until_due(pipeline)
+
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert EventKind.ASK_REJECTED in await kinds_of_the_last(pipeline)
+    assert len(pipeline.replies(question)) == 2
+
+
+async def test_an_ask_that_nobody_heard_of_is_found_by_comparison(pipeline: Pipeline) -> None:
+    await ask_for_bash(pipeline)
+    await pipeline.dispatch()
+    await eventually(lambda: pipeline.opencode.simulator.store.asks, what="the ask")
+    await pipeline.services.database.system().execute("UPDATE executions SET running_since = now() - interval '1 hour'")
+
+    await pipeline.services.reconcile_instance.run("ins_1")
+
+    assert EventKind.ASK_REJECTED in await kinds_of_the_last(pipeline)
+
+
+async def test_news_that_was_lost_with_the_stream_is_found_by_comparison(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.services.database.system().execute("UPDATE executions SET running_since = now() - interval '1 hour'")
+
+    async with listening(pipeline):
+        await until_due(pipeline)
+
+
+async def test_two_listeners_follow_a_server_once(pipeline: Pipeline) -> None:
+    async with listening(pipeline, "one"), listening(pipeline, "two"):
+        assert connections(pipeline) == 1
+
+
+async def test_a_listener_takes_over_from_one_that_died(pipeline: Pipeline) -> None:
+    services = pipeline.services
+    dead = RedisLeadership(services.cache, "listeners", "dead", lease_s=LEASE_S)
+    assert await dead.take("ins_1")
+
+    async with listening(pipeline, "alive"):
+        assert not await dead.take("ins_1")
+
+
+async def test_a_listener_that_stops_leaves_its_servers_to_others_at_once(pipeline: Pipeline) -> None:
+    async with listening(pipeline, "one"):
+        pass
+
+    heir = RedisLeadership(pipeline.services.cache, "listeners", "heir", lease_s=LEASE_S)
+    assert await heir.take("ins_1")
+
+
+async def test_a_lost_stream_is_opened_again(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        pipeline.opencode.simulator.crash()
+
+        await eventually(lambda: connections(pipeline) == 1, what="the new stream")
+
+
+async def test_an_unreachable_server_gets_no_new_sessions_until_it_is_back(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        pipeline.opencode.simulator.crash(down_s=1.0)
+        await eventually_true(lambda: is_healthy(pipeline, False))
+
+        await eventually_true(lambda: is_healthy(pipeline, True))

@@ -1,0 +1,146 @@
+"""The scheduler's statements: what waits is hinted, what died is taken over, what is old goes."""
+
+import pytest
+
+from nubabel_workers.adapters.process import SystemChance
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
+from nubabel_workers.domain.hints import HintTask
+from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+
+pytestmark = pytest.mark.integration
+
+PAST = "2020-01-01T00:00:00Z"
+
+
+@pytest.fixture
+async def maintenance(database: Database) -> PostgresMaintenance:
+    await add_organization(database, "org_a")
+    return PostgresMaintenance(database, SystemChance())
+
+
+async def seed(database: Database, execution_id: str, **columns: object) -> str:
+    status = str(columns.pop("status", "queued"))
+    session = str(columns.pop("session", ""))
+    return await add_execution(
+        database, ExecutionSeed(execution_id, "org_a", status=status, session_id=session, columns=columns)
+    )
+
+
+async def test_a_row_that_nobody_took_is_hinted_again(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1", not_before=PAST)
+
+    (hint,) = await maintenance.overdue_hints(older_than_s=2)
+
+    assert (hint.task, hint.row_id) == (HintTask.DISPATCH, "exe_1")
+
+
+async def test_a_fresh_row_is_left_to_its_own_hint(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1")
+
+    assert await maintenance.overdue_hints(older_than_s=60) == []
+
+
+async def test_a_row_behind_another_of_its_session_needs_no_hint(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_1", status="running", session="ses_1", check_at="9999-01-01Z")
+    await seed(database, "exe_2", session="ses_1", not_before=PAST)
+
+    assert await maintenance.overdue_hints(older_than_s=2) == []
+
+
+async def test_only_leases_that_ran_out_are_taken_over(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_dead", status="dispatching", lease_owner="x", lease_until=PAST)
+    await seed(database, "exe_alive", status="dispatching", lease_owner="y", lease_until="2999-01-01Z")
+
+    assert await maintenance.release_expired_leases() == 1
+
+    rows = await database.system().all("SELECT id, status, suspect FROM executions ORDER BY id")
+    assert rows == [
+        {"id": "exe_alive", "status": "dispatching", "suspect": False},
+        {"id": "exe_dead", "status": "queued", "suspect": True},
+    ]
+
+
+async def test_a_post_in_flight_at_a_death_is_uncertain_afterwards(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_1")
+    await database.system().execute(
+        """INSERT INTO notifications (id, organization_id, execution_id, kind, destination, payload, status,
+             lease_owner,
+             lease_until) VALUES ('ntf_1', 'org_a', 'exe_1', 'outcome', '{}', '{}', 'sending', 'x', now())"""
+    )
+
+    await maintenance.release_expired_leases()
+
+    row = await database.system().one("SELECT status, uncertain, suspect FROM notifications")
+    assert row == {"status": "ready", "uncertain": True, "suspect": True}
+
+
+async def test_leases_are_renewed_while_they_are_held(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1", status="dispatching", lease_owner="mine", lease_until="2999-01-01Z")
+
+    assert await maintenance.renew(["mine", "lost"], lease_s=10) == {"mine"}
+
+
+async def test_a_lease_that_ran_out_is_not_renewed(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1", status="dispatching", lease_owner="late", lease_until=PAST)
+
+    assert await maintenance.renew(["late"], lease_s=10) == set()
+
+
+async def test_a_run_past_its_deadline_becomes_due(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1", status="running", deadline_at=PAST, check_at="2999-01-01Z")
+
+    assert await maintenance.running_past_deadline() == ["exe_1"]
+    assert await maintenance.running_past_deadline() == []
+
+
+async def test_a_thread_is_told_once_that_it_takes_longer(maintenance: PostgresMaintenance, database: Database) -> None:
+    from psycopg.types.json import Jsonb
+
+    await seed(database, "exe_1", created_at=PAST, reply=Jsonb({"kind": "slack"}))
+
+    assert len(await maintenance.tell_late(after_s=60, text="patience")) == 1
+    assert await maintenance.tell_late(after_s=60, text="patience") == []
+
+
+async def test_what_waits_past_answer_by_is_found(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1", answer_by=PAST)
+    await seed(database, "exe_2")
+
+    assert await maintenance.queued_past_answer_by() == [("org_a", "exe_1")]
+
+
+async def test_each_scheduler_reconciles_other_servers(maintenance: PostgresMaintenance, database: Database) -> None:
+    await database.system().execute(
+        "INSERT INTO instances (id, url) VALUES ('ins_1', 'http://a'), ('ins_2', 'http://b')"
+    )
+
+    first = await maintenance.instances_to_reconcile(every_s=60)
+    second = await maintenance.instances_to_reconcile(every_s=60)
+
+    assert (sorted(first), second) == (["ins_1", "ins_2"], [])
+
+
+async def test_old_rows_go_in_batches_and_open_ones_stay(maintenance: PostgresMaintenance, database: Database) -> None:
+    for number in range(3):
+        await seed(database, f"exe_{number}", status="completed", finished_at=PAST)
+    await seed(database, "exe_open", created_at=PAST)
+
+    deleted = await maintenance.expire(retention_s={"executions": 86_400}, batch=2)
+
+    assert deleted["executions"] == 2
+    assert await maintenance.expire(retention_s={"executions": 86_400}, batch=2) == {"executions": 1}
+    assert await database.system().all("SELECT id FROM executions") == [{"id": "exe_open"}]
+
+
+async def test_gauges_are_numbers(maintenance: PostgresMaintenance, database: Database) -> None:
+    await seed(database, "exe_1")
+
+    gauges = await maintenance.gauges()
+
+    assert gauges["executions_queued"] == 1
+    assert all(isinstance(value, float) for value in gauges.values())
