@@ -122,8 +122,15 @@ class ChildProcess:
 
     def stop(self, *, grace_s: float = 10.0) -> None:
         """Ask the process to end, wait grace_s, then kill it."""
+        self.ask_to_stop()
+        self.wait_or_kill(grace_s=grace_s)
+
+    def ask_to_stop(self) -> None:
+        """Once: for many programs a second signal means "at once"."""
         self.send_signal(self._stop_signal)
         self.send_signal(signal.SIGCONT)  # a stopped process (a test's hung server) hears nothing else
+
+    def wait_or_kill(self, *, grace_s: float) -> None:
         if not self.wait(timeout_s=grace_s):
             self.kill()
         self._close_output()
@@ -225,9 +232,9 @@ class Supervisor:
             leaving = list(self._running.values())
             self._running.clear()
         for supervised in leaving:
-            supervised.process.send_signal(signal.SIGTERM)
+            supervised.process.ask_to_stop()
         for supervised in leaving:
-            supervised.process.stop(grace_s=supervised.spec.grace_s)
+            supervised.process.wait_or_kill(grace_s=supervised.spec.grace_s)
         for supervised in leaving:
             supervised.reader.join()
 

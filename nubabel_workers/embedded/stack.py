@@ -37,9 +37,11 @@ from nubabel_workers.embedded.stack_opencode import OpenCodeKind, StackOpenCode
 from nubabel_workers.embedded.stack_tenants import Tenant, create_tenant, register_server
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from nubabel_workers.services.manage_instances import NewInstance
+from nubabel_workers.services.process_slack_events import message_key
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.slack import SlackSimulator, SlackSimulatorOptions
 from nubabel_workers.simulators.slack.limits import RateLimits
+from nubabel_workers.simulators.slack.model import Message
 
 _START_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 10.0
@@ -145,6 +147,13 @@ class Stack:
         """An HTTP client of the gateway with the tenant's token."""
         headers = {"authorization": f"Bearer {tenant.token.get_secret_value()}"}
         return httpx.AsyncClient(base_url=self.api_url, headers=headers, timeout=10, trust_env=False)
+
+    async def execution_of(self, tenant: Tenant, channel: str, message: Message) -> str:
+        """The execution that a Slack message of the tenant's first workspace became; waits until there is one."""
+        key = message_key(tenant.workspaces[0].id, channel, message.ts)
+        while (execution_id := await self.services.executions.by_key(tenant.id, key)) is None:
+            await asyncio.sleep(_PROBE_EVERY_S)  # another process makes the row
+        return execution_id
 
     def process_names(self) -> list[str]:
         """Names of the running processes; further copies of one are called `name.2`, `name.3`…"""

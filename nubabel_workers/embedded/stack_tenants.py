@@ -10,7 +10,7 @@ from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services
-from nubabel_workers.domain.administration import Installation, IssuedSubmitKey
+from nubabel_workers.domain.administration import Installation, IssuedSubmitKey, WorkspaceSummary
 from nubabel_workers.domain.tenants import Instance, Organization, TokenRole
 from nubabel_workers.services.manage_instances import ManageInstances, NewInstance
 from nubabel_workers.services.manage_organizations import ManageOrganizations
@@ -26,7 +26,7 @@ class Tenant:
     """An organization of the stack and what proves that one belongs to it."""
 
     organization: Organization
-    teams: Sequence[str]  # Slack workspaces, T…
+    workspaces: Sequence[WorkspaceSummary]
     token: SecretStr = field(repr=False)
     submit_key: IssuedSubmitKey
     webhook_secret: SecretStr = field(repr=False)
@@ -37,7 +37,8 @@ class Tenant:
 
     @property
     def team(self) -> str:
-        return self.teams[0]
+        """Slack's id of the first workspace."""
+        return self.workspaces[0].team_id
 
 
 async def create_tenant(services: Services, name: str, workspaces: Sequence[SlackWorkspace]) -> Tenant:
@@ -48,8 +49,7 @@ async def create_tenant(services: Services, name: str, workspaces: Sequence[Slac
     installer = ManageWorkspaces(
         PostgresWorkspaces(database, cipher), services.messenger, services.cancel_execution, chance
     )
-    for workspace in workspaces:
-        await installer.install(organization, _installation(workspace), actor=_ACTOR)
+    installed = [await installer.install(organization, _installation(one), actor=_ACTOR) for one in workspaces]
     token = await ManageTokens(access, chance, secrets.token_bytes).create(
         "embedded", organization=organization, role=TokenRole.SERVICE, expires_in_s=None, actor=_ACTOR
     )
@@ -57,7 +57,7 @@ async def create_tenant(services: Services, name: str, workspaces: Sequence[Slac
         "embedded", organization=organization, actor=_ACTOR
     )
     webhook_secret = await organizations.new_webhook_secret(organization, actor=_ACTOR)
-    return Tenant(organization, [one.team_id for one in workspaces], token.text, key, webhook_secret)
+    return Tenant(organization, installed, token.text, key, webhook_secret)
 
 
 async def register_server(services: Services, new: NewInstance) -> Instance:
