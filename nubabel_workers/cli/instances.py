@@ -1,0 +1,179 @@
+"""`nubabel instances`: the OpenCode servers."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.command_line import EXIT_FAILED
+from nubabel_workers.cli.invocation import AsJson, actor, organization_or_all, read_secret, run
+from nubabel_workers.cli.output import Column, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.wording import ago, plain
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.manage_instances import InstanceCheck, NewInstance
+
+commands = typer.Typer(help="OpenCode servers: add, list, check, take out of use.", no_args_is_help=True)
+
+InstanceArgument = Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, ins_...")]
+
+
+@commands.command()
+def add(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where it listens, e.g. http://opencode:4096.")],
+    username: Annotated[str | None, typer.Option(help="Basic authentication user, unless it is the default.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input (hidden when typed).")
+    ] = False,
+    password_env: Annotated[
+        str | None, typer.Option("--password-env", metavar="VARIABLE", help="Read the password from this variable.")
+    ] = None,
+    directory: Annotated[
+        str | None, typer.Option(help="Directory on that machine where sessions live; else the server's own.")
+    ] = None,
+    organization: Annotated[
+        str | None, typer.Option("--org", metavar="ORG", help="Dedicate it to this organization.")
+    ] = None,
+    capacity: Annotated[int | None, typer.Option(help="Runs at once.")] = None,
+    submits_per_second: Annotated[int | None, typer.Option(help="Prompts per second.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register an OpenCode server and look at it."""
+    password: SecretStr | None = None
+    if password_stdin or password_env:
+        password = read_secret("the server's password", variable=password_env)
+
+    async def work(administration: Administration) -> InstanceCheck:
+        defaults = administration.defaults
+        new = NewInstance(
+            url=url,
+            username=username or defaults.opencode_username,
+            password=password,
+            capacity_runs=defaults.capacity_runs if capacity is None else capacity,
+            submits_per_second=defaults.submits_per_second if submits_per_second is None else submits_per_second,
+            directory=directory,
+            organization=await organization_or_all(administration, organization),
+        )
+        return await administration.instances.look_at(await administration.instances.add(new, actor=actor(context)))
+
+    found = run(context, work)
+    if as_json:
+        say_json(_as_json(found))
+    else:
+        say(f"added {found.instance.id} ({found.instance.url})")
+        _print_check(found)
+        if password is None:
+            note("without a password, whoever reaches that server can use it")
+    if found.problem is not None:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@commands.command("list")
+def list_all(context: typer.Context, as_json: AsJson = False) -> None:
+    """List servers with their load and health."""
+
+    async def work(administration: Administration) -> tuple[list[Instance], list[tuple[str, ...]]]:
+        found, now = await administration.instances.list(), administration.clock.now()
+        return found, [
+            (
+                one.id,
+                one.url,
+                one.status,
+                "healthy" if one.healthy else "unfit",
+                f"{one.in_flight}/{one.capacity_runs}",
+                one.version or "-",
+                one.organization_id or "shared",
+                ago(one.checked_at, now),
+                one.health_detail,
+            )
+            for one in found
+        ]
+
+    found, rows = run(context, work)
+    if as_json:
+        say_json(found)
+        return
+    titles = ("ID", "URL", "STATE", "HEALTH", "RUNS", "VERSION", "FOR", "CHECKED")
+    table(
+        [*(Column(title) for title in titles), Column("DETAIL", whole=False)],
+        rows,
+        empty="no OpenCode server yet: nubabel instances add http://host:4096",
+    )
+
+
+@commands.command()
+def check(
+    context: typer.Context,
+    instance_id: Annotated[str | None, typer.Argument(metavar="[INSTANCE]", help="Its id; without it, all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask servers for version and agents, and write down what came of it. Fails when one is unfit."""
+
+    async def work(administration: Administration) -> list[InstanceCheck]:
+        if instance_id is not None:
+            return [await administration.instances.check(instance_id)]
+        every = await administration.instances.list()
+        return list(await asyncio.gather(*(administration.instances.look_at(one) for one in every)))
+
+    found = run(context, work)
+    if as_json:
+        say_json([_as_json(one) for one in found])
+    else:
+        for one in found:
+            _print_check(one)
+    if any(one.problem is not None for one in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@commands.command()
+def drain(context: typer.Context, instance_id: InstanceArgument) -> None:
+    """Give a server no new runs; what runs there goes on."""
+
+    async def work(administration: Administration) -> Instance:
+        return await administration.instances.drain(instance_id, actor=actor(context))
+
+    drained = run(context, work)
+    say(f"draining {drained.id}: {drained.in_flight} executions still run there")
+    note(f"then: nubabel instances remove {drained.id}, or nubabel instances activate {drained.id}")
+
+
+@commands.command()
+def activate(context: typer.Context, instance_id: InstanceArgument) -> None:
+    """Use a drained server again."""
+
+    async def work(administration: Administration) -> Instance:
+        return await administration.instances.activate(instance_id, actor=actor(context))
+
+    say(f"active again: {run(context, work).id}")
+
+
+@commands.command()
+def remove(
+    context: typer.Context,
+    instance_id: InstanceArgument,
+    force: Annotated[bool, typer.Option("--force", help="Even while executions run there.")] = False,
+) -> None:
+    """Take a server out of use for good; its sessions continue elsewhere, without what the server remembered."""
+
+    async def work(administration: Administration) -> Instance:
+        return await administration.instances.remove(instance_id, force=force, actor=actor(context))
+
+    say(f"removed {run(context, work).id}")
+
+
+def _print_check(found: InstanceCheck) -> None:
+    word, detail = ("OK", f"version {found.version}, {len(found.agents)} agents")
+    if found.problem is not None:
+        word, detail = "FAIL", found.problem
+    print_line((word.ljust(6), styled(word)), (f"{found.instance.id} {found.instance.url}  {plain(detail)}", ""))
+
+
+def _as_json(found: InstanceCheck) -> dict[str, object]:
+    return {
+        "instance": found.instance,
+        "version": found.version,
+        "agents": found.agents,
+        "problem": found.problem,
+    }

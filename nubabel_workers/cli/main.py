@@ -1,0 +1,89 @@
+"""The command `nubabel`: every way for operators and developers into the system."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from nubabel_workers.cli import (
+    dead_letters,
+    executions,
+    instances,
+    orgs,
+    secrets,
+    tokens,
+    workspaces,
+)
+from nubabel_workers.cli.audit import audit
+from nubabel_workers.cli.command_line import CommandLine
+from nubabel_workers.cli.doctor import doctor
+from nubabel_workers.cli.enqueue import enqueue
+from nubabel_workers.cli.invocation import from_system
+from nubabel_workers.cli.migrate import migrate
+
+app = typer.Typer(
+    cls=CommandLine,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run and look after nubabel-workers. `nubabel doctor` says whether everything is well.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nubabel-workers {version('nubabel-workers')}")
+        raise typer.Exit
+
+
+@app.callback()
+def nubabel(
+    context: typer.Context,
+    actor: Annotated[
+        str | None, typer.Option(help="Who acts, for the audit log; without it, the system's user.")
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.obj is None:
+        context.obj = from_system(actor)
+
+
+_ON_ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_ON_ITS_OWN, add_help_option=False)
+def up(context: typer.Context) -> None:
+    """Start everything on this machine and keep it running. Needs no Docker and no settings."""
+    _hand_over("up", context)
+
+
+@app.command(context_settings=_ON_ITS_OWN, add_help_option=False)
+def demo(context: typer.Context) -> None:
+    """Start everything, ask a few questions in a local Slack, show the answers, stop everything."""
+    _hand_over("demo", context)
+
+
+def _hand_over(name: str, context: typer.Context) -> None:
+    """Load the command only now: it brings every process and simulator, which the others need not wait for."""
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(name)(import_module(f"nubabel_workers.cli.{name}").command)
+    code = typer.main.get_command(command).main(context.args, f"nubabel {name}", standalone_mode=False)
+    raise typer.Exit(code or 0)
+
+
+app.command()(doctor)
+app.command()(migrate)
+app.command()(enqueue)
+app.add_typer(executions.commands, name="executions")
+app.add_typer(dead_letters.commands, name="dead-letters")
+app.add_typer(orgs.commands, name="orgs")
+app.add_typer(workspaces.commands, name="workspaces")
+app.add_typer(tokens.tokens, name="tokens")
+app.add_typer(tokens.submit_keys, name="submit-keys")
+app.add_typer(secrets.webhooks, name="webhooks")
+app.add_typer(secrets.keys, name="keys")
+app.add_typer(instances.commands, name="instances")
+app.command()(audit)

@@ -1,0 +1,172 @@
+"""`nubabel orgs`: organizations and their policies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
+from nubabel_workers.cli.output import Column, fields, heading, note, say, say_json, table
+from nubabel_workers.cli.wording import ago, clock_time
+from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
+
+_CHANGES_SHOWN = 10
+
+commands = typer.Typer(help="Organizations: create, list, disable, set their policies.", no_args_is_help=True)
+
+BusyOption = Annotated[
+    BusyPolicy | None,
+    typer.Option("--busy", help="What a follow-up does while its session is still working."),
+]
+PlanOption = Annotated[str | None, typer.Option("--plan", help="A name for what was agreed on.")]
+
+
+@commands.command()
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A name that no other organization has.")],
+    busy: BusyOption = None,
+    plan: PlanOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an organization."""
+
+    async def work(administration: Administration) -> Organization:
+        return await administration.organizations.create(
+            name, plan=plan or "default", busy_policy=busy or BusyPolicy.QUEUE, actor=actor(context)
+        )
+
+    created = run(context, work)
+    if as_json:
+        say_json(created)
+        return
+    say(f"created {created.id} ({created.name})")
+    note(f"next: nubabel workspaces add {created.id}, or nubabel tokens create {created.id} NAME")
+
+
+@commands.command("list")
+def list_all(context: typer.Context, as_json: AsJson = False) -> None:
+    """List all organizations."""
+
+    async def work(administration: Administration) -> tuple[list[Organization], list[tuple[str, ...]]]:
+        found, now = await administration.organizations.list(), administration.clock.now()
+        return found, [
+            (one.id, one.name, _state(one), one.busy_policy.value, one.plan, ago(one.created_at, now)) for one in found
+        ]
+
+    found, rows = run(context, work)
+    if as_json:
+        say_json(found)
+        return
+    titles = ("ID", "NAME", "STATE", "WHEN BUSY", "PLAN", "CREATED")
+    table([Column(title) for title in titles], rows, empty="no organization yet: nubabel orgs create NAME")
+
+
+@commands.command()
+def show(context: typer.Context, organization: OrganizationArgument, as_json: AsJson = False) -> None:
+    """Show an organization with its workspaces, tokens and keys."""
+
+    async def work(administration: Administration) -> OrganizationView:
+        found = await administration.organizations.resolve(organization)
+        return OrganizationView(
+            found,
+            workspaces=await administration.workspaces.list(found),
+            tokens=await administration.tokens.list(found),
+            submit_keys=await administration.submit_keys.list(found),
+            changes=await administration.audit.list(organization_id=found.id, limit=_CHANGES_SHOWN),
+        )
+
+    view = run(context, work)
+    if as_json:
+        say_json(view)
+    else:
+        _print(view)
+
+
+@commands.command()
+def disable(context: typer.Context, organization: OrganizationArgument) -> None:
+    """Refuse everything new of an organization; what it has running goes on."""
+
+    async def work(administration: Administration) -> Organization:
+        found = await administration.organizations.resolve(organization)
+        return await administration.organizations.disable(found, actor=actor(context))
+
+    found = run(context, work)
+    say(f"disabled {found.id} ({found.name}): its tokens, keys and workspaces are refused within seconds")
+    note(f"undo: nubabel orgs enable {found.id}")
+
+
+@commands.command()
+def enable(context: typer.Context, organization: OrganizationArgument) -> None:
+    """Serve a disabled organization again."""
+
+    async def work(administration: Administration) -> Organization:
+        found = await administration.organizations.resolve(organization)
+        return await administration.organizations.enable(found, actor=actor(context))
+
+    found = run(context, work)
+    say(f"enabled {found.id} ({found.name})")
+
+
+@commands.command("set-policy")
+def set_policy(
+    context: typer.Context,
+    organization: OrganizationArgument,
+    busy: BusyOption = None,
+    plan: PlanOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how an organization is served."""
+
+    async def work(administration: Administration) -> Organization:
+        found = await administration.organizations.resolve(organization)
+        return await administration.organizations.set_policy(found, busy_policy=busy, plan=plan, actor=actor(context))
+
+    changed = run(context, work)
+    if as_json:
+        say_json(changed)
+        return
+    say(f"{changed.id} ({changed.name}): when busy {changed.busy_policy}, plan {changed.plan}")
+
+
+@dataclass(frozen=True)
+class OrganizationView:
+    """What `orgs show` shows."""
+
+    organization: Organization
+    workspaces: Sequence[WorkspaceSummary]
+    tokens: Sequence[ServiceToken]
+    submit_keys: Sequence[SubmitKeySummary]
+    changes: Sequence[AuditEntry]
+
+
+def _print(view: OrganizationView) -> None:
+    one = view.organization
+    fields(
+        {
+            "organization": one.id,
+            "name": one.name,
+            "state": _state(one),
+            "when busy": one.busy_policy.value,
+            "plan": one.plan,
+            "created": clock_time(one.created_at),
+        }
+    )
+    heading("Slack workspaces")
+    for workspace in view.workspaces:
+        say(f"{workspace.id}  {workspace.team_name} ({workspace.team_id})  {'active' if workspace.active else 'ended'}")
+    heading("Credentials")
+    for token in view.tokens:
+        say(f"{token.id}  token {token.name}  {'revoked' if token.revoked_at else token.role}")
+    for key in view.submit_keys:
+        say(f"{key.id}  submit key {key.name}  {'revoked' if key.revoked_at else 'active'}")
+    heading("Last changes")
+    for change in view.changes:
+        say(f"{clock_time(change.at)}  {change.actor}  {change.action}  {change.subject}")
+
+
+def _state(organization: Organization) -> str:
+    return "active" if organization.disabled_at is None else "disabled"

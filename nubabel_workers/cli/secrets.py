@@ -1,0 +1,60 @@
+"""`nubabel keys` and `nubabel webhooks`: keys for secrets at rest, secrets that sign webhooks."""
+
+import typer
+from pydantic import SecretStr
+
+from nubabel_workers.adapters.storage.encryption import generate_key
+from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.command_line import EXIT_FAILED
+from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
+from nubabel_workers.cli.output import complain, note, say, say_json
+from nubabel_workers.domain.administration import RotationReport
+
+keys = typer.Typer(help="Encryption keys for secrets at rest: generate, rotate.", no_args_is_help=True)
+webhooks = typer.Typer(help="Webhooks to upstream services.", no_args_is_help=True)
+
+
+@keys.command()
+def generate() -> None:
+    """Print a new key for NUBABEL_ENCRYPTION_KEYS. Needs no settings and stores nothing."""
+    say(generate_key().get_secret_value())
+
+
+@keys.command()
+def rotate(context: typer.Context, as_json: AsJson = False) -> None:
+    """Re-encrypt every stored secret with the first key. Safe to repeat, and to run while the system works.
+
+    To replace a key: put a new one in front of NUBABEL_ENCRYPTION_KEYS everywhere, restart, rotate, then take the old
+    one out.
+    """
+
+    async def work(administration: Administration) -> RotationReport:
+        return await administration.keys.rotate(actor=actor(context))
+
+    report = run(context, work)
+    if as_json:
+        say_json(report)
+    else:
+        say(f"{report.rotated} secrets re-encrypted, {report.current} were under the first key already")
+    for table, row_id in report.unreadable:
+        complain(f"{table} {row_id}: no configured key decrypts its secret; give it a new one")
+    if report.unreadable:
+        raise typer.Exit(EXIT_FAILED)
+    note("keys behind the first one are not needed any more")
+
+
+@webhooks.command()
+def secret(context: typer.Context, organization: OrganizationArgument, as_json: AsJson = False) -> None:
+    """Give an organization a new secret for its webhooks, shown this once. The one before ends at once."""
+
+    async def work(administration: Administration) -> tuple[str, SecretStr]:
+        found = await administration.organizations.resolve(organization)
+        return found.id, await administration.organizations.new_webhook_secret(found, actor=actor(context))
+
+    organization_id, issued = run(context, work)
+    text = issued.get_secret_value()
+    if as_json:
+        say_json({"organization_id": organization_id, "secret": text})
+        return
+    say(text)
+    note("keep it now, it is not shown again; the one before is not used any more")

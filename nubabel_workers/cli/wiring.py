@@ -1,0 +1,254 @@
+"""The operators' services, wired: on top of what every process has, what only administration needs."""
+
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+import redis.asyncio as redis
+from pydantic import SecretStr
+from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
+
+from config.logging import configure_logging
+from config.queues import QueueName
+from config.settings import SYSTEM_ROLE, TENANT_ROLE, Settings, load_settings
+from nubabel_workers.adapters.broker.queues import BrokerQueues
+from nubabel_workers.adapters.cache import connection
+from nubabel_workers.adapters.slack.messenger import slack_http_session
+from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
+from nubabel_workers.adapters.storage import schema
+from nubabel_workers.adapters.storage.access import PostgresAccess
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLetterReports
+from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
+from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
+from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
+from nubabel_workers.adapters.storage.readiness import PostgresReadiness
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
+from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.services.await_execution import AwaitExecution
+from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.manage_instances import ManageInstances
+from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_organizations import ManageOrganizations
+from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
+
+_REDIS_CONNECTIONS = 2
+_EVICTING_IS_FINE = "noeviction"
+
+
+@asynccontextmanager
+async def open_administration() -> AsyncIterator[Administration]:
+    """Raises config's SettingsError. Connects to nothing that the command doesn't use."""
+    settings = _settings()
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(open_services(settings, application_name="nubabel cli"))
+        broker = _redis(settings, settings.broker_url)
+        stack.push_async_callback(broker.aclose)
+        yield _wired(services, broker, await _installation(services, stack))
+
+
+def _wired(services: Services, broker: "redis.Redis", installation: InstallationLinks | None) -> Administration:
+    database, cipher, chance, settings = services.database, services.cipher, services.chance, services.settings
+    access = PostgresAccess(database, cipher)
+    workspaces = PostgresWorkspaces(database, cipher)
+    audit = PostgresAuditTrail(database)
+    instances = ManageInstances(
+        services.instances,
+        services.instances,
+        services.servers,
+        chance,
+        agent_prefix=settings.opencode_agent_prefix,
+    )
+    return Administration(
+        organizations=ManageOrganizations(PostgresOrganizations(database, cipher), chance, secrets.token_bytes),
+        workspaces=_manage_workspaces(services, workspaces),
+        tokens=ManageTokens(access, chance, secrets.token_bytes),
+        submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
+        keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
+        instances=instances,
+        dead_letters=ReplayDeadLetters(
+            services.dead_letters, PostgresDeadLetterReports(database), services.hints, audit
+        ),
+        health=CheckHealth(
+            _probes(services, broker),
+            services.instances,
+            instances,
+            workspaces,
+            services.tenants,
+            services.messenger,
+            services.clock,
+        ),
+        audit=audit,
+        reports=PostgresExecutionReports(database),
+        submit=services.submit_execution,
+        read=services.read_execution,
+        cancel=services.cancel_execution,
+        wait=AwaitExecution(services.read_execution, services.progress, services.clock),
+        clock=services.clock,
+        chance=chance,
+        installation=installation,
+        defaults=Defaults(
+            opencode_username=settings.opencode_username,
+            capacity_runs=settings.opencode_capacity_runs,
+            submits_per_second=settings.opencode_submits_per_second,
+            slack_bot_token=settings.slack_bot_token,
+        ),
+    )
+
+
+def _manage_workspaces(services: Services, workspaces: PostgresWorkspaces) -> ManageWorkspaces:
+    return ManageWorkspaces(workspaces, services.messenger, services.cancel_execution, services.chance)
+
+
+def _settings() -> Settings:
+    """Settings for a command: its log lines are for trouble, on stderr, beside its output."""
+    settings = load_settings()
+    configure_logging(process="cli", level="error", log_format=settings.log_format, stream=sys.stderr.buffer)
+    return settings
+
+
+def _redis(settings: Settings, url: SecretStr) -> "redis.Redis":
+    return connection.connect(
+        url.get_secret_value(),
+        timeout_s=settings.cache_timeout_s,
+        max_connections=_REDIS_CONNECTIONS,
+        ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
+    )
+
+
+async def _installation(services: Services, stack: AsyncExitStack) -> InstallationLinks | None:
+    settings = services.settings
+    if settings.slack_client_id is None or settings.slack_client_secret is None or settings.public_url is None:
+        return None
+    session = slack_http_session(settings.slack_timeout_s)
+    stack.push_async_callback(session.close)
+    oauth = SlackOAuthClient(
+        session,
+        settings.slack_client_id,
+        settings.slack_client_secret,
+        redirect_uri=f"{settings.public_url}/slack/oauth_redirect",
+        api_base_url=settings.slack_api_base_url,
+    )
+    links, states = install_states(settings.encryption_keys[0])
+    workspaces = _manage_workspaces(services, PostgresWorkspaces(services.database, services.cipher))
+    install = InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
+    return InstallationLinks(settings.public_url, install)
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def _probes(services: Services, broker: "redis.Redis") -> list[Probe]:
+    database = PostgresReadiness(services.database)
+    queues = BrokerQueues(broker, list(QueueName))
+
+    async def broker_answers() -> str:
+        lengths = await queues.lengths()
+        return ", ".join(f"{queue} {waiting}" for queue, waiting in lengths.items())
+
+    async def broker_keeps() -> str:
+        return await _eviction(broker)
+
+    async def cache_answers() -> str:
+        try:
+            await services.cache.ping()
+        except (RedisError, OSError) as error:
+            raise UnavailableError("the cache cannot be reached") from error
+        return "it answers"
+
+    async def slack_configured() -> str:
+        return _slack_mode(services.settings)
+
+    start = "see that the server runs and that {} names it"
+    return [
+        Probe("PostgreSQL", database.reachable, start.format("NUBABEL_DATABASE_URL (and the roles' own URLs)")),
+        Probe("schema", database.schema_current, "run: nubabel migrate"),
+        Probe(
+            "tenant isolation",
+            database.tenant_role_bound,
+            "NUBABEL_TENANT_DATABASE_URL must use the role nubabel_tenant; run: nubabel migrate",
+        ),
+        Probe("broker", broker_answers, start.format("NUBABEL_BROKER_URL")),
+        Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server"),
+        Probe("cache", cache_answers, start.format("NUBABEL_CACHE_URL")),
+        Probe("Slack settings", slack_configured, "set what is missing, see .env.example"),
+    ]
+
+
+async def _eviction(broker: "redis.Redis") -> str:
+    try:
+        policy = (await broker.info("memory")).get("maxmemory_policy")
+    except (RedisError, OSError) as error:
+        raise UnavailableError("the broker cannot be reached") from error
+    if policy not in {None, _EVICTING_IS_FINE}:
+        raise InvalidInputError(f"when memory runs out it drops keys ({policy}), and queues with them")
+    return f"{policy or 'its policy is not shown'}: nothing is dropped when memory runs out"
+
+
+def _slack_mode(settings: Settings) -> str:
+    if settings.slack_mode == "off":
+        return "off: no messages come from Slack (NUBABEL_SLACK_MODE=events or socket)"
+    if settings.slack_mode == "events" and settings.public_url is None:
+        raise InvalidInputError("Slack cannot call us: NUBABEL_PUBLIC_URL is not set")
+    return f"mode {settings.slack_mode}"
+
+
+# --- migrations ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnerMigrations:
+    """Migrations by Alembic."""
+
+    database_url: SecretStr
+    role_urls: Sequence[tuple[str, SecretStr]]  # role -> the settings' URL for it, where there is one
+
+    def head(self) -> str:
+        return schema.head_revision()
+
+    def current(self) -> str | None:
+        with _translated():
+            return schema.current_revision(self.database_url.get_secret_value())
+
+    def up(self, revision: str) -> None:
+        with _translated():
+            schema.upgrade(self.database_url.get_secret_value(), revision)
+
+    def down(self, revision: str) -> None:
+        with _translated():
+            schema.downgrade(self.database_url.get_secret_value(), revision)
+
+    def set_role_passwords(self) -> list[str]:
+        """Give each role the password that the settings' URL for it contains; the roles that got one."""
+        done = []
+        for role, url in self.role_urls:
+            parts = urlsplit(url.get_secret_value())
+            if parts.username == role and parts.password:
+                with _translated():
+                    schema.set_role_password(self.database_url.get_secret_value(), role, unquote(parts.password))
+                done.append(role)
+        return done
+
+
+def open_migrations() -> OwnerMigrations:
+    settings = _settings()
+    given = [(TENANT_ROLE, settings.tenant_database_url), (SYSTEM_ROLE, settings.system_database_url)]
+    return OwnerMigrations(settings.database_url, [(role, url) for role, url in given if url is not None])
+
+
+class _translated:  # noqa: N801 - reads as a statement
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OperationalError):
+            raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error
