@@ -1,6 +1,10 @@
 """`python -m nubabel_workers.gateway`: process `web`."""
 
+import asyncio
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +27,17 @@ async def run(settings: Settings) -> None:
         await serve(create_app(parts), settings)
 
 
+class _Server(uvicorn.Server):
+    """Unlike uvicorn's own, it doesn't raise the signal once more at the end: our services still have to be closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
 async def serve(app: FastAPI, settings: Settings) -> None:
     """Until a signal ends it; uvicorn then lets requests finish."""
     config = uvicorn.Config(
@@ -37,7 +52,7 @@ async def serve(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACEFUL_S,
     )
-    await uvicorn.Server(config).serve()
+    await _Server(config).serve()
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class ExecutionEvents:
         self._clock = clock
         self._pace = pace
         self._last = FROM_THE_BEGINNING
+        self._read_to_the_end = False  # the cache's own last word was seen
         self._ends_at = clock.monotonic() + pace.max_s
         self._next_look = clock.monotonic() + pace.row_check_s
 
@@ -76,9 +77,10 @@ class ExecutionEvents:
             async with aclosing(self._follow()) as events:
                 async for event in events:
                     yield event
-        async with aclosing(self._rest()) as events:
-            async for event in events:
-                yield event
+        if not self._read_to_the_end:
+            async with aclosing(self._rest()) as events:
+                async for event in events:
+                    yield event
         yield _event("done", ExecutionView.of(self._execution).model_dump(mode="json"), END_ID)
 
     @property
@@ -92,8 +94,10 @@ class ExecutionEvents:
                 async for item in items:
                     if item is not None and item.event != "done":
                         yield item
-                    if item is None or item.event in _SAYS_SOMETHING_CHANGED or self._look_is_due():
+                    says_so = item is not None and item.event in _SAYS_SOMETHING_CHANGED
+                    if item is None or says_so or self._look_is_due():
                         await self._look()
+                    self._read_to_the_end = self._ended and says_so
                     if self._ended or self._clock.monotonic() >= self._ends_at:
                         return
         except TransientError as error:

@@ -1,0 +1,83 @@
+"""Process `web` as the Procfile starts it."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from config.settings import Settings
+from nubabel_workers.client import ConnectionFailedError, NubabelClient, ProgressEvent, RetryLimits
+from nubabel_workers.embedded.processes import ChildProcess
+from nubabel_workers.embedded.stack_environment import base_environment, free_port
+from tests.integration.gateway.conftest import Gateway
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+
+def environment_of(settings: Settings, port: int) -> dict[str, str]:
+    return {
+        **base_environment(),
+        "NUBABEL_ENVIRONMENT": "development",
+        "NUBABEL_DATABASE_URL": settings.database_url.get_secret_value(),
+        "NUBABEL_BROKER_URL": settings.broker_url.get_secret_value(),
+        "NUBABEL_CACHE_URL": settings.cache_url.get_secret_value(),
+        "NUBABEL_ENCRYPTION_KEYS": settings.encryption_keys[0].get_secret_value(),
+        "NUBABEL_HTTP_PORT": str(port),
+        "NUBABEL_LOG_FORMAT": "json",
+    }
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=1).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def test_it_serves_and_ends_open_streams_when_it_is_stopped(
+    gateway: Gateway, settings: Settings, short_dir: Path
+) -> None:
+    token = await gateway.organization("org_one")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = short_dir / "web.log"
+    process = ChildProcess(
+        [sys.executable, "-m", "nubabel_workers.gateway"],
+        cwd=Path.cwd(),
+        log_path=log,
+        env=environment_of(settings, port),
+    )
+    seen: list[ProgressEvent] = []
+    try:
+        process.wait_until(lambda: answers(url), timeout_s=30)
+        with NubabelClient(url, token, retries=RetryLimits(attempts=1)) as client:
+            submitted = client.submit("Hello")
+            events = client.events(submitted.id)
+            reader = threading.Thread(target=lambda: _read(events, seen), daemon=True)
+            reader.start()
+            wait_for(lambda: seen)
+
+            process.send_signal(signal.SIGTERM)
+
+            assert process.wait(timeout_s=8)
+            reader.join(5)
+    finally:
+        process.stop()
+
+    lines = log.read_text(encoding="utf-8")
+    assert process.returncode == 0, lines
+    assert not reader.is_alive()
+    assert '"level":"error"' not in lines, lines
+    assert "Hello" not in lines
+    assert token not in lines
+
+
+def _read(events: Iterator[ProgressEvent], seen: list[ProgressEvent]) -> None:
+    with suppress(ConnectionFailedError):
+        seen.extend(events)
