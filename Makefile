@@ -12,11 +12,11 @@ UV := .var/uv
 ##@ Run it
 
 .PHONY: demo
-demo: $(INSTALLED) opencode-$(OPENCODE) ## Start everything, ask a few questions, show the answers, stop (OPENCODE=real for a real server)
+demo: $(INSTALLED) ## Start everything, ask a few questions, show the answers, stop (OPENCODE=real for a real server)
 	@$(BIN)/nubabel demo --opencode $(OPENCODE)
 
 .PHONY: up
-up: $(INSTALLED) opencode-$(OPENCODE) ## Start everything and keep it running; prints addresses, then logs (OPENCODE=real)
+up: $(INSTALLED) ## Start everything and keep it running; prints addresses, then logs (OPENCODE=real)
 	@$(BIN)/nubabel up --opencode $(OPENCODE)
 
 ##@ Check it
@@ -63,11 +63,6 @@ help: ## Show this list
 $(INSTALLED): requirements.lock pyproject.toml scripts/install
 	@scripts/install $(VENV)
 	@touch $@
-
-.PHONY: opencode-simulator opencode-real
-opencode-simulator: ;
-opencode-real:
-	@scripts/node-packages --required opencode-server
 
 $(UV)/bin/uv:
 	@python3 -m venv $(UV)

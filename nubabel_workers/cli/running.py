@@ -1,9 +1,8 @@
-"""What `up` and `demo` share: choosing the OpenCode server, and an orderly end by Ctrl-C or SIGTERM."""
+"""An orderly end of a long-running command, by Ctrl-C or SIGTERM."""
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from enum import Enum
 from typing import Any
 
 from rich.console import Console
@@ -12,11 +11,6 @@ from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError
 from nubabel_workers.embedded.processes import ProcessFailedError
 
 _INTERRUPTED = 130  # as shells report Ctrl-C
-
-
-class OpenCodeChoice(Enum):
-    SIMULATOR = "simulator"
-    REAL = "real"
 
 
 def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]]) -> int:

@@ -1,86 +1,13 @@
-"""`nubabel up`: the whole system on this machine, kept running; says where everything is and shows the logs."""
-
-import asyncio
-import sys
-import time
-from itertools import cycle
-from typing import Annotated
+"""`nubabel up`. What it does is in `up_run`, which loads the whole system: `nubabel --help` needs none of it."""
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
-from nubabel_workers.cli.running import OpenCodeChoice, run_until_stopped
-from nubabel_workers.embedded.stack import Stack, StackOptions
-from nubabel_workers.embedded.stack_environment import FLOWER_USER
-from nubabel_workers.embedded.stack_opencode import OpenCodeKind
-
-_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
-_NAME_WIDTH = 21
+from nubabel_workers.cli.opencode_choice import OpenCodeChoice, OpenCodeOption
 
 
-class LogView:
-    """Prints the processes' lines, each behind its process's name. Called from several threads."""
+def command(opencode: OpenCodeOption = OpenCodeChoice.SIMULATOR) -> None:
+    """Start everything on this machine and keep it running; its data is removed at the end."""
+    from nubabel_workers.cli.running import run_until_stopped  # noqa: PLC0415
+    from nubabel_workers.cli.up_run import up as run  # noqa: PLC0415  # see above
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._free = cycle(_COLOURS)
-        self._colours: dict[str, str] = {}
-
-    def show(self, name: str, line: str) -> None:
-        if name not in self._colours:
-            self._colours[name] = next(self._free)
-        prefix = Text(f"{name:<{_NAME_WIDTH}}", style=self._colours[name])
-        self._console.print(prefix.append_text(Text.from_ansi(line, style="default")))
-
-
-async def up(opencode: OpenCodeKind, console: Console) -> int:
-    """Runs until it is cancelled."""
-    began = time.monotonic()
-    console.print("Starting …")
-    options = StackOptions(
-        opencode=opencode, settings={"log_format": "console" if sys.stdout.isatty() else "json"}, durable=True
-    )
-    logs = LogView(console)
-    async with Stack(options, on_line=logs.show) as stack:
-        console.print(
-            f"\n[bold]Everything runs[/bold] (ready after {time.monotonic() - began:.1f} s). Ctrl-C stops it."
-        )
-        _print_addresses(stack, console)
-        await asyncio.Event().wait()
-    return 0
-
-
-def _print_addresses(stack: Stack, console: Console) -> None:
-    tenant = stack.tenants[0]
-    flower_login = f"user {FLOWER_USER}, password {stack.secrets.flower_password}"
-    rows = {
-        "Local Slack": f"{stack.slack.base_url}/  write to @nubabel there",
-        "Flower": f"{stack.flower_url}  {flower_login}",
-        "API": f"{stack.api_url}/docs",
-        "Readiness": f"{stack.api_url}/ready",
-        "Metrics": f"{stack.api_url}/metrics",
-        "OpenCode": ", ".join(server.url for server in stack.opencode.servers),
-        "PostgreSQL": stack.postgres.url("nubabel"),
-        "Valkey": f"{stack.valkey.broker_url} (broker), {stack.valkey.cache_url} (cache)",
-        "Logs": f"{stack.directory}/*.log",
-    }
-    for name, value in rows.items():
-        console.print(f"  [bold]{name:<12}[/bold] {escape(value)}")
-    console.print(f"\nAsk over HTTP, as the organization {tenant.organization.name}:")
-    console.print(
-        f"  curl {stack.api_url}/v1/executions -H 'authorization: Bearer {tenant.token.get_secret_value()}' \\\n"
-        "       -H 'content-type: application/json' -H 'idempotency-key: first' "
-        '-d \'{"prompt": "hello"}\'\n',
-        markup=False,
-    )
-
-
-def command(
-    opencode: Annotated[
-        OpenCodeChoice, typer.Option(help="A simulator, or a real server from npm (needs Node.js) with a stub model.")
-    ] = OpenCodeChoice.SIMULATOR,
-) -> None:
-    """Start everything on this machine and keep it running; data is removed at the end."""
-    raise typer.Exit(run_until_stopped(lambda console: up(opencode.value, console)))
+    raise typer.Exit(run_until_stopped(lambda console: run(opencode.value, console)))
