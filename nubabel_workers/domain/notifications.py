@@ -91,8 +91,8 @@ class Notification:
     """A claimed row.
 
     sent_parts: the provider's message ids of the parts already told, in order. uncertain: an earlier delivery ended
-    without a result after it may have been sent: look before sending. repeated: the look-up was impossible or found
-    nothing once; the next send is marked as a possible repeat.
+    without a result after it may have been sent: look before sending. repeated: looking was given up and one
+    marked repeat was sent.
     """
 
     id: NotificationId
@@ -105,7 +105,6 @@ class Notification:
     created_at: datetime
     sent_parts: Sequence[str] = field(default_factory=tuple)
     uncertain: bool = False
-    looked_up: bool = False
     repeated: bool = False
     uncertain_since: datetime | None = None
     correlation_id: str = ""

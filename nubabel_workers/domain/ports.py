@@ -296,6 +296,10 @@ class NotificationStore(Protocol):
         """One part is told; more follow under the same lease."""
         ...
 
+    async def mark_repeated(self, notification: Notification, lease: Lease) -> None:
+        """What follows is a marked repeat of a post whose outcome stayed unknown; written down before it is sent."""
+        ...
+
     async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
         """Done (ready again by itself if its payload changed meanwhile)."""
         ...
@@ -308,8 +312,6 @@ class NotificationStore(Protocol):
         wait_s: float,
         error: str,
         uncertain: bool,
-        looked_up: bool = False,
-        repeated: bool = False,
         failed: bool = True,
     ) -> None: ...
 

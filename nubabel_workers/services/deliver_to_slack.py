@@ -114,38 +114,33 @@ class DeliverToSlack:
         self, token: SecretStr, notification: Notification, target: SlackTarget, lease: Lease
     ) -> Sequence[str]:
         """Post what is still missing, one part after the other; each is written down before the next."""
-        parts = self._parts(notification)
         posted = list(notification.sent_parts)
-        if notification.uncertain and len(posted) < len(parts):
-            found = await self._look_up(token, notification, target, part=len(posted) + 1)
-            if found is not None:
-                posted.append(found)
+        marked = notification.repeated
+        if notification.uncertain:
+            found = None
+            if self._doubtful_for_long(notification):
+                await self._give_up_looking(notification, lease)
+                marked = True
+            else:
+                found = await self._find(token, notification, target, part=len(posted) + 1)
+            posted += [found] if found else []
+        parts = _parts(notification, marked=marked)
         for number in range(len(posted) + 1, len(parts) + 1):
             if number > len(notification.sent_parts) + 1:
                 await self._notifications.part_sent(notification, lease, posted[-1])
             posted.append(await self._post(token, notification, target, lease, parts[number - 1], part=number))
         return posted
 
-    def _parts(self, notification: Notification) -> Sequence[str]:
-        markdown = str(notification.payload.get("markdown") or notification.payload.get("text") or "")
-        if self._is_marked(notification):
-            markdown = f"{markdown}\n\n{say('repeated', language_of(markdown))}"
-        return reply_parts(markdown) or ["…"]
-
-    def _is_marked(self, notification: Notification) -> bool:
-        """Doubtful for so long that looking is given up: posted once more, and saying so."""
+    def _doubtful_for_long(self, notification: Notification) -> bool:
         since = notification.uncertain_since
-        return notification.repeated or (
-            notification.uncertain and since is not None and self._clock.now() - since > _LOOK_FOR
-        )
+        return since is not None and self._clock.now() - since > _LOOK_FOR
 
-    async def _look_up(
-        self, token: SecretStr, notification: Notification, target: SlackTarget, *, part: int
-    ) -> str | None:
-        if self._is_marked(notification):
-            log.warning("notification.repeated_marked", part=part)
-            return None
-        return await self._find(token, notification, target, part=part)
+    async def _give_up_looking(self, notification: Notification, lease: Lease) -> None:
+        """One marked repeat, written down before it is posted. A second one would be a third message: never."""
+        if notification.repeated:
+            raise PermanentError("whether the repeated post arrived could not be read", code="outcome_unknown")
+        await self._notifications.mark_repeated(notification, lease)
+        log.warning("notification.repeated_marked", parts_sent=len(notification.sent_parts))
 
     async def _find(
         self, token: SecretStr, notification: Notification, target: SlackTarget, *, part: int
@@ -187,6 +182,13 @@ class DeliverToSlack:
             markdown=markdown,
             delivery_id=_delivery_id(notification, part),
         )
+
+
+def _parts(notification: Notification, *, marked: bool) -> Sequence[str]:
+    markdown = str(notification.payload.get("markdown") or notification.payload.get("text") or "")
+    if marked:
+        markdown = f"{markdown}\n\n{say('repeated', language_of(markdown))}"
+    return reply_parts(markdown) or ["…"]
 
 
 def _delivery_id(notification: Notification, part: int) -> str:

@@ -277,7 +277,6 @@ class NotificationRow(Leased, Base):
     sent_parts: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)  # the provider's message ids
     uncertain: Mapped[bool] = mapped_column(server_default=text("false"))
     uncertain_since: Mapped[datetime | None]
-    looked_up: Mapped[bool] = mapped_column(server_default=text("false"))
     repeated: Mapped[bool] = mapped_column(server_default=text("false"))
     error: Mapped[str | None]
     correlation_id: Mapped[str] = mapped_column(server_default=text("''"))

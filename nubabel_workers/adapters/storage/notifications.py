@@ -31,8 +31,14 @@ FROM chosen WHERE n.id = chosen.id
 RETURNING n.*
 """
 
+_MARK_REPEATED = """
+UPDATE notifications SET repeated = true, uncertain_since = now()
+WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
+RETURNING id
+"""
+
 _PART_SENT = """
-UPDATE notifications SET sent_parts = sent_parts || to_jsonb(%(part)s::text), uncertain = false, looked_up = false
+UPDATE notifications SET sent_parts = sent_parts || to_jsonb(%(part)s::text), uncertain = false
 WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
 RETURNING id
 """
@@ -59,8 +65,7 @@ _RETRY = """
 WITH again AS (
   UPDATE notifications
   SET status = 'ready', not_before = now() + make_interval(secs => %(wait_s)s), error = %(error)s,
-    failures = failures + %(failed)s::int, uncertain = %(uncertain)s, looked_up = %(looked_up)s,
-    repeated = repeated OR %(repeated)s,
+    failures = failures + %(failed)s::int, uncertain = %(uncertain)s,
     uncertain_since = CASE WHEN %(uncertain)s THEN COALESCE(uncertain_since, now()) END,
     lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
@@ -141,6 +146,9 @@ class PostgresNotifications:
     async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
         await self._change(notification, _PART_SENT, {"lease": lease.token, "part": part_id})
 
+    async def mark_repeated(self, notification: Notification, lease: Lease) -> None:
+        await self._change(notification, _MARK_REPEATED, {"lease": lease.token})
+
     async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
         await self._change(
             claimed.notification,
@@ -156,8 +164,6 @@ class PostgresNotifications:
         wait_s: float,
         error: str,
         uncertain: bool,
-        looked_up: bool = False,
-        repeated: bool = False,
         failed: bool = True,
     ) -> None:
         await self._change(
@@ -168,8 +174,6 @@ class PostgresNotifications:
                 "wait_s": wait_s,
                 "error": error,
                 "uncertain": uncertain,
-                "looked_up": looked_up,
-                "repeated": repeated,
                 "failed": failed,
             },
         )
@@ -211,7 +215,6 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
         created_at=row["created_at"],
         sent_parts=tuple(row["sent_parts"]),
         uncertain=row["uncertain"],
-        looked_up=row["looked_up"],
         repeated=row["repeated"],
         uncertain_since=row["uncertain_since"],
         correlation_id=row["correlation_id"],

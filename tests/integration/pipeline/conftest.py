@@ -3,7 +3,7 @@
 No worker runs: a test takes each step itself, so that it can stand between any two of them.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from config.settings import Settings
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.encryption import generate_key
+from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.administration import Installation
@@ -80,7 +81,7 @@ class Pipeline:
         self.slack = slack
         self.opencode = opencode
 
-    async def receive(self, body: dict[str, object]) -> None:
+    async def receive(self, body: Mapping[str, object]) -> None:
         """An event as it arrives at the door."""
         await self.services.accept_slack_event.accept(body)
 
@@ -96,7 +97,7 @@ class Pipeline:
         await self.receive(self.envelope({"type": kind, **message.wire(TEAM), "channel": channel}))
         return message
 
-    def envelope(self, event: dict[str, object], *, event_id: str | None = None) -> dict[str, object]:
+    def envelope(self, event: Mapping[str, object], *, event_id: str | None = None) -> dict[str, object]:
         bot = self.slack.workspace(TEAM).bot_user_id
         return {
             "type": "event_callback",
@@ -105,6 +106,10 @@ class Pipeline:
             "authorizations": [{"team_id": TEAM, "enterprise_id": None, "user_id": bot, "is_bot": True}],
             "event": {"channel_type": "channel", **event},
         }
+
+    async def set_webhook_secret(self, secret: SecretStr) -> None:
+        organizations = PostgresOrganizations(self.services.database, self.services.cipher)
+        assert await organizations.set_webhook_secret(ORGANIZATION, secret, actor="tests") is not None
 
     async def take_events(self) -> str:
         return await self.services.process_slack_events.run(None)

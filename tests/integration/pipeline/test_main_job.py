@@ -122,8 +122,13 @@ async def test_the_word_stop_cancels_what_runs_down_to_opencode(pipeline: Pipeli
 async def test_deleting_the_question_before_it_started_cancels_it(pipeline: Pipeline) -> None:
     question = await pipeline.mention("what is new?")
     await pipeline.take_events()
-    event = {"type": "message", "subtype": "message_deleted", "channel": CHANNEL, "deleted_ts": question.ts}
-    event |= {"ts": "1900000000.000100", "previous_message": question.wire(TEAM), "hidden": True}
+    event: dict[str, object] = {"type": "message", "subtype": "message_deleted", "channel": CHANNEL}
+    event |= {
+        "deleted_ts": question.ts,
+        "ts": "1900000000.000100",
+        "previous_message": question.wire(TEAM),
+        "hidden": True,
+    }
     await pipeline.receive(pipeline.envelope(event))
 
     await pipeline.take_events()

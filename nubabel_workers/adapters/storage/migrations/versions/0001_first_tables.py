@@ -436,7 +436,6 @@ def upgrade() -> None:
         ),
         sa.Column("uncertain", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("uncertain_since", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("looked_up", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("repeated", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("correlation_id", sa.Text(), server_default=sa.text("''"), nullable=False),
