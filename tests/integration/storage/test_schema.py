@@ -1,0 +1,52 @@
+"""Migrations: from empty to head and back, at several places at once, and never apart from the models."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from nubabel_workers.adapters.storage import schema
+from nubabel_workers.adapters.storage.models import TENANT_TABLES, Base
+
+pytestmark = pytest.mark.integration
+
+
+def tables(url: str) -> set[str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    return {row[0] for row in rows} - {"alembic_version"}
+
+
+def test_an_empty_database_comes_to_the_schema_of_the_models(empty_database_url: str) -> None:
+    schema.upgrade(empty_database_url)
+
+    assert schema.current_revision(empty_database_url) == schema.head_revision()
+    assert schema.differences(empty_database_url) == []
+
+
+def test_the_way_back_leaves_nothing_and_the_way_up_works_again(empty_database_url: str) -> None:
+    schema.upgrade(empty_database_url)
+
+    schema.downgrade(empty_database_url)
+
+    assert tables(empty_database_url) == set()
+    schema.upgrade(empty_database_url)
+    assert tables(empty_database_url) == set(Base.metadata.tables)
+
+
+def test_migrating_at_several_places_at_once_is_safe(empty_database_url: str) -> None:
+    with ThreadPoolExecutor(3) as places:
+        list(places.map(schema.upgrade, [empty_database_url] * 3))
+
+    assert schema.current_revision(empty_database_url) == schema.head_revision()
+
+
+def test_row_level_security_is_on_for_every_tenant_table(empty_database_url: str) -> None:
+    schema.upgrade(empty_database_url)
+
+    with psycopg.connect(empty_database_url) as connection:
+        rows = connection.execute("SELECT relname FROM pg_class WHERE relrowsecurity").fetchall()
+
+    assert {row[0] for row in rows} == set(TENANT_TABLES)
+    with_tenant = {name for name, table in Base.metadata.tables.items() if "organization_id" in table.columns}
+    assert with_tenant - set(TENANT_TABLES) == {"instances"}  # shared or dedicated; read by the system role only
