@@ -15,6 +15,8 @@ from nubabel_workers.domain.opencode_events import ServerEvent
 # Frames come one by one. Leaving them in the kernel's buffer for a moment and reading them together costs a tenth of
 # the CPU, and an event waits 20 ms at the most.
 _REST_S = 0.02
+# A read this large says that resting would only hold back what is waiting already.
+_FULL_READ_BYTES = 128 * 1024
 # The server sends a heartbeat every 10 s; without any frame for this long the connection is dead.
 _SILENCE_S = 30.0
 _CONNECT_S = 5.0
@@ -50,7 +52,8 @@ async def events(
             while chunk := await response.content.readany():
                 if burst := decoder.feed(chunk):
                     yield burst
-                await _rest(response, rest_s)
+                if len(chunk) < _FULL_READ_BYTES:
+                    await _rest(response, rest_s)
     except transport.TRANSPORT_ERRORS as error:
         raise UnavailableError(f"the event stream of OpenCode broke: {transport.reason(error)}") from error
     raise UnavailableError("OpenCode closed its event stream")
