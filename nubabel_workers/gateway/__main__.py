@@ -13,6 +13,7 @@ from config.settings import Settings
 from nubabel_workers.bootstrap import open_services
 from nubabel_workers.entry import run_process
 from nubabel_workers.gateway.app import create_app
+from nubabel_workers.gateway.configured_workspace import configured_workspace
 from nubabel_workers.gateway.wiring import gateway_parts
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
@@ -23,6 +24,7 @@ async def run(settings: Settings) -> None:
     async with (
         open_services(settings, application_name="nubabel-web") as services,
         gateway_parts(services) as parts,
+        configured_workspace(services),
     ):
         await serve(create_app(parts), settings)
 

@@ -8,6 +8,7 @@ from config.settings import Settings
 from nubabel_workers.adapters.slack.socket_mode import SocketModeReceiver
 from nubabel_workers.bootstrap import open_services
 from nubabel_workers.entry import run_process, serving_metrics, stop_on_signals
+from nubabel_workers.gateway.configured_workspace import configured_workspace
 from nubabel_workers.gateway.slack_ingress import build_slack_app
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,8 @@ async def run(settings: Settings) -> None:
             timeout_s=settings.slack_timeout_s,
         )
         with serving_metrics(settings, services.metrics):
-            await receiver.run(stop)
+            async with configured_workspace(services):
+                await receiver.run(stop)
 
 
 if __name__ == "__main__":
