@@ -1,88 +1,36 @@
 """Guards against messages that stop, or endlessly reconnect, a stock Celery 5.7 worker on Redis.
 
-Two places see a message before any task does: the transport, which takes an item from a Redis list, and the consumer,
-which finds the task for it. Both are subclassed here, and what they cannot work with is parked first and rejected
-then, so that nothing vanishes. On Redis a rejected message is a deleted one.
+Two places see a message before any task does: the transport, which takes an item from a Redis list (`transport.py`),
+and the consumer, which finds the task for it. What they cannot work with is parked first and rejected then, so that
+nothing vanishes. On Redis a rejected message is a deleted one.
 
 `KeyError` counts as a lost connection in kombu 5.7: one that a malformed message causes must not get out.
 """
 
-import functools
 from typing import Any, ClassVar
 
-import redis
 import structlog
 from celery import Celery
 from celery.worker.consumer import Consumer
-from kombu import Connection, Message
+from kombu import Message
 from kombu.exceptions import ContentDisallowed, DecodeError
-from kombu.transport.redis import Channel, Transport
 
-from nubabel_workers.adapters.broker.envelopes import BadEnvelopeError, check_envelope
 from nubabel_workers.adapters.broker.messages import check_content, plain_headers
 from nubabel_workers.adapters.broker.parking import Parking, describe
+from nubabel_workers.adapters.broker.transport import guarded_connection
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-
-_FETCH = "BRPOP"
 
 log = structlog.get_logger(__name__)
 
 
 def install_guards(app: Celery, parking: Parking) -> None:
     """Make workers of this app use the guarded transport and consumer. Before the worker starts."""
-    channel = type("ParkingChannel", (GuardedChannel,), {"parking": parking})
-    transport = type("ParkingTransport", (Transport,), {"Channel": channel})
-    app.amqp.Connection = type("ParkingConnection", (GuardedConnection,), {"guarded_transport": transport})
+
+    def refuse(queue: str, item: bytes, problem: str) -> None:
+        parking.park(describe(DeadLetterReason.BAD_ENVELOPE, queue=queue, task="", error=problem, raw=item))
+
+    app.amqp.Connection = guarded_connection(refuse)
     app.conf.worker_consumer = type("ParkingConsumer", (GuardedConsumer,), {"parking": parking})
-
-
-class GuardedConnection(Connection):
-    """kombu's connection over the guarded transport; its URL stays redis://, as logs and Flower show it."""
-
-    guarded_transport: ClassVar[type[Transport]]
-
-    def get_transport_cls(self) -> type[Transport]:
-        return self.guarded_transport
-
-
-class GuardedClient(redis.Redis):
-    """The Redis client of a consuming channel: an item that is no message envelope is parked, not handed on."""
-
-    def __init__(self, *args: Any, parking: Parking, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._parking = parking
-
-    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        if command_name != _FETCH or not reply:
-            return reply
-        queue, item = reply
-        try:
-            check_envelope(item)
-        except BadEnvelopeError as error:
-            letter = describe(DeadLetterReason.BAD_ENVELOPE, queue=_text(queue), task="", error=str(error), raw=item)
-            self._parking.park(letter)
-            return None  # as if nothing had come within the fetch's time
-        return reply
-
-
-class GuardedChannel(Channel):
-    """kombu's channel with the guarded client."""
-
-    parking: ClassVar[Parking]
-
-    def _get_client(self) -> Any:
-        if self.global_keyprefix:
-            raise ValueError("global_keyprefix is not supported: producers know nothing of it")
-        return functools.partial(GuardedClient, parking=self.parking)
-
-    def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
-        """Remote control is published, not queued: nothing to keep, but nothing to fall over either."""
-        try:
-            return super()._deliver_fanout_message(message, exchange)  # type: ignore[misc]  # newer than the stubs
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            log.warning("broker.control_message_refused", exchange=exchange, error=type(error).__name__)
-            return True
 
 
 class GuardedConsumer(Consumer):

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nubabel_workers.adapters.broker.messages import task_headers
+from nubabel_workers.adapters.broker.transport import LeanConnection
 from nubabel_workers.domain.hints import Hint
 
 _FLAG = "nubabel:hint:{task}"
@@ -121,7 +122,7 @@ class CeleryHintPublisher:
 
     def _publish(self, hints: list[Hint]) -> None:
         if self._connection is None:
-            self._connection = self._app.connection_for_write(transport_options=_CONNECT_ONCE)
+            self._connection = self._new_connection()
         producer = Producer(self._connection)
         if len(hints) == 1:
             self._publish_one(producer, hints[0])
@@ -131,6 +132,14 @@ class CeleryHintPublisher:
                     self._publish_one(producer, hint)
         for hint in hints:
             self._on_outcome(hint.task, "published")
+
+    def _new_connection(self) -> Connection:
+        conf = self._app.conf
+        return LeanConnection(
+            conf.broker_url,
+            ssl=conf.broker_use_ssl,
+            transport_options={**conf.broker_transport_options, **_CONNECT_ONCE},
+        )
 
     def _publish_one(self, producer: Producer, hint: Hint) -> None:
         queue = self._queue_of_task[hint.task]
