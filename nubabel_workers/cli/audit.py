@@ -37,7 +37,7 @@ def audit(
                 one.action,
                 one.subject,
                 one.organization_id or "-",
-                ", ".join(f"{name} {value}" for name, value in one.detail.items()),
+                ", ".join(f"{name} {value}" for name, value in one.detail.items() if value is not None),
             )
             for one in entries
         ],

@@ -163,7 +163,7 @@ def _print_story(story: ExecutionStory, now: datetime) -> None:
     )
     if one.error is not None:
         heading("Why it ended like this")
-        say(f"{one.error.code}: {plain(one.error.detail or one.error.message)}")
+        say(f"{one.error.code}: {plain(one.error.detail or one.cancel_reason or one.error.message)}")
     heading("Where the time went")
     _print_spans(story.time_spent)
     heading("What happened (seconds since accepted)")

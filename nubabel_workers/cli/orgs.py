@@ -9,7 +9,7 @@ import typer
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
 from nubabel_workers.cli.output import Column, fields, heading, note, say, say_json, table
-from nubabel_workers.cli.wording import ago, clock_time
+from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
 from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
 
@@ -44,7 +44,7 @@ def create(
         say_json(created)
         return
     say(f"created {created.id} ({created.name})")
-    note(f"next: nubabel workspaces add {created.id}, or nubabel tokens create {created.id} NAME")
+    note(f"next: nubabel workspaces add {created.id}, or nubabel tokens create NAME --org {created.id}")
 
 
 @commands.command("list")
@@ -157,12 +157,18 @@ def _print(view: OrganizationView) -> None:
     )
     heading("Slack workspaces")
     for workspace in view.workspaces:
-        say(f"{workspace.id}  {workspace.team_name} ({workspace.team_id})  {'active' if workspace.active else 'ended'}")
+        say(
+            f"{workspace.id}  {plain(workspace.team_name)} ({workspace.team_id})  {'active' if workspace.active else 'ended'}"
+        )
+    if not view.workspaces:
+        say("none")
     heading("Credentials")
     for token in view.tokens:
         say(f"{token.id}  token {token.name}  {'revoked' if token.revoked_at else token.role}")
     for key in view.submit_keys:
         say(f"{key.id}  submit key {key.name}  {'revoked' if key.revoked_at else 'active'}")
+    if not view.tokens and not view.submit_keys:
+        say("none")
     heading("Last changes")
     for change in view.changes:
         say(f"{clock_time(change.at)}  {change.actor}  {change.action}  {change.subject}")

@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 from pydantic import SecretStr
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -70,7 +69,7 @@ def say_json(value: Any) -> None:
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
     """A table, or the sentence `empty` when there are no rows."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         drawn.add_column(
             column.title,

@@ -8,7 +8,6 @@ import typer
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import (
     AsJson,
-    OrganizationArgument,
     OrganizationOption,
     actor,
     organization_or_all,
@@ -103,7 +102,12 @@ def revoke_token(
 
 @submit_keys.command("create")
 def create_submit_key(
-    context: typer.Context, organization: OrganizationArgument, name: NameArgument, as_json: AsJson = False
+    context: typer.Context,
+    name: NameArgument,
+    organization: Annotated[
+        str, typer.Option("--org", metavar="ORG", help="Organization that it acts for, by id or name.")
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Create a submit key. Its secret is shown this once."""
 
@@ -138,7 +142,9 @@ def list_submit_keys(context: typer.Context, organization: OrganizationOption = 
         say_json(found)
         return
     titles = ("ID", "NAME", "STATE", "ORGANIZATION", "CREATED")
-    table([Column(title) for title in titles], rows, empty="no submit key yet: nubabel submit-keys create ORG NAME")
+    table(
+        [Column(title) for title in titles], rows, empty="no submit key yet: nubabel submit-keys create NAME --org ORG"
+    )
 
 
 @submit_keys.command("revoke")

@@ -1,5 +1,6 @@
 """The operators' services, wired: on top of what every process has, what only administration needs."""
 
+import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +27,7 @@ from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLet
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
 from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
-from nubabel_workers.adapters.storage.readiness import PostgresReadiness
+from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
@@ -42,7 +43,8 @@ from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
 
 _REDIS_CONNECTIONS = 2
-_EVICTING_IS_FINE = "noeviction"
+_NO_EVICTION = "noeviction"
+_POSTGRESQL, _SCHEMA, _BROKER = "PostgreSQL", "schema", "broker"
 
 
 @asynccontextmanager
@@ -80,6 +82,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
         ),
         health=CheckHealth(
             _probes(services, broker),
+            frozenset({_POSTGRESQL, _SCHEMA}),
             services.instances,
             instances,
             workspaces,
@@ -113,6 +116,7 @@ def _settings() -> Settings:
     """Settings for a command: its log lines are for trouble, on stderr, beside its output."""
     settings = load_settings()
     configure_logging(process="cli", level="error", log_format=settings.log_format, stream=sys.stderr.buffer)
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it tells each try; the command tells the outcome
     return settings
 
 
@@ -165,20 +169,31 @@ def _probes(services: Services, broker: "redis.Redis") -> list[Probe]:
             raise UnavailableError("the cache cannot be reached") from error
         return "it answers"
 
+    async def postgresql_answers() -> str:
+        for url in (services.settings.system_dsn, services.settings.tenant_dsn):
+            found = await connect_as(url, timeout_s=services.settings.database_connect_timeout_s)
+        return found
+
     async def slack_configured() -> str:
         return _slack_mode(services.settings)
 
     start = "see that the server runs and that {} names it"
     return [
-        Probe("PostgreSQL", database.reachable, start.format("NUBABEL_DATABASE_URL (and the roles' own URLs)")),
-        Probe("schema", database.schema_current, "run: nubabel migrate"),
+        Probe(
+            _POSTGRESQL,
+            postgresql_answers,
+            "see that the server runs and that NUBABEL_DATABASE_URL, NUBABEL_TENANT_DATABASE_URL and"
+            " NUBABEL_SYSTEM_DATABASE_URL name it; the two roles are made by: nubabel migrate",
+        ),
+        Probe(_SCHEMA, database.schema_current, "run: nubabel migrate", needs=_POSTGRESQL),
         Probe(
             "tenant isolation",
             database.tenant_role_bound,
             "NUBABEL_TENANT_DATABASE_URL must use the role nubabel_tenant; run: nubabel migrate",
+            needs=_POSTGRESQL,
         ),
-        Probe("broker", broker_answers, start.format("NUBABEL_BROKER_URL")),
-        Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server"),
+        Probe(_BROKER, broker_answers, start.format("NUBABEL_BROKER_URL")),
+        Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server", needs=_BROKER),
         Probe("cache", cache_answers, start.format("NUBABEL_CACHE_URL")),
         Probe("Slack settings", slack_configured, "set what is missing, see .env.example"),
     ]
@@ -189,7 +204,7 @@ async def _eviction(broker: "redis.Redis") -> str:
         policy = (await broker.info("memory")).get("maxmemory_policy")
     except (RedisError, OSError) as error:
         raise UnavailableError("the broker cannot be reached") from error
-    if policy not in {None, _EVICTING_IS_FINE}:
+    if policy not in {None, _NO_EVICTION}:
         raise InvalidInputError(f"when memory runs out it drops keys ({policy}), and queues with them")
     return f"{policy or 'its policy is not shown'}: nothing is dropped when memory runs out"
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+_TWO_DIGITS_S = 10  # above it nobody needs hundredths
 _MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 86_400
@@ -10,7 +11,7 @@ _DAY_S = 86_400
 def duration(seconds: float) -> str:
     """`0.42 s`, `41 s`, `3 min 20 s`, `5 h 12 min`, `3 days`."""
     seconds = max(0.0, seconds)
-    if seconds < 10:  # noqa: PLR2004 - two digits are enough for anything
+    if seconds < _TWO_DIGITS_S:
         return f"{seconds:.2f} s"
     if seconds < 2 * _MINUTE_S:
         return f"{seconds:.0f} s"
@@ -25,7 +26,10 @@ def ago(at: datetime | None, now: datetime) -> str:
     if at is None:
         return "never"
     seconds = (now - at).total_seconds()
-    return "now" if abs(seconds) < 1 else f"{duration(seconds)} ago" if seconds > 0 else f"in {duration(-seconds)}"
+    if abs(seconds) < 1:
+        return "now"
+    words = duration(abs(seconds)) if abs(seconds) >= _TWO_DIGITS_S else f"{abs(seconds):.0f} s"
+    return f"{words} ago" if seconds > 0 else f"in {words}"
 
 
 def clock_time(at: datetime | None) -> str:

@@ -21,6 +21,7 @@ class Probe:
     name: str
     check: Callable[[], Awaitable[str]]
     advice: str  # what to do when it fails
+    needs: str | None = None  # name of the probe without whose success this one has nothing to look at
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Finding:
 
 
 class CheckHealth:
-    """dependencies: what can be asked without knowing any row; what is found in rows is looked at after them."""
+    """dependencies: what can be asked without knowing any row. What is found in rows (servers, workspaces) is looked at
+    after them, when the probes named needed_by_rows went well.
+    """
 
     def __init__(
         self,
         dependencies: Sequence[Probe],
+        needed_by_rows: frozenset[str],
         instances: InstanceStore,
         manage_instances: ManageInstances,
         workspaces: WorkspaceRegistry,
@@ -48,6 +52,7 @@ class CheckHealth:
         timeout_s: float = 8.0,
     ) -> None:
         self._dependencies = dependencies
+        self._needed_by_rows = needed_by_rows
         self._instances = instances
         self._manage_instances = manage_instances
         self._workspaces = workspaces
@@ -58,18 +63,22 @@ class CheckHealth:
 
     async def run(self) -> list[Finding]:
         """Each look within timeout_s seconds, those that don't depend on each other at once."""
-        findings = await self._look_at_all(self._dependencies)
+        first = [probe for probe in self._dependencies if probe.needs is None]
+        findings = await self._look_at_all(first)
+        findings += await self._look_at_all([probe for probe in self._dependencies if probe.needs], findings)
+        if not all(finding.ok for finding in findings if finding.name in self._needed_by_rows):
+            return findings
         for expand in (self._instance_probes, self._workspace_probes):
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    probes = await expand()
-            except (NubabelError, TimeoutError):
-                continue  # the database is away, which has its own line
-            findings += await self._look_at_all(probes)
+            findings += await self._look_at_all(await expand())
         return findings
 
-    async def _look_at_all(self, probes: Sequence[Probe]) -> list[Finding]:
-        return list(await asyncio.gather(*(self._look_at(probe) for probe in probes)))
+    async def _look_at_all(self, probes: Sequence[Probe], before: Sequence[Finding] = ()) -> list[Finding]:
+        failed = {finding.name for finding in before if not finding.ok}
+        return list(
+            await asyncio.gather(
+                *(_not_looked_at(probe) if probe.needs in failed else self._look_at(probe) for probe in probes)
+            )
+        )
 
     async def _look_at(self, probe: Probe) -> Finding:
         started = self._clock.monotonic()
@@ -123,6 +132,10 @@ class CheckHealth:
             check,
             f"install the app again, or give a new token: nubabel workspaces add {summary.organization_id}",
         )
+
+
+async def _not_looked_at(probe: Probe) -> Finding:
+    return Finding(probe.name, ok=False, detail=f"not looked at, because of: {probe.needs}")
 
 
 async def _no_instance() -> str:

@@ -37,11 +37,15 @@ class ManageWorkspaces:
 
     async def add(self, organization: Organization, token: SecretStr, *, actor: str) -> WorkspaceSummary:
         """Install the workspace that a bot token belongs to; Slack is asked which one that is."""
+        return await self.install(organization, await self.identify(token), actor=actor)
+
+    async def identify(self, token: SecretStr) -> Installation:
+        """What Slack says about a bot token. Raises CredentialsError when it is refused."""
         _check_shape(token)
         bot = await self._slack.auth_test(token)
         if not bot.team_id or not bot.bot_user_id:
             raise InvalidInputError("Slack did not say which workspace and bot this token belongs to: is it a bot's?")
-        installation = Installation(
+        return Installation(
             team_id=bot.team_id,
             enterprise_id=bot.enterprise_id,
             team_name=bot.team_name,
@@ -49,7 +53,6 @@ class ManageWorkspaces:
             bot_id=bot.bot_id or None,
             bot_token=token,
         )
-        return await self.install(organization, installation, actor=actor)
 
     async def install(self, organization: Organization, installation: Installation, *, actor: str) -> WorkspaceSummary:
         """Install, or install again with a new token. Raises InvalidInputError for another organization's workspace."""

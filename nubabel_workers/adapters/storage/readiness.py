@@ -5,10 +5,23 @@ Each check returns words for people, or raises NubabelError that says what is wr
 
 import asyncio
 
+import psycopg
+
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.models import TENANT_TABLES
+from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.adapters.storage.schema import head_revision
 from nubabel_workers.domain.errors import PermanentError, UnavailableError
+
+
+async def connect_as(url: str, *, timeout_s: int) -> str:
+    """Connect once, outside any pool, so that the server's own words about a refusal are seen. For operators: the
+    words name host and role (never the password).
+    """
+    try:
+        async with await psycopg.AsyncConnection.connect(url, connect_timeout=timeout_s, autocommit=True) as connection:
+            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+    except psycopg.OperationalError as error:
+        raise UnavailableError(" ".join(str(error).split())) from error
 
 
 class PostgresReadiness:

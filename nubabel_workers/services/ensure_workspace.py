@@ -1,0 +1,37 @@
+"""The one Slack workspace that may stand in the settings, instead of an installation by OAuth or by command."""
+
+import structlog
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
+from nubabel_workers.domain.ports import TenantStore
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+
+_ACTOR = "settings"
+
+log = structlog.get_logger(__name__)
+
+
+class EnsureWorkspace:
+    def __init__(self, tenants: TenantStore, workspaces: ManageWorkspaces) -> None:
+        self._tenants = tenants
+        self._workspaces = workspaces
+
+    async def ensure(self, organization_id: str, team_id: str, token: SecretStr) -> None:
+        """Install the workspace unless it is installed with this very token. For a process's start: repeating is free.
+
+        Raises NotFoundError for an unknown organization, InvalidInputError when the token is another workspace's.
+        """
+        organization = await self._tenants.organization(organization_id)
+        if organization is None:
+            raise NotFoundError(f"the settings' Slack organization {organization_id} does not exist")
+        known = await self._tenants.workspace_by_installation(None, team_id)
+        if known is not None and known.organization_id == organization.id and known.bot_token == token:
+            return
+        installation = await self._workspaces.identify(token)
+        if installation.team_id != team_id:
+            raise InvalidInputError(
+                f"the settings' Slack token belongs to {installation.team_id}, not to the settings' team {team_id}"
+            )
+        installed = await self._workspaces.install(organization, installation, actor=_ACTOR)
+        log.info("workspace.installed", organization_id=organization.id, workspace_id=installed.id)
