@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.models import OPEN_SQL
+from nubabel_workers.adapters.storage.row_sets import OPEN_SQL
 from nubabel_workers.domain.executions import (
     Attachment,
     Execution,

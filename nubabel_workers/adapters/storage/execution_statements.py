@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.claims import CHOSEN
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
-from nubabel_workers.adapters.storage.models import OCCUPYING_SQL
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 
 _ACCEPT = """
 WITH cause AS ({cause}),

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from nubabel_workers.adapters.storage.audit import audit_params, audited
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
-from nubabel_workers.adapters.storage.models import OCCUPYING_SQL
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.ids import InstanceId, OrganizationId
 from nubabel_workers.domain.tenants import Instance

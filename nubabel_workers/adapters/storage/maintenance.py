@@ -6,7 +6,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.models import OCCUPYING_SQL, OPEN_SQL
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import NotificationKind
 from nubabel_workers.domain.ports import Chance

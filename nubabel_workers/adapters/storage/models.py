@@ -1,7 +1,7 @@
 """The tables (PostgreSQL). The schema's single source: migrations are checked against it.
 
-Two roles use them: nubabel_tenant sees the rows of the organization its transaction is scoped to (row-level security,
-`TENANT_TABLES`), nubabel_system serves ingress, claims and the scheduler. Times are UTC and set by the database.
+Two roles use them: nubabel_tenant sees the rows of the organization its transaction is scoped to (row-level security
+on `row_sets.TENANT_TABLES`), nubabel_system serves ingress, claims and the scheduler. Times are UTC, of the database.
 """
 
 from datetime import date, datetime
@@ -26,14 +26,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL
+
 Json = dict[str, Any]
 
 _NOW = text("now()")
 _EMPTY_OBJECT = text("'{}'::jsonb")
 _EMPTY_LIST = text("'[]'::jsonb")
-
-OCCUPYING_SQL = "status IN ('dispatching', 'running', 'waiting_input', 'waiting_budget')"
-OPEN_SQL = "status IN ('queued', 'dispatching', 'running', 'waiting_input', 'waiting_budget')"
 
 
 class Base(DeclarativeBase):
@@ -368,21 +367,3 @@ class AuditLogRow(Base):
     action: Mapped[str]
     subject: Mapped[str] = mapped_column(server_default=text("''"))
     detail: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
-
-
-# Tables whose rows belong to one organization: row-level security for nubabel_tenant on each.
-TENANT_TABLES = (
-    "organizations",
-    "workspaces",
-    "service_tokens",
-    "submit_keys",
-    "sessions",
-    "executions",
-    "attempts",
-    "execution_events",
-    "notifications",
-    "inbound_events",
-    "dead_letters",
-    "usage",
-    "audit_log",
-)

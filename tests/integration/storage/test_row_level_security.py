@@ -4,8 +4,9 @@ import psycopg
 import pytest
 
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
-from nubabel_workers.adapters.storage.models import TENANT_TABLES, Base
+from nubabel_workers.adapters.storage.models import Base
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
+from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.domain.errors import PermanentError
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
