@@ -1,14 +1,24 @@
 # The service. Every process of the Procfile runs from this image; docker-compose.yml gives each its command.
 
 FROM python:3.11-slim-bookworm AS packages
-COPY requirements-service.lock /
+COPY requirements-service.lock pyproject.toml /
 RUN python -m venv /venv \
  && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
       -r /requirements-service.lock \
- && printf '%s\n' '#!/venv/bin/python' 'from nubabel_workers.cli.main import app' 'app()' > /venv/bin/nubabel \
- && chmod 755 /venv/bin/nubabel \
- && /venv/bin/python -m compileall -q /venv/lib \
- && /venv/bin/pip uninstall --yes --quiet pip setuptools
+ && /venv/bin/pip uninstall --yes --quiet pip setuptools \
+ && /venv/bin/python -m compileall -q /venv/lib
+# The package itself is copied, not installed; its command and its version are what pip would write.
+RUN /venv/bin/python <<'EOF'
+import pathlib, sysconfig, tomllib
+
+project = tomllib.loads(pathlib.Path("/pyproject.toml").read_text())["project"]
+record = pathlib.Path(sysconfig.get_path("purelib"), f"nubabel_workers-{project['version']}.dist-info")
+record.mkdir()
+(record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+command = pathlib.Path("/venv/bin/nubabel")
+command.write_text("#!/venv/bin/python\nfrom nubabel_workers.cli.main import app\n\napp()\n")
+command.chmod(0o755)
+EOF
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /app nubabel

@@ -7,17 +7,17 @@ from typing import Any
 
 import yaml
 
-from nubabel_workers.domain.analysis import Rules, parse_rules
+from nubabel_workers.domain.analysis import SISYPHUS, Rules, parse_rules
 from nubabel_workers.domain.errors import InvalidInputError
 
 
-def load_rules(operators_file: Path | None = None) -> Rules:
-    """Rules ready for use (tens of milliseconds; do it once). Raises InvalidInputError naming the place that does not fit."""
+def load_rules(operators_file: Path | None = None, *, main_agent: str = SISYPHUS) -> Rules:
+    """Rules ready for use; takes tens of milliseconds. Raises InvalidInputError naming the place that does not fit."""
     packaged = resources.files("nubabel_workers.domain").joinpath("analysis_rules.yaml").read_text("utf-8")
     layers = [_parse(packaged, "analysis_rules.yaml")]
     if operators_file is not None:
         layers.append(_read(operators_file))
-    return parse_rules(*layers)
+    return parse_rules(*layers, main_agent=main_agent)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -18,7 +18,8 @@ from nubabel_workers.domain.keywords import KeywordIndex, split_words
 _LOOKED_AT_HEAD = 3000
 _LOOKED_AT_TAIL = 1000
 
-_SISYPHUS = "Sisyphus - "  # oh-my-opencode's main agent; what follows the dash changes between its releases
+# oh-my-opencode's agent that delegates; what follows the dash changes between its releases.
+SISYPHUS = "Sisyphus - "
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # stands inside quotes in the system text
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[^\s\"'`]{1,200}")
 
@@ -45,6 +46,7 @@ class Rules:
     categories: Mapping[str, str]
     skills: Mapping[str, str]
     awards: Mapping[str, Sequence[Award]]
+    main_agent: str  # the default agent, which delegates by category, is the one whose name begins like this
     index: KeywordIndex = field(repr=False, compare=False)
 
 
@@ -77,9 +79,9 @@ def analyse(text: str, overrides: Overrides, rules: Rules, available_agents: Seq
     Raises InvalidInputError when the caller named something that does not exist.
     """
     check_overrides(overrides, rules)
-    agent, agent_reason = _choose_agent(overrides.agent, available_agents)
+    agent, agent_reason = _choose_agent(overrides.agent, available_agents, rules.main_agent)
     model_reasons = (f"model {overrides.model}: the caller's choice",) if overrides.model else ()
-    if not _delegates(agent, overrides, available_agents):
+    if not _delegates(agent, overrides, available_agents, rules.main_agent):
         reasons = (agent_reason, *model_reasons, "no delegation: this agent works on the request itself")
         return Analysis(None, (), agent, overrides.model, "", reasons)
     score = _score(text, rules)
@@ -114,20 +116,20 @@ def check_overrides(overrides: Overrides, rules: Rules) -> None:
         )
 
 
-def _delegates(agent: str | None, overrides: Overrides, available_agents: Sequence[str]) -> bool:
-    """Whether the request is to be handed on by category: Sisyphus can, and a caller may ask another agent to."""
+def _delegates(agent: str | None, overrides: Overrides, available_agents: Sequence[str], main_agent: str) -> bool:
+    """Whether the request is to be handed on by category: the main agent can, a caller may ask another one to."""
     if overrides.category is not None or overrides.skills:
         return True
     if overrides.agent is not None:
-        return (agent or "").startswith(_SISYPHUS)
+        return (agent or "").startswith(main_agent)
     return agent is not None or not available_agents
 
 
-def _choose_agent(wanted: str | None, available: Sequence[str]) -> tuple[str | None, str]:
+def _choose_agent(wanted: str | None, available: Sequence[str], main_agent: str) -> tuple[str | None, str]:
     """The exact display name: OpenCode accepts a prompt with any other one, and then never answers."""
     if wanted is None:
-        sisyphus = next((name for name in available if name.startswith(_SISYPHUS)), None)
-        return sisyphus, f"agent {sisyphus or 'of the server'}: the default"
+        default = next((name for name in available if name.startswith(main_agent)), None)
+        return default, f"agent {default or 'of the server'}: the default"
     if not available:
         return wanted, f"agent {wanted}: the caller's choice, the server's agents are not known"
     exact = [name for name in available if name == wanted]
@@ -202,7 +204,7 @@ _FIELDS = frozenset({"default_category", "minimum_points", "max_skills", "catego
 _ENTRY_FIELDS = frozenset({"meaning", "keywords", "by_caller_only"})
 
 
-def parse_rules(*layers: Mapping[str, Any]) -> Rules:
+def parse_rules(*layers: Mapping[str, Any], main_agent: str = SISYPHUS) -> Rules:
     """Check and compile rules. Each layer has the form of `analysis_rules.yaml` and adds to those before it.
 
     Raises InvalidInputError that names the place in the rules.
@@ -231,6 +233,7 @@ def parse_rules(*layers: Mapping[str, Any]) -> Rules:
         categories=names[_CATEGORY],
         skills=names[_SKILL],
         awards=awards,
+        main_agent=main_agent,
         index=KeywordIndex(awards),
     )
 

@@ -302,6 +302,12 @@ def test_agent_is_the_exact_display_name(wanted: str | None, chosen: str) -> Non
     assert analysed("apple", small_rules(), agent=wanted).agent == chosen
 
 
+def test_another_main_agent_can_be_named() -> None:
+    rules = parse_rules({"default_category": "a", "categories": {"a": {}}}, main_agent="Atlas")
+
+    assert analyse("hello", Overrides(), rules, ["Sisyphus - x", "Atlas - y"]).agent == "Atlas - y"
+
+
 def test_server_without_sisyphus_keeps_its_default_agent_and_is_not_asked_to_delegate() -> None:
     analysis = analyse("apple", Overrides(), small_rules(), ["build", "plan"])
 
