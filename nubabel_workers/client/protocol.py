@@ -118,11 +118,16 @@ def _wait_before_retry(
     """Seconds, or None when trying again is pointless. The gateway's own Retry-After is never shortened."""
     if attempt >= limits.attempts or (isinstance(error, ApiError) and error.status not in _TRY_AGAIN):
         return None
-    wait_s = min(limits.max_wait_s, limits.first_wait_s * 2.0 ** (attempt - 1)) * (0.5 + jitter / 2)
+    wait_s = _backoff_s(attempt, limits, jitter)
     asked_s = error.retry_after_s if isinstance(error, ApiError) else None
     if asked_s is not None and asked_s > limits.max_wait_s:
         return None
     return max(wait_s, asked_s or 0.0)
+
+
+def _backoff_s(attempt: int, limits: RetryLimits, jitter: float) -> float:
+    doublings = min(attempt - 1, 30)
+    return min(limits.max_wait_s, limits.first_wait_s * 2.0**doublings) * (0.5 + jitter / 2)
 
 
 def _error_of(answer: Answer | None) -> ApiError | ConnectionFailedError:
@@ -176,7 +181,9 @@ class EventFeed:
         self._limits = replace(limits, attempts=_STREAM_PATIENCE * limits.attempts)
         self._jitter = jitter
         self._decoder = EventDecoder()
-        self._failures = 0
+        self._refusals = 0  # connections in a row that gave no stream
+        self._breaks = 0  # streams in a row that broke without having told anything new
+        self._is_connected = False
         self.ended = False
 
     def request(self) -> Request:
@@ -188,25 +195,33 @@ class EventFeed:
     def connected(self, status: int) -> None:
         """Whether there is anything to come. Statuses of errors belong to failed()."""
         self._decoder = EventDecoder()
+        self._refusals = 0
+        self._is_connected = True
         self.ended = status == _NO_CONTENT
 
     def received(self, chunk: bytes) -> list[ProgressEvent]:
         """The events that the chunk completes; after `done` there are none."""
         if self.ended:
             return []
-        self._failures = 0
+        before = self._last_id
         events = [self._event(found) for found in self._decoder.feed(chunk)]
+        if self._last_id != before:
+            self._breaks = 0
         self.ended = any(event.execution is not None for event in events)
         return events
 
     def failed(self, answer: Answer) -> float:
-        """The connection broke or was refused: seconds to wait before the next one. Raises when it is pointless.
+        """The connection broke or was refused: seconds to wait before the next one.
 
-        Only failures in a row count.
+        Raises when that is pointless. A stream that broke is always resumed, less and less eagerly.
         """
+        was_connected, self._is_connected = self._is_connected, False
+        if was_connected:
+            self._breaks += 1
+            return _backoff_s(self._breaks, self._limits, self._jitter())
         error = _error_of(answer)
-        self._failures += 1
-        wait_s = _wait_before_retry(error, self._failures, self._limits, self._jitter())
+        self._refusals += 1
+        wait_s = _wait_before_retry(error, self._refusals, self._limits, self._jitter())
         if wait_s is None:
             raise error
         return wait_s

@@ -19,6 +19,7 @@ SUBMIT_TASK = "orchestration.submit"
 SUBMIT_QUEUE = "orchestration"
 SIGNATURE_WINDOW_S = 300
 MAX_METADATA_BYTES = 16_384
+MAX_NUMBER = 2**53 - 1  # RFC 7493, section 2.2
 _MAX_DEPTH = 16
 _SIGNED_BUT_NOT_ASKED = frozenset({"idempotency_key", "traceparent"})
 
@@ -196,6 +197,9 @@ def refuse_unstorable(value: Any, *, depth: int = 0) -> None:
         raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
     if isinstance(value, str):
         _refuse_text(value)
+    elif isinstance(value, float) and abs(value) > MAX_NUMBER:
+        # PostgreSQL's jsonb gives it back as an integer of many digits, which few JSON readers take.
+        raise ValueError("numbers beyond 2^53 are not interoperable JSON")
     elif isinstance(value, Mapping):
         for name, item in value.items():
             _refuse_text(name)

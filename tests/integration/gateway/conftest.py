@@ -19,6 +19,7 @@ from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.client import AsyncNubabelClient
 from nubabel_workers.domain.tenants import TokenRole
+from nubabel_workers.embedded.stack_environment import base_environment
 from nubabel_workers.gateway.app import create_app
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from nubabel_workers.gateway.wiring import gateway_parts
@@ -54,6 +55,20 @@ def settings(database_factory: Callable[..., str], gateway_template: str, clean_
 async def opencode() -> AsyncIterator[RunningSimulator]:
     async with simulator(SimulatorConfig()) as running:
         yield running
+
+
+def environment_of(settings: Settings, *, http_port: int) -> dict[str, str]:
+    """For a process of ours beside this one."""
+    return {
+        **base_environment(),
+        "NUBABEL_ENVIRONMENT": "development",
+        "NUBABEL_DATABASE_URL": settings.database_url.get_secret_value(),
+        "NUBABEL_BROKER_URL": settings.broker_url.get_secret_value(),
+        "NUBABEL_CACHE_URL": settings.cache_url.get_secret_value(),
+        "NUBABEL_ENCRYPTION_KEYS": settings.encryption_keys[0].get_secret_value(),
+        "NUBABEL_HTTP_PORT": str(http_port),
+        "NUBABEL_LOG_FORMAT": "json",
+    }
 
 
 class Gateway:

@@ -13,24 +13,11 @@ import pytest
 from config.settings import Settings
 from nubabel_workers.client import ConnectionFailedError, NubabelClient, ProgressEvent, RetryLimits
 from nubabel_workers.embedded.processes import ChildProcess
-from nubabel_workers.embedded.stack_environment import base_environment, free_port
-from tests.integration.gateway.conftest import Gateway
+from nubabel_workers.embedded.stack_environment import free_port
+from tests.integration.gateway.conftest import Gateway, environment_of
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
-
-
-def environment_of(settings: Settings, port: int) -> dict[str, str]:
-    return {
-        **base_environment(),
-        "NUBABEL_ENVIRONMENT": "development",
-        "NUBABEL_DATABASE_URL": settings.database_url.get_secret_value(),
-        "NUBABEL_BROKER_URL": settings.broker_url.get_secret_value(),
-        "NUBABEL_CACHE_URL": settings.cache_url.get_secret_value(),
-        "NUBABEL_ENCRYPTION_KEYS": settings.encryption_keys[0].get_secret_value(),
-        "NUBABEL_HTTP_PORT": str(port),
-        "NUBABEL_LOG_FORMAT": "json",
-    }
 
 
 def answers(url: str) -> bool:
@@ -51,7 +38,7 @@ async def test_it_serves_and_ends_open_streams_when_it_is_stopped(
         [sys.executable, "-m", "nubabel_workers.gateway"],
         cwd=Path.cwd(),
         log_path=log,
-        env=environment_of(settings, port),
+        env=environment_of(settings, http_port=port),
     )
     seen: list[ProgressEvent] = []
     try:
