@@ -6,7 +6,8 @@ import psycopg
 import pytest
 
 from nubabel_workers.adapters.storage import schema
-from nubabel_workers.adapters.storage.models import TENANT_TABLES, Base
+from nubabel_workers.adapters.storage.models import Base
+from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 
 pytestmark = pytest.mark.integration
 
