@@ -35,6 +35,7 @@ _WITH_JSON = re.compile(r"\[\[(tool|loop)=([\w.\-]+)\s+(?=\{)|\[\[(tools)\s+(?=\
 _WORDS_BEFORE_TROUBLE = 3
 _ECHO_LENGTH = 200
 _PROMPT_TOKENS = 11
+_MAX_WORDS = 100_000
 TOOL_STEP_TOKENS = 5
 _EVERY_TIME = 1_000_000_000
 _QUESTION = {
@@ -139,9 +140,9 @@ def _parsed(text: str) -> Script:
     return Script(
         delay_s=_number(options.get("delay")),
         text=options.get("text"),
-        tokens=_whole(options.get("tokens")),
+        tokens=_limited(options.get("tokens")),
         gap_s=_number(options.get("gap")),
-        reasoning=_whole(options.get("reasoning")) or 0,
+        reasoning=_limited(options.get("reasoning")) or 0,
         usage=_usage(options.get("usage")),
         no_usage="nousage" in options,
         finish=options.get("finish") or "stop",
@@ -173,7 +174,7 @@ def _tool_directives(text: str) -> tuple[list[tuple[int, tuple[ToolCall, ...]]],
         except ValueError:
             continue
         if match.group(3):
-            steps.append((match.start(), tuple(ToolCall(name, args) for name, args in arguments.items())))
+            steps.append((match.start(), tuple(_call(*item) for item in arguments.items())))
         elif match.group(1) == "tool":
             steps.append((match.start(), (ToolCall(match.group(2), arguments),)))
         else:
@@ -182,6 +183,10 @@ def _tool_directives(text: str) -> tuple[list[tuple[int, tuple[ToolCall, ...]]],
         at = end
     rest.append(text[at:])
     return steps, loop, "".join(rest)
+
+
+def _call(name: str, arguments: object) -> ToolCall:
+    return ToolCall(name, arguments if isinstance(arguments, dict) else {})
 
 
 def _number(text: str | None) -> float | None:
@@ -194,6 +199,11 @@ def _number(text: str | None) -> float | None:
 
 def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
+
+
+def _limited(text: str | None) -> int | None:
+    count = _whole(text)
+    return min(count, _MAX_WORDS) if count is not None else None
 
 
 def _usage(text: str | None) -> tuple[int, int, int] | None:

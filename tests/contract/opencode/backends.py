@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from nubabel_workers.adapters.opencode import OpenCodeClient, PromptPart, Session, prompt_ids
 from nubabel_workers.adapters.opencode.models import PermissionRule
 from nubabel_workers.domain.verdict import IDLE, RunMessage, Verdict, VerdictKind, decide
+from nubabel_workers.simulators.opencode import RunningSimulator
 
 MODEL = "stub/echo"
 AGENT = "build"
@@ -28,10 +29,26 @@ class Backend:
 
     url: str
     username: str
-    password: SecretStr
+    password: SecretStr | None
     directory: Path
     model_calls: Callable[[], int]
     crash: Callable[[], Awaitable[None]]
+
+
+def simulated(running: RunningSimulator) -> Backend:
+    config = running.simulator.config
+
+    async def crash() -> None:
+        running.simulator.crash()
+
+    return Backend(
+        url=running.url,
+        username=config.username,
+        password=config.password,
+        directory=Path(config.directory),
+        model_calls=lambda: running.simulator.engine.model_calls,
+        crash=crash,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,28 +15,16 @@ from nubabel_workers.adapters.opencode import new_http_client
 from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, real_opencode
 from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
 from nubabel_workers.simulators.stub_llm import stub_llm
-from tests.contract.opencode.backends import Backend, Conversation, new_conversation
+from tests.contract.opencode.backends import Backend, Conversation, new_conversation, simulated
 
 _PASSWORD = SecretStr("simulated")
 
 
 @asynccontextmanager
 async def _simulated(directory: Path) -> AsyncIterator[Backend]:
-    work = directory / "work"
-    config = SimulatorConfig(password=_PASSWORD, directory=str(work), plugin="none")
+    config = SimulatorConfig(password=_PASSWORD, directory=str(directory / "work"), plugin="none")
     async with simulator(config) as running:
-
-        async def crash() -> None:
-            running.simulator.crash()
-
-        yield Backend(
-            url=running.url,
-            username=config.username,
-            password=_PASSWORD,
-            directory=work,
-            model_calls=lambda: running.simulator.engine.model_calls,
-            crash=crash,
-        )
+        yield simulated(running)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Bytes in, events out."""
 
+import itertools
 import json
 from typing import Any
 
@@ -230,6 +231,6 @@ def test_chunks_may_be_cut_anywhere(cuts: list[int]) -> None:
     decoder = EventDecoder(watched=watched)
     edges = [0, *sorted(cuts), len(STREAM)]
 
-    events = [e for start, end in zip(edges, edges[1:], strict=False) for e in decoder.feed(STREAM[start:end])]
+    events = [e for start, end in itertools.pairwise(edges) for e in decoder.feed(STREAM[start:end])]
 
     assert events == decoded(STREAM, watched=watched)
