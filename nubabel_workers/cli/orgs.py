@@ -157,9 +157,8 @@ def _print(view: OrganizationView) -> None:
     )
     heading("Slack workspaces")
     for workspace in view.workspaces:
-        say(
-            f"{workspace.id}  {plain(workspace.team_name)} ({workspace.team_id})  {'active' if workspace.active else 'ended'}"
-        )
+        state = "active" if workspace.active else "ended"
+        say(f"{workspace.id}  {plain(workspace.team_name)} ({workspace.team_id})  {state}")
     if not view.workspaces:
         say("none")
     heading("Credentials")

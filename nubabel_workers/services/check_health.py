@@ -66,6 +66,8 @@ class CheckHealth:
         first = [probe for probe in self._dependencies if probe.needs is None]
         findings = await self._look_at_all(first)
         findings += await self._look_at_all([probe for probe in self._dependencies if probe.needs], findings)
+        order = [probe.name for probe in self._dependencies]
+        findings.sort(key=lambda finding: order.index(finding.name))
         if not all(finding.ok for finding in findings if finding.name in self._needed_by_rows):
             return findings
         for expand in (self._instance_probes, self._workspace_probes):

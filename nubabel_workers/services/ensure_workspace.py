@@ -5,6 +5,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ports import TenantStore
+from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 _ACTOR = "settings"
@@ -25,13 +26,20 @@ class EnsureWorkspace:
         organization = await self._tenants.organization(organization_id)
         if organization is None:
             raise NotFoundError(f"the settings' Slack organization {organization_id} does not exist")
-        known = await self._tenants.workspace_by_installation(None, team_id)
-        if known is not None and known.organization_id == organization.id and known.bot_token == token:
+        if await self._is_installed(organization, None, team_id, token):
             return
         installation = await self._workspaces.identify(token)
         if installation.team_id != team_id:
             raise InvalidInputError(
                 f"the settings' Slack token belongs to {installation.team_id}, not to the settings' team {team_id}"
             )
+        if await self._is_installed(organization, installation.enterprise_id, team_id, token):
+            return
         installed = await self._workspaces.install(organization, installation, actor=_ACTOR)
         log.info("workspace.installed", organization_id=organization.id, workspace_id=installed.id)
+
+    async def _is_installed(
+        self, organization: Organization, enterprise_id: str | None, team_id: str, token: SecretStr
+    ) -> bool:
+        known = await self._tenants.workspace_by_installation(enterprise_id, team_id)
+        return known is not None and known.organization_id == organization.id and known.bot_token == token

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
@@ -11,8 +12,11 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId
 from nubabel_workers.domain.tenants import Instance
+
+log = structlog.get_logger(__name__)
 
 _COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
               i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at"""
@@ -131,13 +135,19 @@ class PostgresInstances:
         return changed is not None
 
     def _instance_of(self, row: dict[str, Any]) -> Instance:
-        organization_id = row["organization_id"]
+        """One whose password cannot be read is unfit; the others must not suffer for it."""
+        organization_id, password = row["organization_id"], None
+        try:
+            password = self._open(row["id"], row["password"])
+        except CredentialsError as error:
+            log.error("instance.password_unreadable", instance_id=row["id"], error=str(error))  # noqa: TRY400 - known
+            row = {**row, "healthy": False, "health_detail": str(error)}
         return Instance(
             **{
                 **row,
                 "id": InstanceId(row["id"]),
                 "organization_id": OrganizationId(organization_id) if organization_id else None,
-                "password": self._open(row["id"], row["password"]),
+                "password": password,
                 "agents": tuple(row["agents"]),
             }
         )

@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.encryption import TokenCipher
+from nubabel_workers.adapters.storage.encryption import TokenCipher, generate_key
 from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.executions import OCCUPYING, Status
@@ -125,3 +125,16 @@ async def test_a_url_in_use_is_not_taken_over(instances: PostgresInstances) -> N
     found = await instances.by_url("http://opencode-1:4096")
     assert found is not None
     assert found.password == SecretStr("secret")
+
+
+async def test_a_server_whose_password_is_unreadable_is_unfit_and_spares_the_others(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await PostgresInstances(database, TokenCipher([generate_key()])).add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+
+    found = {one.id: one for one in await instances.loads()}
+
+    assert (found[InstanceId("ins_1")].healthy, found[InstanceId("ins_1")].password) == (False, None)
+    assert "cannot be decrypted" in found[InstanceId("ins_1")].health_detail
+    assert found[InstanceId("ins_2")].healthy
