@@ -29,7 +29,9 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app.state.metrics = own
     app.state.gauges = gauges
     app.state.readiness = Readiness(parts.readiness_checks, parts.clock)
-    app.state.streams = events.StreamCounter(own, per_organization=parts.limits.streams_per_organization)
+    app.state.streams = events.StreamCounter(
+        own, per_organization=parts.limits.streams_per_organization, at_once=parts.limits.streams_at_once
+    )
     app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=own, chance=parts.chance)  # added last: the outermost
     return app

@@ -39,6 +39,7 @@ class GatewayLimits:
     stream_max_s: float = 3600.0
     stream_send_timeout_s: float = 20.0  # a reader that takes nothing for so long is cut off
     streams_per_organization: int = 200  # at once, per gateway process
+    streams_at_once: int = 1000  # of all organizations; each holds one connection to the cache
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class GatewayParts:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # where the process counts
 
 
-def parts_of(request: Request) -> GatewayParts:
+async def parts_of(request: Request) -> GatewayParts:  # async: FastAPI runs plain functions in a thread
     parts = request.app.state.parts
     assert isinstance(parts, GatewayParts)  # noqa: S101 - put there by create_app
     return parts

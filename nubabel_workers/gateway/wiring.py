@@ -5,11 +5,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import redis.asyncio as redis
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
 from config.queues import QueueName
+from config.settings import Settings
 from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
+from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
 from nubabel_workers.adapters.slack.messenger import slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
@@ -32,14 +35,14 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
     """What only the gateway needs is opened here and closed again."""
     settings = services.settings
     async with AsyncExitStack() as stack:
-        broker = connection.connect(
-            settings.broker_url.get_secret_value(),
-            timeout_s=settings.cache_timeout_s,
-            max_connections=_BROKER_CONNECTIONS,
-            ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
+        limits = GatewayLimits(
+            max_body_bytes=settings.max_request_bytes, stream_heartbeat_s=settings.stream_heartbeat_s
         )
-        stack.push_async_callback(broker.aclose)
+        broker = _redis(stack, settings, settings.broker_url, settings.cache_timeout_s, _BROKER_CONNECTIONS)
         queues = BrokerQueues(broker, list(QueueName))
+        # Reading a stream rests in the cache between two looks at the row.
+        rest_s = limits.stream_row_check_s + settings.cache_timeout_s
+        streams = _redis(stack, settings, settings.cache_url, rest_s, limits.streams_at_once)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=services.metrics.registry)
         yield GatewayParts(
@@ -47,18 +50,29 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             read=services.read_execution,
             cancel=services.cancel_execution,
             tenants=services.tenants,
-            progress=services.progress,
+            progress=RedisProgress(services.cache, streams),
             maintenance=services.maintenance,
             queues=queues,
             clock=services.clock,
             chance=services.chance,
             readiness_checks=_checks(services, queues),
             slack=SlackParts(events=_slack_events(services), install=await _installation(services, stack)),
-            limits=GatewayLimits(
-                max_body_bytes=settings.max_request_bytes, stream_heartbeat_s=settings.stream_heartbeat_s
-            ),
+            limits=limits,
             registry=services.metrics.registry,
         )
+
+
+def _redis(
+    stack: AsyncExitStack, settings: Settings, url: SecretStr, timeout_s: float, connections: int
+) -> "redis.Redis":
+    client = connection.connect(
+        url.get_secret_value(),
+        timeout_s=timeout_s,
+        max_connections=connections,
+        ca_file=str(settings.redis_ca_file) if settings.redis_ca_file else None,
+    )
+    stack.push_async_callback(client.aclose)
+    return client
 
 
 def _checks(services: Services, queues: BrokerQueues) -> Mapping[str, Check]:

@@ -31,6 +31,7 @@ from nubabel_workers.gateway.routes.executions import ExecutionId
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
 _LINE_END = "\n"
+_LATER = {"retry-after": "5"}
 _EXAMPLE = """\
 event: state
 data: {"status":"running"}
@@ -58,13 +59,28 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 class StreamCounter:
     """How many streams each organization has open in this process."""
 
-    def __init__(self, metrics: GatewayMetrics, *, per_organization: int) -> None:
+    def __init__(self, metrics: GatewayMetrics, *, per_organization: int, at_once: int) -> None:
         self._metrics = metrics
-        self._limit = per_organization
+        self._per_organization = per_organization
+        self._at_once = at_once
         self._open: Counter[str] = Counter()
 
-    def is_full(self, organization_id: str) -> bool:
-        return self._open[organization_id] >= self._limit
+    def check_room(self, organization_id: str) -> None:
+        """Raises ProblemError when one more would be too many."""
+        if self._open[organization_id] >= self._per_organization:
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too_many_streams",
+                "your organization follows too many executions at once; close some",
+                headers=_LATER,
+            )
+        if self._open.total() >= self._at_once:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "streams_exhausted",
+                "too many streams are open; try again",
+                headers=_LATER,
+            )
 
     def opened(self, organization_id: str) -> None:
         self._open[organization_id] += 1
@@ -127,13 +143,7 @@ async def follow_execution(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad_last_event_id", "Last-Event-ID must be an id that a stream gave you"
         )
     counter: StreamCounter = request.app.state.streams
-    if counter.is_full(organization_id):
-        raise ProblemError(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "too_many_streams",
-            "your organization follows too many executions at once; close some",
-            headers={"retry-after": "5"},
-        )
+    counter.check_room(organization_id)
     limits = parts.limits
     events = ExecutionEvents(
         execution,

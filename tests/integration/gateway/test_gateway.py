@@ -20,6 +20,7 @@ from nubabel_workers.client import (
 )
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from tests.integration.gateway.conftest import Gateway, served, until
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -104,6 +105,28 @@ async def test_a_wiped_cache_does_not_hide_the_end(gateway: Gateway, settings: S
             cache.flushdb()
 
         assert (await waiting).status is Status.COMPLETED
+
+
+async def test_many_streams_are_served_at_once(gateway: Gateway) -> None:
+    """More than the cache pool of the process has connections."""
+    async with await gateway.client_of("org_one") as client:
+        submitted = [await client.submit(f"Hello {number}") for number in range(40)]
+        seen: list[ProgressEvent] = []
+
+        async def follow(execution_id: str) -> None:
+            async for event in client.events(execution_id):
+                seen.append(event)
+                if event.type == "tool":
+                    return
+
+        following = [asyncio.create_task(follow(one.id)) for one in submitted]
+        await eventually(lambda: len(seen) == len(submitted))
+        for one in submitted:
+            await gateway.services.progress.append("org_one", one.id, {"type": "tool", "tool": "bash"})
+        async with asyncio.timeout(3):
+            await asyncio.gather(*following)
+
+    assert [event.type for event in seen].count("tool") == len(submitted)
 
 
 async def test_text_that_a_database_cannot_hold_is_refused(gateway: Gateway) -> None:

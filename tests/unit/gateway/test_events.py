@@ -191,3 +191,12 @@ async def test_an_organization_opens_only_so_many_streams() -> None:
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
     assert refused.headers["retry-after"]
     assert (ended.status_code, again.status_code) == (200, 200)
+
+
+async def test_a_gateway_opens_only_so_many_streams() -> None:
+    door = FrontDoor(limits=GatewayLimits(streams_at_once=0, stream_row_check_s=0.05))
+    execution = await submitted(door)
+    async with client_of(door, token=door.token()) as http:
+        refused = await http.get(f"/v1/executions/{execution.id}/events")
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "streams_exhausted")
