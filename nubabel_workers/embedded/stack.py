@@ -7,7 +7,7 @@ Slack is the local one; OpenCode is a simulator, or the real server from npm wit
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -33,7 +33,7 @@ from nubabel_workers.embedded.stack_environment import (
     settings_environment,
 )
 from nubabel_workers.embedded.stack_logs import OnLine, StackLogs
-from nubabel_workers.embedded.stack_opencode import OpenCodeKind, StackOpenCode
+from nubabel_workers.embedded.stack_opencode import OpenCodeAccess, OpenCodeKind, StackOpenCode
 from nubabel_workers.embedded.stack_tenants import Tenant, create_tenant, register_server
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from nubabel_workers.services.manage_instances import NewInstance
@@ -63,11 +63,13 @@ class StackOptions:
     """organizations: name -> how many Slack workspaces it has.
 
     copies: Procfile name -> how many of that process; 0 leaves it out. settings: lower-case setting -> value.
+    servers_elsewhere: OpenCode servers that somebody else started and stops; registered beside ours.
     durable: PostgreSQL syncs to disk, as in production.
     """
 
     opencode: OpenCodeKind = "simulator"
     opencode_servers: int = 1
+    servers_elsewhere: Sequence[OpenCodeAccess] = ()
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
     capacity_runs: int = 50
     submits_per_second: int = 20
@@ -225,7 +227,7 @@ class Stack:
         schema.upgrade(self.postgres.ensure_database(_DATABASE))
 
     async def _seed(self, services: Services) -> None:
-        for server in self.opencode.servers:
+        for server in (*self.opencode.servers, *self.options.servers_elsewhere):
             new = NewInstance(
                 server.url,
                 server.username,

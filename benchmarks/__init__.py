@@ -1,0 +1,1 @@
+"""Measures speed and size of the whole system on loopback: `python -m benchmarks`, or `make bench`."""

@@ -1,0 +1,237 @@
+"""The system under measurement: a Stack whose Slack and OpenCode run in processes of their own."""
+
+import asyncio
+import itertools
+import os
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis.asyncio as redis
+from pydantic import SecretStr
+
+from benchmarks import usage
+from benchmarks.processes.commands import Remote, started
+from nubabel_workers.embedded.stack import Stack, StackOptions
+from nubabel_workers.embedded.stack_environment import HOST, free_port
+
+ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
+TEAMS = [
+    f"T{number:03d}{copy:03d}" for number, count in enumerate(ORGANIZATIONS.values(), 1) for copy in range(1, count + 1)
+]
+_UNLIMITED = 1_000_000
+
+# An answer of 200 words in about 240 frames, at the pace of a fast model.
+TOKENS = 200
+DELAY_S = 0.5
+GAP_S = 0.01
+TYPICAL = ""
+AT_ONCE = "[[delay=0]] [[gap=0]]"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: as simulated servers without limits."""
+
+    capacity_runs: int = _UNLIMITED
+    submits_per_second: int = _UNLIMITED
+    posts_per_channel_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class OpenCodeElsewhere:
+    """A simulator in a process of its own."""
+
+    url: str
+    password: SecretStr = field(repr=False)
+    username: str = "opencode"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Monotonic seconds. opencode_s: how long OpenCode itself worked on it."""
+
+    number: int
+    said: float
+    accepted: float
+    replied: float
+    opencode_s: float
+
+    @property
+    def added_s(self) -> float:
+        return self.replied - self.accepted - self.opencode_s
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one load. doubled: messages with more than one answer. notes: what else Slack saw."""
+
+    jobs: Sequence[Job]
+    asked: int
+    unanswered: int
+    doubled: int
+    notes: Mapping[str, int]
+
+    @property
+    def problems(self) -> list[str]:
+        found = [f"{self.unanswered} of {self.asked} unanswered"] if self.unanswered else []
+        return found + ([f"{self.doubled} answered more than once"] if self.doubled else [])
+
+    @property
+    def per_s(self) -> float:
+        """Answers a second, from the first accepted to the last replied."""
+        if not self.jobs:
+            return 0.0
+        return len(self.jobs) / (max(j.replied for j in self.jobs) - min(j.accepted for j in self.jobs))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """CPU seconds by process, and counters of the stores and logs, at one moment."""
+
+    cpu: Mapping[str, float]
+    counts: Mapping[str, float]
+
+    def since(self, earlier: "Reading") -> "Reading":
+        return Reading(
+            {name: value - earlier.cpu.get(name, 0.0) for name, value in self.cpu.items()},
+            {name: value - earlier.counts.get(name, 0.0) for name, value in self.counts.items()},
+        )
+
+
+class System:
+    """A running stack and the processes around it."""
+
+    def __init__(self, stack: Stack, slack: Remote, opencode: Remote, log_lines: Counter[str]) -> None:
+        self.stack = stack
+        self.slack = slack
+        self.opencode = opencode
+        self._log_lines = log_lines
+        self._numbers = itertools.count(1)
+
+    async def load(self, count: int, directive: str = TYPICAL, *, timeout_s: float = 60.0, **how: float) -> Outcome:
+        """Send messages and wait for the answers. how: see processes.slack."""
+        return await self._outcome(await self._send(count, directive, wait=True, timeout_s=timeout_s, **how), count)
+
+    async def send(self, count: int, directive: str) -> None:
+        """Send messages all at once; `rest` waits for the answers."""
+        await self._send(count, directive, wait=False, timeout_s=60.0)
+
+    async def rest(self, count: int, *, timeout_s: float) -> Outcome:
+        return await self._outcome(await self.slack.ask("rest", timeout_s=timeout_s), count)
+
+    async def _send(self, count: int, directive: str, **how: Any) -> Any:
+        numbers = [next(self._numbers) for _ in range(count)]
+        return await self.slack.ask("load", first=numbers[0], count=count, directive=directive, **how)
+
+    async def _outcome(self, report: Any, asked: int) -> Outcome:
+        return outcome_of(report, await self.opencode.ask("runs"), asked)
+
+    # --- readings -------------------------------------------------------------------------------------------------
+
+    def ours(self) -> dict[str, int]:
+        return {name: self.stack.pid(name) for name in self.stack.process_names()}
+
+    def around(self) -> dict[str, int]:
+        return {
+            "valkey": self.stack.valkey.process.pid,
+            "postgresql": self.stack.postgres.process.pid,
+            "opencode simulator": self.opencode.pid,
+            "slack simulator + load": self.slack.pid,
+        }
+
+    async def read(self) -> Reading:
+        cpu = {name: usage.cpu_s(pids) for name, pids in usage.families(self.ours() | self.around()).items()}
+        cpu["bench"] = usage.cpu_s([os.getpid()])
+        return Reading(cpu, await self._counts())
+
+    async def _counts(self) -> dict[str, float]:
+        """Round trips by kind. The reading itself costs a few."""
+        async with redis.Redis.from_url(self.stack.valkey.broker_url) as client:
+            commands = await client.info("commandstats")
+        row = await self.stack.services.database.system().one(
+            "SELECT sum(xact_commit + xact_rollback)::float8 AS transactions FROM pg_stat_database"
+        )
+        calls = {name.removeprefix("cmdstat_"): value["calls"] for name, value in commands.items()}
+        return {
+            "transactions": row["transactions"] if row else 0.0,
+            "valkey commands": sum(calls.values()),
+            "messages": calls.get("lpush", 0),
+            "log lines": sum(self._log_lines.values()),
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of each of our processes."""
+        return {name: usage.memory_bytes(pids) for name, pids in usage.families(self.ours()).items()}
+
+    async def in_flight(self) -> int:
+        row = await self.stack.services.database.system().one(
+            "SELECT count(*) AS n FROM executions WHERE status = 'running'"
+        )
+        return int(row["n"]) if row else 0
+
+
+def outcome_of(report: Any, runs: Mapping[str, Sequence[float]], asked: int) -> Outcome:
+    jobs = []
+    for job in report["jobs"]:
+        run = runs.get(str(job["number"]))
+        if job["replied"] is not None and job["accepted"] is not None and run is not None:
+            jobs.append(Job(job["number"], job["said"], job["accepted"], job["replied"], run[1] - run[0]))
+    return Outcome(
+        jobs=jobs,
+        asked=asked,
+        unanswered=asked - sum(job["replied"] is not None for job in report["jobs"]),
+        doubled=sum(job["answers"] > 1 for job in report["jobs"]),
+        notes=report["notes"],
+    )
+
+
+@asynccontextmanager
+async def running_system(*, task_events: bool, limits: Limits | None = None) -> AsyncIterator[System]:
+    limits = limits or Limits()
+    log_lines: Counter[str] = Counter()
+
+    def count(process: str, _line: str) -> None:
+        log_lines[process] += 1
+
+    async with AsyncExitStack() as parts:
+        slack, opencode = await asyncio.gather(
+            parts.enter_async_context(started("benchmarks.processes.slack")),
+            parts.enter_async_context(started("benchmarks.processes.opencode")),
+        )
+        server = await open_opencode(opencode)
+        slack_port = free_port()
+        stack = Stack(
+            StackOptions(
+                opencode_servers=0,
+                servers_elsewhere=[server],
+                capacity_runs=limits.capacity_runs,
+                submits_per_second=limits.submits_per_second,
+                slack="events",
+                organizations=ORGANIZATIONS,
+                settings={
+                    "slack_api_base_url": f"http://{HOST}:{slack_port}/api",
+                    "worker_send_events": str(task_events).lower(),
+                },
+            ),
+            on_line=count,
+        )
+        await slack.ask(
+            "open",
+            port=slack_port,
+            events_url=f"{stack.api_url}/slack/events",
+            signing_secret=stack.secrets.signing_secret,
+            teams=TEAMS,
+            posts_per_s=limits.posts_per_channel_per_s,
+        )
+        await parts.enter_async_context(stack)
+        yield System(stack, slack, opencode, log_lines)
+
+
+async def open_opencode(process: Remote) -> OpenCodeElsewhere:
+    password = secrets.token_urlsafe(16)
+    url = await process.ask("open", delay_s=DELAY_S, tokens=TOKENS, gap_s=GAP_S, password=password)
+    return OpenCodeElsewhere(url, SecretStr(password))
