@@ -1,0 +1,160 @@
+"""The doctor's findings: each dependency apart, with what to do."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.ids import InstanceId, OrganizationId, WorkspaceId
+from nubabel_workers.domain.ports import OpenCodeServer
+from nubabel_workers.domain.tenants import Instance, Workspace
+from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
+from nubabel_workers.services.manage_instances import ManageInstances
+from tests.fakes.administration import FakeBot, FakeInstances, FakeSlackIdentity, FakeWorkspaces
+from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.tenants import FakeTenants
+from tests.integration.storage.seeds import installation
+
+
+async def _well() -> str:
+    return "it answers"
+
+
+async def _away() -> str:
+    raise UnavailableError("connection refused")
+
+
+async def _hangs() -> str:
+    await asyncio.Event().wait()
+    return "never"
+
+
+class Fit:
+    async def version(self) -> str:
+        return "1.18.33"
+
+    async def agents(self, directory: str | None) -> list[str]:
+        return ["Sisyphus - ultraworker"]
+
+
+class Servers:
+    def server(self, instance: Instance) -> OpenCodeServer:
+        return cast("OpenCodeServer", Fit())
+
+
+@dataclass
+class Bench:
+    probes: list[Probe] = field(default_factory=list)
+    instances: FakeInstances = field(default_factory=FakeInstances)
+    workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
+    tenants: FakeTenants = field(default_factory=FakeTenants)
+    slack: FakeSlackIdentity = field(default_factory=FakeSlackIdentity)
+
+    async def run(self) -> dict[str, Finding]:
+        manage = ManageInstances(self.instances, self.instances, Servers(), FakeChance(), agent_prefix="Sisyphus - ")
+        health = CheckHealth(
+            self.probes,
+            frozenset({"PostgreSQL"}),
+            self.instances,
+            manage,
+            self.workspaces,
+            self.tenants,
+            self.slack,
+            FakeClock(),
+            timeout_s=0.05,
+        )
+        return {finding.name: finding for finding in await health.run()}
+
+    def add_instance(self) -> None:
+        self.instances.rows["ins_1"] = Instance(InstanceId("ins_1"), "http://oc", "opencode", None)
+
+    async def add_workspace(self) -> None:
+        await self.workspaces.save("org_a", "wsp_1", installation(), actor="t")
+        self.tenants.workspaces["wsp_1"] = Workspace(
+            WorkspaceId("wsp_1"),
+            OrganizationId("org_a"),
+            "T1",
+            None,
+            "Acme",
+            "UBOT",
+            "BBOT",
+            SecretStr("xoxb-1"),
+            active=True,
+        )
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_what_is_well_has_its_words_and_no_advice(bench: Bench) -> None:
+    bench.probes = [Probe("PostgreSQL", _well, "start it")]
+    bench.add_instance()
+
+    found = await bench.run()
+
+    assert found["PostgreSQL"] == Finding("PostgreSQL", ok=True, detail="it answers")
+    assert found["OpenCode ins_1"].ok
+    assert "version 1.18.33" in found["OpenCode ins_1"].detail
+
+
+async def test_what_is_broken_has_the_reason_and_the_advice(bench: Bench) -> None:
+    bench.probes = [Probe("cache", _away, "start it")]
+
+    found = await bench.run()
+
+    assert found["cache"] == Finding("cache", ok=False, detail="connection refused", advice="start it")
+
+
+async def test_what_hangs_fails_in_time(bench: Bench) -> None:
+    bench.probes = [Probe("broker", _hangs, "start it"), Probe("cache", _well, "")]
+
+    found = await bench.run()
+
+    assert found["broker"].detail == "no answer within 0.05 s"
+    assert found["cache"].ok
+
+
+async def test_what_needs_a_broken_thing_is_not_looked_at(bench: Bench) -> None:
+    bench.probes = [Probe("schema", _well, "migrate", needs="PostgreSQL"), Probe("PostgreSQL", _away, "start it")]
+    bench.add_instance()
+
+    found = await bench.run()
+
+    assert list(found) == ["schema", "PostgreSQL"]  # nothing that would have to be read from the database
+    assert (found["schema"].ok, found["schema"].detail) == (False, "not looked at, because of: PostgreSQL")
+    assert found["schema"].advice == ""
+
+
+async def test_no_registered_server_is_a_failure_with_the_command_that_helps(bench: Bench) -> None:
+    found = await bench.run()
+
+    assert not found["OpenCode"].ok
+    assert "nubabel instances add" in found["OpenCode"].advice
+
+
+async def test_a_workspace_is_checked_with_its_stored_token(bench: Bench) -> None:
+    await bench.add_workspace()
+    bench.slack.bots["xoxb-1"] = FakeBot()
+
+    assert (await bench.run())["Slack Acme"].ok
+
+
+async def test_a_revoked_slack_token_is_a_failure_with_the_command_that_helps(bench: Bench) -> None:
+    await bench.add_workspace()
+
+    found = (await bench.run())["Slack Acme"]
+
+    assert "invalid_auth" in found.detail
+    assert "nubabel workspaces add org_a" in found.advice
+
+
+async def test_a_token_of_another_workspace_is_found_out(bench: Bench) -> None:
+    await bench.add_workspace()
+    bench.slack.bots["xoxb-1"] = FakeBot(team_id="T2")
+
+    assert "belongs to the workspace T2" in (await bench.run())["Slack Acme"].detail
