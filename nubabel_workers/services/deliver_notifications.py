@@ -40,6 +40,8 @@ log = structlog.get_logger(__name__)
 
 # Decorations: their loss is not worth a dead letter, a repeat of them no harm.
 _DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
+# The person deleted the question, and its thread with it: there is nobody left to tell, and nothing to repair.
+_QUESTION_GONE = frozenset({"thread_not_found", "message_not_found"})
 _TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
 _LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
 _NO_ANSWER_YET_S = 0.5
@@ -161,7 +163,7 @@ class DeliverNotifications:
             uncertain = notification.uncertain or decision.look_first
             await self._again(claimed, lease, error, decision.wait_s, uncertain=uncertain)
             return "again"
-        if notification.kind in _DECORATIONS:
+        if notification.kind in _DECORATIONS or decision.code in _QUESTION_GONE:
             await self._notifications.drop(notification, lease, reason=str(error))
             return "dropped"
         exhausted = isinstance(error, TransientError | UncertainError)
