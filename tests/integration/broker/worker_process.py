@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 
 
 class WorkerProcess:
-    """Consumes all four queues from broker_url; see worker_app for the files in directory."""
+    """Consumes queues from broker_url; see worker_app for the files in directory."""
 
     def __init__(
         self,
@@ -25,13 +25,14 @@ class WorkerProcess:
         *,
         app: str = "tests.integration.broker.worker_app",
         environment: dict[str, str] | None = None,
+        queues: Sequence[str] = tuple(QueueName),
         arguments: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self.process = ChildProcess(
             [
                 *(sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", "--concurrency", "4"),
-                *("--without-gossip", "--without-mingle", "-n", "test@%h", "-Q", ",".join(QueueName)),
+                *("--without-gossip", "--without-mingle", "-n", "test@%h", "-Q", ",".join(queues)),
                 *arguments,
             ],
             cwd=Path.cwd(),

@@ -1,0 +1,97 @@
+"""A worker of a single queue: nothing is lost between the queue and the reservation, whenever it is killed."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from nubabel_workers.embedded.valkey import EmbeddedValkey
+from tests.integration.broker.raw_messages import BAD_MESSAGES, QUEUE, good
+from tests.integration.broker.worker_process import WorkerProcess
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.integration
+
+FETCHED = f"{QUEUE}:fetched"
+
+
+@pytest.fixture
+def broker(own_valkey: EmbeddedValkey) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(own_valkey.broker_url) as broker:
+        yield broker
+
+
+def start_worker(directory: Path, valkey: EmbeddedValkey, *, name: str) -> WorkerProcess:
+    return WorkerProcess(
+        directory, valkey.broker_url, valkey.cache_url, queues=(QUEUE,), arguments=("-n", f"{name}@%h")
+    )
+
+
+def nothing_is_left(broker: redis.Redis) -> bool:
+    return not (broker.llen(QUEUE) or broker.llen(FETCHED) or broker.hlen("unacked"))
+
+
+def test_messages_run_and_leave_nothing_behind(own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path) -> None:
+    worker = start_worker(tmp_path, own_valkey, name="one")
+
+    for number in range(200):
+        broker.lpush(QUEUE, good(f"exe_{number}"))
+    worker.wait_for_done("exe_199")
+
+    wait_for(lambda: nothing_is_left(broker), what="an empty broker")
+    assert sorted(worker.done()) == sorted(f"exe_{number}" for number in range(200))
+    worker.stop()
+
+
+def test_the_message_that_a_dead_worker_was_handed_is_run_by_the_next(
+    own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path
+) -> None:
+    dying = start_worker(tmp_path, own_valkey, name="dying")
+    broker.lpush(QUEUE, good("before"))
+    dying.wait_for_done("before")
+    dying.process.send_signal(signal.SIGSTOP)  # it waits for a message, and the server hands it the next one
+
+    broker.lpush(QUEUE, good("handed over"))
+    dying.process.kill()
+    next_worker = start_worker(tmp_path, own_valkey, name="next")
+
+    next_worker.wait_for_done("handed over", timeout_s=15)
+    wait_for(lambda: nothing_is_left(broker), what="an empty broker")
+    next_worker.stop()
+
+
+def test_nothing_is_lost_over_many_kills(own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path) -> None:
+    sent = 0
+    for life in range(4):
+        worker = start_worker(tmp_path, own_valkey, name=f"life-{life}")
+        for _ in range(150):
+            broker.lpush(QUEUE, good(f"exe_{sent}"))
+            sent += 1
+        wait_for(lambda: len(worker.done()) > 10)  # noqa: B023  # called at once
+        worker.process.kill()
+
+    last = start_worker(tmp_path, own_valkey, name="last")
+    wait_for(lambda: not broker.llen(QUEUE) and not broker.llen(FETCHED), timeout_s=20, what="nothing waiting")
+    held = int(broker.hlen("unacked"))  # reserved by the dead: they come again after the visibility timeout
+    done = set(last.done())
+
+    assert len(done) + held >= sent
+    last.stop()
+
+
+def test_a_malformed_message_is_parked_here_too(
+    own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path
+) -> None:
+    worker = start_worker(tmp_path, own_valkey, name="one")
+
+    for bad in BAD_MESSAGES.values():
+        broker.lpush(QUEUE, bad.raw())
+    broker.lpush(QUEUE, good("after all of them"))
+    worker.wait_for_done("after all of them")
+
+    wait_for(lambda: len(worker.parked()) == len(BAD_MESSAGES), what="a dead letter for each")
+    wait_for(lambda: nothing_is_left(broker), what="an empty broker")
+    assert worker.reconnects == 0
+    worker.stop()
