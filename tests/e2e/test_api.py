@@ -1,0 +1,164 @@
+"""What an upstream service experiences, on the whole system: submit, follow, wait, cancel, be called back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from standardwebhooks import Webhook
+
+from nubabel_workers.client import AsyncNubabelClient, Status, SubmitRequest
+from nubabel_workers.embedded.stack import Stack, StackOptions
+from nubabel_workers.embedded.stack_environment import HOST, free_port
+from tests.e2e.conversation import TIMEOUT_S, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+_CALLBACK_PORT = free_port()
+STACK = StackOptions(slack="events", settings={"egress_allow": f"{HOST}:{_CALLBACK_PORT}"})
+
+
+@dataclass
+class Upstream:
+    """A service that takes our webhooks. fail_times: how many of the next calls it answers with 503."""
+
+    url: str
+    fail_times: int = 0
+    calls: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.calls.append((dict(request.headers), await request.read()))
+        if self.fail_times > 0:
+            self.fail_times -= 1
+            return web.Response(status=503)
+        return web.Response(status=204)
+
+    async def called(self, times: int) -> None:
+        async def enough() -> bool:
+            return len(self.calls) >= times
+
+        await until(enough, what=f"{times} calls of the webhook")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def upstream() -> AsyncIterator[Upstream]:
+    receiver = Upstream(f"http://{HOST}:{_CALLBACK_PORT}/nubabel")
+    app = web.Application()
+    app.router.add_post("/nubabel", receiver.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, _CALLBACK_PORT).start()
+    yield receiver
+    await runner.cleanup()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(stack: Stack) -> AsyncIterator[AsyncNubabelClient]:
+    async with AsyncNubabelClient(stack.api_url, stack.tenants[0].token) as client:
+        yield client
+
+
+async def test_a_submitted_request_can_be_waited_for(client: AsyncNubabelClient) -> None:
+    submitted = await client.submit("Which tests are missing?")
+
+    execution = await client.wait(submitted.id, timeout_s=TIMEOUT_S)
+
+    assert execution.succeeded
+    assert execution.output is not None
+    assert "Which tests are missing?" in execution.output
+
+
+async def test_the_events_tell_states_tools_and_the_end(client: AsyncNubabelClient) -> None:
+    prompt = '[[delay=0.5]] [[tool=bash {"command":"echo hi","description":"Say hi"}]] [[text=done]] go'
+    submitted = await client.submit(prompt)
+
+    async with aclosing(client.events(submitted.id)) as stream:
+        events = [event async for event in stream]
+
+    assert events[0].type == "state"
+    assert {event.data.get("tool") for event in events if event.type == "tool"} == {"bash"}
+    assert events[-1].execution is not None
+    assert events[-1].execution.output == "done"
+
+
+async def test_the_same_key_is_the_same_request(client: AsyncNubabelClient) -> None:
+    request = SubmitRequest(prompt="only once", idempotency_key="key-1")
+
+    first, second = await client.submit(request), await client.submit(request)
+
+    assert first.id == second.id
+    assert (await client.wait(first.id, timeout_s=TIMEOUT_S)).attempt == 1
+
+
+async def test_requests_with_one_session_key_continue_each_other(client: AsyncNubabelClient) -> None:
+    first = await client.submit(SubmitRequest(prompt="remember seven", session_key="talk"))
+    second = await client.submit(SubmitRequest(prompt="which number?", session_key="talk"))
+
+    answer = await client.wait(second.id, timeout_s=TIMEOUT_S)
+
+    assert first.session_id == second.session_id
+    assert answer.output is not None
+    assert answer.output.startswith("ECHO[4]")
+
+
+async def test_a_running_request_can_be_cancelled(client: AsyncNubabelClient) -> None:
+    submitted = await client.submit("think for ever [[hang]]")
+
+    async def running() -> bool:
+        return (await client.get(submitted.id)).status is Status.RUNNING
+
+    await until(running, what="it runs")
+    await client.cancel(submitted.id, reason="changed my mind")
+
+    assert (await client.wait(submitted.id, timeout_s=TIMEOUT_S)).status is Status.CANCELLED
+
+
+async def test_the_outcome_is_sent_to_the_callback_signed(
+    stack: Stack, client: AsyncNubabelClient, upstream: Upstream
+) -> None:
+    submitted = await client.submit(
+        SubmitRequest(prompt="[[text=fine]]", callback_url=upstream.url, metadata={"invoice": "4711"})
+    )
+
+    await upstream.called(1)
+
+    headers, body = upstream.calls[0]
+    secret = stack.tenants[0].webhook_secret.get_secret_value()
+    told = Webhook(secret).verify(body, {name.lower(): value for name, value in headers.items()})
+    assert told["type"] == "execution.completed"
+    assert told["data"]["execution_id"] == submitted.id
+    assert told["data"]["output"] == "fine"
+    assert told["data"]["metadata"] == {"invoice": "4711"}
+
+
+async def test_a_callback_that_fails_is_called_again_with_the_same_id(
+    client: AsyncNubabelClient, upstream: Upstream
+) -> None:
+    upstream.fail_times = 2
+    await client.submit(SubmitRequest(prompt="again", callback_url=upstream.url))
+
+    await upstream.called(3)
+
+    assert len({headers["webhook-id"] for headers, _ in upstream.calls}) == 1
+
+
+async def test_slack_events_over_http_are_answered_too(stack: Stack) -> None:
+    tenant = stack.tenants[1]
+    question = stack.slack.say("@nubabel over http", team=tenant.team)
+
+    messages = await stack.slack.wait_for(
+        question, lambda thread: any(one.bot_id for one in thread), team=tenant.team, timeout_s=TIMEOUT_S
+    )
+
+    assert "over http" in messages[-1].body
+
+
+async def test_many_at_once_are_all_answered(client: AsyncNubabelClient) -> None:
+    submitted = await asyncio.gather(*(client.submit(f"question {number}") for number in range(60)))
+
+    executions = await asyncio.gather(*(client.wait(one.id, timeout_s=TIMEOUT_S) for one in submitted))
+
+    assert all(execution.succeeded for execution in executions)
