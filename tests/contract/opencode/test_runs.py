@@ -399,27 +399,34 @@ async def test_rejected_question_ends_the_run(backend: Backend, http: httpx.Asyn
 # --- crashes ---
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("[[delay=1]] hello", id="before the first word"),
-        pytest.param("[[tokens=40]] [[gap=0.03]]", id="while writing"),
-        pytest.param(call_of("bash", command="sleep 1", description="wait"), id="while a tool runs"),
-    ],
-)
-async def test_prompt_is_posted_again_after_a_crash(conversation: Conversation, text: str) -> None:
-    prompt = await conversation.post(text)
-    await conversation.begun()
-    await conversation.backend.crash()
+CRASHED_RUNS = {
+    "before the first word": "[[delay=1]] hello",
+    "while writing": "[[tokens=40]] [[gap=0.03]]",
+    "while a tool runs": call_of("bash", command="sleep 1", description="wait"),
+}
 
-    dead = await conversation.ended(prompt)
-    await conversation.post("", repeat_of=prompt)
-    await conversation.begun(known=dead.assistant_ids)
-    verdict = await conversation.ended(prompt)
 
-    assert dead.kind is VerdictKind.RESUBMIT
-    assert verdict.kind is VerdictKind.SUCCEEDED
-    assert len([m for m in await conversation.messages() if m.id == prompt.message_id]) == 1
+async def test_prompts_are_posted_again_after_a_crash(backend: Backend, http: httpx.AsyncClient) -> None:
+    """One crash for all three: starting the real server again takes seconds."""
+    runs = []
+    for text in CRASHED_RUNS.values():
+        conversation = await new_conversation(backend, http)
+        runs.append((conversation, await conversation.post(text)))
+    for conversation, _ in runs:
+        await conversation.begun()
+    await backend.crash()
+
+    dead = [await conversation.ended(prompt) for conversation, prompt in runs]
+    for conversation, prompt in runs:
+        await conversation.post("", repeat_of=prompt)
+    for (conversation, _), before in zip(runs, dead, strict=True):
+        await conversation.begun(known=before.assistant_ids)
+    verdicts = [await conversation.ended(prompt) for conversation, prompt in runs]
+
+    assert [verdict.kind for verdict in dead] == [VerdictKind.RESUBMIT] * len(runs)
+    assert [verdict.kind for verdict in verdicts] == [VerdictKind.SUCCEEDED] * len(runs)
+    for conversation, prompt in runs:
+        assert [m.id for m in await conversation.messages()].count(prompt.message_id) == 1
 
 
 async def test_stream_breaks_when_the_server_dies(backend: Backend) -> None:
