@@ -47,8 +47,8 @@ class Published:
 class BrokerProducer:
     """Publishes requests of the organization that the submit key belongs to. Thread-safe; close it at the end.
 
-    key_id, secret: `nubabel keys create` prints both, the secret once. publish_timeout_s: for connecting and for the
-    broker's answer, each; a broker that hangs costs at most a few of them.
+    key_id, secret: `nubabel submit-keys create` prints both, the secret once. publish_timeout_s: for connecting and
+    for the broker's answer, each; a broker that hangs costs at most a few of them.
     """
 
     def __init__(
@@ -126,12 +126,11 @@ class BrokerProducer:
 
     def _publish(self, submission: dict[str, Any], message_id: str, shown: str) -> None:
         """The same message, signature included, as often as it takes: the worker knows it by its nonce."""
-        from kombu.exceptions import OperationalError  # noqa: PLC0415 - only broker producers need kombu
-
         for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                with self._lock:
-                    self._connected().publish(
+            with self._lock:
+                connection = self._connected()
+                try:
+                    connection.Producer().publish(
                         [[submission], {}, {}],
                         routing_key=self._queue,
                         serializer="json",
@@ -139,15 +138,15 @@ class BrokerProducer:
                         headers=_headers(message_id, shown),
                         retry=False,
                     )
-            except (OperationalError, OSError) as error:
-                self.close()
-                if attempt == _ATTEMPTS:
-                    raise ConnectionFailedError(f"the broker did not answer ({type(error).__name__})") from None
-            else:
-                return
+                except _errors_of(connection) as error:
+                    self._disconnect()
+                    if attempt == _ATTEMPTS:
+                        raise ConnectionFailedError(f"the broker did not answer ({type(error).__name__})") from None
+                else:
+                    return
 
     def _connected(self) -> Any:
-        from kombu import Connection, Producer  # noqa: PLC0415 - only broker producers need kombu
+        from kombu import Connection  # noqa: PLC0415 - only broker producers need kombu
 
         if self._connection is None:
             url = self._broker_url.get_secret_value()
@@ -162,13 +161,21 @@ class BrokerProducer:
                     "max_retries": 0,
                 },
             )
-        return Producer(self._connection)
+        return self._connection
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):  # what is closed is given up, whatever its state
                 connection.close()
+
+
+def _errors_of(connection: Any) -> tuple[type[BaseException], ...]:
+    """Everything that the transport may raise. kombu counts KeyError among them: that one would be a bug."""
+    from kombu.exceptions import OperationalError  # noqa: PLC0415 - only broker producers need kombu
+
+    known = (*connection.connection_errors, *connection.channel_errors, OperationalError, OSError)
+    return tuple(error for error in known if error is not KeyError)
 
 
 def _headers(message_id: str, shown: str) -> dict[str, Any]:

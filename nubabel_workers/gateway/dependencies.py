@@ -22,10 +22,14 @@ class CancelExecution(Protocol):
 
 @dataclass(frozen=True)
 class SlackParts:
-    """events: the Events API's handler, None in Socket Mode. install: None without OAuth credentials."""
+    """events: the Events API's handler, None in Socket Mode. install: None without OAuth credentials.
+
+    secure_cookies: browsers reach us by https, whatever a proxy makes of it.
+    """
 
     events: Callable[[Request], Awaitable[Response]] | None = None
     install: InstallWorkspace | None = None
+    secure_cookies: bool = True
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,11 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             clock=services.clock,
             chance=services.chance,
             readiness_checks=_checks(services, queues),
-            slack=SlackParts(events=_slack_events(services), install=await _installation(services, stack)),
+            slack=SlackParts(
+                events=_slack_events(services),
+                install=await _installation(services, stack),
+                secure_cookies=(settings.public_url or "").startswith("https://"),
+            ),
             limits=limits,
             registry=services.metrics.registry,
         )

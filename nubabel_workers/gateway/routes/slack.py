@@ -25,7 +25,7 @@ def slack_router(slack: SlackParts) -> APIRouter:
     if slack.events is not None:
         _add_events(router, slack.events)
     if slack.install is not None:
-        _add_installation(router, slack.install)
+        _add_installation(router, slack.install, secure_cookies=slack.secure_cookies)
     return router
 
 
@@ -35,9 +35,9 @@ def _add_events(router: APIRouter, handle: Callable[[Request], Awaitable[Respons
         return await handle(request)
 
 
-def _add_installation(router: APIRouter, install: InstallWorkspace) -> None:
+def _add_installation(router: APIRouter, install: InstallWorkspace, *, secure_cookies: bool) -> None:
     @router.get("/install")
-    async def begin_installation(request: Request, link: Signed) -> Response:
+    async def begin_installation(link: Signed) -> Response:
         started = await install.start(link)
         answer = RedirectResponse(started.authorize_url, status_code=HTTPStatus.FOUND)
         answer.set_cookie(
@@ -45,7 +45,7 @@ def _add_installation(router: APIRouter, install: InstallWorkspace) -> None:
             started.nonce,
             max_age=_COOKIE_S,
             path="/slack",
-            secure=request.url.scheme == "https",
+            secure=secure_cookies,
             httponly=True,
             samesite="lax",  # the way back begins at Slack
         )

@@ -4,14 +4,24 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nubabel_workers.client import BrokerProducer, NotAcceptedError, Published, Status, SubmitRequest
+from nubabel_workers.client import (
+    BrokerProducer,
+    ConnectionFailedError,
+    NotAcceptedError,
+    Published,
+    Status,
+    SubmitRequest,
+)
+from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.integration.gateway.conftest import until
 from tests.integration.producers.conftest import ORGANIZATION, Upstream
 
@@ -95,6 +105,23 @@ async def test_a_refused_submission_is_a_dead_letter_with_the_reason(upstream: U
     assert [(letter.reason.value, letter.error.partition(":")[0]) for letter in letters] == [
         ("refused-submission", "bad_signature")
     ]
+
+
+def test_a_broker_that_hangs_costs_seconds_not_for_ever(short_dir: Path) -> None:
+    with (
+        EmbeddedValkey(short_dir) as valkey,
+        BrokerProducer(valkey.broker_url, key_id="key_1", secret="s", publish_timeout_s=0.3) as producer,
+    ):
+        producer.submit("Hello")
+        valkey.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        with pytest.raises(ConnectionFailedError):
+            producer.submit("Hello")
+        took_s = time.monotonic() - started
+        valkey.process.send_signal(signal.SIGCONT)
+        producer.submit("Hello")
+
+    assert took_s < 5
 
 
 async def drained(upstream: Upstream) -> None:

@@ -1,0 +1,73 @@
+"""Readiness of the OpenCode servers: one that answers is enough."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.ports import InstanceStore, OpenCodeServers
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.gateway import checks
+from nubabel_workers.gateway.checks import opencode_check
+
+
+@dataclass
+class Registered:
+    instances: list[Instance]
+
+    async def loads(self) -> list[Instance]:
+        return self.instances
+
+
+class Server:
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+
+    async def version(self) -> str:
+        if self.behaviour == "hangs":
+            await asyncio.Event().wait()
+        if self.behaviour == "fails":
+            raise UnavailableError("http://10.0.0.5:4096 refused")
+        return "1.18.33"
+
+
+@dataclass
+class Servers:
+    behaviours: Mapping[str, str]
+
+    def server(self, instance: Instance) -> Server:
+        return Server(self.behaviours[instance.id])
+
+
+async def look(*, status: str = "active", **behaviours: str) -> str:
+    instances = [Instance(InstanceId(name), f"http://{name}", "opencode", None, status=status) for name in behaviours]
+    store, servers = Registered(instances), Servers(behaviours)
+    return await opencode_check(cast("InstanceStore", store), cast("OpenCodeServers", servers))()
+
+
+@pytest.fixture(autouse=True)
+def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_SERVER_TIMEOUT_S", 0.05)
+
+
+async def test_one_server_that_answers_is_enough() -> None:
+    assert await look(one="hangs", two="fails", three="answers") == "1 of 3 servers answer"
+
+
+@pytest.mark.parametrize(
+    ("servers", "error"),
+    [
+        ({}, PermanentError),
+        ({"one": "fails", "two": "hangs"}, UnavailableError),
+        ({"status": "draining", "one": "answers"}, PermanentError),
+    ],
+    ids=["none", "none answers", "none active"],
+)
+async def test_without_any_it_is_not_ready(servers: dict[str, Any], error: type[NubabelError]) -> None:
+    with pytest.raises(error) as raised:
+        await look(**servers)
+    assert "10.0.0.5" not in str(raised.value)
