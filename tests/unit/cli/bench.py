@@ -1,0 +1,233 @@
+"""The command line over fakes: what was typed in, what came out."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from nubabel_workers.cli.administration import Administration, Defaults
+from nubabel_workers.cli.invocation import Invocation
+from nubabel_workers.cli.main import app
+from nubabel_workers.domain.administration import Delivery, ExecutionSummary, RotationReport, SessionWait
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.ports import OpenCodeServer
+from nubabel_workers.domain.tenants import Instance, Organization
+from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.await_execution import AwaitExecution
+from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.manage_instances import ManageInstances
+from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_organizations import ManageOrganizations
+from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
+from nubabel_workers.services.submit_execution import SubmitExecution
+from tests.fakes.accepted_executions import AcceptedExecutions
+from tests.fakes.administration import (
+    FakeAccess,
+    FakeAudit,
+    FakeBot,
+    FakeDeadLetterReports,
+    FakeDeadLetterStore,
+    FakeInstances,
+    FakeOrganizations,
+    FakeRotation,
+    FakeSlackIdentity,
+    FakeWorkspaceCanceller,
+    FakeWorkspaces,
+)
+from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.hints import FakeHints
+from tests.fakes.progress import FakeProgress
+from tests.fakes.tenants import FakeTenants
+
+ACME = Organization(OrganizationId("org_acme"), "Acme")
+
+
+@dataclass
+class FakeMigrations:
+    revision: str | None = None
+    error: Exception | None = None
+
+    def head(self) -> str:
+        return "0002"
+
+    def current(self) -> str | None:
+        if self.error is not None:
+            raise self.error
+        return self.revision
+
+    def up(self, revision: str) -> None:
+        self.revision = "0002" if revision == "head" else revision
+
+    def down(self, revision: str) -> None:
+        self.revision = None if revision == "base" else revision
+
+    def set_role_passwords(self) -> list[str]:
+        return ["nubabel_tenant"]
+
+
+@dataclass
+class FakeReports:
+    executions: AcceptedExecutions
+    told: list[Delivery] = field(default_factory=list)
+    busy: SessionWait | None = None
+
+    async def organization_of(self, execution_id: str) -> str | None:
+        row = self.executions.rows.get(execution_id)
+        return row.organization_id if row else None
+
+    async def deliveries(self, organization_id: str, execution_id: str) -> list[Delivery]:
+        return self.told
+
+    async def session_wait(self, organization_id: str, execution_id: str) -> SessionWait | None:
+        return self.busy
+
+    async def list(
+        self, *, organization_id: str | None, statuses: frozenset[Status] | None, limit: int
+    ) -> list[ExecutionSummary]:
+        fitting = [
+            row
+            for row in self.executions.rows.values()
+            if organization_id in (None, row.organization_id) and (statuses is None or row.status in statuses)
+        ]
+        return [
+            ExecutionSummary(
+                row.id,
+                row.organization_id,
+                row.session_id,
+                row.source,
+                row.status,
+                row.created_at,
+                None,
+                row.instance_id,
+                row.attempt,
+                row.started_at,
+                row.finished_at,
+                row.error,
+                row.prompt[:200],
+            )
+            for row in fitting[:limit]
+        ]
+
+
+@dataclass
+class FakeServer:
+    problem: str | None = None
+
+    def server(self, instance: Instance) -> OpenCodeServer:
+        return cast("OpenCodeServer", self)
+
+    async def version(self) -> str:
+        if self.problem is not None:
+            raise UnavailableError(self.problem)
+        return "1.18.33"
+
+    async def agents(self, directory: str | None) -> list[str]:
+        return ["Sisyphus - ultraworker"]
+
+
+class Bench:
+    """Fakes, and commands typed at them. Acme exists."""
+
+    def __init__(self) -> None:
+        self.clock, self.chance = FakeClock(), FakeChance()
+        self.organizations = FakeOrganizations({ACME.id: ACME})
+        self.workspaces = FakeWorkspaces()
+        self.access = FakeAccess()
+        self.instances = FakeInstances()
+        self.servers = FakeServer()
+        self.slack = FakeSlackIdentity({"xoxb-1": FakeBot()})
+        self.canceller = FakeWorkspaceCanceller()
+        self.audit = FakeAudit()
+        self.rotation = FakeRotation(RotationReport(rotated=3, current=4))
+        self.dead_letters = FakeDeadLetterStore()
+        self.dead_letter_groups = FakeDeadLetterReports()
+        self.hints = FakeHints()
+        self.progress = FakeProgress()
+        self.tenants = FakeTenants()
+        self.executions = AcceptedExecutions(self.clock, self.chance)
+        self.reports = FakeReports(self.executions)
+        self.migrations = FakeMigrations()
+        self.probes: list[Probe] = []
+        self.opening_fails: Exception | None = None
+        self.defaults = Defaults()
+
+    def type(self, *words: str, typed: str | None = None, env: dict[str, str] | None = None) -> Result:
+        invocation = Invocation(self._open, lambda: self.migrations, "cli:anna")
+        with capture_logs():  # the real command sends them elsewhere
+            return CliRunner().invoke(app, list(words), input=typed, env=env, obj=invocation, prog_name="nubabel")
+
+    def json(self, *words: str, typed: str | None = None) -> Any:
+        """The output of a command that succeeds, with --json."""
+        result = self.type(*words, "--json", typed=typed)
+        assert result.exit_code == 0, result.output
+        return orjson.loads(result.stdout)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Administration]:
+        if self.opening_fails is not None:
+            raise self.opening_fails
+        yield self._administration()
+
+    def _administration(self) -> Administration:
+        store = self.executions.store()
+        cancel = CancelExecution(store, self.hints)
+        busy_policy = ApplyBusyPolicy(store, cancel, self.hints)
+        instances = ManageInstances(
+            self.instances, self.instances, self.servers, self.chance, agent_prefix="Sisyphus - "
+        )
+        return Administration(
+            organizations=ManageOrganizations(self.organizations, self.chance, bytes),
+            workspaces=ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
+            tokens=ManageTokens(self.access, self.chance, bytes),
+            submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),
+            keys=ManageKeys(self.rotation, self.audit),
+            instances=instances,
+            dead_letters=ReplayDeadLetters(self.dead_letters, self.dead_letter_groups, self.hints, self.audit),
+            health=CheckHealth(
+                self.probes,
+                frozenset(),
+                self.instances,
+                instances,
+                self.workspaces,
+                self.tenants,
+                self.slack,
+                self.clock,
+            ),
+            audit=self.audit,
+            reports=self.reports,
+            submit=SubmitExecution(
+                store,
+                self.tenants,
+                busy_policy,
+                self.hints,
+                self.chance,
+                answer_by_s=3600,
+                max_prompt_bytes=2000,
+            ),
+            read=ReadExecution(store),
+            cancel=cancel,
+            wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
+            clock=self.clock,
+            chance=self.chance,
+            defaults=self.defaults,
+        )
+
+
+def fails_with(result: Result, code: int, *says: str) -> None:
+    """One line on stderr, nothing on stdout, that exit code."""
+    assert result.exit_code == code, result.output
+    lines: Sequence[str] = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for words in says:
+        assert words in lines[0]
+    assert result.stdout == ""

@@ -1,0 +1,114 @@
+"""nubabel dead-letters."""
+
+from datetime import timedelta
+
+from nubabel_workers.domain.administration import DeadLetterGroup
+from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, DeadLetterStatus, SubjectKind
+from nubabel_workers.domain.hints import HintTask
+from nubabel_workers.domain.ids import DeadLetterId
+from tests.fakes.clock import START
+from tests.unit.cli.bench import Bench, fails_with
+
+
+def _letter(number: int, *, subject_kind: SubjectKind = SubjectKind.EXECUTION) -> DeadLetter:
+    return DeadLetter(
+        id=DeadLetterId(f"dlq_{number}"),
+        organization_id="org_acme",
+        queue="orchestration",
+        task="orchestration.dispatch",
+        reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+        error="HTTP 503\x1b[2J",
+        status=DeadLetterStatus.OPEN,
+        created_at=START - timedelta(hours=number),
+        subject_kind=subject_kind,
+        subject_id=None if subject_kind is SubjectKind.MESSAGE else f"exe_{number}",
+        payload='{"a":\n1}',
+        headers={"task": "x"},
+    )
+
+
+def _put(bench: Bench, *letters: DeadLetter) -> None:
+    bench.dead_letters.rows.update({letter.id: letter for letter in letters})
+
+
+def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> None:
+    bench.dead_letter_groups.found = [
+        DeadLetterGroup(
+            DeadLetterReason.UNDECODABLE,
+            "orchestration",
+            "",
+            12,
+            START - timedelta(hours=3),
+            START - timedelta(minutes=2),
+            "dlq_9",
+            "Expecting value",
+        )
+    ]
+
+    listed = bench.type("dead-letters", "list").stdout
+
+    assert "12  undecodable" in listed
+    assert "could not be decoded as JSON" in listed
+    assert "newest 2 min 0 s ago, oldest 3 h 0 min ago" in listed
+    assert "dlq_9: Expecting value" in listed
+
+
+def test_no_dead_letters_is_good_news(bench: Bench) -> None:
+    assert bench.type("dead-letters", "list").stdout == "no open dead letters\n"
+
+
+def test_each_one_of_a_reason_is_listed(bench: Bench) -> None:
+    _put(bench, _letter(1), _letter(2))
+
+    listed = bench.type("dead-letters", "list", "--reason", "attempts-exhausted").stdout
+
+    assert "dlq_1" in listed
+    assert "exe_2" in listed
+    assert "\x1b" not in listed
+    assert [one["id"] for one in bench.json("dead-letters", "list", "--all")] == ["dlq_1", "dlq_2"]
+
+
+def test_one_is_shown_with_its_payload_and_what_to_do(bench: Bench) -> None:
+    _put(bench, _letter(1))
+
+    result = bench.type("dead-letters", "show", "dlq_1")
+
+    assert '{"a":\n1}' in result.stdout
+    assert "Every attempt failed for a passing reason" in result.stdout
+    assert "nubabel dead-letters replay dlq_1" in result.stderr
+
+
+def test_one_is_replayed_by_its_id(bench: Bench) -> None:
+    _put(bench, _letter(1))
+
+    result = bench.type("dead-letters", "replay", "dlq_1")
+
+    assert result.stdout == "dlq_1  replayed  exe_1\n"
+    assert bench.hints.rows(HintTask.DISPATCH) == ["exe_1"]
+    assert bench.dead_letters.rows["dlq_1"].resolved_by == "cli:anna"
+
+
+def test_a_dry_run_replays_nothing(bench: Bench) -> None:
+    _put(bench, _letter(1), _letter(2, subject_kind=SubjectKind.MESSAGE))
+
+    result = bench.type("dead-letters", "replay", "--all", "--dry-run")
+
+    assert result.stdout.splitlines() == ["dlq_2  cannot be replayed", "dlq_1  would replay  exe_1"]
+    assert "mend their producer" in result.stderr
+    assert bench.hints.published == []
+
+
+def test_replaying_needs_one_or_a_choice(bench: Bench) -> None:
+    fails_with(bench.type("dead-letters", "replay"), 2, "--reason, --org or --all")
+    fails_with(bench.type("dead-letters", "replay", "dlq_1", "--all"), 2, "--reason, --org or --all")
+    fails_with(bench.type("dead-letters", "replay", "dlq_none"), 2, "nubabel dead-letters list")
+    fails_with(bench.type("dead-letters", "replay", "--all", "--limit", "5000"), 2, "between 1 and 1000")
+    assert bench.type("dead-letters", "replay", "--all").stdout == "no open dead letters fit\n"
+
+
+def test_discarding_needs_a_reason(bench: Bench) -> None:
+    _put(bench, _letter(1))
+
+    fails_with(bench.type("dead-letters", "discard", "dlq_1"), 2, "--reason")
+    assert bench.type("dead-letters", "discard", "dlq_1", "--reason", "test data").stdout == "discarded dlq_1\n"
+    fails_with(bench.type("dead-letters", "discard", "dlq_1", "--reason", "x"), 2, "not open any more")

@@ -1,0 +1,105 @@
+"""nubabel doctor, migrate, audit."""
+
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.services.check_health import Probe
+from tests.fakes.clock import START
+from tests.unit.cli.bench import Bench, fails_with
+
+
+async def _well() -> str:
+    return "it answers"
+
+
+async def _away() -> str:
+    raise UnavailableError("connection refused")
+
+
+def test_a_well_system_is_all_ok(bench: Bench) -> None:
+    bench.probes = [Probe("PostgreSQL", _well, "start it")]
+    bench.type("instances", "add", "http://oc:4096")
+
+    result = bench.type("doctor")
+
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["OK", "OK", "OK"]
+    assert lines[-1] == "all 3 are well"
+
+
+def test_what_fails_is_named_with_what_to_do(bench: Bench) -> None:
+    bench.probes = [Probe("broker", _away, "start Valkey")]
+
+    result = bench.type("doctor")
+
+    assert result.exit_code == 1
+    assert "connection refused" in result.stdout
+    assert "→ start Valkey" in result.stdout
+    assert "2 of 3 failed" in result.stdout  # no OpenCode server either
+
+
+def test_settings_that_are_not_valid_are_a_finding_too(bench: Bench) -> None:
+    bench.opening_fails = InvalidInputError("encryption key number 1 is not a valid key")
+
+    result = bench.type("doctor")
+
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    assert "encryption key number 1" in result.stdout
+    assert ".env.example" in result.stdout
+
+
+def test_the_doctor_speaks_json(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+
+    assert [one["name"] for one in bench.json("doctor") if one["ok"]][:1] == ["settings"]
+
+
+# --- migrate ---------------------------------------------------------------------------------------------------------
+
+
+def test_migrating_goes_up_and_sets_the_roles_passwords(bench: Bench) -> None:
+    result = bench.type("migrate")
+
+    assert result.stdout == "the schema is at revision 0002\n"
+    assert "nubabel_tenant" in result.stderr
+
+
+def test_status_fails_while_the_schema_is_not_this_versions(bench: Bench) -> None:
+    bench.migrations.revision = "0001"
+
+    behind = bench.type("migrate", "status")
+    bench.type("migrate", "up")
+
+    assert (behind.exit_code, behind.stdout) == (1, "the schema is at revision 0001, the newest is 0002\n")
+    assert bench.json("migrate", "status") == {"revision": "0002", "newest": "0002", "passwords_set": []}
+
+
+def test_going_down_has_to_be_meant(bench: Bench) -> None:
+    bench.type("migrate")
+
+    fails_with(bench.type("migrate", "down"), 2, "--to base")
+    fails_with(bench.type("migrate", "down", "--to", "base"), 2, "--yes")
+    assert bench.migrations.revision == "0002"
+    assert bench.type("migrate", "down", "--to", "base", "--yes").exit_code == 0
+    assert bench.migrations.revision is None
+
+
+def test_a_database_that_is_away_is_one_line(bench: Bench) -> None:
+    bench.migrations.error = UnavailableError("the database cannot be reached")
+
+    fails_with(bench.type("migrate", "status"), 1, "the database cannot be reached")
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+def test_changes_are_listed_with_who_made_them(bench: Bench) -> None:
+    assert bench.type("audit").stdout == "nothing was changed yet\n"
+    bench.audit.entries.append(
+        AuditEntry("cli:ben", AuditAction.TOKEN_REVOKED, "org_acme", "tok_1", {"why": "leaked", "no": None}, START)
+    )
+
+    listed = bench.type("audit", "--org", "acme").stdout
+
+    assert "2026-11-21 12:00:00  cli:ben  token.revoked  tok_1    org_acme      why leaked" in listed

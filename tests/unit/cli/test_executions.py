@@ -1,0 +1,203 @@
+"""nubabel enqueue and nubabel executions."""
+
+from datetime import timedelta
+
+import pytest
+
+from nubabel_workers.domain.administration import AuditAction, Delivery, SessionWait
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.executions import EventKind, ExecutionError, Status, TimelineEvent
+from nubabel_workers.domain.hints import HintTask
+from nubabel_workers.domain.ids import ExecutionId
+from tests.fakes.clock import START
+from tests.unit.cli.bench import Bench, fails_with
+
+
+def _enqueue(bench: Bench, *options: str) -> str:
+    execution_id: str = bench.json("enqueue", "안녕하세요", "--org", "acme", *options)["execution_id"]
+    return execution_id
+
+
+def test_a_prompt_is_accepted_for_the_organization_and_hinted(bench: Bench) -> None:
+    result = bench.type("enqueue", "hello", "--org", "Acme")
+
+    row = bench.executions.only()
+    assert result.stdout == f"{row.id}  queued\n"
+    assert (row.organization_id, row.source, row.prompt) == ("org_acme", "cli", "hello")
+    assert bench.hints.rows(HintTask.DISPATCH) == [row.id]
+    assert row.correlation_id
+    assert row.traceparent
+
+
+def test_a_prompt_can_come_from_standard_input(bench: Bench) -> None:
+    bench.type("enqueue", "-", "--org", "acme", typed="from a pipe\n")
+
+    assert bench.executions.only().prompt == "from a pipe\n"
+
+
+def test_overrides_reach_the_execution(bench: Bench) -> None:
+    _enqueue(bench, "--category", "quick", "--skill", "a", "--skill", "b", "--model", "p/m", "--deadline-s", "60")
+
+    new = bench.executions.accepted[0]
+    assert (new.overrides.category, new.overrides.skills, new.overrides.model) == ("quick", ["a", "b"], "p/m")
+    assert new.deadline_s == 60
+
+
+def test_the_same_key_is_the_same_request(bench: Bench) -> None:
+    first = _enqueue(bench, "--key", "k")
+
+    again = bench.type("enqueue", "안녕하세요", "--org", "acme", "--key", "k")
+
+    assert again.stdout == f"{first}  queued (the same request was accepted before)\n"
+    fails_with(bench.type("enqueue", "other", "--org", "acme", "--key", "k"), 2, "take a new key")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "nonsense"), "model"),
+        (("--deadline-s", "0"), "deadline_s"),
+        (("--session", "nonsense"), "session_id"),
+        (("--callback-url", "ftp://x"), "callback_url"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options: tuple[str, str], says: str, bench: Bench) -> None:
+    fails_with(bench.type("enqueue", "hello", "--org", "acme", *options), 2, says)
+
+
+def test_a_disabled_organization_asks_nothing(bench: Bench) -> None:
+    bench.type("orgs", "disable", "acme")
+
+    fails_with(bench.type("enqueue", "hello", "--org", "acme"), 2, "nubabel orgs enable org_acme")
+
+
+def test_waiting_prints_the_answer_alone_on_standard_output(bench: Bench) -> None:
+    execution_id = _enqueue(bench, "--key", "k")
+    bench.executions.move(execution_id, Status.COMPLETED, output="the answer\nin two lines\x1b[31m")
+
+    result = bench.type("enqueue", "안녕하세요", "--org", "acme", "--key", "k", "--wait")
+
+    assert result.exit_code == 0
+    assert result.stdout == "the answer\nin two lines·[31m\n"
+
+
+def test_waiting_fails_when_there_is_no_answer(bench: Bench) -> None:
+    execution_id = _enqueue(bench, "--key", "k")
+    bench.executions.move(execution_id, Status.FAILED, error=ExecutionError("deadline", "It took too long."))
+
+    result = bench.type("enqueue", "안녕하세요", "--org", "acme", "--key", "k", "--wait")
+
+    assert result.exit_code == 1
+    assert "It took too long." in result.stderr
+    assert result.stdout == ""
+
+
+def test_waiting_ends_when_patience_does(bench: Bench) -> None:
+    result = bench.type("enqueue", "hello", "--org", "acme", "--wait", "--timeout", "0")
+
+    assert result.exit_code == 1
+    assert "not over yet" in result.stderr
+
+
+# --- list, show, cancel ----------------------------------------------------------------------------------------------
+
+
+def test_executions_are_listed_by_state(bench: Bench) -> None:
+    queued, done = _enqueue(bench), _enqueue(bench)
+    bench.executions.move(done, Status.COMPLETED)
+    bench.clock.advance(90)
+
+    listed = bench.type("executions", "list", "--status", "queued", "--org", "acme").stdout
+
+    assert queued in listed
+    assert done not in listed
+    assert "90 s ago" in listed
+    assert "안녕하세요" in listed
+    assert bench.type("executions", "list", "--status", "failed").stdout == "no executions\n"
+
+
+def test_an_execution_tells_where_its_time_went(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.executions.move(execution_id, Status.COMPLETED, output="answer", finished_at=START + timedelta(seconds=50))
+    bench.executions.events[execution_id] = [
+        TimelineEvent(START, EventKind.ACCEPTED, {"source": "cli"}),
+        TimelineEvent(START + timedelta(seconds=8), EventKind.SUBMITTED, {"attempt": 1, "instance": "ins_1"}),
+        TimelineEvent(START + timedelta(seconds=50), EventKind.FINISHED, {"status": "completed"}),
+        TimelineEvent(START + timedelta(seconds=51), EventKind.DELIVERED, {"kind": "outcome"}),
+    ]
+    bench.reports.busy = SessionWait(ExecutionId("exe_before"), START + timedelta(seconds=6))
+    bench.reports.told = [Delivery("outcome", "sent", 0, START, START, None, possibly_repeated=False)]
+
+    shown = bench.type("executions", "show", execution_id).stdout
+
+    assert f"{execution_id}  completed  50 s" in shown
+    for words in (
+        "waited for an earlier request of the session, exe_before",
+        "waited for a worker",
+        "OpenCode worked on it",
+        "8.000  submitted to OpenCode on ins_1, attempt 1",
+        "51.000  the answer was delivered",
+        "outcome   sent",
+    ):
+        assert words in shown
+    spent = bench.json("executions", "show", execution_id)["time_spent"]
+    assert [round(span["seconds"]) for span in spent] == [6, 2, 42, 1]
+
+
+def test_an_execution_that_goes_on_is_told_so_far(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.clock.advance(200)
+
+    shown = bench.type("executions", "show", execution_id).stdout
+
+    assert "queued  3 min 20 s so far" in shown
+    assert "3 min 20 s  ██████████" in shown
+
+
+def test_a_failure_shows_the_operators_detail(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    error = ExecutionError("model_error", "Sorry.", "HTTP 401 from the provider")
+    bench.executions.move(execution_id, Status.FAILED, error=error)
+
+    assert "model_error: HTTP 401 from the provider" in bench.type("executions", "show", execution_id).stdout
+
+
+def test_cancelling_ends_a_queued_execution_and_is_audited(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+
+    result = bench.type("executions", "cancel", execution_id, "--reason", "by mistake")
+
+    assert result.stdout == f"cancelled {execution_id}\n"
+    (entry,) = bench.audit.entries
+    assert (entry.actor, entry.action, entry.organization_id, entry.detail) == (
+        "cli:anna",
+        AuditAction.EXECUTION_CANCELLED,
+        "org_acme",
+        {"reason": "by mistake"},
+    )
+
+
+def test_cancelling_a_running_one_says_that_it_takes_a_moment(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.executions.move(execution_id, Status.RUNNING)
+
+    assert "is running: OpenCode is told to stop" in bench.type("executions", "cancel", execution_id).stdout
+
+
+def test_cancelling_what_is_over_changes_nothing(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.executions.move(execution_id, Status.COMPLETED)
+
+    assert "was over already: completed" in bench.type("executions", "cancel", execution_id).stdout
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel"])
+def test_an_unknown_execution_is_bad_input(verb: str, bench: Bench) -> None:
+    fails_with(bench.type("executions", verb, "exe_none"), 2, "nubabel executions list")
+
+
+def test_a_database_that_is_away_is_one_line_and_exit_code_one(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.executions.error = UnavailableError("the database cannot be reached")
+
+    fails_with(bench.type("executions", "show", execution_id), 1, "cannot be reached", "nubabel doctor")

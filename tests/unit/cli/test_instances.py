@@ -1,0 +1,73 @@
+"""nubabel instances."""
+
+from pydantic import SecretStr
+
+from tests.unit.cli.bench import Bench, fails_with
+
+
+def test_an_added_server_is_looked_at(bench: Bench) -> None:
+    result = bench.type("instances", "add", "http://oc:4096", "--password-stdin", "--capacity", "7", typed="pw\n")
+
+    assert result.exit_code == 0
+    (instance,) = bench.instances.rows.values()
+    assert (instance.password, instance.capacity_runs, instance.submits_per_second) == (SecretStr("pw"), 7, 20)
+    assert "OK" in result.stdout
+    assert "version 1.18.33" in result.stdout
+
+
+def test_an_added_server_that_does_not_answer_stays_registered_and_fails(bench: Bench) -> None:
+    bench.servers.problem = "connection refused"
+
+    result = bench.type("instances", "add", "http://oc:4096", "--password-env", "PW", env={"PW": "pw"})
+
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    assert [one.healthy for one in bench.instances.rows.values()] == [False]
+
+
+def test_a_server_without_a_password_is_warned_about(bench: Bench) -> None:
+    assert "without a password" in bench.type("instances", "add", "http://oc:4096").stderr
+
+
+def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+
+    listed = bench.type("instances", "list").stdout
+
+    assert "http://oc:4096" in listed
+    assert "0/50" in listed
+    assert "healthy" in listed
+    assert bench.json("instances", "list")[0]["url"] == "http://oc:4096"
+
+
+def test_a_password_never_leaves_in_json(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096", "--password-stdin", typed="hunter2\n")
+
+    for words in (("list", "--json"), ("check", "--json"), ("list",)):
+        assert "hunter2" not in bench.type("instances", *words).output
+
+
+def test_checking_fails_when_one_server_is_unfit(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    assert bench.type("instances", "check").exit_code == 0
+
+    bench.servers.problem = "connection refused"
+
+    result = bench.type("instances", "check")
+    assert result.exit_code == 1
+    assert "connection refused" in result.stdout
+
+
+def test_a_server_is_drained_activated_and_removed(bench: Bench) -> None:
+    instance_id = bench.json("instances", "add", "http://oc:4096")["instance"]["id"]
+
+    assert "draining" in bench.type("instances", "drain", instance_id).stdout
+    assert "active again" in bench.type("instances", "activate", instance_id).stdout
+    assert "removed" in bench.type("instances", "remove", instance_id).stdout
+    assert "no OpenCode server yet" in bench.type("instances", "list").stdout
+
+
+def test_bad_input_is_one_line(bench: Bench) -> None:
+    fails_with(bench.type("instances", "add", "oc:4096"), 2, "http://host:4096")
+    fails_with(bench.type("instances", "drain", "ins_none"), 2, "nubabel instances list")
+    fails_with(bench.type("instances", "add", "http://oc", "--password-stdin", typed=""), 2, "password is empty")

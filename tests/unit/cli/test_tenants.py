@@ -1,0 +1,202 @@
+"""orgs, workspaces, tokens, submit-keys, webhooks, keys."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from nubabel_workers.cli.administration import Defaults
+from nubabel_workers.domain.administration import RotationReport
+from nubabel_workers.domain.credentials import hash_service_token
+from nubabel_workers.domain.tenants import BusyPolicy
+from tests.unit.cli.bench import Bench, fails_with
+
+
+def test_a_created_organization_is_printed_with_its_id(bench: Bench) -> None:
+    result = bench.type("orgs", "create", "Beta", "--busy", "reject")
+
+    assert result.exit_code == 0
+    created = next(one for one in bench.organizations.rows.values() if one.name == "Beta")
+    assert result.stdout == f"created {created.id} (Beta)\n"
+    assert created.busy_policy is BusyPolicy.REJECT
+    assert bench.organizations.actors == ["cli:anna"]
+
+
+def test_a_taken_name_is_one_line_and_exit_code_two(bench: Bench) -> None:
+    fails_with(bench.type("orgs", "create", "acme"), 2, "exists already")
+
+
+def test_organizations_are_listed_for_people_and_for_programs(bench: Bench) -> None:
+    people = bench.type("orgs", "list")
+
+    assert people.stdout.split() == [
+        *("ID", "NAME", "STATE", "WHEN", "BUSY", "PLAN", "CREATED"),
+        *("org_acme", "Acme", "active", "queue", "default", "never"),
+    ]
+    assert bench.json("orgs", "list")[0]["id"] == "org_acme"
+
+
+def test_a_terminals_control_characters_in_a_name_are_not_obeyed(bench: Bench) -> None:
+    bench.workspaces.rows.clear()
+    bench.slack.bots["xoxb-1"] = type(bench.slack.bots["xoxb-1"])(team_name="\x1b[31m[bold]Ev\x07il")
+    bench.type("workspaces", "add", "acme", typed="xoxb-1\n")
+
+    listed = bench.type("workspaces", "list").stdout
+
+    assert "\x1b" not in listed
+    assert "\x07" not in listed
+    assert "·[31m[bold]Ev·il" in listed
+
+
+def test_an_organization_is_shown_with_what_belongs_to_it(bench: Bench) -> None:
+    bench.type("workspaces", "add", "acme", typed="xoxb-1\n")
+    bench.type("tokens", "create", "ci", "--org", "acme")
+
+    shown = bench.type("orgs", "show", "ACME").stdout
+
+    assert "org_acme" in shown
+    assert "Acme (T1)  active" in shown
+    assert "token ci  service" in shown
+    assert set(bench.json("orgs", "show", "acme")) == {
+        *("organization", "workspaces", "tokens", "submit_keys", "changes")
+    }
+
+
+def test_disabling_says_what_happens_and_how_to_undo_it(bench: Bench) -> None:
+    disabled = bench.type("orgs", "disable", "acme")
+
+    assert "refused within seconds" in disabled.stdout
+    assert "nubabel orgs enable org_acme" in disabled.stderr
+    assert bench.organizations.rows["org_acme"].disabled_at is not None
+    bench.type("orgs", "enable", "acme")
+    assert bench.organizations.rows["org_acme"].disabled_at is None
+
+
+def test_a_policy_is_changed(bench: Bench) -> None:
+    result = bench.type("orgs", "set-policy", "acme", "--busy", "interrupt")
+
+    assert result.stdout == "org_acme (Acme): when busy interrupt, plan default\n"
+    fails_with(bench.type("orgs", "set-policy", "acme"), 2, "nothing to change")
+    fails_with(
+        bench.type("orgs", "set-policy", "acme", "--busy", "nonsense"), 2, "'nonsense'", "nubabel orgs set-policy"
+    )
+
+
+# --- workspaces ------------------------------------------------------------------------------------------------------
+
+
+def test_a_workspace_is_added_by_the_token_on_standard_input(bench: Bench) -> None:
+    result = bench.type("workspaces", "add", "acme", typed="xoxb-1\n")
+
+    assert result.exit_code == 0
+    assert "Acme (T1) for org_acme" in result.stdout
+    assert list(bench.workspaces.tokens.values()) == [SecretStr("xoxb-1")]
+
+
+def test_a_workspace_is_added_by_a_token_from_a_named_variable(bench: Bench) -> None:
+    result = bench.type("workspaces", "add", "acme", "--token-env", "MY_TOKEN", env={"MY_TOKEN": "xoxb-1"})
+
+    assert result.exit_code == 0
+    fails_with(bench.type("workspaces", "add", "acme", "--token-env", "NOT_SET"), 2, "NOT_SET is empty")
+
+
+def test_a_workspace_is_added_by_the_settings_token(bench: Bench) -> None:
+    fails_with(bench.type("workspaces", "add", "acme", "--from-settings"), 2, "NUBABEL_SLACK_BOT_TOKEN is not set")
+
+    bench.defaults = Defaults(slack_bot_token=SecretStr("xoxb-1"))
+
+    assert bench.type("workspaces", "add", "acme", "--from-settings").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"),
+    [("", 2, "the bot token is empty"), ("xapp-1\n", 2, "app-level token"), ("xoxb-bad\n", 1, "invalid_auth")],
+)
+def test_a_token_that_does_not_fit_is_refused_and_not_repeated(typed: str, code: int, says: str, bench: Bench) -> None:
+    result = bench.type("workspaces", "add", "acme", typed=typed)
+
+    fails_with(result, code, says)
+    assert not typed.strip() or typed.strip() not in result.output
+
+
+def test_removing_a_workspace_says_what_was_cancelled(bench: Bench) -> None:
+    workspace_id = bench.json("workspaces", "add", "acme", typed="xoxb-1\n")["id"]
+    bench.canceller.open_executions[workspace_id] = ["exe_1"]
+
+    result = bench.type("workspaces", "remove", workspace_id)
+
+    assert "1 executions cancelled" in result.stdout
+    fails_with(bench.type("workspaces", "remove", "wsp_none"), 2, "nubabel workspaces list")
+
+
+def test_installation_links_need_their_settings(bench: Bench) -> None:
+    fails_with(bench.type("workspaces", "link", "acme"), 2, "NUBABEL_SLACK_CLIENT_ID", "NUBABEL_PUBLIC_URL")
+
+
+# --- tokens and keys -------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_the_only_thing_on_standard_output(bench: Bench) -> None:
+    result = bench.type("tokens", "create", "ci", "--org", "acme", "--days", "30")
+
+    text = result.stdout.strip()
+    assert list(bench.access.hashes.values()) == [hash_service_token(text)]
+    assert list(bench.access.lifetimes.values()) == [30 * 86_400]
+    assert "not shown again" in result.stderr
+
+
+def test_lists_never_hold_a_secret(bench: Bench) -> None:
+    token = bench.json("tokens", "create", "ci", "--org", "acme")["text"]
+    secret = bench.json("submit-keys", "create", "etl", "--org", "acme")["secret"]
+
+    for words in (("tokens", "list"), ("submit-keys", "list"), ("tokens", "list", "--json"), ("orgs", "show", "acme")):
+        output = bench.type(*words).output
+        assert token not in output
+        assert secret not in output
+
+
+def test_a_token_needs_an_organization_unless_it_is_an_operators(bench: Bench) -> None:
+    fails_with(bench.type("tokens", "create", "ci"), 2, "belongs to an organization")
+
+    assert bench.json("tokens", "create", "ops", "--operator")["token"]["role"] == "operator"
+
+
+def test_revoking_names_what_was_revoked(bench: Bench) -> None:
+    token_id = bench.json("tokens", "create", "ci", "--org", "acme")["token"]["id"]
+    key_id = bench.json("submit-keys", "create", "etl", "--org", "acme")["key"]["id"]
+
+    assert token_id in bench.type("tokens", "revoke", token_id).stdout
+    assert key_id in bench.type("submit-keys", "revoke", key_id).stdout
+    fails_with(bench.type("tokens", "revoke", "tok_none"), 2, "nubabel tokens list")
+
+
+def test_a_webhook_secret_is_shown_once(bench: Bench) -> None:
+    result = bench.type("webhooks", "secret", "acme")
+
+    assert result.stdout.strip() == bench.organizations.secrets["org_acme"].get_secret_value()
+    assert result.stdout.startswith("whsec_")
+
+
+def test_a_generated_key_needs_no_settings_and_is_a_fernet_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bench.opening_fails = AssertionError("nothing is opened")
+
+    result = bench.type("keys", "generate")
+
+    assert len(result.stdout.strip()) == 44
+
+
+def test_a_rotation_counts_what_it_did(bench: Bench) -> None:
+    assert bench.type("keys", "rotate").stdout == "3 secrets re-encrypted, 4 were under the first key already\n"
+    assert bench.audit.entries[0].actor == "cli:anna"
+
+
+def test_a_rotation_that_could_not_read_a_secret_fails_and_names_it(bench: Bench) -> None:
+    bench.rotation.report = RotationReport(rotated=1, unreadable=(("workspaces", "wsp_1"),))
+
+    result = bench.type("keys", "rotate")
+
+    assert result.exit_code == 1
+    assert "workspaces wsp_1" in result.stderr
