@@ -339,6 +339,7 @@ def _pace(settings: Settings) -> MaintenancePace:
         hint_after_s=settings.scheduler_hint_after_s,
         reconcile_s=settings.scheduler_reconcile_s,
         late_notice_s=settings.late_notice_s,
+        keep_idempotency_keys_s=settings.idempotency_keep_h * 3600.0,
         retention_s={
             "inbound_events": settings.retention_inbound_days * _DAY_S,
             "executions": settings.retention_executions_days * _DAY_S,

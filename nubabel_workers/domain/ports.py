@@ -373,6 +373,10 @@ class MaintenanceStore(Protocol):
         """Delete what is older than allowed, at most `batch` rows per table; table -> rows deleted."""
         ...
 
+    async def forget_idempotency_keys(self, *, after_s: float, batch: int) -> int:
+        """Callers' keys older than that name new requests from now on; how many were forgotten."""
+        ...
+
     async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
         """Renew leases in one statement; returns the tokens that still hold a row."""
         ...

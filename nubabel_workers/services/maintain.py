@@ -30,6 +30,7 @@ class MaintenancePace:
     hint_after_s: float = 2.0
     reconcile_s: float = 15.0
     late_notice_s: float = 90.0
+    keep_idempotency_keys_s: float = 86_400.0
     retention_s: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -93,6 +94,9 @@ class Maintain:
 
     async def expire(self) -> Mapping[str, int]:
         """Delete what is older than its retention, batch by batch, so that no lock is held for long."""
+        forgotten = await self._maintenance.forget_idempotency_keys(
+            after_s=self._pace.keep_idempotency_keys_s, batch=_EXPIRY_BATCH
+        )
         deleted: dict[str, int] = {}
         for _ in range(_EXPIRY_ROUNDS):
             round_of = await self._maintenance.expire(retention_s=self._pace.retention_s, batch=_EXPIRY_BATCH)
@@ -100,5 +104,5 @@ class Maintain:
                 deleted[table] = deleted.get(table, 0) + rows
             if not any(rows >= _EXPIRY_BATCH for rows in round_of.values()):
                 break
-        log.info("scheduler.expired", **deleted)
+        log.info("scheduler.expired", idempotency_keys=forgotten, **deleted)
         return deleted

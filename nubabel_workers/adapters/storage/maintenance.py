@@ -161,6 +161,15 @@ _EXPIRED: Mapping[str, str] = {
     "dead_letters": "SELECT id FROM dead_letters WHERE status <> 'open' AND resolved_at < {before}",
     "audit_log": "SELECT id FROM audit_log WHERE at < {before}",
 }
+# A caller's key names a request for a day; then the same key is a new request. Slack's messages keep theirs for good:
+# a replay of one from our own tables must never be answered twice.
+_FORGET_KEYS = """
+UPDATE executions SET idempotency_key = 'old:' || id
+WHERE id IN (
+  SELECT id FROM executions
+  WHERE idempotency_key LIKE 'key:%%' AND created_at < now() - make_interval(secs => %(seconds)s)
+  LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+"""
 _EXPIRE_NONCES = "DELETE FROM submit_nonces WHERE seen_at < now() - interval '15 minutes'"
 
 
@@ -204,6 +213,9 @@ class PostgresMaintenance:
             )
         await self._database.system().execute(_EXPIRE_NONCES)
         return deleted
+
+    async def forget_idempotency_keys(self, *, after_s: float, batch: int) -> int:
+        return await self._database.system().execute(_FORGET_KEYS, {"seconds": after_s, "batch": batch})
 
     async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
         rows = await self._database.system().all(_RENEW, {"tokens": list(tokens), "lease_s": lease_s})

@@ -144,3 +144,16 @@ async def test_gauges_are_numbers(maintenance: PostgresMaintenance, database: Da
 
     assert gauges["executions_queued"] == 1
     assert all(isinstance(value, float) for value in gauges.values())
+
+
+async def test_a_callers_key_names_a_new_request_after_its_time_and_slacks_never(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_old", created_at=PAST, idempotency_key="key:mine")
+    await seed(database, "exe_new", idempotency_key="key:other")
+    await seed(database, "exe_slack", created_at=PAST, idempotency_key="slack:wsp_1:C1:1.1")
+
+    assert await maintenance.forget_idempotency_keys(after_s=86_400, batch=10) == 1
+
+    rows = await database.system().all("SELECT id, idempotency_key FROM executions ORDER BY id")
+    assert [row["idempotency_key"] for row in rows] == ["key:other", "old:exe_old", "slack:wsp_1:C1:1.1"]
