@@ -18,7 +18,7 @@ from nubabel_workers.domain.keywords import KeywordIndex, split_words
 _LOOKED_AT_HEAD = 3000
 _LOOKED_AT_TAIL = 1000
 
-# oh-my-opencode's agent that delegates; what follows the dash changes between its releases.
+# oh-my-opencode's agent that delegates by category; what follows the dash changes between its releases.
 SISYPHUS = "Sisyphus - "
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # stands inside quotes in the system text
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[^\s\"'`]{1,200}")
@@ -46,7 +46,7 @@ class Rules:
     categories: Mapping[str, str]
     skills: Mapping[str, str]
     awards: Mapping[str, Sequence[Award]]
-    main_agent: str  # the default agent, which delegates by category, is the one whose name begins like this
+    main_agent: str  # the default agent is the one whose name begins like this
     index: KeywordIndex = field(repr=False, compare=False)
 
 
@@ -81,8 +81,8 @@ def analyse(text: str, overrides: Overrides, rules: Rules, available_agents: Seq
     check_overrides(overrides, rules)
     agent, agent_reason = _choose_agent(overrides.agent, available_agents, rules.main_agent)
     model_reasons = (f"model {overrides.model}: the caller's choice",) if overrides.model else ()
-    if not _delegates(agent, overrides, available_agents, rules.main_agent):
-        reasons = (agent_reason, *model_reasons, "no delegation: this agent works on the request itself")
+    if not _delegates(agent, overrides, available_agents):
+        reasons = (agent_reason, *model_reasons, "no delegation: the agent works on the request itself")
         return Analysis(None, (), agent, overrides.model, "", reasons)
     score = _score(text, rules)
     category, category_reason = _choose_category(overrides, rules, score)
@@ -116,13 +116,13 @@ def check_overrides(overrides: Overrides, rules: Rules) -> None:
         )
 
 
-def _delegates(agent: str | None, overrides: Overrides, available_agents: Sequence[str], main_agent: str) -> bool:
-    """Whether the request is to be handed on by category: the main agent can, a caller may ask another one to."""
+def _delegates(agent: str | None, overrides: Overrides, available_agents: Sequence[str]) -> bool:
+    """Whether the request is to be handed on by category, which only a server with Sisyphus understands."""
+    if available_agents and not any(name.startswith(SISYPHUS) for name in available_agents):
+        return False
     if overrides.category is not None or overrides.skills:
         return True
-    if overrides.agent is not None:
-        return (agent or "").startswith(main_agent)
-    return agent is not None or not available_agents
+    return agent.startswith(SISYPHUS) if agent else True
 
 
 def _choose_agent(wanted: str | None, available: Sequence[str], main_agent: str) -> tuple[str | None, str]:

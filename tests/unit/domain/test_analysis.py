@@ -303,9 +303,18 @@ def test_agent_is_the_exact_display_name(wanted: str | None, chosen: str) -> Non
 
 
 def test_another_main_agent_can_be_named() -> None:
-    rules = parse_rules({"default_category": "a", "categories": {"a": {}}}, main_agent="Atlas")
+    rules = parse_rules({"default_category": "a", "categories": {"a": {}}}, main_agent="build")
 
-    assert analyse("hello", Overrides(), rules, ["Sisyphus - x", "Atlas - y"]).agent == "Atlas - y"
+    analysis = analyse("hello", Overrides(), rules, ["plan", "build"])
+
+    assert (analysis.agent, analysis.instructions) == ("build", "")
+
+
+def test_server_without_sisyphus_is_not_asked_to_delegate_whatever_the_caller_wants() -> None:
+    analysis = analyse("apple", Overrides(category="second", skills=["peel"]), small_rules(), ["build", "plan"])
+
+    assert (analysis.category, analysis.skills, analysis.instructions) == (None, (), "")
+    assert "no delegation: the agent works on the request itself" in analysis.reasons
 
 
 def test_server_without_sisyphus_keeps_its_default_agent_and_is_not_asked_to_delegate() -> None:
