@@ -6,8 +6,8 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import uvicorn
 from pydantic import SecretStr
@@ -31,19 +31,22 @@ from tests.waiting import eventually
 
 
 @pytest.fixture(scope="session")
-def gateway_template(postgres_server: PostgresServer) -> Iterator[str]:
+def gateway_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The owner's URL of one migrated database; `settings` empties it for each test."""
     url = postgres_server.create_database()
     schema.upgrade(url)
-    yield urlsplit(url).path.removeprefix("/")
+    yield url
     postgres_server.drop_database(url)
 
 
 @pytest.fixture
-def settings(database_factory: Callable[..., str], gateway_template: str, clean_redis: RedisServer) -> Settings:
+def settings(gateway_database: str, clean_redis: RedisServer) -> Settings:
+    with psycopg.connect(gateway_database, autocommit=True) as connection:
+        connection.execute("TRUNCATE organizations, instances, submit_nonces, audit_log, dead_letters CASCADE")
     return Settings(
         _env_file=None,
         environment="development",
-        database_url=SecretStr(database_factory(template=gateway_template)),
+        database_url=SecretStr(gateway_database),
         broker_url=SecretStr(clean_redis.broker_url),
         cache_url=SecretStr(clean_redis.cache_url),
         encryption_keys=(generate_key(),),

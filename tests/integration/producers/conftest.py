@@ -18,7 +18,7 @@ from tests.integration.gateway.conftest import (  # noqa: F401 - pytest finds th
     Gateway,
     environment_of,
     gateway,
-    gateway_template,
+    gateway_database,
     opencode,
     services,
     settings,
