@@ -231,6 +231,7 @@ class ExecutionRow(Leased, Base):
             postgresql_where=text("status IN ('dispatching', 'running')"),
         ),
         Index("ix_executions_by_organization", "organization_id", "created_at"),
+        Index("ix_executions_callers_keys", "created_at", postgresql_where=text("idempotency_key LIKE 'key:%'")),
         Index("ix_executions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     )
 

@@ -338,6 +338,13 @@ def upgrade() -> None:
         "ix_executions_check", "executions", ["check_at"], unique=False, postgresql_where=sa.text("status = 'running'")
     )
     op.create_index(
+        "ix_executions_callers_keys",
+        "executions",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("idempotency_key LIKE 'key:%'"),
+    )
+    op.create_index(
         "ix_executions_finished",
         "executions",
         ["finished_at"],
@@ -519,6 +526,11 @@ def downgrade() -> None:
         "ix_executions_occupying",
         table_name="executions",
         postgresql_where=sa.text("status IN ('dispatching', 'running', 'waiting_input', 'waiting_budget')"),
+    )
+    op.drop_index(
+        "ix_executions_callers_keys",
+        table_name="executions",
+        postgresql_where=sa.text("idempotency_key LIKE 'key:%'"),
     )
     op.drop_index("ix_executions_leased", table_name="executions", postgresql_where=sa.text("lease_owner IS NOT NULL"))
     op.drop_index(
