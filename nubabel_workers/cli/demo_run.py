@@ -230,7 +230,7 @@ async def demo(opencode: OpenCodeKind, console: Console) -> int:
     if opencode == "real":
         view.note("installing the real OpenCode from npm where that has not been done yet …")
     async with Stack(StackOptions(opencode=opencode)) as stack:
-        view.note(f"{', '.join(stack.process_names())}")
+        view.note(f"{', '.join(stack.processes.names())}")
         view.note(f"with Valkey, PostgreSQL, a local Slack and {_OPENCODE_NAMES[opencode]}")
         view.note(f"ready after {time.monotonic() - began:.1f} s")
         view.section("People ask in Slack")

@@ -3,13 +3,30 @@
 import asyncio
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 _TAIL_BYTES = 4000
 
 OnLine = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class _Awaited:
+    names: frozenset[str]
+    pattern: re.Pattern[str]
+    times: int
+    call: Callable[[], object]
+
+    def satisfied_by(self, name: str, line: str) -> bool:
+        """Count the line; whether it was the last one missing."""
+        if name in self.names and self.pattern.search(line):
+            self.times -= 1
+            if self.times == 0:
+                self.call()
+        return self.times == 0
 
 
 class StackLogs:
@@ -19,7 +36,7 @@ class StackLogs:
         self._directory = directory
         self._pass_on = pass_on
         self._files: dict[str, IO[str]] = {}
-        self._awaited: list[tuple[str, re.Pattern[str], Callable[[], None]]] = []
+        self._awaited: list[_Awaited] = []
         self._lock = threading.Lock()
 
     def take(self, name: str, line: str) -> None:
@@ -28,14 +45,15 @@ class StackLogs:
             if file is None:
                 file = self._files[name] = self.path(name).open("a", encoding="utf-8", errors="replace", buffering=1)
             file.write(f"{line}\n")
-            for awaited in [one for one in self._awaited if one[0] == name and one[1].search(line)]:
-                self._awaited.remove(awaited)
-                awaited[2]()
+            self._awaited = [awaited for awaited in self._awaited if not awaited.satisfied_by(name, line)]
         if self._pass_on is not None:
             self._pass_on(name, line)
 
-    def next_line(self, name: str, pattern: str) -> "asyncio.Future[None]":
-        """Done with the next line of that process that contains the pattern. Ask before what causes the line."""
+    def next_lines(self, names: Iterable[str], pattern: str, *, times: int = 1) -> "asyncio.Future[None]":
+        """Done when these processes together have written that many more lines that contain the pattern.
+
+        Ask before what causes the lines.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -43,11 +61,13 @@ class StackLogs:
             if not future.done():
                 future.set_result(None)
 
-        def found() -> None:
-            loop.call_soon_threadsafe(resolve)
-
+        if times == 0:
+            resolve()
+            return future
         with self._lock:
-            self._awaited.append((name, re.compile(pattern), found))
+            self._awaited.append(
+                _Awaited(frozenset(names), re.compile(pattern), times, lambda: loop.call_soon_threadsafe(resolve))
+            )
         return future
 
     def path(self, name: str) -> Path:

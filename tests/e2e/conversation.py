@@ -3,8 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
+from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.domain.executions import FINAL, Execution, Status, TimelineEvent
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_tenants import Tenant
@@ -105,7 +107,9 @@ class Conversation:
 async def until(condition: Callable[[], Awaitable[T | None]], *, what: str, timeout_s: float = TIMEOUT_S) -> T:
     """The first true result of condition; fails the test when timeout_s is over."""
     deadline = time.monotonic() + timeout_s
-    while not (result := await condition()):
+    while True:
+        with suppress(TransientError):  # a store that the test has killed may still be away
+            if result := await condition():
+                return result
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         await asyncio.sleep(_POLL_S)
-    return result
