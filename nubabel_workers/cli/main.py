@@ -1,6 +1,5 @@
 """The command `nubabel`: every way for operators and developers into the system."""
 
-from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,10 +16,12 @@ from nubabel_workers.cli import (
 )
 from nubabel_workers.cli.audit import audit
 from nubabel_workers.cli.command_line import CommandLine
+from nubabel_workers.cli.demo import command as demo
 from nubabel_workers.cli.doctor import doctor
 from nubabel_workers.cli.enqueue import enqueue
 from nubabel_workers.cli.invocation import from_system
 from nubabel_workers.cli.migrate import migrate
+from nubabel_workers.cli.up import command as up
 
 app = typer.Typer(
     cls=CommandLine,
@@ -51,29 +52,8 @@ def nubabel(
         context.obj = from_system(actor)
 
 
-_ON_ITS_OWN = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@app.command(context_settings=_ON_ITS_OWN, add_help_option=False)
-def up(context: typer.Context) -> None:
-    """Start everything on this machine and keep it running. Needs no Docker and no settings."""
-    _hand_over("up", context)
-
-
-@app.command(context_settings=_ON_ITS_OWN, add_help_option=False)
-def demo(context: typer.Context) -> None:
-    """Start everything, ask a few questions in a local Slack, show the answers, stop everything."""
-    _hand_over("demo", context)
-
-
-def _hand_over(name: str, context: typer.Context) -> None:
-    """Load the command only now: it brings every process and simulator, which the others need not wait for."""
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(name)(import_module(f"nubabel_workers.cli.{name}").command)
-    code = typer.main.get_command(command).main(context.args, f"nubabel {name}", standalone_mode=False)
-    raise typer.Exit(code or 0)
-
-
+app.command("up")(up)
+app.command("demo")(demo)
 app.command()(doctor)
 app.command()(migrate)
 app.command()(enqueue)
