@@ -79,6 +79,14 @@ class LeanChannel(Channel):
             self._kept_client = self._create_client()  # type: ignore[attr-defined]  # not in the stubs
         yield self._kept_client
 
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a closed transport there are none. kombu falls over that with an AttributeError, which ends the worker
+        when the broker dies at the wrong moment; a lost connection is what it is, and what Celery can deal with.
+        """
+        if self.connection is None or self.connection.client is None:
+            raise redis.ConnectionError("the connection of this channel is closed")
+        return super()._connparams(*args, **kwargs)  # type: ignore[misc]  # not in the stubs
+
     def forget_fetched(self, pipe: Any) -> None:
         """Nothing is noted at the fetch here."""
 

@@ -3,10 +3,12 @@
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from nubabel_workers.adapters.broker.transport import LeanConnection
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.integration.broker.raw_messages import BAD_MESSAGES, QUEUE, good
 from tests.integration.broker.worker_process import WorkerProcess
@@ -64,7 +66,7 @@ def test_the_message_that_a_dead_worker_was_handed_is_run_by_the_next(
 
 def test_nothing_is_lost_over_many_kills(own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path) -> None:
     sent = 0
-    for life in range(4):
+    for life in range(3):
         worker = start_worker(tmp_path, own_valkey, name=f"life-{life}")
         for _ in range(150):
             broker.lpush(QUEUE, good(f"exe_{sent}"))
@@ -95,3 +97,29 @@ def test_a_malformed_message_is_parked_here_too(
     wait_for(lambda: nothing_is_left(broker), what="an empty broker")
     assert worker.reconnects == 0
     worker.stop()
+
+
+def test_a_worker_outlives_crashes_of_the_broker(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    worker = start_worker(tmp_path, own_valkey, name="one")
+
+    for crash in range(3):
+        with redis.Redis.from_url(own_valkey.broker_url) as broker:
+            for number in range(50):
+                broker.lpush(QUEUE, good(f"exe_{crash}_{number}"))
+        own_valkey.kill()
+        own_valkey.start()
+        with redis.Redis.from_url(own_valkey.broker_url) as broker:
+            broker.lpush(QUEUE, good(f"after crash {crash}"))
+        worker.wait_for_done(f"after crash {crash}", timeout_s=20)
+
+    assert worker.process.is_running
+    worker.stop()
+
+
+def test_a_channel_of_a_closed_connection_speaks_of_a_lost_connection(own_valkey: EmbeddedValkey) -> None:
+    connection = LeanConnection(own_valkey.broker_url)
+    channel: Any = connection.channel()
+    connection.release()
+
+    with pytest.raises(redis.ConnectionError, match="closed"):
+        channel.qos.restore_unacked()
