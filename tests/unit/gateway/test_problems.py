@@ -1,6 +1,7 @@
 """What surrounds every request: problems, bounds, ids, headers, log lines."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -124,11 +125,16 @@ async def test_every_answer_has_the_security_headers_and_none_of_the_server(http
         assert "server" not in headers
 
 
-async def test_the_documentation_page_may_load_what_it_needs(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/docs")
+async def test_the_documentation_page_needs_nothing_but_the_gateway(http: httpx.AsyncClient) -> None:
+    page = await http.get("/docs")
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    answers = [await http.get(asset) for asset in assets if not asset.startswith("data:")]
 
-    assert answer.status_code == 200
-    assert "cdn.jsdelivr.net" in answer.headers["content-security-policy"]
+    assert page.status_code == 200
+    assert "https:" not in page.headers["content-security-policy"]
+    assert {asset for asset in assets if asset.startswith("http")} == set()
+    assert len(answers) == 2
+    assert all(answer.status_code == 200 and len(answer.content) > 10_000 for answer in answers)
 
 
 async def test_a_request_is_one_log_line_with_its_route(door: FrontDoor) -> None:
