@@ -192,6 +192,7 @@ class Execution:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 0  # number of the last run on OpenCode
     failures: int = 0  # failed tries so far, runs or not
+    replays: int = 0  # how often its dead letter was replayed
     session_key: str = ""
     not_before: datetime | None = None
     instance_id: InstanceId | None = None

@@ -16,7 +16,7 @@ from nubabel_workers.domain.notifications import (
     reply_target,
 )
 from nubabel_workers.domain.ports import Finish
-from nubabel_workers.domain.verdict import Verdict
+from nubabel_workers.domain.verdict import Verdict, VerdictKind
 from nubabel_workers.domain.wording import Language, language_of, say
 
 REPLACED = "replaced"
@@ -48,10 +48,12 @@ def failed(
     detail: str,
     reason: DeadLetterReason,
     run: Verdict | None = None,
+    may_still_run: bool = False,
 ) -> Finish:
     """Out of attempts, refused for good, or too late: an apology in the thread and a dead letter for the operators.
 
     code: stable word, also the reference's kind. detail: for operators only; what there is of an answer is shown.
+    may_still_run: a prompt was sent, and nobody knows whether it arrived; a run known to go on needs no saying.
     """
     language = language_of(execution.prompt)
     apology = say(_FAILURE_TEXTS.get(code, "failed"), language, reference=execution.id)
@@ -74,6 +76,7 @@ def failed(
             organization_id=execution.organization_id,
             attempts=max(execution.attempt, execution.failures),
         ),
+        may_still_run=may_still_run,
     )
 
 
@@ -118,6 +121,7 @@ def _finish(
     dead_letter: NewDeadLetter | None = None,
     notes: Sequence[str] = (),
     detail: dict[str, Any] | None = None,
+    may_still_run: bool = False,
 ) -> Finish:
     return Finish(
         status=status,
@@ -131,6 +135,7 @@ def _finish(
         notifications=_notifications(execution, status, markdown, output=output, error=error),
         dead_letter=dead_letter,
         detail=detail or {},
+        abandon_session=may_still_run or (run is not None and run.kind is VerdictKind.RUNNING),
     )
 
 

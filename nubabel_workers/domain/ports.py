@@ -71,7 +71,10 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Finish:
-    """The end of an execution; everything here is written in one transaction with the state change."""
+    """The end of an execution; everything here is written in one transaction with the state change.
+
+    abandon_session: the run may still go on, so its OpenCode session is left to it; the next turn gets a new one.
+    """
 
     status: Status
     verdict: str
@@ -84,6 +87,7 @@ class Finish:
     notifications: Sequence[NewNotification] = ()
     dead_letter: NewDeadLetter | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    abandon_session: bool = False
 
 
 @dataclass(frozen=True)
@@ -357,8 +361,8 @@ class MaintenanceStore(Protocol):
         """Make executions past their run's deadline due for a look; return their ids."""
         ...
 
-    async def queued_past_answer_by(self) -> list[tuple[str, str]]:
-        """(organization, execution) of those still queued after answer_by: they end with an apology."""
+    async def queued_to_end(self) -> list[tuple[str, str]]:
+        """(organization, execution) of those queued that are past answer_by, or that somebody cancelled."""
         ...
 
     async def tell_late(self, *, after_s: float, text: str) -> list[str]:

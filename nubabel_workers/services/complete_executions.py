@@ -36,6 +36,7 @@ from nubabel_workers.services.submit_prompt import ids_of
 log = structlog.get_logger(__name__)
 
 _SETTLE_S = 0.15  # measured on opencode 1.18.33: the last message may be stored up to 300 ms after session.idle
+_ABORT_S = 1.0  # measured: an abort is answered in 10-20 ms
 _ABORT_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 
 
@@ -122,17 +123,20 @@ class CompleteExecutions:
                 "too_many_deliveries",
                 "each worker that looked at it alone ended without a result",
                 DeadLetterReason.TOO_MANY_DELIVERIES,
+                run=Verdict(VerdictKind.RUNNING),
             )
         try:
-            server, verdict = await self._look(claimed, looks)
+            server, verdict = await self._look(claimed, looks, lease)
         except NotFoundError:
             await self._executions.forget_opencode_session(execution, lease)
             await self._mappings.forget(execution.organization_id, execution.session_id)
+            if claimed.cancel_requested or claimed.past_deadline:
+                return await self._end_stopped(claimed, Verdict(VerdictKind.NOT_SUBMITTED), lease)
             return await self._again(execution, lease, TransientError("the session is lost on its server"), None)
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, verdict, lease)
         if verdict.kind is VerdictKind.RUNNING and verdict.retry_attempt > self._checks.model_retries:
-            await server.abort(_session_of(execution))
+            await self._stop(server, execution, lease)
             error = TransientError(f"the model did not answer in {verdict.retry_attempt} tries")
             return await self._again(execution, lease, error, verdict)
         return await self._act_on(execution, verdict, lease)
@@ -180,14 +184,14 @@ class CompleteExecutions:
             run=verdict,
         )
 
-    async def _look(self, claimed: ClaimedCheck, looks: "_Looks") -> tuple[OpenCodeServer, Verdict]:
+    async def _look(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease) -> tuple[OpenCodeServer, Verdict]:
         execution = claimed.execution
         instance = await looks.instance(execution)
         server = self._servers.server(instance)
         state = await looks.state(instance, execution)
         verdict = await self._decide(server, execution, state, settled=False)
         if claimed.cancel_requested or claimed.past_deadline:
-            return server, await self._abort(server, execution, verdict)
+            return server, await self._abort(server, execution, verdict, lease)
         if verdict.kind is VerdictKind.UNSETTLED:
             await asyncio.sleep(_SETTLE_S)
             busy = await server.busy_sessions(execution.opencode_directory)
@@ -195,11 +199,16 @@ class CompleteExecutions:
             verdict = await self._decide(server, execution, state, settled=True)
         return server, verdict
 
-    async def _abort(self, server: OpenCodeServer, execution: Execution, verdict: Verdict) -> Verdict:
+    async def _stop(self, server: OpenCodeServer, execution: Execution, lease: Lease) -> None:
+        # Abort what this execution runs, never what the session's next one does: the lease says which it is.
+        self._leases.time_to_act_s(lease, _ABORT_S)
+        await server.abort(_session_of(execution))
+
+    async def _abort(self, server: OpenCodeServer, execution: Execution, verdict: Verdict, lease: Lease) -> Verdict:
         """Abort what still runs and read what there is; the server ends a run within a second."""
         if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.RESUBMIT}:
             return verdict
-        await server.abort(_session_of(execution))
+        await self._stop(server, execution, lease)
         await self._executions.note_event(execution, EventKind.ABORTED, {})
         for wait_s in _ABORT_LOOKS_S:
             await asyncio.sleep(wait_s)

@@ -137,10 +137,6 @@ class DispatchExecutions:
 
     async def _dispatch(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> str:
         execution = claimed.execution
-        if claimed.cancel_requested and not claimed.open_attempt:
-            reason = execution.cancel_reason or "cancelled"
-            await self._finish(execution, lease, outcomes.cancelled(execution, reason=reason))
-            return "cancelled"
         if claimed.lone_deliveries > self._limits.lone_deliveries:
             await self._finish(
                 execution,
@@ -150,10 +146,17 @@ class DispatchExecutions:
                     code="too_many_deliveries",
                     detail="each worker that took it alone ended without a result",
                     reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                    may_still_run=claimed.open_attempt,
                 ),
             )
             return "parked"
-        started = await self._submit_prompt.submit(claimed, instance, lease)
+        started = await self._submit_prompt.resume(execution, instance, lease) if claimed.open_attempt else None
+        if started is None and claimed.cancel_requested:
+            reason = execution.cancel_reason or "cancelled"
+            await self._finish(execution, lease, outcomes.cancelled(execution, reason=reason))
+            return "cancelled"
+        if started is None:
+            started = await self._submit_prompt.submit(execution, instance, lease)
         log.info("execution.submitted", instance_id=instance.id)
         if started.check_now:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
@@ -167,7 +170,13 @@ class DispatchExecutions:
             if isinstance(decision, GiveUp):
                 exhausted = decision.code == _EXHAUSTED
                 reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
-                finish = outcomes.failed(execution, code=decision.code, detail=str(error), reason=reason)
+                finish = outcomes.failed(
+                    execution,
+                    code=decision.code,
+                    detail=str(error),
+                    reason=reason,
+                    may_still_run=isinstance(error, UncertainError),
+                )
                 await self._finish(execution, lease, finish)
                 tally.add("failed", execution.id)
                 return

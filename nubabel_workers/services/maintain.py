@@ -11,8 +11,9 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
-from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, MaintenanceStore
+from nubabel_workers.domain.ports import ExecutionStore, Finish, HintPublisher, MaintenanceStore
 from nubabel_workers.domain.wording import say_in_both
 from nubabel_workers.services.follow_up import publish_after_finish
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
@@ -67,24 +68,19 @@ class Maintain:
         told = await self._maintenance.tell_late(after_s=self._pace.late_notice_s, text=say_in_both("late"))
         for notification_id in told:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id))
-        late = await self._maintenance.queued_past_answer_by()
-        for organization_id, execution_id in late:
-            await self._give_up(organization_id, execution_id)
-        return len(late)
+        overdue = await self._maintenance.queued_to_end()
+        for organization_id, execution_id in overdue:
+            await self._end_queued(organization_id, execution_id)
+        return len(overdue)
 
-    async def _give_up(self, organization_id: str, execution_id: str) -> None:
+    async def _end_queued(self, organization_id: str, execution_id: str) -> None:
         execution = await self._executions.find(organization_id, execution_id)
         if execution is None:
             return
-        finish = outcomes.failed(
-            execution,
-            code="not_started_in_time",
-            detail="it waited longer than answer_by allows",
-            reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
-        )
+        finish = _end_of(execution)
         finished = await self._executions.cancel_queued(execution, finish)
         if finished is not None:
-            log.error("execution.not_started_in_time", execution_id=execution_id, organization_id=organization_id)
+            log.warning("execution.finished", status=finish.status, verdict=finish.verdict, execution_id=execution_id)
             publish_after_finish(self._hints, execution, finished)
 
     async def reconcile(self) -> int:
@@ -106,3 +102,15 @@ class Maintain:
                 break
         log.info("scheduler.expired", idempotency_keys=forgotten, **deleted)
         return deleted
+
+
+def _end_of(execution: Execution) -> Finish:
+    """How an execution ends that is still queued: as somebody wished, else with an apology for being late."""
+    if execution.cancel_reason is not None:
+        return outcomes.cancelled(execution, reason=execution.cancel_reason)
+    return outcomes.failed(
+        execution,
+        code="not_started_in_time",
+        detail="it waited longer than answer_by allows",
+        reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+    )

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from nubabel_workers.domain.analysis import Analysis, Rules, analyse
-from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.errors import NotFoundError, TransientError, UncertainError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
 from nubabel_workers.domain.ports import (
-    ClaimedDispatch,
     ExecutionStore,
     OpenCodeServer,
     OpenCodeServers,
@@ -76,11 +75,27 @@ class SubmitPrompt:
         self._rules = rules
         self._limits = limits
 
-    async def submit(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> Started:
-        execution, server = claimed.execution, self._servers.server(instance)
-        if claimed.open_attempt and await self._arrived(server, execution):
-            log.info("opencode.prompt_found", attempt=execution.attempt)
-            return await self._mark_running(execution, lease)
+    async def resume(self, execution: Execution, instance: Instance, lease: Lease) -> Started | None:
+        """Go on with the prompt of an earlier delivery, if it arrived; None: it did not. Ask before repeating."""
+        session_id = execution.opencode_session_id
+        if session_id is None or execution.instance_id != instance.id:
+            return None
+        try:
+            arrived = await self._servers.server(instance).has_message(
+                session_id, ids_of(execution, session_id).message_id
+            )
+        except NotFoundError:
+            return None
+        except TransientError as error:
+            raise UncertainError(f"whether the prompt arrived could not be asked: {error}") from error
+        if not arrived:
+            return None
+        log.info("opencode.prompt_found", attempt=execution.attempt)
+        # What it did meanwhile is news that may have passed while nobody held the row: look at once.
+        return await self._mark_running(execution, lease, check_after_s=0)
+
+    async def submit(self, execution: Execution, instance: Instance, lease: Lease) -> Started:
+        server = self._servers.server(instance)
         analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
         gathered = await self._context.gather(execution)
         if execution.opencode_session_id is not None and execution.instance_id == instance.id:
@@ -93,17 +108,6 @@ class SubmitPrompt:
                 await self._mappings.forget(execution.organization_id, execution.session_id)
         plan = await self._plan_in_new_session(server, execution, instance, analysis, gathered)
         return await self._post(server, execution, instance, lease, plan)
-
-    async def _arrived(self, server: OpenCodeServer, execution: Execution) -> bool:
-        """An earlier delivery may have posted the prompt: ask before repeating."""
-        if execution.opencode_session_id is None:
-            return False
-        try:
-            return await server.has_message(
-                execution.opencode_session_id, ids_of(execution, execution.opencode_session_id).message_id
-            )
-        except NotFoundError:
-            return False
 
     async def _plan_in(
         self, server: OpenCodeServer, execution: Execution, session_id: str, analysis: Analysis, gathered: Gathered
@@ -164,18 +168,25 @@ class SubmitPrompt:
             system=plan.analysis.instructions or None,
             timeout_s=self._leases.time_to_act_s(lease, self._limits.submit_timeout_s),
         )
-        return await self._mark_running(execution, lease)
+        return await self._mark_running(execution, lease, check_after_s=self._limits.first_check_s)
 
-    async def _mark_running(self, execution: Execution, lease: Lease) -> Started:
-        return await self._executions.mark_running(execution, lease, check_after_s=self._limits.first_check_s)
+    async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
+        try:
+            return await self._executions.mark_running(execution, lease, check_after_s=check_after_s)
+        except TransientError as error:
+            raise UncertainError(f"OpenCode has the prompt, which could not be written down: {error}") from error
 
 
 def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) -> PromptIds:
-    """The ids of an execution's prompt in that session: the same for every attempt."""
+    """The ids of an execution's prompt in that session: the same for every attempt, others for each replay.
+
+    A replay may come after later prompts of the session, and posting an older message again then answers the newest
+    (measured on opencode 1.18.33).
+    """
     return prompt_ids(
         execution.organization_id,
         opencode_session_id,
-        execution.id,
+        f"{execution.id}#{execution.replays}" if execution.replays else execution.id,
         created_ms=execution.message_created_ms,
         parts=parts,
     )

@@ -47,7 +47,7 @@ subject AS (
   UPDATE executions e
   SET status = 'queued', failures = 0, replays = replays + 1, not_before = now(), suspect = false,
     lone_deliveries = 0, error = NULL, finished_at = NULL, cancel_requested_at = NULL,
-    answer_by = now() + (e.answer_by - e.created_at)
+    cancel_reason = NULL, answer_by = now() + (e.answer_by - e.created_at)
   FROM letter WHERE e.id = letter.subject_id AND e.status = 'failed'
   RETURNING e.id, e.organization_id
 ),

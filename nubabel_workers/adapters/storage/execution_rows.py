@@ -48,6 +48,7 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         metadata=row["request_metadata"],
         attempt=row["attempt"],
         failures=row["failures"],
+        replays=row["replays"],
         session_key=row["session_key"],
         not_before=row["not_before"],
         instance_id=_instance(row),

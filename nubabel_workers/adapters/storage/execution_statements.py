@@ -124,10 +124,10 @@ MARK_RUNNING = """
 WITH exe AS (
   UPDATE executions
   SET status = 'running', lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
-    running_since = now(), check_at = LEAST(check_at, now() + make_interval(secs => %(check_after_s)s))
+    running_since = now(), check_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now()
+      ELSE LEAST(check_at, now() + make_interval(secs => %(check_after_s)s)) END
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'dispatching'
-  RETURNING id, organization_id, attempt, analysis, instance_id, created_at,
-    check_at <= now() OR cancel_requested_at IS NOT NULL AS check_now
+  RETURNING id, organization_id, attempt, analysis, instance_id, created_at, check_at <= now() AS check_now
 ),
 att AS (
   UPDATE attempts a SET submitted_at = COALESCE(a.submitted_at, now())
@@ -145,7 +145,8 @@ SELECT check_now FROM exe
 REQUEUE = """
 WITH exe AS (
   UPDATE executions
-  SET status = 'queued', not_before = now() + make_interval(secs => %(wait_s)s), lease_owner = NULL,
+  SET status = 'queued', lease_owner = NULL,
+    not_before = CASE WHEN cancel_requested_at IS NULL THEN now() + make_interval(secs => %(wait_s)s) ELSE now() END,
     lease_until = NULL, suspect = false, lone_deliveries = 0, failures = failures + %(failed)s::int,
     waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s)
@@ -234,6 +235,10 @@ told AS (
   ON CONFLICT (execution_id, kind, dedupe) DO NOTHING
   RETURNING id
 ),
+abandoned AS (
+  UPDATE sessions s SET opencode_session_id = NULL, instance_id = NULL, opencode_directory = NULL
+  FROM exe WHERE s.id = exe.session_id AND {abandoned}
+),
 tidied AS (
   UPDATE notifications n
   SET payload = n.payload || '{{"removed": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
@@ -260,8 +265,12 @@ SELECT
     AS next_execution_id
 FROM exe
 """
-FINISH = _FINISH.format(held="lease_owner = %(lease)s")
-FINISH_QUEUED = _FINISH.format(held="status = 'queued' AND lease_owner IS NOT DISTINCT FROM %(lease)s::text")
+FINISH = _FINISH.format(held="lease_owner = %(lease)s", abandoned="%(abandon_session)s")
+# An attempt that is still open may have reached the server: nobody looked.
+FINISH_QUEUED = _FINISH.format(
+    held="status = 'queued' AND lease_owner IS NULL",
+    abandoned="EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = exe.id AND a.ended_at IS NULL)",
+)
 
 WAKE_BY_SESSIONS = """
 UPDATE executions SET check_at = now()

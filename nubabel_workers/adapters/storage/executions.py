@@ -199,11 +199,12 @@ class PostgresExecutions:
         _held(row)
 
     async def finish(self, execution: Execution, lease: Lease, finish: Finish) -> Finished:
-        params = self._finish_params(execution, finish) | {"lease": lease.token}
+        params = self._finish_params(execution, finish)
+        params |= {"lease": lease.token, "abandon_session": finish.abandon_session}
         return _finished(_held(await self._database.tenant(execution.organization_id).one(sql.FINISH, params)))
 
     async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
-        params = self._finish_params(execution, finish) | {"lease": None}
+        params = self._finish_params(execution, finish)
         row = await self._database.tenant(execution.organization_id).one(sql.FINISH_QUEUED, params)
         return _finished(row) if row else None
 

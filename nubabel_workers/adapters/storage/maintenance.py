@@ -82,9 +82,10 @@ WHERE status = 'running' AND deadline_at <= now() AND check_at > now() AND lease
 RETURNING id
 """
 
-_PAST_ANSWER_BY = """
+# Cancelled ones are found here when the canceller died, or met them on their way back to the queue.
+_QUEUED_TO_END = """
 SELECT organization_id, id FROM executions
-WHERE status = 'queued' AND answer_by <= now() AND lease_owner IS NULL
+WHERE status = 'queued' AND (answer_by <= now() OR cancel_requested_at IS NOT NULL)
 ORDER BY answer_by LIMIT 100
 """
 
@@ -164,11 +165,19 @@ _EXPIRED: Mapping[str, str] = {
 # A caller's key names a request for a day; then the same key is a new request. Slack's messages keep theirs for good:
 # a replay of one from our own tables must never be answered twice.
 _FORGET_KEYS = """
-UPDATE executions SET idempotency_key = 'old:' || id
-WHERE id IN (
-  SELECT id FROM executions
-  WHERE idempotency_key LIKE 'key:%%' AND created_at < now() - make_interval(secs => %(seconds)s)
-  LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+WITH forgotten AS (
+  UPDATE executions SET idempotency_key = 'old:' || id
+  WHERE id IN (
+    SELECT id FROM executions
+    WHERE idempotency_key LIKE 'key:%%' AND created_at < now() - make_interval(secs => %(seconds)s)
+    LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
+  RETURNING session_id
+),
+one_off AS (
+  UPDATE sessions SET session_key = 'old:' || id
+  WHERE id IN (SELECT session_id FROM forgotten) AND session_key LIKE 'once:%%'
+)
+SELECT count(*) AS forgotten FROM forgotten
 """
 _EXPIRE_NONCES = "DELETE FROM submit_nonces WHERE seen_at < now() - interval '15 minutes'"
 
@@ -191,8 +200,8 @@ class PostgresMaintenance:
     async def running_past_deadline(self) -> list[str]:
         return [row["id"] for row in await self._database.system().all(_PAST_DEADLINE)]
 
-    async def queued_past_answer_by(self) -> list[tuple[str, str]]:
-        return [(row["organization_id"], row["id"]) for row in await self._database.system().all(_PAST_ANSWER_BY)]
+    async def queued_to_end(self) -> list[tuple[str, str]]:
+        return [(row["organization_id"], row["id"]) for row in await self._database.system().all(_QUEUED_TO_END)]
 
     async def tell_late(self, *, after_s: float, text: str) -> list[str]:
         rows = await self._database.system().all(
@@ -215,7 +224,8 @@ class PostgresMaintenance:
         return deleted
 
     async def forget_idempotency_keys(self, *, after_s: float, batch: int) -> int:
-        return await self._database.system().execute(_FORGET_KEYS, {"seconds": after_s, "batch": batch})
+        row = await self._database.system().one(_FORGET_KEYS, {"seconds": after_s, "batch": batch})
+        return int(row["forgotten"]) if row else 0
 
     async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
         rows = await self._database.system().all(_RENEW, {"tokens": list(tokens), "lease_s": lease_s})

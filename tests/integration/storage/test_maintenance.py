@@ -111,7 +111,7 @@ async def test_what_waits_past_answer_by_is_found(maintenance: PostgresMaintenan
     await seed(database, "exe_1", answer_by=PAST)
     await seed(database, "exe_2")
 
-    assert await maintenance.queued_past_answer_by() == [("org_a", "exe_1")]
+    assert await maintenance.queued_to_end() == [("org_a", "exe_1")]
 
 
 async def test_each_scheduler_reconciles_other_servers(maintenance: PostgresMaintenance, database: Database) -> None:

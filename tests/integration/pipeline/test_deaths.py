@@ -1,0 +1,53 @@
+"""A worker dies at every call that has an effect, before it and after it: one answer, one model run, nothing stuck."""
+
+import pytest
+
+from nubabel_workers.services import deliver_to_slack
+from tests.integration.pipeline.conftest import Pipeline
+from tests.integration.pipeline.dying import dies, work_until_quiet
+
+pytestmark = pytest.mark.integration
+
+EFFECTS = [
+    "inbound.claim",
+    "executions.accept",
+    "executions.claim_queued",
+    "server.create_session",
+    "executions.begin_attempt",
+    "server.submit",
+    "executions.mark_running",
+    "executions.claim_checks",
+    "executions.finish",
+    "notifications.claim",
+    "messenger.post",
+    "notifications.sent",
+]
+
+
+async def owner_of(pipeline: Pipeline, name: str) -> object:
+    if name == "server":
+        (instance,) = await pipeline.services.instances.loads()
+        return pipeline.services.servers.server(instance)
+    return getattr(pipeline.services, name)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("effect", EFFECTS)
+async def test_one_answer_whenever_a_worker_dies(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, effect: str, after: bool
+) -> None:
+    owner, method = effect.split(".")
+    deaths = dies(monkeypatch, await owner_of(pipeline, owner), method, after=after)
+    question = await pipeline.mention("how are you?")
+
+    await work_until_quiet(pipeline)
+
+    assert deaths() == 1
+    assert len(pipeline.replies(question)) == 1
+    assert deliver_to_slack.WORKING_REACTION not in question.reactions or not question.reactions["eyes"]
+    assert list(pipeline.opencode.simulator.store.model_runs.values()) == [1]
+    assert await pipeline.statuses() == ["completed"]
+    unsettled = await pipeline.one(
+        "SELECT count(*) AS n FROM notifications WHERE status NOT IN ('sent', 'dropped') OR repeated"
+    )
+    assert unsettled == {"n": 0}
