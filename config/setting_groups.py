@@ -167,7 +167,6 @@ class SlackSettings(SettingGroup):
     slack_read_page_size: int = Field(
         100, ge=1, le=1000, description="Messages read per call. 15 for apps distributed commercially."
     )
-    slack_post_interval_s: PositiveFloat = Field(1, description="Seconds between posts into one channel.")
     slack_progress_interval_s: PositiveFloat = Field(2, description="Seconds between edits of a progress message.")
     max_files: int = Field(5, ge=0, description="Attached files that are passed on per message.")
     max_file_bytes: PositiveInt = Field(5_242_880, description="Largest attached file that is passed on.")
