@@ -9,11 +9,11 @@ import structlog
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services
 from nubabel_workers.domain.errors import NubabelError, PermanentError
+from nubabel_workers.services.ensure_workspace import EnsureWorkspace
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 log = structlog.get_logger(__name__)
 
-_ACTOR = "settings"
 _FIRST_WAIT_S = 2.0
 _MAX_WAIT_S = 60.0
 
@@ -46,25 +46,16 @@ async def _install_at_last(services: Services) -> None:
             return
 
 
-async def install_configured_workspace(services: Services) -> bool:
-    """Whether anything had to be done: no without the settings, or when this very token is installed already."""
+async def install_configured_workspace(services: Services) -> None:
+    """Does nothing without the settings, or when this very token is installed already."""
     settings = services.settings
     if settings.slack_bot_token is None or settings.slack_team_id is None or settings.slack_organization is None:
-        return False
-    known = await services.tenants.workspace_by_installation(None, settings.slack_team_id)
-    if known is not None and known.active and known.bot_token == settings.slack_bot_token:
-        return False
-    organization = await services.tenants.organization(settings.slack_organization)
-    if organization is None:
-        raise PermanentError(
-            "NUBABEL_SLACK_ORGANIZATION names no organization; `nubabel orgs create` makes one and prints its id"
-        )
+        return
     workspaces = ManageWorkspaces(
         PostgresWorkspaces(services.database, services.cipher),
         services.messenger,
         services.cancel_execution,
         services.chance,
     )
-    installed = await workspaces.add(organization, settings.slack_bot_token, actor=_ACTOR)
-    log.info("slack.configured_workspace_installed", workspace_id=installed.id, team_id=installed.team_id)
-    return True
+    ensure = EnsureWorkspace(services.tenants, workspaces)
+    await ensure.ensure(settings.slack_organization, settings.slack_team_id, settings.slack_bot_token)

@@ -25,7 +25,9 @@ class EnsureWorkspace:
         """
         organization = await self._tenants.organization(organization_id)
         if organization is None:
-            raise NotFoundError(f"the settings' Slack organization {organization_id} does not exist")
+            raise NotFoundError(
+                f"the settings' Slack organization {organization_id} does not exist; `nubabel orgs create` makes one"
+            )
         if await self._is_installed(organization, None, team_id, token):
             return
         installation = await self._workspaces.identify(token)

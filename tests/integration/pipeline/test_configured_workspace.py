@@ -30,9 +30,11 @@ async def test_the_workspace_of_the_settings_is_installed_once(with_workspace: S
             "INSERT INTO organizations (id, name) VALUES (%(id)s, 'One')", {"id": ORGANIZATION}
         )
 
-        assert await install_configured_workspace(services)
-        assert not await install_configured_workspace(services)
+        await install_configured_workspace(services)
+        await install_configured_workspace(services)
 
+        audited = await services.database.system().all("SELECT actor FROM audit_log")
+        assert audited == [{"actor": "settings"}]
         workspace = await services.tenants.workspace_by_installation(None, TEAM)
         assert workspace is not None
         assert workspace.organization_id == ORGANIZATION
@@ -46,4 +48,6 @@ async def test_an_organization_that_does_not_exist_is_said_clearly(with_workspac
 
 async def test_without_the_settings_nothing_is_done(settings: Settings) -> None:
     async with open_services(settings, application_name="tests") as services:
-        assert not await install_configured_workspace(services)
+        await install_configured_workspace(services)
+
+        assert await services.database.system().all("SELECT id FROM workspaces") == []

@@ -50,6 +50,7 @@ def _create_roles() -> None:
     op.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO nubabel_system, nubabel_tenant")
     for table in _TENANT_TABLES:
         op.execute(f"GRANT SELECT, INSERT, UPDATE ON {table} TO nubabel_tenant")
+    op.execute("REVOKE UPDATE ON audit_log FROM nubabel_tenant, nubabel_system")  # what was written stays as it is
 
 
 def _secure_rows() -> None:
