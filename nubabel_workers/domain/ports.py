@@ -268,7 +268,11 @@ class InboundStore(Protocol):
 
     async def retry(self, event: "ClaimedInbound", lease: Lease, *, wait_s: float) -> None: ...
 
-    async def fail(self, event: "ClaimedInbound", lease: Lease, dead_letter: NewDeadLetter) -> None: ...
+    async def fail(
+        self, event: "ClaimedInbound", lease: Lease, dead_letter: NewDeadLetter, *, apology: NewNotification | None
+    ) -> str | None:
+        """Set aside with a dead letter; the id of the apology's row, if there is one to tell."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Listener:
         self._round_s = lease_s / 4
         self._following: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, set[str]] = {}  # server -> sessions whose text somebody reads
+        self._watched_until: dict[str, asyncio.TimerHandle] = {}  # session -> when nobody reads it any more
 
     async def run(self, stop: asyncio.Event) -> None:
         watching = asyncio.create_task(self._watch(), name="watched-executions")
@@ -107,18 +108,25 @@ class Listener:
 
     async def _follow_once(self, instance_id: str, watched: set[str]) -> str:
         """Return why it ended."""
-        reason = "the stream ended"
         try:
             instance = await self._instances.find(instance_id)
             if instance is None:
                 return "the server is not registered any more"
-            try:
-                await self._follow.follow(instance, watched)
-            except* NubabelError as errors:
-                reason = "; ".join(str(error) for error in errors.exceptions)
-                await self._follow.report_down(instance, reason)
+            reason = await self._follow_until_it_breaks(instance, watched)
+            await self._follow.report_down(instance, reason)
         except NubabelError as error:
             return str(error)
+        except Exception as error:
+            log.exception("listener.follow_crashed", instance_id=instance_id)  # a deaf listener would keep its lease
+            return type(error).__name__
+        return reason
+
+    async def _follow_until_it_breaks(self, instance: Instance, watched: set[str]) -> str:
+        reason = "the stream ended"
+        try:
+            await self._follow.follow(instance, watched)
+        except* NubabelError as errors:
+            reason = "; ".join(str(error) for error in errors.exceptions)
         return reason
 
     async def _watch(self) -> None:
@@ -136,6 +144,13 @@ class Listener:
         if place is None or place[0] not in self._following:
             return
         instance_id, session_id = place
-        watched = self._watched.setdefault(instance_id, set())
-        watched.add(session_id)
-        asyncio.get_running_loop().call_later(_WATCHED_FOR_S, watched.discard, session_id)
+        self._watched.setdefault(instance_id, set()).add(session_id)
+        if (earlier := self._watched_until.pop(session_id, None)) is not None:
+            earlier.cancel()
+        self._watched_until[session_id] = asyncio.get_running_loop().call_later(
+            _WATCHED_FOR_S, self._forget_watched, instance_id, session_id
+        )
+
+    def _forget_watched(self, instance_id: str, session_id: str) -> None:
+        self._watched[instance_id].discard(session_id)
+        del self._watched_until[session_id]

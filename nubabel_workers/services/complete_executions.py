@@ -8,7 +8,7 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import LeaseLostError, NotFoundError, NubabelError, TransientError
+from nubabel_workers.domain.errors import NotFoundError, NubabelError, TransientError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
@@ -84,8 +84,8 @@ class CompleteExecutions:
     async def run(self, execution_id: str | None) -> str:
         """Look at the named execution and others that are due. Returns one line for Flower."""
         await self._flags.clear(HintTask.COMPLETE)
-        tally = Tally()
-        while tally.total < self._limits.rows_per_task:
+        tally = Tally(self._limits)
+        while not tally.full:
             async with self._leases.hold() as lease:
                 claimed = await self._executions.claim_checks(
                     execution_id=execution_id, limit=self._limits.batch, lease=lease
@@ -106,13 +106,11 @@ class CompleteExecutions:
             session_id=execution.session_id,
             execution_id=execution.id,
         ):
-            try:
-                tally.add(await self._complete(claimed, looks, lease), execution.id)
-            except LeaseLostError:
-                log.warning("execution.lease_lost")
-                tally.add("lost", execution.id)
-            except NubabelError as error:
-                tally.add(await self._after_failure(claimed, lease, error), execution.id)
+            await tally.settle(
+                execution.id,
+                self._complete(claimed, looks, lease),
+                lambda error: self._after_failure(claimed, lease, error),
+            )
 
     async def _complete(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease) -> str:
         execution = claimed.execution
@@ -235,13 +233,9 @@ class CompleteExecutions:
         """The server could not be asked: it may come back. A deadline or a wish to stop doesn't wait for that."""
         execution = claimed.execution
         log.warning("execution.check_failed", error=str(error))
-        try:
-            if claimed.cancel_requested or claimed.past_deadline:
-                return await self._end_stopped(claimed, Verdict(VerdictKind.RUNNING), lease)
-            await self._executions.release_check(execution, lease, check_after_s=self._checks.unreachable_s)
-        except NubabelError:
-            log.warning("execution.left_to_its_lease")
-            return "left"
+        if claimed.cancel_requested or claimed.past_deadline:
+            return await self._end_stopped(claimed, Verdict(VerdictKind.RUNNING), lease)
+        await self._executions.release_check(execution, lease, check_after_s=self._checks.unreachable_s)
         return "unreachable"
 
     async def _again(self, execution: Execution, lease: Lease, error: TransientError, run: Verdict | None) -> str:
@@ -291,7 +285,10 @@ class CompleteExecutions:
 
 
 class _Looks:
-    """What the executions of one batch ask their servers for together: one status call per server and directory."""
+    """What the executions of one batch ask their servers for together: one status call per server and directory.
+
+    Shielded: a row that runs out of time must not take along what others wait for as well.
+    """
 
     def __init__(self, instances: InstanceStore, servers: OpenCodeServers) -> None:
         self._instances = instances
@@ -303,7 +300,7 @@ class _Looks:
         instance_id = execution.instance_id or ""
         if instance_id not in self._found:
             self._found[instance_id] = asyncio.ensure_future(self._instances.find(instance_id))
-        instance = await self._found[instance_id]
+        instance = await asyncio.shield(self._found[instance_id])
         if instance is None or instance.status == "removed":
             raise NotFoundError("the OpenCode server of this session was removed")
         return instance
@@ -313,7 +310,7 @@ class _Looks:
         if key not in self._busy:
             server = self._servers.server(instance)
             self._busy[key] = asyncio.ensure_future(server.busy_sessions(execution.opencode_directory))
-        return (await self._busy[key]).get(_session_of(execution), IDLE)
+        return (await asyncio.shield(self._busy[key])).get(_session_of(execution), IDLE)
 
 
 def _session_of(execution: Execution) -> str:

@@ -11,7 +11,6 @@ import structlog
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
 from nubabel_workers.domain.errors import (
     CredentialsError,
-    LeaseLostError,
     NubabelError,
     PermanentError,
     RateLimitedError,
@@ -80,8 +79,8 @@ class DeliverNotifications:
     async def run(self, notification_id: str | None) -> str:
         """Deliver the named notification and others that are ready. Returns one line for Flower."""
         await self._flags.clear(HintTask.DELIVER)
-        tally = Tally()
-        while tally.total < self._limits.rows_per_task:
+        tally = Tally(self._limits)
+        while not tally.full:
             async with self._leases.hold() as lease:
                 claimed = await self._notifications.claim(
                     notification_id=notification_id, limit=self._limits.batch, lease=lease
@@ -101,13 +100,11 @@ class DeliverNotifications:
             execution_id=notification.execution_id,
             notification_id=notification.id,
         ):
-            try:
-                tally.add(await self._deliver(claimed, lease), notification.id)
-            except LeaseLostError:
-                log.warning("notification.lease_lost")
-                tally.add("lost", notification.id)
-            except NubabelError as error:
-                tally.add(await self._after_failure(claimed, lease, error), notification.id)
+            await tally.settle(
+                notification.id,
+                self._deliver(claimed, lease),
+                lambda error: self._after_failure(claimed, lease, error),
+            )
 
     async def _deliver(self, claimed: ClaimedNotification, lease: Lease) -> str:
         notification = claimed.notification
@@ -141,13 +138,9 @@ class DeliverNotifications:
     async def _after_failure(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
         notification = claimed.notification
         log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
-        try:
-            if isinstance(error, CredentialsError) and error.code in _TOKEN_ENDED:
-                await self._end_workspace(claimed, error)
-            return await self._retry_or_park(claimed, lease, error)
-        except NubabelError:  # the database is away or the row is not ours any more: its lease runs out
-            log.warning("notification.left_to_its_lease")
-            return "left"
+        if isinstance(error, CredentialsError) and error.code in _TOKEN_ENDED:
+            await self._end_workspace(claimed, error)
+        return await self._retry_or_park(claimed, lease, error)
 
     async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
         notification = claimed.notification

@@ -3,12 +3,13 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import LeaseLostError, NubabelError, UncertainError
+from nubabel_workers.domain.errors import NubabelError, UncertainError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
@@ -71,9 +72,9 @@ class DispatchExecutions:
     async def run(self, execution_id: str | None) -> str:
         """Dispatch the named execution and others whose turn it is. Returns one line for Flower."""
         await self._flags.clear(HintTask.DISPATCH)
-        tally = Tally()
+        tally = Tally(self._limits)
         drained = False
-        while not drained and tally.total < self._limits.rows_per_task:
+        while not drained and not tally.full:
             placement = Placement(await self._instances.loads())
             limit = min(self._limits.batch, placement.free_slots())
             if limit == 0:
@@ -105,7 +106,7 @@ class DispatchExecutions:
             waiting += [(item, "pace") for item, _ in items[granted:]]
         await asyncio.gather(
             *(self._one(item, instance, lease, tally) for item, instance in allowed),
-            *(self._wait(item, reason, lease, tally) for item, reason in waiting),
+            *(self._put_back(item, reason, lease, tally) for item, reason in waiting),
         )
 
     async def _granted(self, instance: Instance, wanted: int) -> int:
@@ -114,26 +115,26 @@ class DispatchExecutions:
             f"submits:{instance.id}", per_s=_PACE_WINDOW_S, limit=instance.submits_per_second, wanted=wanted
         )
 
-    async def _wait(self, claimed: ClaimedDispatch, reason: str, lease: Lease, tally: Tally) -> None:
-        wait_s = _NO_CAPACITY_WAIT_S * (0.5 + self._chance.jitter())
-        await self._requeue(claimed.execution, lease, wait_s=wait_s, reason=reason, failed=False, verdict=None)
-        tally.add("waiting", claimed.execution.id)
-
     async def _one(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease, tally: Tally) -> None:
-        execution = claimed.execution
-        with structlog.contextvars.bound_contextvars(
-            correlation_id=execution.correlation_id,
-            organization_id=execution.organization_id,
-            session_id=execution.session_id,
-            execution_id=execution.id,
-        ):
-            try:
-                tally.add(await self._dispatch(claimed, instance, lease), execution.id)
-            except LeaseLostError:
-                log.warning("execution.lease_lost")
-                tally.add("lost", execution.id)
-            except NubabelError as error:
-                await self._after_failure(execution, lease, error, tally)
+        with _context(claimed.execution):
+            await tally.settle(
+                claimed.execution.id,
+                self._dispatch(claimed, instance, lease),
+                lambda error: self._after_failure(claimed.execution, lease, error),
+            )
+
+    async def _put_back(self, claimed: ClaimedDispatch, reason: str, lease: Lease, tally: Tally) -> None:
+        with _context(claimed.execution):
+            await tally.settle(
+                claimed.execution.id,
+                self._wait(claimed.execution, reason, lease),
+                lambda error: self._after_failure(claimed.execution, lease, error),
+            )
+
+    async def _wait(self, execution: Execution, reason: str, lease: Lease) -> str:
+        wait_s = _NO_CAPACITY_WAIT_S * (0.5 + self._chance.jitter())
+        await self._requeue(execution, lease, wait_s=wait_s, reason=reason, failed=False, verdict=None)
+        return "waiting"
 
     async def _dispatch(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> str:
         execution = claimed.execution
@@ -163,32 +164,22 @@ class DispatchExecutions:
         await self._progress.append(execution.organization_id, execution.id, {"type": "state", "status": "running"})
         return "dispatched"
 
-    async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError, tally: Tally) -> None:
+    async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)
-        try:
-            if isinstance(decision, GiveUp):
-                exhausted = decision.code == _EXHAUSTED
-                reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
-                finish = outcomes.failed(
-                    execution,
-                    code=decision.code,
-                    detail=str(error),
-                    reason=reason,
-                    may_still_run=isinstance(error, UncertainError),
-                )
-                await self._finish(execution, lease, finish)
-                tally.add("failed", execution.id)
-                return
-            # After an uncertain POST the attempt stays open: the next dispatch asks the server first.
-            verdict = None if isinstance(error, UncertainError) else "not_submitted"
-            await self._requeue(
-                execution, lease, wait_s=decision.wait_s, reason=str(error), failed=True, verdict=verdict
+        in_doubt = isinstance(error, UncertainError)
+        if isinstance(decision, GiveUp):
+            exhausted = decision.code == _EXHAUSTED
+            reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
+            finish = outcomes.failed(
+                execution, code=decision.code, detail=str(error), reason=reason, may_still_run=in_doubt
             )
-            tally.add("again", execution.id)
-        except NubabelError:  # the database is away or the row is not ours any more: its lease runs out
-            log.warning("execution.left_to_its_lease")
-            tally.add("left", execution.id)
+            await self._finish(execution, lease, finish)
+            return "failed"
+        # After an uncertain POST the attempt stays open: the next dispatch asks the server first.
+        verdict = None if in_doubt else "not_submitted"
+        await self._requeue(execution, lease, wait_s=decision.wait_s, reason=str(error), failed=True, verdict=verdict)
+        return "again"
 
     async def _requeue(
         self, execution: Execution, lease: Lease, *, wait_s: float, reason: str, failed: bool, verdict: str | None
@@ -210,3 +201,12 @@ class DispatchExecutions:
         await self._progress.append(
             execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
         )
+
+
+def _context(execution: Execution) -> AbstractContextManager[object]:
+    return structlog.contextvars.bound_contextvars(
+        correlation_id=execution.correlation_id,
+        organization_id=execution.organization_id,
+        session_id=execution.session_id,
+        execution_id=execution.id,
+    )

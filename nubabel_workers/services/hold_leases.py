@@ -68,8 +68,11 @@ class LeaseHolder:
         asked_at = self._clock.monotonic()
         try:
             kept = await self._maintenance.renew(list(held), lease_s=self._lease_s)
-        except TransientError:
-            log.warning("leases.not_renewed", held=len(held))
+        except TransientError as error:
+            log.warning("leases.not_renewed", held=len(held), error=str(error))
+            return
+        except Exception:
+            log.exception("leases.renewal_crashed", held=len(held))  # the next renewal must come all the same
             return
         for token, lease in held.items():
             if token in kept:

@@ -6,7 +6,7 @@ import hashlib
 import structlog
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
-from nubabel_workers.domain.errors import LeaseLostError, NubabelError
+from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, NewExecution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId
@@ -24,6 +24,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_stop_word
 from nubabel_workers.domain.tenants import BusyPolicy
+from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -72,13 +73,13 @@ class ProcessSlackEvents:
     async def run(self, event_id: str | None) -> str:
         """Process the named event and others that are ready. Returns one line for Flower."""
         await self._flags.clear(HintTask.PROCESS_SLACK_EVENTS)
-        tally = Tally()
+        tally = Tally(self._limits)
         while True:
             async with self._leases.hold() as lease:
                 claimed = await self._inbound.claim(event_id=event_id, limit=self._limits.batch, lease=lease)
                 await asyncio.gather(*(self._one(event, lease, tally) for event in claimed))
             # Events of one conversation are claimed one at a time: the next may be ready now.
-            if not claimed or tally.total >= self._limits.rows_per_task:
+            if not claimed or tally.full:
                 break
             event_id = None
         if claimed:
@@ -89,35 +90,24 @@ class ProcessSlackEvents:
         with structlog.contextvars.bound_contextvars(
             correlation_id=event.correlation_id, organization_id=event.organization_id, inbound_event_id=event.id
         ):
-            try:
-                if event.lone_deliveries > self._limits.lone_deliveries:
-                    await self._park(event, lease, DeadLetterReason.TOO_MANY_DELIVERIES, "its workers ended each time")
-                    tally.add("parked", event.id)
-                    return
-                tally.add(await self._process(event, lease), event.id)
-            except LeaseLostError:
-                tally.add("lost", event.id)
-            except NubabelError as error:
-                await self._after_failure(event, lease, error, tally)
+            await tally.settle(
+                event.id,
+                self._process(event, lease),
+                lambda error: self._after_failure(event, lease, error),
+            )
 
-    async def _after_failure(self, event: ClaimedInbound, lease: Lease, error: NubabelError, tally: Tally) -> None:
+    async def _after_failure(self, event: ClaimedInbound, lease: Lease, error: NubabelError) -> str:
         decision = next_attempt(error, event.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("slack.event_failed", error=str(error), failures=event.failures + 1)
-        try:
-            if isinstance(decision, GiveUp):
-                reason = DeadLetterReason.ATTEMPTS_EXHAUSTED
-                if decision.code != "attempts_exhausted":
-                    reason = DeadLetterReason.PERMANENT_ERROR
-                await self._park(event, lease, reason, str(error))
-                tally.add("parked", event.id)
-            else:
-                await self._inbound.retry(event, lease, wait_s=decision.wait_s)
-                tally.add("again", event.id)
-        except NubabelError:  # the database is away: the lease runs out and the event comes back by itself
-            log.warning("slack.event_left_to_its_lease")
-            tally.add("left", event.id)
+        if isinstance(decision, GiveUp):
+            exhausted = decision.code == "attempts_exhausted"
+            reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
+            return await self._park(event, lease, reason, str(error))
+        await self._inbound.retry(event, lease, wait_s=decision.wait_s)
+        return "again"
 
-    async def _park(self, event: ClaimedInbound, lease: Lease, reason: DeadLetterReason, error: str) -> None:
+    async def _park(self, event: ClaimedInbound, lease: Lease, reason: DeadLetterReason, error: str) -> str:
+        """Set it aside; who wrote it is told, as for every request that cannot be served."""
         dead_letter = NewDeadLetter(
             queue="slack-events",
             task=HintTask.PROCESS_SLACK_EVENTS.value,
@@ -128,11 +118,18 @@ class ProcessSlackEvents:
             organization_id=event.organization_id,
             attempts=event.failures + 1,
         )
-        await self._inbound.fail(event, lease, dead_letter)
+        apology = _apology(event) if event.event.kind in _MESSAGES else None
+        notification_id = await self._inbound.fail(event, lease, dead_letter, apology=apology)
+        if notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, event.organization_id))
+        return "parked"
 
     async def _process(self, claimed: ClaimedInbound, lease: Lease) -> str:
         """Do what the event asks for; return the word for the tally."""
         event = claimed.event
+        if claimed.lone_deliveries > self._limits.lone_deliveries:
+            reason = DeadLetterReason.TOO_MANY_DELIVERIES
+            return await self._park(claimed, lease, reason, "each worker that took it alone ended without a result")
         if event.kind in _MESSAGES and is_stop_word(event.text):
             stopped = await self._canceller.cancel_session(
                 claimed.organization_id, session_key(claimed), reason=_STOPPED
@@ -149,8 +146,7 @@ class ProcessSlackEvents:
         return "ignored"
 
     async def _accept(self, claimed: ClaimedInbound, lease: Lease) -> str:
-        event = claimed.event
-        target = SlackTarget(claimed.workspace_id, event.channel, event.thread_ts, event.ts)
+        target = _target(claimed)
         accepted = await self._executions.accept(
             new_execution(claimed, target),
             working=NewNotification(NotificationKind.WORKING, target.as_dict(), {}),
@@ -194,6 +190,16 @@ class ProcessSlackEvents:
 def session_key(claimed: ClaimedInbound) -> str:
     """Names a Slack conversation within its organization: one per thread."""
     return f"slack:{claimed.workspace_id}:{claimed.event.conversation_key}"
+
+
+def _target(claimed: ClaimedInbound) -> SlackTarget:
+    event = claimed.event
+    return SlackTarget(claimed.workspace_id, event.channel, event.thread_ts, event.ts)
+
+
+def _apology(claimed: ClaimedInbound) -> NewNotification:
+    words = say("failed", language_of(claimed.event.text), reference=claimed.id)
+    return NewNotification(NotificationKind.OUTCOME, _target(claimed).as_dict(), {"markdown": words})
 
 
 def message_key(workspace_id: str, channel: str, ts: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from nubabel_workers.domain.analysis import Rules, check_overrides
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import NewExecution, Overrides, Status
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -37,6 +38,7 @@ class SubmitExecution:
         busy_policy: ApplyBusyPolicy,
         hints: HintPublisher,
         chance: Chance,
+        rules: Rules,
         *,
         answer_by_s: float,
         max_prompt_bytes: int,
@@ -46,6 +48,7 @@ class SubmitExecution:
         self._busy_policy = busy_policy
         self._hints = hints
         self._chance = chance
+        self._rules = rules
         self._answer_by_s = answer_by_s
         self._max_prompt_bytes = max_prompt_bytes
 
@@ -61,9 +64,12 @@ class SubmitExecution:
         """Store the request, idempotently by its key, then apply the organization's policy for a busy session.
 
         source: "api", "broker" or "cli". Raises InvalidInputError (code `idempotency_key_reused` when the key stands
-        for another request), NotFoundError for a session that the organization does not have.
+        for another request; `unknown_category` and its like), NotFoundError for a session that the organization does
+        not have.
         """
         self._check_size(request.prompt)
+        overrides = Overrides(request.category, request.skills, request.agent, request.model)
+        check_overrides(overrides, self._rules)
         key = request.idempotency_key or self._chance.new_id("key")
         new = NewExecution(
             organization_id=organization.id,
@@ -74,7 +80,7 @@ class SubmitExecution:
             request_hash=request.content_hash(),
             reply=(await self._reply_target(organization, request)).as_dict(),
             user_id=request.user_id,
-            overrides=Overrides(request.category, request.skills, request.agent, request.model),
+            overrides=overrides,
             metadata=request.metadata or {},
             correlation_id=correlation_id,
             traceparent=traceparent,

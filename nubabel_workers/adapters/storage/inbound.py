@@ -12,6 +12,7 @@ from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.notifications import NewNotification
 from nubabel_workers.domain.ports import Chance, ClaimedInbound
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, SlackFile
 from nubabel_workers.domain.tenants import Workspace
@@ -84,14 +85,22 @@ WITH failed AS (
   UPDATE inbound_events
   SET status = 'failed', outcome = %(reason)s, done_at = now(), lease_owner = NULL, lease_until = NULL
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
+  RETURNING id, correlation_id, traceparent
+),
+parked AS (
+  INSERT INTO dead_letters (
+    id, organization_id, queue, task, reason, error, subject_kind, subject_id, payload, headers, attempts)
+  SELECT %(dead_letter_id)s, %(organization_id)s, %(queue)s, %(task)s, %(reason)s, %(error)s, %(subject_kind)s,
+    %(subject_id)s, %(payload)s, %(headers)s, %(attempts)s
+  FROM failed
+),
+told AS (
+  INSERT INTO notifications (id, organization_id, kind, destination, payload, correlation_id, traceparent)
+  SELECT n.id, %(organization_id)s, n.kind, n.destination, n.payload, failed.correlation_id, failed.traceparent
+  FROM failed, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, destination jsonb, payload jsonb)
   RETURNING id
 )
-INSERT INTO dead_letters (
-  id, organization_id, queue, task, reason, error, subject_kind, subject_id, payload, headers, attempts)
-SELECT %(dead_letter_id)s, %(organization_id)s, %(queue)s, %(task)s, %(reason)s, %(error)s, %(subject_kind)s,
-  %(subject_id)s, %(payload)s, %(headers)s, %(attempts)s
-FROM failed
-RETURNING id
+SELECT failed.id, (SELECT id FROM told) AS notification_id FROM failed
 """
 
 
@@ -137,14 +146,29 @@ class PostgresInbound:
     async def retry(self, event: ClaimedInbound, lease: Lease, *, wait_s: float) -> None:
         await self._change(event, _RETRY, {"lease": lease.token, "wait_s": wait_s})
 
-    async def fail(self, event: ClaimedInbound, lease: Lease, dead_letter: NewDeadLetter) -> None:
-        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter)
-        await self._change(event, _FAIL, params | {"lease": lease.token})
+    async def fail(
+        self, event: ClaimedInbound, lease: Lease, dead_letter: NewDeadLetter, *, apology: NewNotification | None
+    ) -> str | None:
+        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter) | {
+            "lease": lease.token,
+            "notifications": Jsonb([self._notification_row(apology)] if apology else []),
+        }
+        notification_id: str | None = (await self._change(event, _FAIL, params))["notification_id"]
+        return notification_id
 
-    async def _change(self, event: ClaimedInbound, statement: str, params: Mapping[str, Any]) -> None:
+    def _notification_row(self, new: NewNotification) -> dict[str, Any]:
+        return {
+            "id": self._chance.new_id("ntf"),
+            "kind": new.kind.value,
+            "destination": dict(new.destination),
+            "payload": dict(new.payload),
+        }
+
+    async def _change(self, event: ClaimedInbound, statement: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         row = await self._database.tenant(event.organization_id).one(statement, {"id": event.id, **params})
         if row is None:
             raise LeaseLostError("the inbound event is no longer held under this lease")
+        return row
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedInbound:

@@ -18,7 +18,8 @@ async def the_server(pipeline: Pipeline) -> Any:
 
 
 def fails_once(patch: pytest.MonkeyPatch, owner: object, method: str) -> None:
-    real, failed = getattr(owner, method), []
+    real = getattr(owner, method)
+    failed: list[bool] = []
 
     async def failing(*args: Any, **kwargs: Any) -> Any:
         if failed:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nubabel_workers.adapters.cache.leadership import RedisLeadership
+from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.listener.process import Listener
 from nubabel_workers.simulators.slack.model import Message
@@ -60,6 +61,12 @@ async def is_healthy(pipeline: Pipeline, wanted: bool) -> bool:
 async def due(pipeline: Pipeline) -> int:
     row = await pipeline.one("SELECT count(*) AS n FROM executions WHERE status = 'running' AND check_at <= now()")
     return int(str(row["n"]))
+
+
+async def start_a_run(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
 
 
 async def until_due(pipeline: Pipeline) -> None:
@@ -198,3 +205,38 @@ async def test_an_unreachable_server_gets_no_new_sessions_until_it_is_back(pipel
         await eventually_true(lambda: is_healthy(pipeline, False))
 
         await eventually_true(lambda: is_healthy(pipeline, True))
+
+
+async def test_a_listener_bears_that_the_database_is_away_when_news_come(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise UnavailableError("the database cannot be reached")
+
+    async with listening(pipeline):
+        with monkeypatch.context() as database_away:
+            database_away.setattr(pipeline.services.executions, "wake_by_sessions", away)
+            database_away.setattr(pipeline.services.instances, "report_health", away)
+            await start_a_run(pipeline)
+            await eventually(lambda: connections(pipeline) == 0, what="the lost stream")
+
+        await eventually(lambda: connections(pipeline) == 1, what="the stream again")
+        await start_a_run(pipeline)
+        await until_due(pipeline)
+
+
+async def test_a_listener_bears_a_bug_in_what_it_does_with_news(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def buggy(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with listening(pipeline):
+        with monkeypatch.context() as bug:
+            bug.setattr(pipeline.services.executions, "wake_by_sessions", buggy)
+            await start_a_run(pipeline)
+            await eventually(lambda: connections(pipeline) == 0, what="the lost stream")
+
+        await eventually(lambda: connections(pipeline) == 1, what="the stream again")
+        await start_a_run(pipeline)
+        await until_due(pipeline)
