@@ -15,14 +15,15 @@ from pydantic import SecretStr
 
 from benchmarks import usage
 from benchmarks.processes.commands import Remote, started
+from nubabel_workers.adapters.storage import schema
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST, free_port
 
 ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
-TEAMS = [
-    f"T{number:03d}{copy:03d}" for number, count in enumerate(ORGANIZATIONS.values(), 1) for copy in range(1, count + 1)
-]
+EVENTS_PATH = "/slack/events"
 _UNLIMITED = 1_000_000
+_FLOOR_DATABASE = "floor"
+_FLOOR_CACHE = "/7"
 
 # An answer of 200 words in about 240 frames, at the pace of a fast model.
 TOKENS = 200
@@ -30,6 +31,14 @@ DELAY_S = 0.5
 GAP_S = 0.01
 TYPICAL = ""
 AT_ONCE = "[[delay=0]] [[gap=0]]"
+
+
+def teams_of(number: int, count: int) -> list[str]:
+    """Slack's ids of the workspaces of organization `number`, as the stack gives them."""
+    return [f"T{number:03d}{copy:03d}" for copy in range(1, count + 1)]
+
+
+TEAMS = [team for number, count in enumerate(ORGANIZATIONS.values(), start=1) for team in teams_of(number, count)]
 
 
 @dataclass(frozen=True)
@@ -105,8 +114,11 @@ class Reading:
 class System:
     """A running stack and the processes around it."""
 
-    def __init__(self, stack: Stack, slack: Remote, opencode: Remote, log_lines: Counter[str]) -> None:
+    def __init__(
+        self, stack: Stack, slack: Remote, opencode: Remote, server: OpenCodeElsewhere, log_lines: Counter[str]
+    ) -> None:
         self.stack = stack
+        self.server = server
         self.slack = slack
         self.opencode = opencode
         self._log_lines = log_lines
@@ -123,6 +135,15 @@ class System:
     async def rest(self, count: int, *, timeout_s: float) -> Outcome:
         return await self._outcome(await self.slack.ask("rest", timeout_s=timeout_s), count)
 
+    async def load_floor(self, floor: "Floor", count: int, directive: str = TYPICAL, **how: float) -> Outcome:
+        """The same for the straight line: Slack's events go to it as long as the load lasts."""
+        await self.slack.ask("send_events_to", events_url=floor.events_url)
+        try:
+            report = await self._send(count, directive, wait=True, timeout_s=60.0, **how)
+        finally:
+            await self.slack.ask("send_events_to", events_url=f"{self.stack.api_url}{EVENTS_PATH}")
+        return outcome_of(report, await floor.opencode.ask("runs"), count)
+
     async def _send(self, count: int, directive: str, **how: Any) -> Any:
         numbers = [next(self._numbers) for _ in range(count)]
         return await self.slack.ask("load", first=numbers[0], count=count, directive=directive, **how)
@@ -133,7 +154,7 @@ class System:
     # --- readings -------------------------------------------------------------------------------------------------
 
     def ours(self) -> dict[str, int]:
-        return {name: self.stack.pid(name) for name in self.stack.process_names()}
+        return {name: self.stack.processes.pid(name) for name in self.stack.processes.names()}
 
     def around(self) -> dict[str, int]:
         return {
@@ -172,6 +193,38 @@ class System:
             "SELECT count(*) AS n FROM executions WHERE status = 'running'"
         )
         return int(row["n"]) if row else 0
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The straight line, on the stores and the Slack of a running system."""
+
+    process: Remote
+    opencode: Remote
+    events_url: str
+
+    def cpu_s(self) -> float:
+        return usage.cpu_s([self.process.pid])
+
+
+@asynccontextmanager
+async def running_floor(system: System) -> AsyncIterator[Floor]:
+    stack = system.stack
+    database_url = await asyncio.to_thread(stack.postgres.ensure_database, _FLOOR_DATABASE)
+    await asyncio.to_thread(schema.upgrade, database_url)
+    values = {name.removeprefix("NUBABEL_").lower(): value for name, value in stack.environment.items()}
+    values |= {"database_url": database_url, "cache_url": stack.valkey.cache_url.rpartition("/")[0] + _FLOOR_CACHE}
+    async with AsyncExitStack() as parts:
+        process = await parts.enter_async_context(started("benchmarks.processes.floor"))
+        opencode = await parts.enter_async_context(started("benchmarks.processes.opencode"))
+        server = await open_opencode(opencode)
+        events_url = await process.ask(
+            "open",
+            settings=values,
+            opencode_url=server.url,
+            opencode_password=server.password.get_secret_value(),
+        )
+        yield Floor(process, opencode, events_url)
 
 
 def outcome_of(report: Any, runs: Mapping[str, Sequence[float]], asked: int) -> Outcome:
@@ -222,13 +275,13 @@ async def running_system(*, task_events: bool, limits: Limits | None = None) -> 
         await slack.ask(
             "open",
             port=slack_port,
-            events_url=f"{stack.api_url}/slack/events",
+            events_url=f"{stack.api_url}{EVENTS_PATH}",
             signing_secret=stack.secrets.signing_secret,
             teams=TEAMS,
             posts_per_s=limits.posts_per_channel_per_s,
         )
         await parts.enter_async_context(stack)
-        yield System(stack, slack, opencode, log_lines)
+        yield System(stack, slack, opencode, server, log_lines)
 
 
 async def open_opencode(process: Remote) -> OpenCodeElsewhere:

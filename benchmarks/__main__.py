@@ -1,0 +1,122 @@
+"""`python -m benchmarks [--quick] [--only ROW]`: measure, show a table, write the figures as JSON.
+
+Ends with 1 when an accepted message was lost or answered twice, never because something was slow.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from benchmarks.figures import Report
+from benchmarks.rows_load import (
+    FAST_PER_S,
+    SLOW_PER_S,
+    measure_added_time,
+    measure_floor,
+    measure_idle,
+    measure_in_flight,
+    measure_limits,
+    measure_saturated,
+    measure_task_events,
+)
+from benchmarks.rows_paths import measure_decoder, measure_lookups, measure_sse
+from benchmarks.sizes import FULL, QUICK, Sizes
+from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
+
+ROWS = ("decoder", "floor", "idle", "added", "throughput", "in-flight", "lookup", "sse", "task-events", "limits")
+_ON_ONE_SYSTEM = frozenset({"floor", "idle", "added", "throughput", "in-flight", "lookup", "sse"})
+_SUBMITS_PER_S = 20
+_JSON = Path(".var") / "benchmark.json"
+_LOOPS = 1_000_000
+
+
+async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
+    if "decoder" in rows:
+        measure_decoder(sizes, report)
+    if _ON_ONE_SYSTEM & set(rows):
+        async with _system(sizes, task_events=False) as system:
+            await _without_limits(system, rows, sizes, report)
+    if "task-events" in rows and sizes.with_task_events:
+        async with _system(sizes, task_events=True) as system:
+            _say("30/s and saturated, task events on")
+            await measure_task_events(system, sizes, report)
+            await measure_saturated(system, sizes, report, {}, task_events=True)
+    if "limits" in rows:
+        limits = Limits(capacity_runs=50, submits_per_second=_SUBMITS_PER_S, posts_per_channel_per_s=1.0)
+        async with _system(sizes, task_events=False, limits=limits) as system:
+            _say("production limits")
+            await measure_limits(system, sizes, report, submits_per_s=_SUBMITS_PER_S)
+
+
+async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:
+    floor: dict[str, Outcome] = {}
+    if "floor" in rows:
+        _say("floor")
+        async with running_floor(system) as straight_line:
+            floor = await measure_floor(system, straight_line, sizes, report)
+    if "idle" in rows:
+        await measure_idle(system, sizes, report)
+    if "added" in rows:
+        for per_s, count in ((SLOW_PER_S, sizes.slow), (FAST_PER_S, sizes.fast)):
+            _say(f"added time at {per_s}/s")
+            await measure_added_time(system, per_s, count, report, floor)
+    if "throughput" in rows:
+        _say("throughput")
+        await measure_saturated(system, sizes, report, floor, task_events=False)
+    if "in-flight" in rows:
+        _say("in flight")
+        await measure_in_flight(system, sizes, report)
+    if "lookup" in rows:
+        await measure_lookups(system, sizes, report)
+    if "sse" in rows:
+        _say("event streams")
+        await measure_sse(system, sizes, report)
+
+
+@asynccontextmanager
+async def _system(sizes: Sizes, *, task_events: bool, limits: Limits | None = None) -> AsyncIterator[System]:
+    _say("starting the system")
+    async with running_system(task_events=task_events, limits=limits) as system:
+        await system.load(sizes.warm_up, AT_ONCE, per_s=FAST_PER_S if limits is None else _SUBMITS_PER_S / 2)
+        yield system
+
+
+def machine() -> dict[str, str | int]:
+    """How fast it is, and how busy with other things: figures of two runs compare only where these agree."""
+    started = time.process_time()
+    for _ in range(_LOOPS):
+        pass
+    loop_ms = (time.process_time() - started) * 1000
+    return {
+        "cores": os.cpu_count() or 0,
+        "load before": f"{os.getloadavg()[0]:.1f}",
+        "a million loops": f"{loop_ms:.0f} ms",
+    }
+
+
+def _say(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about a minute: smaller numbers, fewer rows")
+    parser.add_argument("--only", action="append", choices=ROWS, metavar="ROW", help=f"one of {', '.join(ROWS)}")
+    parser.add_argument("--json", type=Path, default=_JSON, help=f"where the figures go (default {_JSON})")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = _arguments()
+    found = Report(machine())
+    asyncio.run(main(arguments.only or ROWS, QUICK if arguments.quick else FULL, found))
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    print(found.as_markdown())
+    sys.exit(1 if found.problems else 0)

@@ -1,0 +1,176 @@
+"""Rows measured by sending mentions: added time, CPU, throughput, executions in flight, production limits."""
+
+import asyncio
+from collections.abc import Mapping
+
+from benchmarks.figures import Report, percentile
+from benchmarks.sizes import Sizes
+from benchmarks.system import AT_ONCE, TYPICAL, Floor, Outcome, Reading, System
+
+SLOW_PER_S = 5
+FAST_PER_S = 30
+_MS = 1000.0
+_MB = 1_000_000.0
+_AIM_ADDED_MS = 50.0
+_AIM_CPU_FAST_MS = 15.0
+_AIM_CPU_SATURATED_MS = 4.0
+_AIM_BYTES_IN_FLIGHT = 10_000.0
+_DELAY_IN_FLIGHT_S = 30
+_TEN_THOUSAND = 10_000
+_SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+
+CPU = "CPU per execution, ms"
+ROUND_TRIPS = "Round trips and lines per execution"
+MEMORY = "Memory of our processes (PSS), MB"
+
+
+async def measure_floor(system: System, floor: Floor, sizes: Sizes, report: Report) -> dict[str, Outcome]:
+    """Outcomes by load, for the rows that are shown beside it."""
+    found = {}
+    await system.load_floor(floor, sizes.warm_up, AT_ONCE, per_s=FAST_PER_S)
+    loads = {
+        f"{SLOW_PER_S}/s": (sizes.floor_slow, TYPICAL, {"per_s": SLOW_PER_S}),
+        f"{FAST_PER_S}/s": (sizes.floor_fast, TYPICAL, {"per_s": FAST_PER_S}),
+        "saturated": (sizes.floor_saturated, AT_ONCE, {"in_flight": sizes.saturated_in_flight}),
+    }
+    for name, (count, directive, how) in loads.items():
+        before = floor.cpu_s()
+        found[name] = outcome = await system.load_floor(floor, count, directive, **how)
+        report.add_column(CPU, f"floor, {name}", {"floor": (floor.cpu_s() - before) * _MS / count})
+        _note_problems(report, f"floor, {name}", outcome)
+    return found
+
+
+async def measure_idle(system: System, sizes: Sizes, report: Report) -> Reading:
+    before = await system.read()
+    await asyncio.sleep(sizes.idle_s)
+    spent = (await system.read()).since(before)
+    ours = sum(spent.cpu[name] for name in system.ours())
+    report.add("idle", "CPU of all our processes without work", ours * _MS / sizes.idle_s, "ms/s")
+    return spent
+
+
+async def measure_added_time(
+    system: System, per_s: int, count: int, report: Report, floor: Mapping[str, Outcome]
+) -> None:
+    """Added time and CPU at a steady rate."""
+    name = f"{per_s}/s"
+    before = await system.read()
+    outcome = await system.load(count, TYPICAL, per_s=per_s)
+    _add_cpu(system, report, name, (await system.read()).since(before), count, task_events=False)
+    beside = floor.get(name)
+    for share_name, share in _SHARES.items():
+        report.add(
+            f"added, {name}",
+            f"accepted to replied beyond OpenCode's own, {share_name}",
+            _added(outcome, share),
+            "ms",
+            aim=_AIM_ADDED_MS if share_name == "p95" else None,
+            floor=_added(beside, share) if beside else None,
+        )
+    _note_problems(report, name, outcome)
+
+
+async def measure_saturated(
+    system: System, sizes: Sizes, report: Report, floor: Mapping[str, Outcome], *, task_events: bool
+) -> None:
+    """Throughput and CPU with a hundred mentions always under way and an OpenCode that answers at once."""
+    before = await system.read()
+    outcome = await system.load(sizes.saturated, AT_ONCE, in_flight=sizes.saturated_in_flight, timeout_s=120.0)
+    spent = (await system.read()).since(before)
+    _add_cpu(system, report, "saturated", spent, sizes.saturated, task_events=task_events)
+    name = f"throughput{', task events' if task_events else ''}"
+    beside = floor.get("saturated")
+    what = f"accepted to replied, {sizes.saturated_in_flight} under way, OpenCode answers at once"
+    report.add(name, what, outcome.per_s, "jobs/s", floor=beside.per_s if beside else None)
+    _note_problems(report, name, outcome)
+
+
+async def measure_task_events(system: System, sizes: Sizes, report: Report) -> None:
+    before = await system.read()
+    outcome = await system.load(sizes.fast, TYPICAL, per_s=FAST_PER_S)
+    name = f"{FAST_PER_S}/s"
+    _add_cpu(system, report, name, (await system.read()).since(before), sizes.fast, task_events=True)
+    _note_problems(report, f"{name}, task events", outcome)
+
+
+async def measure_in_flight(system: System, sizes: Sizes, report: Report) -> None:
+    """Everything at once, then nothing for half a minute, then everything at once again."""
+    nothing = system.memory()
+    report.add_column(MEMORY, "0", _megabytes(nothing))
+    for count in sizes.in_flight:
+        # So long that the last one is submitted before the first one is answered.
+        delay_s = {100: 5, _TEN_THOUSAND: 90}.get(count, _DELAY_IN_FLIGHT_S)
+        before = await system.read()
+        await system.send(count, f"[[delay={delay_s}]] [[gap=0]]")
+        peak = await _until_all_run(system, count, delay_s)
+        memory = system.memory()
+        busy = await _busy_slots(system)
+        outcome = await system.rest(count, timeout_s=delay_s + count / 25)
+        _add_cpu(system, report, f"{count:,} at once", (await system.read()).since(before), count, task_events=False)
+        report.add_column(MEMORY, f"{count:,}", _megabytes(memory))
+        row = f"{count:,} in flight"
+        report.add(row, "running at the same time", float(peak), "executions")
+        report.add(row, "worker slots held meanwhile", float(busy), "slots", aim=1.0)
+        report.add(row, "unanswered", float(outcome.unanswered), "executions", aim=1.0)
+        growth = (sum(memory.values()) - sum(nothing.values())) / count
+        report.add(row, "memory per execution", growth, "bytes", aim=_AIM_BYTES_IN_FLIGHT if count >= 1000 else None)
+        _note_problems(report, row, outcome)
+
+
+async def measure_limits(system: System, sizes: Sizes, report: Report, *, submits_per_s: int) -> None:
+    """Twice what the server takes arrives; the surplus waits its turn."""
+    outcome = await system.load(sizes.limited, AT_ONCE, per_s=2 * submits_per_s, timeout_s=90.0)
+    row = "production limits"
+    report.add(row, f"answered; one server takes {submits_per_s} a second", outcome.per_s, "jobs/s")
+    report.add(row, "accepted to replied beyond OpenCode's own, p95", _added(outcome, 0.95), "ms")
+    limited = sum(count for name, count in outcome.notes.items() if name.endswith("ratelimited"))
+    report.add(row, "calls that Slack refused with 429", float(limited), "calls")
+    _note_problems(report, row, outcome)
+
+
+async def _until_all_run(system: System, count: int, timeout_s: float) -> int:
+    """Wait until all are in flight, or it gets no more; how many were."""
+    peak = 0
+    for _ in range(int(timeout_s)):
+        peak = max(peak, await system.in_flight())
+        if peak >= count:
+            break
+        await asyncio.sleep(1)
+    return peak
+
+
+async def _busy_slots(system: System) -> int:
+    """Leased rows: what a worker is at right now."""
+    row = await system.stack.services.database.system().one(
+        "SELECT count(*) AS n FROM executions WHERE lease_owner IS NOT NULL AND lease_until > now()"
+    )
+    return int(row["n"]) if row else 0
+
+
+def _add_cpu(system: System, report: Report, load: str, spent: Reading, count: int, *, task_events: bool) -> None:
+    column = f"{load}, task events" if task_events else load
+    per_execution = {name: seconds * _MS / count for name, seconds in spent.cpu.items()}
+    ours = sum(per_execution[name] for name in system.ours())
+    report.add_column(CPU, column, {"all of ours": ours, **per_execution})
+    report.add_column(ROUND_TRIPS, column, {name: value / count for name, value in spent.counts.items()})
+    aims = {f"{FAST_PER_S}/s": _AIM_CPU_FAST_MS, "saturated": _AIM_CPU_SATURATED_MS}
+    if load in aims:
+        aim = None if task_events else aims[load]
+        report.add(f"CPU, {column}", "all our processes, per execution", ours, "ms", aim=aim)
+
+
+def _added(outcome: Outcome, share: float) -> float | None:
+    value = percentile((job.added_s for job in outcome.jobs), share)
+    return None if value is None else value * _MS
+
+
+def _megabytes(memory: Mapping[str, int]) -> dict[str, float]:
+    return {"all of ours": sum(memory.values()) / _MB, **{name: size / _MB for name, size in memory.items()}}
+
+
+def _note_problems(report: Report, row: str, outcome: Outcome) -> None:
+    report.problems += [f"{row}: {problem}" for problem in outcome.problems]
+    again = outcome.notes.get("delivery_failed", 0)
+    if again:
+        report.notes.append(f"{row}: {again} events were not acknowledged in time and came again.")

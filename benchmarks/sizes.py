@@ -1,0 +1,43 @@
+"""How much is measured: a full run takes about six minutes, a quick one about one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of executions, by row."""
+
+    warm_up: int = 100
+    idle_s: float = 3.0
+    slow: int = 75  # at 5 a second
+    fast: int = 450  # at 30 a second
+    saturated: int = 1500
+    saturated_in_flight: int = 100
+    floor_slow: int = 40
+    floor_fast: int = 240
+    floor_saturated: int = 1000
+    in_flight: tuple[int, ...] = (100, 1000, 10_000)
+    with_task_events: bool = True
+    lookups: int = 500
+    streamed_words: int = 150
+    limited: int = 200
+    decoder_rounds: int = 200
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    warm_up=40,
+    idle_s=1.0,
+    slow=15,
+    fast=90,
+    saturated=200,
+    floor_slow=10,
+    floor_fast=60,
+    floor_saturated=200,
+    in_flight=(100,),
+    with_task_events=False,
+    lookups=200,
+    streamed_words=60,
+    limited=60,
+    decoder_rounds=50,
+)
