@@ -44,9 +44,12 @@ bench: $(INSTALLED) ## Measure speed and size (BENCH="..." passes arguments on)
 install: $(INSTALLED) ## Create .venv from the pinned versions
 
 .PHONY: lock
-lock: $(UV)/bin/uv ## Pin the newest versions that pyproject.toml allows, with hashes
+lock: $(UV)/bin/uv ## Pin the newest versions that pyproject.toml allows, with hashes (all, and what the service needs)
 	@$(UV)/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --universal --upgrade --quiet \
 		--python-version 3.11 --no-emit-index-url --no-header -o requirements.lock
+	@$(UV)/bin/uv pip compile pyproject.toml --extra flower --generate-hashes --universal --quiet \
+		--python-version 3.11 --no-emit-index-url --no-header --no-annotate -c requirements.lock \
+		-o requirements-service.lock
 
 .PHONY: clean
 clean: ## Remove the environment, caches and data of `make up`

@@ -154,12 +154,14 @@ async def open_services(
         stack.push_async_callback(leases.stop)
         cancel_execution = CancelExecution(executions, hints)
         busy_policy = ApplyBusyPolicy(executions, cancel_execution, hints)
+        rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
         submit_execution = SubmitExecution(
             executions,
             tenants,
             busy_policy,
             hints,
             chance,
+            rules,
             answer_by_s=settings.answer_by_s,
             max_prompt_bytes=settings.max_prompt_bytes,
         )
@@ -171,7 +173,7 @@ async def open_services(
             mappings,
             GatherContext(messenger, tenants, throttle, limits=_context_limits(settings)),
             leases,
-            load_rules(settings.analysis_rules_file),
+            rules,
             limits=RunLimits(
                 submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
                 run_deadline_s=settings.run_deadline_s,

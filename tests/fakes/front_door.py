@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
+from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import MaintenanceStore
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
@@ -74,6 +75,7 @@ class FrontDoor:
             ApplyBusyPolicy(store, self.cancel, self.hints),
             self.hints,
             self.chance,
+            load_rules(),
             answer_by_s=3600,
             max_prompt_bytes=2000,
         )

@@ -113,10 +113,12 @@ class _Session(_Wire):
 
 
 class _Agent(_Wire):
+    """With oh-my-opencode 4.19.4 the server sends null for what an agent's definition leaves out."""
+
     name: str
-    mode: str = "all"
-    hidden: bool = False
-    description: str = ""
+    mode: str | None = None
+    hidden: bool | None = None
+    description: str | None = None
 
 
 class _Status(_Wire):
@@ -273,6 +275,10 @@ def _session_state(status: _Status) -> SessionState:
     return SessionState(SessionActivity.IDLE if status.type == SessionActivity.IDLE else SessionActivity.BUSY)
 
 
+def _agent(agent: _Agent) -> Agent:
+    return Agent(agent.name, agent.mode or "all", bool(agent.hidden), agent.description or "")
+
+
 def _permission_request(ask: _Ask) -> PermissionRequest:
     return PermissionRequest(ask.id, ask.session_id, ask.permission, tuple(ask.patterns))
 
@@ -282,7 +288,7 @@ decode_session = _decoder(_SESSION, _session)
 decode_sessions = _decoder(_SESSIONS, lambda sessions: [_session(s) for s in sessions])
 decode_message = _decoder(_MESSAGE, _run_message)
 decode_messages = _decoder(_MESSAGES, lambda messages: [_run_message(m) for m in messages])
-decode_agents = _decoder(_AGENTS, lambda agents: [Agent(a.name, a.mode, a.hidden, a.description) for a in agents])
+decode_agents = _decoder(_AGENTS, lambda agents: [_agent(a) for a in agents])
 decode_statuses = _decoder(_STATUSES, lambda statuses: {sid: _session_state(s) for sid, s in statuses.items()})
 decode_permissions = _decoder(_ASKS, lambda asks: [_permission_request(a) for a in asks])
 decode_questions = _decoder(_ASKS, lambda asks: [QuestionRequest(a.id, a.session_id, a.questions) for a in asks])

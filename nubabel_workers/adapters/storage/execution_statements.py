@@ -136,7 +136,8 @@ att AS (
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'submitted', jsonb_build_object(
-    'attempt', attempt, 'instance', instance_id, 'category', analysis->'category', 'agent', analysis->'agent')
+    'attempt', attempt, 'instance', instance_id, 'category', analysis->'category', 'agent', analysis->'agent',
+    'reasons', analysis->'reasons')
   FROM exe
 )
 SELECT check_now FROM exe

@@ -100,7 +100,7 @@ class Api:
     async def _agents(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         shown = [
             {"name": a.name, "mode": a.mode, "native": a.name in {"build", "plan"}, "permission": [], "options": {}}
-            | ({"hidden": True} if a.hidden else {})
+            | {"hidden": a.hidden or None}  # oh-my-opencode's agents have null where theirs is not set
             for a in self._settings.agents
         ]
         return json_answer(shown)

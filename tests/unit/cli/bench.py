@@ -9,6 +9,7 @@ import orjson
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.cli.administration import Administration, Defaults
 from nubabel_workers.cli.invocation import Invocation
 from nubabel_workers.cli.main import app
@@ -211,6 +212,7 @@ class Bench:
                 busy_policy,
                 self.hints,
                 self.chance,
+                load_rules(),
                 answer_by_s=3600,
                 max_prompt_bytes=2000,
             ),

@@ -36,10 +36,23 @@ def test_a_prompt_can_come_from_standard_input(bench: Bench) -> None:
 
 
 def test_overrides_reach_the_execution(bench: Bench) -> None:
-    _enqueue(bench, "--category", "quick", "--skill", "a", "--skill", "b", "--model", "p/m", "--deadline-s", "60")
+    _enqueue(
+        bench,
+        "--category",
+        "quick",
+        "--skill",
+        "frontend",
+        "--skill",
+        "refactor",
+        "--model",
+        "p/m",
+        "--deadline-s",
+        "60",
+    )
 
     new = bench.executions.accepted[0]
-    assert (new.overrides.category, new.overrides.skills, new.overrides.model) == ("quick", ["a", "b"], "p/m")
+    assert (new.overrides.category, new.overrides.model) == ("quick", "p/m")
+    assert new.overrides.skills == ["frontend", "refactor"]
     assert new.deadline_s == 60
 
 

@@ -17,7 +17,7 @@ from tests.unit.deployment.files import ROOT, SETTING_NAMES, compose, environmen
 
 STORES = {"valkey", "postgres"}
 NOT_IN_THE_PROCFILE = STORES | {"opencode", "migrate"}
-WORKERS = {"worker-events", "worker-orchestration", "worker-notifications"}
+WORKERS = {"worker-events", "worker-orchestration", "worker-notifications", "worker-dead-letters"}
 # Fixed inside a container.
 SET_BY_THE_IMAGE = {"NUBABEL_HTTP_HOST", "NUBABEL_HTTP_PORT", "NUBABEL_METRICS_HOST", "NUBABEL_FLOWER_HOST"}
 SET_BY_THE_IMAGE |= {"NUBABEL_FLOWER_PORT"}

@@ -32,6 +32,7 @@ def test_the_repository_names_every_process_of_the_design() -> None:
         "worker-events",
         "worker-orchestration",
         "worker-notifications",
+        "worker-dead-letters",
         "listener",
         "scheduler",
         "flower",

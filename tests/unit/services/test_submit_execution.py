@@ -144,3 +144,21 @@ async def test_a_prompt_is_measured_in_bytes(door: FrontDoor) -> None:
         await submit(door, prompt="가" * 667)
     assert refused.value.code == "prompt_too_large"
     await submit(door, prompt="가" * 666)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"category": "nonsense"}, "unknown_category"),
+        ({"skills": ["nonsense"]}, "unknown_skill"),
+    ],
+    ids=["category", "skill"],
+)
+async def test_what_no_server_can_do_is_refused_before_it_is_stored(
+    door: FrontDoor, fields: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        await submit(door, **fields)
+
+    assert refused.value.code == code
+    assert door.executions.accepted == []
