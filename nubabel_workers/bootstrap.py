@@ -264,7 +264,6 @@ async def open_services(
                     notifications,
                     throttle,
                     leases,
-                    clock,
                     read_quota_per_minute=settings.slack_read_quota_per_minute,
                 ),
                 webhooks,

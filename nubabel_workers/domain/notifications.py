@@ -106,6 +106,6 @@ class Notification:
     sent_parts: Sequence[str] = field(default_factory=tuple)
     uncertain: bool = False
     repeated: bool = False
-    uncertain_since: datetime | None = None
+    uncertain_for_s: float | None = None  # by the database's clock
     correlation_id: str = ""
     traceparent: str = ""

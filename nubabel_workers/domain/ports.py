@@ -308,8 +308,8 @@ class NotificationStore(Protocol):
         """What follows is a marked repeat of a post whose outcome stayed unknown; written down before it is sent."""
         ...
 
-    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
-        """Done (ready again by itself if its payload changed meanwhile)."""
+    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> bool:
+        """Done; whether it is ready again because there is more to tell since."""
         ...
 
     async def retry(

@@ -121,7 +121,8 @@ class DeliverNotifications:
         if parts is None:
             await self._notifications.drop(notification, lease, reason="not needed any more")
             return "dropped"
-        await self._notifications.sent(claimed, lease, parts)
+        if await self._notifications.sent(claimed, lease, parts):
+            self._hints.publish(Hint(HintTask.DELIVER, notification.id, notification.organization_id))
         log.info("notification.sent", kind=notification.kind, parts=len(parts))
         return f"{notification.kind} sent"
 

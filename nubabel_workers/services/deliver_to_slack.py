@@ -1,17 +1,23 @@
 """How each kind of notification is told in Slack. Posts are never repeated blindly: look first, mark if in doubt."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
 from pydantic import SecretStr
 
-from nubabel_workers.domain.errors import NubabelError, PermanentError, RateLimitedError, TransientError
+from nubabel_workers.domain.errors import (
+    NubabelError,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    UncertainError,
+)
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind, SlackTarget, reply_target
 from nubabel_workers.domain.ports import (
     ClaimedNotification,
-    Clock,
     Messenger,
     NotificationStore,
     TenantStore,
@@ -25,8 +31,8 @@ log = structlog.get_logger(__name__)
 
 WORKING_REACTION = "eyes"
 _MAX_CALL_S = 10.0
-_LOOK_FOR = timedelta(minutes=10)  # so long a doubtful post waits for the read quota; then it is posted marked
-_LOOK_BACK = timedelta(seconds=30)  # Slack's clock and ours may differ
+_LOOK_FOR_S = 600  # so long a doubtful post waits for the read quota; then it is posted marked
+_LOOK_BACK = timedelta(minutes=5)  # Slack's clock and the database's may differ
 _QUOTA_WAIT_S = 15.0
 
 
@@ -44,7 +50,6 @@ class DeliverToSlack:
         notifications: NotificationStore,
         throttle: Throttle,
         leases: LeaseHolder,
-        clock: Clock,
         *,
         read_quota_per_minute: int,
     ) -> None:
@@ -53,7 +58,6 @@ class DeliverToSlack:
         self._notifications = notifications
         self._throttle = throttle
         self._leases = leases
-        self._clock = clock
         self._read_quota_per_minute = read_quota_per_minute
 
     async def deliver(self, claimed: ClaimedNotification, lease: Lease) -> Sequence[str] | None:
@@ -118,7 +122,7 @@ class DeliverToSlack:
         marked = notification.repeated
         if notification.uncertain:
             found = None
-            if self._doubtful_for_long(notification):
+            if _doubtful_for_long(notification):
                 await self._give_up_looking(notification, lease)
                 marked = True
             else:
@@ -130,10 +134,6 @@ class DeliverToSlack:
                 await self._notifications.part_sent(notification, lease, posted[-1])
             posted.append(await self._post(token, notification, target, lease, parts[number - 1], part=number))
         return posted
-
-    def _doubtful_for_long(self, notification: Notification) -> bool:
-        since = notification.uncertain_since
-        return since is not None and self._clock.now() - since > _LOOK_FOR
 
     async def _give_up_looking(self, notification: Notification, lease: Lease) -> None:
         """One marked repeat, written down before it is posted. A second one would be a third message: never."""
@@ -174,14 +174,23 @@ class DeliverToSlack:
         *,
         part: int,
     ) -> str:
-        self._leases.time_to_act_s(lease, _MAX_CALL_S)  # the last look at the lease before what cannot be undone
-        return await self._messenger.post(
-            token,
-            channel=target.channel,
-            thread_ts=target.thread_ts,
-            markdown=markdown,
-            delivery_id=_delivery_id(notification, part),
-        )
+        # The last look at the lease before what cannot be undone, which must end while the lease still holds.
+        limit_s = self._leases.time_to_act_s(lease, _MAX_CALL_S)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._messenger.post(
+                    token,
+                    channel=target.channel,
+                    thread_ts=target.thread_ts,
+                    markdown=markdown,
+                    delivery_id=_delivery_id(notification, part),
+                )
+        except TimeoutError as error:
+            raise UncertainError("Slack did not answer the post within the lease") from error
+
+
+def _doubtful_for_long(notification: Notification) -> bool:
+    return notification.uncertain_for_s is not None and notification.uncertain_for_s > _LOOK_FOR_S
 
 
 def _parts(notification: Notification, *, marked: bool) -> Sequence[str]:

@@ -3,14 +3,21 @@
 Losing the cache may leave nobody or, for a moment, two in charge; what they do must bear both (events are hints).
 """
 
-import time
-
 import redis.asyncio as redis
 
 from nubabel_workers.adapters.cache.connection import PREFIX, translated_errors
 
 # Renew or release only while it is still ours; the owner is compared and the key changed in one step.
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
+# Members are compared by the cache's own clock: those of the processes may differ.
+_SIGN_IN = """
+local time = redis.call('time')
+local now = time[1] + time[2] / 1000000
+redis.call('zadd', KEYS[1], now, ARGV[1])
+redis.call('zremrangebyscore', KEYS[1], '-inf', now - ARGV[2])
+redis.call('expire', KEYS[1], math.ceil(ARGV[2] * 2))
+return redis.call('zcard', KEYS[1])
+"""
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
@@ -22,20 +29,14 @@ class RedisLeadership:
         self._group = f"{PREFIX}{group}"
         self._member = member
         self._lease_s = lease_s
+        self._sign_in = cache.register_script(_SIGN_IN)
         self._renew = cache.register_script(_RENEW)
         self._release = cache.register_script(_RELEASE)
 
     async def members(self) -> int:
         """Sign in and count who signed in within the lease time, this process included."""
-        now = time.time()
         with translated_errors():
-            async with self._cache.pipeline(transaction=False) as pipeline:
-                pipeline.zadd(self._group, {self._member: now})
-                pipeline.zremrangebyscore(self._group, "-inf", now - self._lease_s)
-                pipeline.zcard(self._group)
-                pipeline.expire(self._group, int(self._lease_s * 2) + 1)
-                _, _, count, _ = await pipeline.execute()
-        return max(1, int(count))
+            return int(await self._sign_in(keys=[self._group], args=[self._member, self._lease_s]))
 
     async def take(self, what: str) -> bool:
         """Whether this process is in charge of it now: newly, or still."""

@@ -37,9 +37,11 @@ class CachedSessionMappings:
         if cached is not None:
             return (cached[0], cached[1])
         found = await self._executions.session_of(instance_id, opencode_session_id)
-        if found is not None:
-            await self.remember(*found, SessionMapping(instance_id, opencode_session_id, None))
-        return found
+        if found is None:
+            return None
+        organization_id, session_id, directory = found
+        await self.remember(organization_id, session_id, SessionMapping(instance_id, opencode_session_id, directory))
+        return organization_id, session_id
 
     async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None:
         forward = [mapping.instance_id, mapping.opencode_session_id, mapping.directory]
@@ -57,9 +59,12 @@ class CachedSessionMappings:
             log.warning("cache.mapping_not_remembered", session_id=session_id)
 
     async def forget(self, organization_id: str, session_id: str) -> None:
+        """Both directions: what still comes from the old OpenCode session belongs to nobody."""
+        key = _session_key(organization_id, session_id)
+        forward = await self._get(key)
         try:
             with translated_errors():
-                await self._cache.delete(_session_key(organization_id, session_id))
+                await self._cache.delete(key, *([_opencode_key(forward[0], forward[1])] if forward else []))
         except UnavailableError:
             log.warning("cache.mapping_not_forgotten", session_id=session_id)
 

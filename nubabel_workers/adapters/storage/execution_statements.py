@@ -248,6 +248,10 @@ tidied AS (
   WHERE n.execution_id = exe.id AND n.kind IN ('working', 'progress') AND n.status IN ('ready', 'sending', 'sent')
   RETURNING n.id
 ),
+unneeded AS (
+  UPDATE notifications n SET status = 'dropped', error = 'the outcome came first'
+  FROM exe WHERE n.execution_id = exe.id AND n.kind = 'notice' AND n.status = 'ready'
+),
 parked AS (
   INSERT INTO dead_letters (
     id, organization_id, queue, task, reason, error, subject_kind, subject_id, attempts)
@@ -360,7 +364,7 @@ WHERE e.instance_id = %(instance_id)s AND e.status = 'running' AND e.running_sin
 """
 
 SESSION_OF = """
-SELECT organization_id, id FROM sessions
+SELECT organization_id, id, opencode_directory FROM sessions
 WHERE instance_id = %(instance_id)s AND opencode_session_id = %(opencode_session_id)s
 """
 

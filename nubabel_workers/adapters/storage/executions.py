@@ -318,12 +318,12 @@ class PostgresExecutions:
         row = await self._database.system().one(sql.PLACE_OF, {"id": execution_id})
         return (row["instance_id"], row["opencode_session_id"]) if row else None
 
-    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
-        """(organization, Nubabel session) of an OpenCode session."""
+    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str, str | None] | None:
+        """(organization, Nubabel session, directory) of an OpenCode session."""
         row = await self._database.system().one(
             sql.SESSION_OF, {"instance_id": instance_id, "opencode_session_id": opencode_session_id}
         )
-        return (row["organization_id"], row["id"]) if row else None
+        return (row["organization_id"], row["id"], row["opencode_directory"]) if row else None
 
     async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None:
         row = await self._database.system().one(

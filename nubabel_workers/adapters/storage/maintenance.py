@@ -40,14 +40,16 @@ WITH dispatching AS (
   UPDATE executions
   SET status = 'queued', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now()
   WHERE id IN (
-    SELECT id FROM executions WHERE status = 'dispatching' AND lease_until < now()
+    SELECT id FROM executions
+    WHERE status = 'dispatching' AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id, organization_id
 ),
 checking AS (
   UPDATE executions SET suspect = true, lease_owner = NULL, lease_until = NULL, check_at = now()
   WHERE id IN (
-    SELECT id FROM executions WHERE status = 'running' AND lease_until < now()
+    SELECT id FROM executions
+    WHERE status = 'running' AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id, organization_id
 ),
@@ -59,7 +61,7 @@ timeline AS (
 inbound AS (
   UPDATE inbound_events SET suspect = true, lease_owner = NULL, lease_until = NULL
   WHERE id IN (
-    SELECT id FROM inbound_events WHERE lease_until < now()
+    SELECT id FROM inbound_events WHERE lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id
 ),
@@ -68,7 +70,8 @@ telling AS (
   SET status = 'ready', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now(), uncertain = true,
     uncertain_since = COALESCE(uncertain_since, lease_until - interval '1 minute')
   WHERE id IN (
-    SELECT id FROM notifications WHERE status = 'sending' AND lease_until < now()
+    SELECT id FROM notifications
+    WHERE status = 'sending' AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id
 )
@@ -138,8 +141,7 @@ SELECT
   (SELECT count(*) FROM executions WHERE status = 'queued') AS executions_queued,
   (SELECT count(*) FROM executions WHERE {OCCUPYING_SQL}) AS executions_in_flight,
   (SELECT count(*) FROM executions
-   WHERE {OPEN_SQL} AND answer_by + make_interval(secs => COALESCE(deadline_s, 0)) < now())
-    AS executions_past_answer_by,
+   WHERE {OPEN_SQL} AND GREATEST(answer_by, deadline_at) + interval '1 minute' < now()) AS executions_past_answer_by,
   (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM executions
    WHERE status = 'queued' AND not_before <= now()) AS oldest_queued_execution_s,
   (SELECT count(*) FROM inbound_events WHERE status = 'ready') AS inbound_events_ready,
@@ -153,15 +155,20 @@ SELECT
   (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered
 """
 
-# table -> which rows may go; each delete takes a bounded number of rows and holds no lock for long.
+# table -> which rows t may go; each delete takes a bounded number of rows and holds no lock for long. What an open
+# dead letter is about is kept: it may be replayed.
+_KEPT_FOR_REPLAY = "EXISTS (SELECT 1 FROM dead_letters d WHERE d.status = 'open' AND d.subject_id = t.id)"
 _EXPIRED: Mapping[str, str] = {
-    "inbound_events": "SELECT id FROM inbound_events WHERE status <> 'ready' AND received_at < {before}",
-    "executions": "SELECT id FROM executions WHERE finished_at < {before}",
-    "sessions": """SELECT s.id FROM sessions s WHERE s.last_active_at < {before}
-        AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = s.id)""",
-    "dead_letters": "SELECT id FROM dead_letters WHERE status <> 'open' AND resolved_at < {before}",
-    "audit_log": "SELECT id FROM audit_log WHERE at < {before}",
+    "inbound_events": f"t.status <> 'ready' AND t.received_at < {{before}} AND NOT {_KEPT_FOR_REPLAY}",
+    "executions": f"t.finished_at < {{before}} AND NOT {_KEPT_FOR_REPLAY}",
+    "sessions": "t.last_active_at < {before} AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = t.id)",
+    "dead_letters": "t.status <> 'open' AND t.resolved_at < {before}",
+    "audit_log": "t.at < {before}",
 }
+_EXPIRE = "DELETE FROM {table} WHERE id IN (SELECT t.id FROM {table} t WHERE {condition} LIMIT %(batch)s {lock})"
+# The row is locked and its times compared again: a session that a request continues at this moment is not deleted.
+_RECHECKED = "FOR UPDATE SKIP LOCKED"
+_APPEND_ONLY = frozenset({"audit_log"})  # never changed, hence never locked
 # A caller's key names a request for a day; then the same key is a new request. Slack's messages keep theirs for good:
 # a replay of one from our own tables must never be answered twice.
 _FORGET_KEYS = """
@@ -216,9 +223,10 @@ class PostgresMaintenance:
     async def expire(self, *, retention_s: Mapping[str, float], batch: int) -> Mapping[str, int]:
         deleted: dict[str, int] = {}
         for table, seconds in retention_s.items():
-            expired = _EXPIRED[table].format(before="now() - make_interval(secs => %(seconds)s)")
+            condition = _EXPIRED[table].format(before="now() - make_interval(secs => %(seconds)s)")
+            lock = "" if table in _APPEND_ONLY else _RECHECKED
             deleted[table] = await self._database.system().execute(
-                f"DELETE FROM {table} WHERE id IN ({expired} LIMIT %(batch)s)", {"seconds": seconds, "batch": batch}
+                _EXPIRE.format(table=table, condition=condition, lock=lock), {"seconds": seconds, "batch": batch}
             )
         await self._database.system().execute(_EXPIRE_NONCES)
         return deleted

@@ -28,7 +28,7 @@ UPDATE notifications n
 SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
   lone_deliveries = n.lone_deliveries + n.suspect::int
 FROM chosen WHERE n.id = chosen.id
-RETURNING n.*
+RETURNING n.*, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
 """
 
 _MARK_REPEATED = """
@@ -43,14 +43,21 @@ WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
 RETURNING id
 """
 
-_SENT = """
+# A progress message may be written down at the moment at which its run ends, unseen by the statement that takes such
+# messages away: it is taken away now.
+_OUTLIVED = """(
+  kind = 'progress' AND NOT payload ? 'removed'
+  AND EXISTS (SELECT 1 FROM executions e WHERE e.id = notifications.execution_id AND e.finished_at IS NOT NULL))"""
+
+_SENT = f"""
 WITH sent AS (
   UPDATE notifications
-  SET status = CASE WHEN revision > %(revision)s THEN 'ready' ELSE 'sent' END, sent_revision = %(revision)s,
-    sent_parts = %(parts)s, sent_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
-    lone_deliveries = 0, failures = 0, uncertain = false
+  SET status = CASE WHEN revision > %(revision)s OR {_OUTLIVED} THEN 'ready' ELSE 'sent' END,
+    payload = CASE WHEN {_OUTLIVED} THEN payload || '{{"removed": true}}'::jsonb ELSE payload END,
+    sent_revision = %(revision)s, sent_parts = %(parts)s, sent_at = now(), lease_owner = NULL, lease_until = NULL,
+    suspect = false, lone_deliveries = 0, failures = 0, uncertain = false
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
-  RETURNING id, organization_id, execution_id, kind, failures, repeated, created_at
+  RETURNING id, organization_id, execution_id, kind, status, repeated, created_at
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
@@ -58,7 +65,7 @@ timeline AS (
     'kind', kind, 'waited_s', round(extract(epoch FROM now() - created_at)::numeric, 3), 'repeated', repeated)
   FROM sent WHERE execution_id IS NOT NULL AND kind IN ('outcome', 'webhook')
 )
-SELECT id FROM sent
+SELECT status = 'ready' AS again FROM sent
 """
 
 _RETRY = """
@@ -149,12 +156,13 @@ class PostgresNotifications:
     async def mark_repeated(self, notification: Notification, lease: Lease) -> None:
         await self._change(notification, _MARK_REPEATED, {"lease": lease.token})
 
-    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> None:
-        await self._change(
+    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> bool:
+        row = await self._change(
             claimed.notification,
             _SENT,
             {"lease": lease.token, "revision": claimed.revision, "parts": Jsonb(list(part_ids))},
         )
+        return bool(row["again"])
 
     async def retry(
         self,
@@ -197,10 +205,13 @@ class PostgresNotifications:
         )
         return row["id"] if row and row["due"] else None
 
-    async def _change(self, notification: Notification, statement: str, params: Mapping[str, Any]) -> None:
-        scope = self._database.tenant(notification.organization_id)
-        if await scope.one(statement, {"id": notification.id, **params}) is None:
+    async def _change(self, notification: Notification, statement: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        row = await self._database.tenant(notification.organization_id).one(
+            statement, {"id": notification.id, **params}
+        )
+        if row is None:
             raise LeaseLostError("the notification is no longer held under this lease")
+        return row
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
@@ -216,7 +227,7 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
         sent_parts=tuple(row["sent_parts"]),
         uncertain=row["uncertain"],
         repeated=row["repeated"],
-        uncertain_since=row["uncertain_since"],
+        uncertain_for_s=row["uncertain_for_s"],
         correlation_id=row["correlation_id"],
         traceparent=row["traceparent"],
     )

@@ -1,6 +1,8 @@
 """Telling people: in parts, within Slack's limits, and never twice unmarked."""
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -170,3 +172,55 @@ async def test_upstream_hears_by_a_signed_webhook(pipeline: Pipeline) -> None:
         (received,) = receiver.received
     assert received["type"] == "execution.completed"
     assert received["data"]["output"] == "done"
+
+
+async def test_a_progress_message_that_comes_with_the_end_of_its_run_does_not_stay(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    execution = await pipeline.one("SELECT id FROM executions")
+    await pipeline.services.notifications.show_progress(ORGANIZATION, str(execution["id"]), "reading…", pace_s=0)
+    await pipeline.run_ends()
+    await pipeline.complete()
+    await pipeline.services.database.system().execute(  # written down unseen by the statement that ended the run
+        "UPDATE notifications SET payload = payload - 'removed' WHERE kind = 'progress'"
+    )
+
+    await pipeline.deliver()
+    await pipeline.deliver()
+
+    (reply,) = pipeline.replies(question)
+    assert "hello" in reply
+
+
+async def test_nobody_is_asked_for_patience_once_the_answer_is_there(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.services.maintenance.tell_late(after_s=0, text="patience, please")
+    await pipeline.dispatch()
+    await pipeline.run_ends()
+    await pipeline.complete()
+
+    await pipeline.deliver()
+
+    (reply,) = pipeline.replies(question)
+    assert "patience" not in reply
+
+
+async def test_a_post_that_outlasts_the_lease_is_in_doubt(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = await answered_but_not_told(pipeline)
+    post = pipeline.services.messenger.post
+
+    async def slow(*args: Any, **kwargs: Any) -> str:
+        await post(*args, **kwargs)
+        return await asyncio.Future()
+
+    with monkeypatch.context() as slack_is_slow:
+        slack_is_slow.setattr(pipeline.services.messenger, "post", slow)
+        slack_is_slow.setattr(pipeline.services.leases, "time_to_act_s", lambda *_: 0.05)
+        await pipeline.deliver()
+
+    await deliver_later(pipeline)
+
+    assert len(pipeline.replies(question)) == 1
+    assert (await outcome(pipeline))["status"] == "sent"

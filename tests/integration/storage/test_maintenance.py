@@ -1,5 +1,6 @@
 """The scheduler's statements: what waits is hinted, what died is taken over, what is old goes."""
 
+import psycopg
 import pytest
 
 from nubabel_workers.adapters.process import SystemChance
@@ -157,3 +158,41 @@ async def test_a_callers_key_names_a_new_request_after_its_time_and_slacks_never
 
     rows = await database.system().all("SELECT id, idempotency_key FROM executions ORDER BY id")
     assert [row["idempotency_key"] for row in rows] == ["key:other", "old:exe_old", "slack:wsp_1:C1:1.1"]
+
+
+async def test_a_session_that_is_continued_while_it_expires_is_kept(
+    maintenance: PostgresMaintenance, database: Database, database_url: str
+) -> None:
+    await database.system().execute(
+        """INSERT INTO sessions (id, organization_id, session_key, source, last_active_at)
+           VALUES ('ses_1', 'org_a', 'k', 'api', now() - interval '90 days')"""
+    )
+    async with await psycopg.AsyncConnection.connect(database_url) as request, request.transaction():
+        await request.execute("UPDATE sessions SET last_active_at = now()")
+        deleted = await maintenance.expire(retention_s={"sessions": 3600}, batch=10)
+
+    assert deleted == {"sessions": 0}
+    assert await maintenance.expire(retention_s={"sessions": 3600}, batch=10) == {"sessions": 0}
+
+
+async def test_what_an_open_dead_letter_is_about_does_not_expire(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_1", status="failed", finished_at=PAST)
+    await seed(database, "exe_2", status="failed", finished_at=PAST)
+    await database.system().execute(
+        """INSERT INTO dead_letters (id, organization_id, queue, task, reason, error, subject_kind, subject_id)
+           VALUES ('dlq_1', 'org_a', 'q', 't', 'r', 'e', 'execution', 'exe_1')"""
+    )
+
+    await maintenance.expire(retention_s={"executions": 60}, batch=10)
+
+    assert [row["id"] for row in await database.system().all("SELECT id FROM executions")] == ["exe_1"]
+
+
+async def test_every_table_that_expires_may_be_cleaned_by_the_system_role(maintenance: PostgresMaintenance) -> None:
+    tables = ("inbound_events", "executions", "sessions", "dead_letters", "audit_log")
+
+    deleted = await maintenance.expire(retention_s=dict.fromkeys(tables, 60.0), batch=10)
+
+    assert deleted == dict.fromkeys(tables, 0)
