@@ -34,6 +34,7 @@ from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack, LookUpLaterError
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.written_down import in_doubt_unless_written
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +122,9 @@ class DeliverNotifications:
         if parts is None:
             await self._notifications.drop(notification, lease, reason="not needed any more")
             return "dropped"
-        if await self._notifications.sent(claimed, lease, parts):
+        with in_doubt_unless_written("it was told"):
+            again = await self._notifications.sent(claimed, lease, parts)
+        if again:
             self._hints.publish(Hint(HintTask.DELIVER, notification.id, notification.organization_id))
         log.info("notification.sent", kind=notification.kind, parts=len(parts))
         return f"{notification.kind} sent"

@@ -26,6 +26,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.slack_text import reply_parts
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.written_down import in_doubt_unless_written
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +132,8 @@ class DeliverToSlack:
         parts = _parts(notification, marked=marked)
         for number in range(len(posted) + 1, len(parts) + 1):
             if number > len(notification.sent_parts) + 1:
-                await self._notifications.part_sent(notification, lease, posted[-1])
+                with in_doubt_unless_written("a part was told"):
+                    await self._notifications.part_sent(notification, lease, posted[-1])
             posted.append(await self._post(token, notification, target, lease, parts[number - 1], part=number))
         return posted
 

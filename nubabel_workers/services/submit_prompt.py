@@ -26,6 +26,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import Role
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.written_down import in_doubt_unless_written
 
 log = structlog.get_logger(__name__)
 
@@ -171,10 +172,8 @@ class SubmitPrompt:
         return await self._mark_running(execution, lease, check_after_s=self._limits.first_check_s)
 
     async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
-        try:
+        with in_doubt_unless_written("OpenCode has the prompt"):
             return await self._executions.mark_running(execution, lease, check_after_s=check_after_s)
-        except TransientError as error:
-            raise UncertainError(f"OpenCode has the prompt, which could not be written down: {error}") from error
 
 
 def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) -> PromptIds:

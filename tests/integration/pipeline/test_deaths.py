@@ -1,4 +1,4 @@
-"""A worker dies at every call that has an effect, before it and after it: one answer, one model run, nothing stuck."""
+"""A worker dies before and after every call that has an effect: one whole answer, one model run, nothing stuck."""
 
 import pytest
 
@@ -20,6 +20,7 @@ EFFECTS = [
     "executions.finish",
     "notifications.claim",
     "messenger.post",
+    "notifications.part_sent",
     "notifications.sent",
 ]
 
@@ -38,12 +39,14 @@ async def test_one_answer_whenever_a_worker_dies(
 ) -> None:
     owner, method = effect.split(".")
     deaths = dies(monkeypatch, await owner_of(pipeline, owner), method, after=after)
-    question = await pipeline.mention("how are you?")
+    question = await pipeline.mention("[[tokens=6000]] how are you?")
 
     await work_until_quiet(pipeline)
 
     assert deaths() == 1
-    assert len(pipeline.replies(question)) == 1
+    parts = pipeline.replies(question)
+    assert [part.split("\n")[0] for part in parts] == [f"({n}/{len(parts)})" for n in range(1, len(parts) + 1)]
+    assert len(parts) > 1
     assert deliver_to_slack.WORKING_REACTION not in question.reactions or not question.reactions["eyes"]
     assert list(pipeline.opencode.simulator.store.model_runs.values()) == [1]
     assert await pipeline.statuses() == ["completed"]
