@@ -11,6 +11,7 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, Finish, HintPublisher, MaintenanceStore
@@ -70,7 +71,12 @@ class Maintain:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id))
         overdue = await self._maintenance.queued_to_end()
         for organization_id, execution_id in overdue:
-            await self._end_queued(organization_id, execution_id)
+            try:
+                await self._end_queued(organization_id, execution_id)
+            except NubabelError:
+                raise
+            except Exception:
+                log.exception("execution.not_ended", execution_id=execution_id)  # one bad row, not everybody's deadline
         return len(overdue)
 
     async def _end_queued(self, organization_id: str, execution_id: str) -> None:

@@ -1,4 +1,14 @@
-"""The rule by which every claim picks rows, shared by all tables that workers claim from."""
+"""What the claims of all tables share: the rule by which they pick rows, and how claimed rows are read."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 # From `candidate(id, suspect, rank, named)`: the named row first, then by rank. A suspect row (its last delivery
 # ended without a result) is taken alone, so that a poison row takes no innocent ones with it.
@@ -9,3 +19,20 @@ chosen AS (
   WHERE CASE WHEN (SELECT suspect FROM numbered WHERE place = 1) THEN place = 1 ELSE NOT suspect END
 )
 """
+
+
+def each_readable(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T]) -> list[T]:
+    """Claimed rows as values. One that cannot be read is left to its lease, and keeps no other from being worked on."""
+    values: list[T] = []
+    for row in rows:
+        try:
+            values.append(read(row))
+        except Exception:
+            log.exception("row.unreadable", row_id=row["id"])
+    return values
+
+
+def from_stored(kind: type[T], stored: Mapping[str, Any]) -> T:
+    """A dataclass from its stored JSON. Keys that only a newer release knows are passed over."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
+    return kind(**{name: value for name, value in stored.items() if name in known})

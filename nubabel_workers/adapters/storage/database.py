@@ -13,8 +13,10 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from nubabel_workers.adapters.storage.storable import storable_json, storable_text
 from nubabel_workers.domain.errors import TransientError, UnavailableError
 
 Params = Mapping[str, Any]
@@ -86,6 +88,8 @@ class Scope:
 
     @asynccontextmanager
     async def _run(self, statement: str, params: Params | None) -> AsyncIterator[AsyncCursor[DictRow]]:
+        if params is not None:
+            params = {name: storable_text(value) if isinstance(value, str) else value for name, value in params.items()}
         with translated_errors():
             async with self._pool.connection() as connection:
                 if self._organization_id is None:
@@ -141,5 +145,10 @@ def _pool(url: str, limits: DatabaseLimits, application_name: str) -> AsyncConne
             "tcp_user_timeout": 15_000,
         },
         connection_class=AsyncConnection[DictRow],
+        configure=_configure,
         check=None,
     )
+
+
+async def _configure(connection: AsyncConnection[DictRow]) -> None:
+    set_json_dumps(storable_json, connection)

@@ -5,6 +5,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from nubabel_workers.adapters.storage.claims import from_stored
 from nubabel_workers.adapters.storage.row_sets import OPEN_SQL
 from nubabel_workers.domain.executions import (
     Attachment,
@@ -39,9 +40,9 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         user_id=row["user_id"],
         workspace_id=row["workspace_id"],
         reply=row["reply"],
-        overrides=Overrides(**row["overrides"]),
+        overrides=from_stored(Overrides, row["overrides"]),
         analysis=row["analysis"],
-        attachments=tuple(Attachment(**attachment) for attachment in row["attachments"]),
+        attachments=tuple(from_stored(Attachment, attachment) for attachment in row["attachments"]),
         wants_thread_context=row["wants_thread_context"],
         context=row["context"],
         notes=tuple(row["notes"]),
@@ -63,7 +64,7 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         output=row["output"],
         output_cut=row["output_cut"],
         usage=usage_from(row["usage"]),
-        error=ExecutionError(**row["error"]) if row["error"] else None,
+        error=from_stored(ExecutionError, row["error"]) if row["error"] else None,
         correlation_id=row["correlation_id"],
         traceparent=row["traceparent"],
         started_at=row["started_at"],
@@ -88,7 +89,7 @@ def usage_as_dict(usage: Usage) -> dict[str, Any]:
 
 
 def usage_from(stored: Mapping[str, Any] | None) -> Usage | None:
-    return Usage(**stored) if stored else None
+    return from_stored(Usage, stored) if stored else None
 
 
 def new_execution_params(new: NewExecution) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage import execution_statements as sql
+from nubabel_workers.adapters.storage.claims import each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import (
     execution_from,
@@ -99,16 +100,7 @@ class PostgresExecutions:
             rows = await self._database.system().all(sql.CLAIM_QUEUED, params)
         except psycopg.errors.UniqueViolation:
             return []  # two processes picked two of one session; the index let one pass, the other comes again
-        return [
-            ClaimedDispatch(
-                execution=execution_from(row),
-                cancel_requested=row["cancel_requested_at"] is not None,
-                open_attempt=row["open_attempt"],
-                suspect=row["suspect"],
-                lone_deliveries=row["lone_deliveries"],
-            )
-            for row in rows
-        ]
+        return each_readable(rows, _claimed_dispatch)
 
     async def begin_attempt(
         self,
@@ -181,16 +173,7 @@ class PostgresExecutions:
     async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]:
         params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
         rows = await self._database.system().all(sql.CLAIM_CHECKS, params)
-        return [
-            ClaimedCheck(
-                execution=execution_from(row),
-                cancel_requested=row["cancel_requested_at"] is not None,
-                past_deadline=row["past_deadline"],
-                suspect=row["suspect"],
-                lone_deliveries=row["lone_deliveries"],
-            )
-            for row in rows
-        ]
+        return each_readable(rows, _claimed_check)
 
     async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
         row = await self._database.tenant(execution.organization_id).one(
@@ -341,3 +324,23 @@ def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _finished(row: Mapping[str, Any]) -> Finished:
     return Finished(tuple(row["notification_ids"] or ()), row["next_execution_id"])
+
+
+def _claimed_dispatch(row: Mapping[str, Any]) -> ClaimedDispatch:
+    return ClaimedDispatch(
+        execution=execution_from(row),
+        cancel_requested=row["cancel_requested_at"] is not None,
+        open_attempt=row["open_attempt"],
+        suspect=row["suspect"],
+        lone_deliveries=row["lone_deliveries"],
+    )
+
+
+def _claimed_check(row: Mapping[str, Any]) -> ClaimedCheck:
+    return ClaimedCheck(
+        execution=execution_from(row),
+        cancel_requested=row["cancel_requested_at"] is not None,
+        past_deadline=row["past_deadline"],
+        suspect=row["suspect"],
+        lone_deliveries=row["lone_deliveries"],
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN
+from nubabel_workers.adapters.storage.claims import CHOSEN, each_readable, from_stored
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import NewDeadLetter
@@ -138,7 +138,7 @@ class PostgresInbound:
         rows = await self._database.system().all(
             _CLAIM, {"id": event_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
         )
-        return [_claimed(row) for row in rows]
+        return each_readable(rows, _claimed)
 
     async def done(self, event: ClaimedInbound, lease: Lease, *, outcome: str) -> None:
         await self._change(event, _DONE, {"lease": lease.token, "outcome": outcome})
@@ -174,12 +174,12 @@ class PostgresInbound:
 def _claimed(row: Mapping[str, Any]) -> ClaimedInbound:
     stored = dict(row["event"])
     stored["kind"] = SlackEventKind(stored["kind"])
-    stored["files"] = tuple(SlackFile(**file) for file in stored["files"])
+    stored["files"] = tuple(from_stored(SlackFile, file) for file in stored["files"])
     return ClaimedInbound(
         id=row["id"],
         organization_id=row["organization_id"],
         workspace_id=row["workspace_id"],
-        event=SlackEvent(**stored),
+        event=from_stored(SlackEvent, stored),
         failures=row["failures"],
         busy_policy=row["busy_policy"],
         correlation_id=row["correlation_id"],

@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN
+from nubabel_workers.adapters.storage.claims import CHOSEN, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import NewDeadLetter
@@ -148,7 +148,7 @@ class PostgresNotifications:
                 "lease_s": self._lease_s,
             },
         )
-        return [_claimed(row) for row in rows]
+        return each_readable(rows, _claimed)
 
     async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
         await self._change(notification, _PART_SENT, {"lease": lease.token, "part": part_id})
