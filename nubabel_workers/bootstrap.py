@@ -238,6 +238,7 @@ async def open_services(
                 hints,
                 flags,
                 chance,
+                clock,
                 retry=_retry(settings, "orchestration"),
                 limits=limits,
             ),

@@ -28,6 +28,15 @@ class GiveUp:
 RetryDecision = TryAgain | GiveUp
 
 
+def pace_of_waiting(waited_s: float, *, jitter: float) -> float:
+    """Seconds until the next look at something that is away, e.g. a server: a tenth of the time waited so far.
+
+    Being away is no failure of the request: it waits as a row, looks often at first and rarely later, and only its
+    own time limit ends it. Between 2 and 30 s, spread by jitter (in [0, 1)) from half to one and a half of that.
+    """
+    return min(30.0, max(2.0, waited_s / 10)) * (0.5 + jitter)
+
+
 def next_attempt(error: Exception, attempt: int, policy: RetryPolicy, *, jitter: float) -> RetryDecision:
     """Decide what follows the failure of try number `attempt` (1 for the first).
 

@@ -9,7 +9,7 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import NubabelError, UncertainError
+from nubabel_workers.domain.errors import NubabelError, UnavailableError, UncertainError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
@@ -17,6 +17,7 @@ from nubabel_workers.domain.placement import Placement
 from nubabel_workers.domain.ports import (
     Chance,
     ClaimedDispatch,
+    Clock,
     ExecutionStore,
     Finish,
     HintFlags,
@@ -25,7 +26,7 @@ from nubabel_workers.domain.ports import (
     ProgressStream,
     Throttle,
 )
-from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.follow_up import publish_after_finish
@@ -53,6 +54,7 @@ class DispatchExecutions:
         hints: HintPublisher,
         flags: HintFlags,
         chance: Chance,
+        clock: Clock,
         *,
         retry: RetryPolicy,
         limits: BatchLimits,
@@ -66,6 +68,7 @@ class DispatchExecutions:
         self._hints = hints
         self._flags = flags
         self._chance = chance
+        self._clock = clock
         self._retry = retry
         self._limits = limits
 
@@ -165,6 +168,8 @@ class DispatchExecutions:
         return "dispatched"
 
     async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
+        if isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError):
+            return await self._wait_for_server(execution, lease, error)
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)
         in_doubt = isinstance(error, UncertainError)
@@ -180,6 +185,18 @@ class DispatchExecutions:
         verdict = None if in_doubt else "not_submitted"
         await self._requeue(execution, lease, wait_s=decision.wait_s, reason=str(error), failed=True, verdict=verdict)
         return "again"
+
+    async def _wait_for_server(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
+        """Its server is away: it waits as a row, for as long as answer_by allows; only answers count as failures.
+
+        An attempt in doubt (its prompt may have arrived before) stays open, so that the next dispatch asks first.
+        """
+        waited_s = (self._clock.now() - execution.created_at).total_seconds()
+        wait_s = pace_of_waiting(waited_s, jitter=self._chance.jitter())
+        log.warning("execution.server_away", error=str(error), wait_s=round(wait_s, 1))
+        verdict = None if isinstance(error, UncertainError) else "not_submitted"
+        await self._requeue(execution, lease, wait_s=wait_s, reason="server away", failed=False, verdict=verdict)
+        return "waiting"
 
     async def _requeue(
         self, execution: Execution, lease: Lease, *, wait_s: float, reason: str, failed: bool, verdict: str | None

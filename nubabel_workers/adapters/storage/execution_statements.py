@@ -73,7 +73,7 @@ WITH candidate AS (
 taken AS (
   UPDATE executions e
   SET status = 'dispatching', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
-    lone_deliveries = e.lone_deliveries + e.suspect::int, waiting_for = NULL
+    lone_deliveries = e.lone_deliveries + e.suspect::int
   FROM chosen WHERE e.id = chosen.id
   RETURNING e.*
 )
@@ -124,7 +124,7 @@ MARK_RUNNING = """
 WITH exe AS (
   UPDATE executions
   SET status = 'running', lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
-    running_since = now(), check_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now()
+    waiting_for = NULL, running_since = now(), check_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now()
       ELSE LEAST(check_at, now() + make_interval(secs => %(check_after_s)s)) END
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'dispatching'
   RETURNING id, organization_id, attempt, analysis, instance_id, created_at, check_at <= now() AS check_now
@@ -143,15 +143,21 @@ timeline AS (
 SELECT check_now FROM exe
 """
 
+# One that goes on waiting for the same thing has said so already: the timeline stays short.
 REQUEUE = """
-WITH exe AS (
-  UPDATE executions
+WITH before AS (
+  SELECT id, waiting_for FROM executions
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s) FOR UPDATE
+),
+exe AS (
+  UPDATE executions e
   SET status = 'queued', lease_owner = NULL,
     not_before = CASE WHEN cancel_requested_at IS NULL THEN now() + make_interval(secs => %(wait_s)s) ELSE now() END,
     lease_until = NULL, suspect = false, lone_deliveries = 0, failures = failures + %(failed)s::int,
     waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL
-  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s)
-  RETURNING id, organization_id, attempt
+  FROM before WHERE e.id = before.id
+  RETURNING e.id, e.organization_id, e.attempt,
+    %(kind)s::text = 'waiting' AND before.waiting_for IS NOT DISTINCT FROM %(waiting_for)s::text AS known
 ),
 att AS (
   UPDATE attempts a SET ended_at = now(), verdict = %(attempt_verdict)s
@@ -161,7 +167,7 @@ att AS (
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
-  SELECT organization_id, id, %(kind)s, %(detail)s FROM exe
+  SELECT organization_id, id, %(kind)s, %(detail)s FROM exe WHERE NOT known
 )
 SELECT id FROM exe
 """

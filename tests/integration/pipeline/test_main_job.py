@@ -2,9 +2,11 @@
 
 import pytest
 
+from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
+from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.integration
 
@@ -252,3 +254,30 @@ async def test_the_analysis_decides_category_and_agent(pipeline: Pipeline) -> No
     row = await pipeline.one("SELECT analysis->>'category' AS category, analysis->>'agent' AS agent FROM executions")
 
     assert row == {"category": "writing", "agent": "Sisyphus - ultraworker"}
+
+
+async def test_while_its_server_is_away_a_request_waits_without_counting_failures(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    pipeline.opencode.simulator.crash(down_s=1.0)
+    for _ in range(3):
+        await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+        await pipeline.dispatch()
+    waiting = await pipeline.one("SELECT status, failures, waiting_for FROM executions")
+    assert waiting == {"status": "queued", "failures": 0, "waiting_for": "server away"}
+    timeline = await pipeline.one("SELECT count(*) AS n FROM execution_events WHERE kind = 'waiting'")
+    assert timeline == {"n": 1}
+    await eventually_true(lambda: answers(pipeline), what="the server's return")
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+
+    await pipeline.answer_everything()
+
+    assert len(pipeline.replies(question)) == 1
+
+
+async def answers(pipeline: Pipeline) -> bool:
+    (instance,) = await pipeline.services.instances.loads()
+    try:
+        return bool(await pipeline.services.servers.server(instance).version())
+    except UnavailableError:
+        return False

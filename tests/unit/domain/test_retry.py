@@ -9,7 +9,7 @@ from nubabel_workers.domain.errors import (
     TransientError,
     UncertainError,
 )
-from nubabel_workers.domain.retry import GiveUp, RetryPolicy, TryAgain, next_attempt
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, TryAgain, next_attempt, pace_of_waiting
 
 POLICY = RetryPolicy(max_attempts=4, first_wait_s=2, max_wait_s=5)
 
@@ -46,3 +46,12 @@ def test_jitter_spreads_those_that_were_told_the_same_retry_after() -> None:
 
 def test_an_unknown_outcome_is_looked_up_first() -> None:
     assert next_attempt(UncertainError("x"), 1, POLICY, jitter=0.5) == TryAgain(1.0, look_first=True)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "wait_s"),
+    [(0, 2.0), (60, 6.0), (3600, 30.0)],
+    ids=["often at first", "a tenth of the time", "rarely later"],
+)
+def test_what_is_away_is_looked_for_less_and_less_often(waited_s: float, wait_s: float) -> None:
+    assert pace_of_waiting(waited_s, jitter=0.5) == wait_s
