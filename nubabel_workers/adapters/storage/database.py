@@ -134,7 +134,7 @@ def _pool(url: str, limits: DatabaseLimits, application_name: str) -> AsyncConne
         max_size=limits.pool_max,
         timeout=limits.acquire_timeout_s,
         max_idle=300,
-        reconnect_timeout=30,
+        reconnect_timeout=2,  # then the next request tries at once; longer, and attempts back off to many seconds
         kwargs={
             "autocommit": True,
             "row_factory": dict_row,
