@@ -171,6 +171,23 @@ async def test_after_a_run_that_could_not_be_stopped_the_conversation_moves_to_a
     assert places == [{"n": 2}]
 
 
+async def test_a_prompt_in_doubt_that_is_cancelled_keeps_its_session_to_itself(pipeline: Pipeline) -> None:
+    pipeline.opencode.simulator.set_faults(lose_answers=1)
+    question = await pipeline.mention("[[hang]] think for ever")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    assert await pipeline.statuses() == ["queued"]
+
+    await cancel(pipeline)
+    await pipeline.say("and now?", thread_ts=question.ts)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    assert await pipeline.statuses() == ["cancelled", "running"]
+    places = await pipeline.one("SELECT count(DISTINCT opencode_session_id) AS n FROM attempts")
+    assert places == {"n": 2}
+
+
 async def _unreachable(*_: object, **__: object) -> None:
     raise UnavailableError("no route to it")
 
