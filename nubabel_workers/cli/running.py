@@ -17,16 +17,17 @@ def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]]) -> in
     """The exit code of work. Ctrl-C and SIGTERM cancel it; what it started gets the time to stop."""
     console = Console(highlight=False, soft_wrap=True)
     try:
-        return asyncio.run(_cancelled_by_sigterm(work(console)))
+        return asyncio.run(_cancelled_by_signals(work(console)))
     except (ProcessFailedError, OpenCodeNotInstallableError) as error:
         console.print(f"This could not run: {error}", style="bold red", markup=False)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         console.print("\nStopped; nothing is left running.")
         return _INTERRUPTED
 
 
-async def _cancelled_by_sigterm(work: Coroutine[Any, Any, int]) -> int:
+async def _cancelled_by_signals(work: Coroutine[Any, Any, int]) -> int:
     task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell starts background jobs with it ignored
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await task

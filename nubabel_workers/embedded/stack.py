@@ -62,6 +62,7 @@ class StackOptions:
     submits_per_second: int = 20
     slack: Literal["socket", "events"] = "socket"
     slack_limits: RateLimits = field(default_factory=RateLimits)
+    slack_time_scale: float = 1.0  # of Slack's waits (0.5, 60, 300 s) between deliveries of an event
     organizations: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"Acme": 1, "Hanbit": 1}))
     copies: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -223,6 +224,7 @@ class Stack:
             app_token=self.secrets.app_token,
             teams=(),
             limits=self.options.slack_limits,
+            time_scale=self.options.slack_time_scale,
         )
 
 

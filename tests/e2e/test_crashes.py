@@ -13,9 +13,10 @@ from tests.e2e.conversation import Conversation
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
-# Short leases, so that a test need not wait as long as a user of a production system would.
+# Short leases, and a Slack that comes again sooner: a test need not wait as long as a user of production would.
 STACK = StackOptions(
     copies={"flower": 0, "listener": 2, "scheduler": 2},
+    slack_time_scale=0.05,
     settings={"lease_s": "3", "listener_lease_s": "3", "scheduler_hint_after_s": "1", "scheduler_reconcile_s": "3"},
 )
 _WITHIN_S = 60.0

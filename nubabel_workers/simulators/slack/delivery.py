@@ -143,11 +143,14 @@ class _Envelope:
 
 
 class SocketDelivery:
-    """Socket Mode: each event goes to one of the open sockets, and to another one when it isn't acknowledged."""
+    """Socket Mode: each event goes to one of the open sockets; not acknowledged it comes again, as over HTTP."""
 
-    def __init__(self, *, note: Note, ack_timeout_s: float = ACK_TIMEOUT_S) -> None:
+    def __init__(self, *, note: Note, ack_timeout_s: float = ACK_TIMEOUT_S, time_scale: float = 1.0) -> None:
+        """time_scale: multiplies the waits between deliveries."""
         self._note = note
         self._ack_timeout_s = ack_timeout_s
+        self._time_scale = time_scale
+        self._later: set[asyncio.TimerHandle] = set()
         self._sockets: list[web.WebSocketResponse] = []
         self._turn = itertools.count()
         self._waiting: deque[_Envelope] = deque()  # nobody is connected
@@ -166,7 +169,7 @@ class SocketDelivery:
             await self._connection_changed.wait()
 
     async def close(self) -> None:
-        for _, _, timer in self._pending.values():
+        for timer in (*self._later, *(timer for _, _, timer in self._pending.values())):
             timer.cancel()
         for task in self._sending:
             task.cancel()
@@ -264,7 +267,15 @@ class SocketDelivery:
         if item.attempt >= len(RETRY_DELAYS_S):
             self._note("event_lost", event_id=event_id)
             return
-        self._send(_Envelope(item.body, item.attempt + 1, reason))
+        self._send_later(_Envelope(item.body, item.attempt + 1, reason), RETRY_DELAYS_S[item.attempt])
+
+    def _send_later(self, item: _Envelope, delay_s: float) -> None:
+        def send() -> None:
+            self._later.discard(handle)
+            self._send(item)
+
+        handle = asyncio.get_running_loop().call_later(delay_s * self._time_scale, send)
+        self._later.add(handle)
 
     def _dropped(self, socket: web.WebSocketResponse) -> None:
         if socket in self._sockets:

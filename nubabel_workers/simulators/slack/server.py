@@ -33,7 +33,7 @@ class SlackSimulatorOptions:
     client_secret: str = field(default="local-client-secret", repr=False)
     teams: Sequence[str] = ("T0ONE",)
     limits: RateLimits = field(default_factory=RateLimits)
-    time_scale: float = 1.0  # of the waits between deliveries of an event over HTTP
+    time_scale: float = 1.0  # of the waits between deliveries of an event
     ack_timeout_s: float = ACK_TIMEOUT_S  # in Socket Mode
     echo_own_messages: bool = True
 
@@ -45,7 +45,9 @@ class SlackSimulator:
         self.options = options or SlackSimulatorOptions()
         self.faults = Faults()
         self.world = SlackWorld(emit=self._emit, echo_own_messages=self.options.echo_own_messages)
-        self.sockets = SocketDelivery(note=self.world.note, ack_timeout_s=self.options.ack_timeout_s)
+        self.sockets = SocketDelivery(
+            note=self.world.note, ack_timeout_s=self.options.ack_timeout_s, time_scale=self.options.time_scale
+        )
         self.http: HttpDelivery | None = None
         self.base_url = ""
         self._event_numbers = itertools.count(1)
