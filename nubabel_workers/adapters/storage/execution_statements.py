@@ -32,9 +32,9 @@ timeline AS (
 ),
 ntf AS (
   INSERT INTO notifications (
-    id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
-  SELECT n.id, %(organization_id)s, exe.id, n.kind, n.dedupe, n.destination, n.payload, %(correlation_id)s,
-    %(traceparent)s
+    id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+  SELECT n.id, %(organization_id)s, exe.id, exe.session_id, n.kind, n.dedupe, n.destination, n.payload,
+    %(correlation_id)s, %(traceparent)s
   FROM exe, jsonb_to_recordset(%(notifications)s)
     AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
   RETURNING id
@@ -233,8 +233,8 @@ use AS (
 ),
 told AS (
   INSERT INTO notifications (
-    id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
-  SELECT n.id, exe.organization_id, exe.id, n.kind,
+    id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+  SELECT n.id, exe.organization_id, exe.id, exe.session_id, n.kind,
     n.dedupe || CASE WHEN exe.replays > 0 THEN '#' || exe.replays ELSE '' END, n.destination, n.payload,
     exe.correlation_id, exe.traceparent
   FROM exe, jsonb_to_recordset(%(notifications)s)

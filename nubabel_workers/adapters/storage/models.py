@@ -267,6 +267,7 @@ class NotificationRow(Leased, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = _tenant()
     execution_id: Mapped[str | None] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"))
+    session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))  # outcomes' order
     kind: Mapped[str]
     dedupe: Mapped[str] = mapped_column(server_default=text("''"))
     destination: Mapped[Json]
@@ -285,6 +286,12 @@ class NotificationRow(Leased, Base):
     sent_at: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("execution_id", "kind", "dedupe"),
+        Index(
+            "ix_notifications_outcomes_to_tell",
+            "session_id",
+            "created_at",
+            postgresql_where=text("kind = 'outcome' AND status IN ('ready', 'sending')"),
+        ),
         Index("ix_notifications_ready", "not_before", postgresql_where=text("status = 'ready'")),
         Index("ix_notifications_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
     )

@@ -15,11 +15,16 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind
 from nubabel_workers.domain.ports import Chance, ClaimedNotification
 
+# Outcomes of one conversation are told in their order: one that waits for a limit or a look-up holds up the next.
 _CLAIM = f"""
 WITH candidate AS (
   SELECT n.id, n.suspect, n.created_at AS rank, n.id = ANY(%(ids)s) AS named
   FROM notifications n
   WHERE n.status = 'ready' AND n.not_before <= now()
+    AND NOT (n.kind = 'outcome' AND EXISTS (
+      SELECT 1 FROM notifications o
+      WHERE o.session_id = n.session_id AND o.kind = 'outcome' AND o.status IN ('ready', 'sending')
+        AND o.created_at < n.created_at))
   ORDER BY named DESC, n.suspect, n.created_at
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED

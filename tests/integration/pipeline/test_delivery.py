@@ -224,3 +224,17 @@ async def test_a_post_that_outlasts_the_lease_is_in_doubt(pipeline: Pipeline, mo
 
     assert len(pipeline.replies(question)) == 1
     assert (await outcome(pipeline))["status"] == "sent"
+
+
+async def test_answers_of_a_thread_come_in_their_order_whatever_delays_one(pipeline: Pipeline) -> None:
+    question = await answered_but_not_told(pipeline, "[[text=first]] go")
+    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.HTTP_STATUS, status=503))
+    await pipeline.deliver()
+    await pipeline.say("[[text=second]] go on", thread_ts=question.ts)
+    await pipeline.answer_everything()
+    assert pipeline.replies(question) == []
+
+    await deliver_later(pipeline)
+    await pipeline.deliver()
+
+    assert pipeline.replies(question) == ["first", "second"]

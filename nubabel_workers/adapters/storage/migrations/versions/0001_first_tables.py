@@ -432,6 +432,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("organization_id", sa.Text(), nullable=False),
         sa.Column("execution_id", sa.Text(), nullable=True),
+        sa.Column("session_id", sa.Text(), nullable=True),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("dedupe", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.Column("destination", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
@@ -457,6 +458,7 @@ def upgrade() -> None:
         sa.Column("suspect", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("lone_deliveries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["execution_id"], ["executions.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("execution_id", "kind", "dedupe"),
@@ -467,6 +469,13 @@ def upgrade() -> None:
         ["lease_until"],
         unique=False,
         postgresql_where=sa.text("lease_owner IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_notifications_outcomes_to_tell",
+        "notifications",
+        ["session_id", "created_at"],
+        unique=False,
+        postgresql_where=sa.text("kind = 'outcome' AND status IN ('ready', 'sending')"),
     )
     op.create_index(
         "ix_notifications_ready",
@@ -500,6 +509,11 @@ def downgrade() -> None:
     op.drop_index("ix_usage_by_day", table_name="usage")
     op.drop_table("usage")
     op.drop_index("ix_notifications_ready", table_name="notifications", postgresql_where=sa.text("status = 'ready'"))
+    op.drop_index(
+        "ix_notifications_outcomes_to_tell",
+        table_name="notifications",
+        postgresql_where=sa.text("kind = 'outcome' AND status IN ('ready', 'sending')"),
+    )
     op.drop_index(
         "ix_notifications_leased", table_name="notifications", postgresql_where=sa.text("lease_owner IS NOT NULL")
     )
