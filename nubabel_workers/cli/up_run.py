@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from itertools import cycle
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,7 @@ from nubabel_workers.embedded.stack_opencode import OpenCodeKind
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 _NAME_WIDTH = 21
+_COMMAND = Path(sys.executable).with_name("nubabel")
 
 
 class LogView:
@@ -65,6 +67,8 @@ def _print_addresses(stack: Stack, console: Console) -> None:
     }
     for name, value in rows.items():
         console.print(f"  [bold]{name:<12}[/bold] {escape(value)}")
+    console.print("\nLook at it from another terminal:")
+    console.print(f"  NUBABEL_ENV_FILE={stack.env_file} {_COMMAND} executions list", markup=False)
     console.print(f"\nAsk over HTTP, as the organization {tenant.organization.name}:")
     console.print(
         f"  curl {stack.api_url}/v1/executions -H 'authorization: Bearer {tenant.token.get_secret_value()}' \\\n"

@@ -27,6 +27,7 @@ from nubabel_workers.embedded.stack_environment import (
     StackSecrets,
     free_port,
     settings_environment,
+    write_env_file,
 )
 from nubabel_workers.embedded.stack_logs import OnLine, StackLogs
 from nubabel_workers.embedded.stack_opencode import OpenCodeAccess, OpenCodeKind, StackOpenCode
@@ -119,6 +120,11 @@ class Stack:
         )
 
     @property
+    def env_file(self) -> Path:
+        """The same as a file: `NUBABEL_ENV_FILE=… nubabel doctor` looks at this stack."""
+        return self.directory / "env"
+
+    @property
     def settings(self) -> Settings:
         values = {name.removeprefix("NUBABEL_").lower(): value for name, value in self.environment.items()}
         return Settings.model_validate(values)
@@ -178,6 +184,7 @@ class Stack:
             self.slack.start(),
             self.opencode.start(),
         )
+        write_env_file(self.env_file, self.environment)
         servers = len(self.opencode.servers) + len(self.options.servers_elsewhere)
         ready = self.processes.start_all(self.environment, self.options.copies, servers=servers)
         self._services = await self._parts.enter_async_context(

@@ -72,6 +72,12 @@ def settings_environment(
     return {f"NUBABEL_{name.upper()}": value for name, value in values.items()}
 
 
+def write_env_file(path: Path, environment: Mapping[str, str]) -> None:
+    """As `.env` files are written, readable by nobody else: it holds secrets."""
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}='{value}'\n" for name, value in environment.items()))
+
+
 def free_port() -> int:
     """A port that nobody listens on now. Somebody may take it before we do; then the process says so and ends."""
     with socket.socket() as probe:
