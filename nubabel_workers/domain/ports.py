@@ -264,7 +264,11 @@ class InboundStore(Protocol):
 
     async def claim(self, *, event_id: str | None, limit: int, lease: Lease) -> list["ClaimedInbound"]: ...
 
-    async def done(self, event: "ClaimedInbound", lease: Lease, *, outcome: str) -> None: ...
+    async def done(
+        self, event: "ClaimedInbound", lease: Lease, *, outcome: str, reply: NewNotification | None = None
+    ) -> str | None:
+        """Nothing more to do for it; the id of the reply's row, if one line is to be said."""
+        ...
 
     async def retry(self, event: "ClaimedInbound", lease: Lease, *, wait_s: float) -> None: ...
 
@@ -309,7 +313,7 @@ class NotificationStore(Protocol):
         ...
 
     async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> bool:
-        """Done; whether it is ready again because there is more to tell since."""
+        """Done; whether there is more to tell now: its own newer revision, or an outcome that waited for this one."""
         ...
 
     async def retry(

@@ -70,6 +70,14 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "Not read: {names}.",
         Language.KOREAN: "읽지 못한 파일: {names}.",
     },
+    "empty": {
+        Language.ENGLISH: "Yes? Tell me in the same message what I can do for you.",
+        Language.KOREAN: "네? 무엇을 도와드릴지 같은 메시지에 적어 주세요.",
+    },
+    "nothing_to_stop": {
+        Language.ENGLISH: "Nothing is running in this conversation.",
+        Language.KOREAN: "이 대화에서 실행 중인 작업이 없습니다.",
+    },
     "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
 }
 

@@ -33,6 +33,7 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 log = structlog.get_logger(__name__)
 
 _MESSAGES = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
+_ADDRESSED = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE})
 _WORKSPACE_ENDS = frozenset({SlackEventKind.UNINSTALLED, SlackEventKind.TOKENS_REVOKED})
 _STOPPED = "stopped in the thread"
 _DELETED = "the question was deleted"
@@ -118,7 +119,7 @@ class ProcessSlackEvents:
             organization_id=event.organization_id,
             attempts=event.failures + 1,
         )
-        apology = _apology(event) if event.event.kind in _MESSAGES else None
+        apology = _reply(event, "failed") if event.event.kind in _MESSAGES else None
         notification_id = await self._inbound.fail(event, lease, dead_letter, apology=apology)
         if notification_id is not None:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, event.organization_id))
@@ -134,7 +135,7 @@ class ProcessSlackEvents:
             stopped = await self._canceller.cancel_session(
                 claimed.organization_id, session_key(claimed), reason=_STOPPED
             )
-            await self._inbound.done(claimed, lease, outcome=f"stopped {len(stopped)}")
+            await self._end(claimed, lease, f"stopped {len(stopped)}", None if stopped else "nothing_to_stop")
             return "stopped"
         if event.kind in _MESSAGES and (event.text.strip() or event.files):
             return await self._accept(claimed, lease)
@@ -142,8 +143,15 @@ class ProcessSlackEvents:
             return await self._cancel_deleted(claimed, lease)
         if event.kind in _WORKSPACE_ENDS:
             return await self._end_workspace(claimed, lease)
-        await self._inbound.done(claimed, lease, outcome="nothing to do")
+        await self._end(claimed, lease, "nothing to do", "empty")
         return "ignored"
+
+    async def _end(self, claimed: ClaimedInbound, lease: Lease, outcome: str, words: str | None) -> None:
+        """Nothing more to do; whoever spoke to the bot, and not just beside it, is told so."""
+        reply = _reply(claimed, words) if words and claimed.event.kind in _ADDRESSED else None
+        notification_id = await self._inbound.done(claimed, lease, outcome=outcome, reply=reply)
+        if notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
 
     async def _accept(self, claimed: ClaimedInbound, lease: Lease) -> str:
         target = _target(claimed)
@@ -197,9 +205,10 @@ def _target(claimed: ClaimedInbound) -> SlackTarget:
     return SlackTarget(claimed.workspace_id, event.channel, event.thread_ts, event.ts)
 
 
-def _apology(claimed: ClaimedInbound) -> NewNotification:
-    words = say("failed", language_of(claimed.event.text), reference=claimed.id)
-    return NewNotification(NotificationKind.OUTCOME, _target(claimed).as_dict(), {"markdown": words})
+def _reply(claimed: ClaimedInbound, words: str) -> NewNotification:
+    """The outcome of a message that becomes no execution."""
+    text = say(words, language_of(claimed.event.text), reference=claimed.id)
+    return NewNotification(NotificationKind.OUTCOME, _target(claimed).as_dict(), {"markdown": text})
 
 
 def message_key(workspace_id: str, channel: str, ts: str) -> str:

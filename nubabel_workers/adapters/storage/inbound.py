@@ -65,12 +65,23 @@ taken AS (
 SELECT i.*, o.busy_policy FROM taken i JOIN organizations o ON o.id = i.organization_id ORDER BY i.position
 """
 
-_DONE = """
-UPDATE inbound_events
-SET status = 'done', outcome = %(outcome)s, done_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false
-WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
-RETURNING id
+_TELL = """
+told AS (
+  INSERT INTO notifications (id, organization_id, kind, destination, payload, correlation_id, traceparent)
+  SELECT n.id, %(organization_id)s, n.kind, n.destination, n.payload, ended.correlation_id, ended.traceparent
+  FROM ended, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, destination jsonb, payload jsonb)
+  RETURNING id
+)
+SELECT ended.id, (SELECT id FROM told) AS notification_id FROM ended
 """
+
+_DONE = f"""
+WITH ended AS (
+  UPDATE inbound_events
+  SET status = 'done', outcome = %(outcome)s, done_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false
+  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
+  RETURNING id, correlation_id, traceparent
+), {_TELL}"""
 
 _RETRY = """
 UPDATE inbound_events
@@ -80,8 +91,8 @@ WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
 RETURNING id
 """
 
-_FAIL = """
-WITH failed AS (
+_FAIL = f"""
+WITH ended AS (
   UPDATE inbound_events
   SET status = 'failed', outcome = %(reason)s, done_at = now(), lease_owner = NULL, lease_until = NULL
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'ready'
@@ -92,16 +103,8 @@ parked AS (
     id, organization_id, queue, task, reason, error, subject_kind, subject_id, payload, headers, attempts)
   SELECT %(dead_letter_id)s, %(organization_id)s, %(queue)s, %(task)s, %(reason)s, %(error)s, %(subject_kind)s,
     %(subject_id)s, %(payload)s, %(headers)s, %(attempts)s
-  FROM failed
-),
-told AS (
-  INSERT INTO notifications (id, organization_id, kind, destination, payload, correlation_id, traceparent)
-  SELECT n.id, %(organization_id)s, n.kind, n.destination, n.payload, failed.correlation_id, failed.traceparent
-  FROM failed, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, destination jsonb, payload jsonb)
-  RETURNING id
-)
-SELECT failed.id, (SELECT id FROM told) AS notification_id FROM failed
-"""
+  FROM ended
+), {_TELL}"""
 
 
 class PostgresInbound:
@@ -140,8 +143,10 @@ class PostgresInbound:
         )
         return each_readable(rows, _claimed)
 
-    async def done(self, event: ClaimedInbound, lease: Lease, *, outcome: str) -> None:
-        await self._change(event, _DONE, {"lease": lease.token, "outcome": outcome})
+    async def done(
+        self, event: ClaimedInbound, lease: Lease, *, outcome: str, reply: NewNotification | None = None
+    ) -> str | None:
+        return await self._end(event, _DONE, {"lease": lease.token, "outcome": outcome}, reply)
 
     async def retry(self, event: ClaimedInbound, lease: Lease, *, wait_s: float) -> None:
         await self._change(event, _RETRY, {"lease": lease.token, "wait_s": wait_s})
@@ -149,11 +154,18 @@ class PostgresInbound:
     async def fail(
         self, event: ClaimedInbound, lease: Lease, dead_letter: NewDeadLetter, *, apology: NewNotification | None
     ) -> str | None:
-        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter) | {
-            "lease": lease.token,
-            "notifications": Jsonb([self._notification_row(apology)] if apology else []),
-        }
-        notification_id: str | None = (await self._change(event, _FAIL, params))["notification_id"]
+        params = dead_letter_params(self._chance.new_id("dlq"), dead_letter) | {"lease": lease.token}
+        return await self._end(event, _FAIL, params, apology)
+
+    async def _end(
+        self, event: ClaimedInbound, statement: str, params: Mapping[str, Any], told: NewNotification | None
+    ) -> str | None:
+        """End the event and write down what is to be told, at once; the id of the latter."""
+        notifications = Jsonb([self._notification_row(told)] if told else [])
+        row = await self._change(
+            event, statement, {"organization_id": event.organization_id, **params, "notifications": notifications}
+        )
+        notification_id: str | None = row["notification_id"]
         return notification_id
 
     def _notification_row(self, new: NewNotification) -> dict[str, Any]:

@@ -62,7 +62,7 @@ WITH sent AS (
     sent_revision = %(revision)s, sent_parts = %(parts)s, sent_at = now(), lease_owner = NULL, lease_until = NULL,
     suspect = false, lone_deliveries = 0, failures = 0, uncertain = false
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
-  RETURNING id, organization_id, execution_id, kind, status, repeated, created_at
+  RETURNING id, organization_id, execution_id, session_id, kind, status, repeated, created_at
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
@@ -70,7 +70,11 @@ timeline AS (
     'kind', kind, 'waited_s', round(extract(epoch FROM now() - created_at)::numeric, 3), 'repeated', repeated)
   FROM sent WHERE execution_id IS NOT NULL AND kind IN ('outcome', 'webhook')
 )
-SELECT status = 'ready' AS again FROM sent
+SELECT status = 'ready' OR (kind = 'outcome' AND EXISTS (
+  SELECT 1 FROM notifications o
+  WHERE o.session_id = sent.session_id AND o.kind = 'outcome' AND o.status = 'ready'
+    AND o.created_at > sent.created_at)) AS again
+FROM sent
 """
 
 _RETRY = """

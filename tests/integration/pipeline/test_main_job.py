@@ -121,6 +121,24 @@ async def test_the_word_stop_cancels_what_runs_down_to_opencode(pipeline: Pipeli
     )
 
 
+async def test_a_mention_without_words_is_asked_what_it_wants(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("")
+
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert pipeline.replies(question) == ["Yes? Tell me in the same message what I can do for you."]
+
+
+async def test_stopping_where_nothing_runs_is_answered(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("stop")
+
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert pipeline.replies(question) == ["Nothing is running in this conversation."]
+
+
 async def test_deleting_the_question_before_it_started_cancels_it(pipeline: Pipeline) -> None:
     question = await pipeline.mention("what is new?")
     await pipeline.take_events()
