@@ -5,8 +5,8 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from nubabel_workers.domain.administration_ports import AuditTrail, ExecutionReports
 from nubabel_workers.domain.ports import Chance, Clock
+from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from nubabel_workers.domain.administration import WorkspaceSummary
-from nubabel_workers.domain.administration_ports import SlackIdentity, WorkspaceRegistry
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
+from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.manage_instances import ManageInstances
 

@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from nubabel_workers.domain.administration_ports import InstanceRegistry
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import Chance, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.ports.administration import InstanceRegistry
 from nubabel_workers.domain.tenants import Instance, Organization
 
 

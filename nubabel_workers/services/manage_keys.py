@@ -1,7 +1,7 @@
 """Move every stored secret to the first encryption key, so that older keys can be taken out of the settings."""
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, RotationReport
-from nubabel_workers.domain.administration_ports import AuditTrail, KeyRotation
+from nubabel_workers.domain.ports.administration import AuditTrail, KeyRotation
 
 
 class ManageKeys:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from pydantic import SecretStr
 
-from nubabel_workers.domain.administration_ports import OrganizationRegistry
 from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.ports.administration import OrganizationRegistry
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 
 DEFAULT_PLAN = "default"

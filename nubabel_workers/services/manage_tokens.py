@@ -4,7 +4,6 @@ from collections.abc import Callable
 from datetime import datetime
 
 from nubabel_workers.domain.administration import IssuedSubmitKey, IssuedToken, SubmitKeySummary
-from nubabel_workers.domain.administration_ports import AccessRegistry
 from nubabel_workers.domain.credentials import (
     ENTROPY_BYTES,
     hash_service_token,
@@ -14,6 +13,7 @@ from nubabel_workers.domain.credentials import (
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.ports.administration import AccessRegistry
 from nubabel_workers.domain.tenants import Organization, ServiceToken, TokenRole
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from nubabel_workers.domain.administration import Installation, WorkspaceSummary
-from nubabel_workers.domain.administration_ports import SlackIdentity, WorkspaceCanceller, WorkspaceRegistry
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceCanceller, WorkspaceRegistry
 from nubabel_workers.domain.tenants import Organization
 
 _BOT_TOKEN_PREFIX = "xoxb-"  # noqa: S105 - what every bot token begins with

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, DeadLetterGroup
-from nubabel_workers.domain.administration_ports import AuditTrail, DeadLetterReports
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, DeadLetterStatus, SubjectKind
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import DeadLetterStore, HintPublisher
+from nubabel_workers.domain.ports.administration import AuditTrail, DeadLetterReports
 
 MAX_REPLAYED_AT_ONCE = 1000
 

@@ -1,0 +1,65 @@
+"""What processes share and may lose at any time: mappings, progress, limits, hints."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nubabel_workers.domain.hints import Hint
+
+
+@dataclass(frozen=True)
+class SessionMapping:
+    """A Nubabel session's place on OpenCode."""
+
+    instance_id: str
+    opencode_session_id: str
+    directory: str | None
+
+
+class SessionMappings(Protocol):
+    """Redis (24 h) in front of PostgreSQL, both directions."""
+
+    async def find(self, organization_id: str, session_id: str) -> SessionMapping | None: ...
+    async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
+        """(organization, Nubabel session) of an OpenCode session."""
+        ...
+
+    async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None: ...
+    async def forget(self, organization_id: str, session_id: str) -> None: ...
+
+
+class ProgressStream(Protocol):
+    """One bounded, expiring stream per execution; lossy by design."""
+
+    async def append(self, organization_id: str, execution_id: str, event: Mapping[str, Any]) -> None: ...
+    def read(
+        self, organization_id: str, execution_id: str, *, after: str, idle_s: float
+    ) -> AsyncIterator[tuple[str, Mapping[str, Any]] | None]:
+        """Events after that id, then live; None after each idle_s seconds without one."""
+        ...
+
+
+class Throttle(Protocol):
+    """Shared, expiring counters: other sides' limits that we keep or were told."""
+
+    async def take(self, key: str, *, per_s: float, limit: int, wanted: int = 1) -> int:
+        """How many of `wanted` are allowed in the current window of per_s seconds."""
+        ...
+
+    async def blocked_for_s(self, key: str) -> float:
+        """Seconds until a block that somebody was told about ends; 0 when there is none."""
+        ...
+
+    async def block(self, key: str, *, for_s: float) -> None: ...
+
+
+class HintPublisher(Protocol):
+    """Best effort and never waiting: a lost hint costs a moment, the row is there."""
+
+    def publish(self, hint: Hint) -> None: ...
+
+
+class HintFlags(Protocol):
+    async def clear(self, task: str) -> None:
+        """Call before claiming: from here on a new hint is needed for rows that the claim doesn't see."""
+        ...
