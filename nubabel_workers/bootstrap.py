@@ -32,6 +32,7 @@ from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
 from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
+from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
@@ -58,8 +59,8 @@ _STREAM_REST_S = 60.0  # sockets that rest in XREAD or a subscription: longer th
 
 
 @dataclass(frozen=True)
-class Services:
-    """Everything that the ways in use. Built once per process."""
+class Adapters:
+    """The outside, as the services know it."""
 
     settings: Settings
     clock: SystemClock
@@ -78,9 +79,19 @@ class Services:
     maintenance: PostgresMaintenance
     mappings: CachedSessionMappings
     progress: RedisProgress
+    throttle: RedisThrottle
     hints: CeleryHintPublisher
+    flags: RedisHintFlags
     messenger: SlackMessenger
+    webhooks: StandardWebhookSender
     servers: HttpOpenCodeServers
+    events: HttpOpenCodeEvents
+
+
+@dataclass(frozen=True)
+class Services(Adapters):
+    """Everything that the ways in use. Built once per process."""
+
     leases: LeaseHolder
     accept_slack_event: AcceptSlackEvent
     process_slack_events: ProcessSlackEvents
@@ -104,193 +115,225 @@ async def open_services(
 
     application_name: how PostgreSQL shows this process's connections.
     """
-    metrics = metrics or ProcessMetrics()
-    clock, chance = SystemClock(), SystemChance()
-    limits = BatchLimits(batch=settings.claim_batch, lone_deliveries=settings.max_lone_deliveries)
     async with AsyncExitStack() as stack:
-        database = Database(
-            settings.tenant_dsn, settings.system_dsn, _database_limits(settings), application_name=application_name
-        )
-        await database.open()
-        stack.push_async_callback(database.close)
-        cache, reading = _cache(settings, settings.cache_timeout_s), _cache(settings, _STREAM_REST_S)
-        stack.push_async_callback(cache.aclose)
-        stack.push_async_callback(reading.aclose)
-        http = new_http_client()
-        stack.push_async_callback(http.aclose)
-        streams = new_stream_session()
-        stack.push_async_callback(streams.close)
-        messenger = SlackMessenger(base_url=settings.slack_api_base_url, timeout_s=settings.slack_timeout_s)
-        stack.push_async_callback(messenger.close)
-        guard = EgressGuard(EgressPolicy.parse(settings.egress_allow))
-        stack.push_async_callback(guard.close)
-        webhooks = StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s)
-        celery = create_celery_app(settings)
-        hints = CeleryHintPublisher(
-            celery,
-            {str(task): str(queue) for task, queue in QUEUE_OF_TASK.items()},
-            cache_url=settings.cache_url.get_secret_value(),
-            flag_ms=settings.hint_flag_ms,
-            on_outcome=metrics.hint,
-        )
-        stack.callback(hints.close)
-        flags = RedisHintFlags(cache)
+        adapters = await _open_adapters(settings, metrics or ProcessMetrics(), application_name, stack)
+        services = _wire(adapters)
+        services.leases.start()
+        stack.push_async_callback(services.leases.stop)
+        yield services
 
-        cipher = TokenCipher(settings.encryption_keys)
-        tenants = PostgresTenants(database, cipher)
-        instances = PostgresInstances(database, cipher)
-        executions = PostgresExecutions(database, clock, chance, lease_s=settings.lease_s)
-        inbound = PostgresInbound(database, chance, lease_s=settings.lease_s)
-        notifications = PostgresNotifications(database, chance, lease_s=settings.lease_s)
-        dead_letters = PostgresDeadLetters(database, chance)
-        maintenance = PostgresMaintenance(database, chance)
-        mappings = CachedSessionMappings(cache, executions)
-        progress = RedisProgress(cache, reading)
-        throttle = RedisThrottle(cache)
-        servers = HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings))
 
-        leases = LeaseHolder(maintenance, clock, chance, lease_s=settings.lease_s)
-        leases.start()
-        stack.push_async_callback(leases.stop)
-        cancel_execution = CancelExecution(executions, hints)
-        busy_policy = ApplyBusyPolicy(executions, cancel_execution, hints)
-        rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
-        submit_execution = SubmitExecution(
-            executions,
-            tenants,
-            busy_policy,
-            hints,
-            chance,
-            rules,
-            answer_by_s=settings.answer_by_s,
-            max_prompt_bytes=settings.max_prompt_bytes,
-        )
-        asks = RefuseAsks(executions, servers)
-        reconcile = ReconcileInstance(executions, instances, servers, asks, hints)
-        submit_prompt = SubmitPrompt(
-            executions,
-            servers,
-            mappings,
-            GatherContext(messenger, tenants, throttle, limits=_context_limits(settings)),
-            leases,
-            rules,
-            limits=RunLimits(
-                submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
-                run_deadline_s=settings.run_deadline_s,
-                default_model=settings.opencode_default_model,
-            ),
-        )
-        yield Services(
-            settings=settings,
-            clock=clock,
-            chance=chance,
-            metrics=metrics,
-            celery=celery,
-            cache=cache,
-            database=database,
-            cipher=cipher,
-            tenants=tenants,
-            instances=instances,
-            executions=executions,
-            inbound=inbound,
-            notifications=notifications,
-            dead_letters=dead_letters,
-            maintenance=maintenance,
-            mappings=mappings,
-            progress=progress,
-            hints=hints,
-            messenger=messenger,
-            servers=servers,
-            leases=leases,
-            accept_slack_event=AcceptSlackEvent(tenants, inbound, hints, chance),
-            process_slack_events=ProcessSlackEvents(
-                inbound,
-                executions,
-                tenants,
-                cancel_execution,
-                busy_policy,
-                leases,
-                hints,
-                flags,
-                chance,
-                retry=_retry(settings, "slack_events"),
-                limits=limits,
-                answer_by_s=settings.answer_by_s,
-            ),
-            submit_execution=submit_execution,
-            accept_submission=AcceptSubmission(
-                tenants,
-                dead_letters,
-                submit_execution,
-                clock,
-                chance,
-                trusted_organization_id=settings.trusted_broker_organization,
-            ),
-            read_execution=ReadExecution(executions),
-            cancel_execution=cancel_execution,
-            dispatch_executions=DispatchExecutions(
-                executions,
-                instances,
-                submit_prompt,
-                progress,
-                throttle,
-                leases,
-                hints,
-                flags,
-                chance,
-                clock,
-                retry=_retry(settings, "orchestration"),
-                limits=limits,
-            ),
-            complete_executions=CompleteExecutions(
-                executions,
-                instances,
-                servers,
-                mappings,
-                progress,
-                leases,
-                hints,
-                flags,
-                chance,
-                retry=_retry(settings, "orchestration"),
-                limits=limits,
-                checks=CheckLimits(),
-            ),
-            deliver_notifications=DeliverNotifications(
-                notifications,
-                tenants,
-                DeliverToSlack(
-                    messenger,
-                    tenants,
-                    notifications,
-                    throttle,
-                    leases,
-                    read_quota_per_minute=settings.slack_read_quota_per_minute,
-                ),
-                webhooks,
-                cancel_execution,
-                leases,
-                hints,
-                flags,
-                chance,
-                retry=_retry(settings, "notifications"),
-                limits=limits,
-            ),
-            reconcile_instance=reconcile,
-            follow_instance=FollowInstance(
-                HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
-                servers,
-                instances,
-                executions,
-                notifications,
-                progress,
-                reconcile,
-                asks,
-                hints,
-                progress_pace_s=settings.slack_progress_interval_s,
-            ),
-            maintain=Maintain(maintenance, executions, reconcile, hints, pace=_pace(settings)),
-        )
+async def _open_adapters(
+    settings: Settings, metrics: ProcessMetrics, application_name: str, stack: AsyncExitStack
+) -> Adapters:
+    """stack: closes what was opened, in the opposite order."""
+    clock, chance, cipher = SystemClock(), SystemChance(), TokenCipher(settings.encryption_keys)
+    database = Database(
+        settings.tenant_dsn, settings.system_dsn, _database_limits(settings), application_name=application_name
+    )
+    await database.open()
+    stack.push_async_callback(database.close)
+    cache, reading = _cache(settings, settings.cache_timeout_s), _cache(settings, _STREAM_REST_S)
+    http, streams = new_http_client(), new_stream_session()
+    messenger = SlackMessenger(base_url=settings.slack_api_base_url, timeout_s=settings.slack_timeout_s)
+    guard = EgressGuard(EgressPolicy.parse(settings.egress_allow))
+    for close in (cache.aclose, reading.aclose, http.aclose, streams.close, messenger.close, guard.close):
+        stack.push_async_callback(close)
+    celery = create_celery_app(settings)
+    hints = _hint_publisher(settings, celery, metrics)
+    stack.callback(hints.close)
+    executions = PostgresExecutions(database, clock, chance, lease_s=settings.lease_s)
+    return Adapters(
+        settings=settings,
+        clock=clock,
+        chance=chance,
+        metrics=metrics,
+        celery=celery,
+        cache=cache,
+        database=database,
+        cipher=cipher,
+        tenants=PostgresTenants(database, cipher),
+        instances=PostgresInstances(database, cipher),
+        executions=executions,
+        inbound=PostgresInbound(database, chance, lease_s=settings.lease_s),
+        notifications=PostgresNotifications(database, chance, lease_s=settings.lease_s),
+        dead_letters=PostgresDeadLetters(database, chance),
+        maintenance=PostgresMaintenance(database, chance),
+        mappings=CachedSessionMappings(cache, executions),
+        progress=RedisProgress(cache, reading),
+        throttle=RedisThrottle(cache),
+        hints=hints,
+        flags=RedisHintFlags(cache),
+        messenger=messenger,
+        webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),
+        servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings)),
+        events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
+    )
+
+
+def _wire(a: Adapters) -> Services:
+    """Adapters in, services out. Nothing is started or connected here."""
+    settings = a.settings
+    leases = LeaseHolder(a.maintenance, a.clock, a.chance, lease_s=settings.lease_s)
+    cancel = CancelExecution(a.executions, a.hints)
+    busy_policy = ApplyBusyPolicy(a.executions, cancel, a.hints)
+    rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
+    submit = _submit_execution(a, busy_policy, rules)
+    asks = RefuseAsks(a.executions, a.servers)
+    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, a.hints)
+    return Services(
+        **vars(a),
+        leases=leases,
+        accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
+        process_slack_events=_process_slack_events(a, leases, cancel, busy_policy),
+        submit_execution=submit,
+        accept_submission=_accept_submission(a, submit),
+        read_execution=ReadExecution(a.executions),
+        cancel_execution=cancel,
+        dispatch_executions=_dispatch_executions(a, leases, rules),
+        complete_executions=_complete_executions(a, leases),
+        deliver_notifications=_deliver_notifications(a, leases, cancel),
+        reconcile_instance=reconcile,
+        follow_instance=_follow_instance(a, reconcile, asks),
+        maintain=Maintain(a.maintenance, a.executions, reconcile, a.hints, pace=_pace(settings)),
+    )
+
+
+def _submit_execution(a: Adapters, busy_policy: ApplyBusyPolicy, rules: Rules) -> SubmitExecution:
+    return SubmitExecution(
+        a.executions,
+        a.tenants,
+        busy_policy,
+        a.hints,
+        a.chance,
+        rules,
+        answer_by_s=a.settings.answer_by_s,
+        max_prompt_bytes=a.settings.max_prompt_bytes,
+    )
+
+
+def _accept_submission(a: Adapters, submit: SubmitExecution) -> AcceptSubmission:
+    return AcceptSubmission(
+        a.tenants,
+        a.dead_letters,
+        submit,
+        a.clock,
+        a.chance,
+        trusted_organization_id=a.settings.trusted_broker_organization,
+    )
+
+
+def _process_slack_events(
+    a: Adapters, leases: LeaseHolder, cancel: CancelExecution, busy_policy: ApplyBusyPolicy
+) -> ProcessSlackEvents:
+    return ProcessSlackEvents(
+        a.inbound,
+        a.executions,
+        a.tenants,
+        cancel,
+        busy_policy,
+        leases,
+        a.hints,
+        a.flags,
+        a.chance,
+        retry=_retry(a.settings, "slack_events"),
+        limits=_batch_limits(a.settings),
+        answer_by_s=a.settings.answer_by_s,
+    )
+
+
+def _dispatch_executions(a: Adapters, leases: LeaseHolder, rules: Rules) -> DispatchExecutions:
+    settings = a.settings
+    context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
+    limits = RunLimits(
+        submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
+        run_deadline_s=settings.run_deadline_s,
+        default_model=settings.opencode_default_model,
+    )
+    return DispatchExecutions(
+        a.executions,
+        a.instances,
+        SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, rules, limits=limits),
+        a.progress,
+        a.throttle,
+        leases,
+        a.hints,
+        a.flags,
+        a.chance,
+        a.clock,
+        retry=_retry(settings, "orchestration"),
+        limits=_batch_limits(settings),
+    )
+
+
+def _complete_executions(a: Adapters, leases: LeaseHolder) -> CompleteExecutions:
+    return CompleteExecutions(
+        a.executions,
+        a.instances,
+        a.servers,
+        a.mappings,
+        a.progress,
+        leases,
+        a.hints,
+        a.flags,
+        a.chance,
+        retry=_retry(a.settings, "orchestration"),
+        limits=_batch_limits(a.settings),
+        checks=CheckLimits(),
+    )
+
+
+def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecution) -> DeliverNotifications:
+    slack = DeliverToSlack(
+        a.messenger,
+        a.tenants,
+        a.notifications,
+        a.throttle,
+        leases,
+        read_quota_per_minute=a.settings.slack_read_quota_per_minute,
+    )
+    return DeliverNotifications(
+        a.notifications,
+        a.tenants,
+        slack,
+        a.webhooks,
+        cancel,
+        leases,
+        a.hints,
+        a.flags,
+        a.chance,
+        retry=_retry(a.settings, "notifications"),
+        limits=_batch_limits(a.settings),
+    )
+
+
+def _follow_instance(a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks) -> FollowInstance:
+    return FollowInstance(
+        a.events,
+        a.servers,
+        a.instances,
+        a.executions,
+        a.notifications,
+        a.progress,
+        reconcile,
+        asks,
+        a.hints,
+        progress_pace_s=a.settings.slack_progress_interval_s,
+    )
+
+
+def _hint_publisher(settings: Settings, celery: Celery, metrics: ProcessMetrics) -> CeleryHintPublisher:
+    return CeleryHintPublisher(
+        celery,
+        {str(task): str(queue) for task, queue in QUEUE_OF_TASK.items()},
+        cache_url=settings.cache_url.get_secret_value(),
+        flag_ms=settings.hint_flag_ms,
+        on_outcome=metrics.hint,
+    )
+
+
+def _batch_limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(batch=settings.claim_batch, lone_deliveries=settings.max_lone_deliveries)
 
 
 def _database_limits(settings: Settings) -> DatabaseLimits:
