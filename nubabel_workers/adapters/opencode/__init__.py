@@ -24,6 +24,7 @@ from nubabel_workers.adapters.opencode.models import (
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer, HttpOpenCodeServers
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import (
+    HttpClient,
     Timeouts,
     new_http_client,
     new_stream_session,
@@ -52,6 +53,7 @@ __all__ = [
     "EventDecoder",
     "Health",
     "Heartbeat",
+    "HttpClient",
     "HttpOpenCodeServer",
     "HttpOpenCodeServers",
     "MessagePage",

@@ -11,8 +11,14 @@ import httpx
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import endpoints, transport, wire
-from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
-from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, MAX_ANSWER_BYTES, TRANSPORT_ERRORS, Timeouts
+from nubabel_workers.adapters.opencode.transport import (
+    DEFAULT_TIMEOUTS,
+    MAX_ANSWER_BYTES,
+    TRANSPORT_ERRORS,
+    AsyncHttp,
+    Timeouts,
+    answer_too_long,
+)
 from nubabel_workers.adapters.opencode.wire import Answer, Call
 
 _P = ParamSpec("_P")
@@ -52,16 +58,17 @@ class _Connection:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r})"
 
-    def _request(self, http: "httpx.AsyncClient | httpx.Client", call: Call[_T], total_s: float) -> httpx.Request:
+    def _headers(self, call: Call[_T]) -> dict[str, str]:
         headers = {"accept-encoding": "identity"}
         if self._authorization is not None:
             headers["authorization"] = self._authorization.get_secret_value()
         if call.body is not None:
             headers["content-type"] = "application/json"
-        read_s, connect_s = min(self._timeouts.read_s, total_s), min(self._timeouts.connect_s, total_s)
-        timeout = httpx.Timeout(connect=connect_s, pool=connect_s, read=read_s, write=read_s)
-        url = self.base_url + call.target
-        return http.build_request(call.method, url, content=call.body, headers=headers, timeout=timeout)
+        return headers
+
+    def _limits(self, total_s: float) -> tuple[float, float]:
+        """Seconds to connect and to wait between two pieces of an answer, neither above those for all of it."""
+        return min(self._timeouts.connect_s, total_s), min(self._timeouts.read_s, total_s)
 
     def _report(self, call: Call[_T], answer: Answer | None, started: float) -> None:
         if self._on_call is not None:
@@ -72,16 +79,6 @@ class _Connection:
 def _failure(call: Call[_T], error: BaseException) -> Exception:
     told = wire.no_answer if transport.was_sent(error) else wire.not_sent
     return told(call, transport.reason(error))
-
-
-def _answer(response: httpx.Response, body: bytearray) -> Answer:
-    return Answer(response.status_code, response.headers, bytes(body))
-
-
-def _extend(body: bytearray, chunk: bytes) -> None:
-    body += chunk
-    if len(body) > MAX_ANSWER_BYTES:
-        raise UnexpectedAnswerError(f"OpenCode's answer is longer than {MAX_ANSWER_BYTES} bytes")
 
 
 def _async(
@@ -107,7 +104,7 @@ class OpenCodeClient(_Connection):
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: AsyncHttp,
         base_url: str,
         *,
         username: str = wire.DEFAULT_USERNAME,
@@ -130,22 +127,20 @@ class OpenCodeClient(_Connection):
         started = time.monotonic()
         try:
             async with asyncio.timeout(total_s):
-                answer = await self._exchange(self._request(self._http, call, total_s))
+                connect_s, read_s = self._limits(total_s)
+                answer = await self._http.exchange(
+                    call.method,
+                    self.base_url + call.target,
+                    headers=self._headers(call),
+                    body=call.body,
+                    connect_s=connect_s,
+                    read_s=read_s,
+                )
         except TRANSPORT_ERRORS as error:
             raise _failure(call, error) from error
         finally:
             self._report(call, answer, started)
         return wire.read_answer(call, answer)
-
-    async def _exchange(self, request: httpx.Request) -> Answer:
-        response = await self._http.send(request, stream=True)
-        try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                _extend(body, chunk)
-            return _answer(response, body)
-        finally:
-            await response.aclose()
 
     health = _async(endpoints.health)
     create_session = _async(endpoints.create_session)
@@ -191,22 +186,32 @@ class SyncOpenCodeClient(_Connection):
         answer: Answer | None = None
         started = time.monotonic()
         try:
-            answer = self._exchange(self._request(self._http, call, total_s), deadline=started + total_s)
+            answer = self._exchange(self._request(call, total_s), deadline=started + total_s)
         except TRANSPORT_ERRORS as error:
             raise _failure(call, error) from error
         finally:
             self._report(call, answer, started)
         return wire.read_answer(call, answer)
 
+    def _request(self, call: Call[_T], total_s: float) -> httpx.Request:
+        connect_s, read_s = self._limits(total_s)
+        timeout = httpx.Timeout(connect=connect_s, pool=connect_s, read=read_s, write=read_s)
+        url = self.base_url + call.target
+        return self._http.build_request(
+            call.method, url, content=call.body, headers=self._headers(call), timeout=timeout
+        )
+
     def _exchange(self, request: httpx.Request, *, deadline: float) -> Answer:
         response = self._http.send(request, stream=True)
         try:
             body = bytearray()
             for chunk in response.iter_bytes():
-                _extend(body, chunk)
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise answer_too_long()
                 if time.monotonic() > deadline:
                     raise TimeoutError
-            return _answer(response, body)
+            return Answer(response.status_code, response.headers, bytes(body))
         finally:
             response.close()
 

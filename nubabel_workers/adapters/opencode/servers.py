@@ -5,13 +5,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import aiohttp
-import httpx
 
 from nubabel_workers.adapters.opencode import endpoints
 from nubabel_workers.adapters.opencode.client import OnCall, OpenCodeClient
 from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.sse import EventDecoder
-from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, Timeouts
+from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, AsyncHttp, Timeouts
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
@@ -89,7 +88,7 @@ class HttpOpenCodeServers:
     """Implements ports.OpenCodeServers over one HTTP client; a server's client is kept until its access changes."""
 
     def __init__(
-        self, http: httpx.AsyncClient, *, timeouts: Timeouts = DEFAULT_TIMEOUTS, on_call: OnCall | None = None
+        self, http: AsyncHttp, *, timeouts: Timeouts = DEFAULT_TIMEOUTS, on_call: OnCall | None = None
     ) -> None:
         self._http = http
         self._timeouts = timeouts

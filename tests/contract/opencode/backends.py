@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
-from nubabel_workers.adapters.opencode import OpenCodeClient, PromptPart, Session, prompt_ids
+from nubabel_workers.adapters.opencode import HttpClient, OpenCodeClient, PromptPart, Session, prompt_ids
 from nubabel_workers.adapters.opencode.models import PermissionRule
 from nubabel_workers.domain.verdict import IDLE, RunMessage, Verdict, VerdictKind, decide
 from nubabel_workers.simulators.opencode import RunningSimulator
@@ -129,7 +128,7 @@ class Prompt:
 
 
 async def new_conversation(
-    backend: Backend, http: httpx.AsyncClient, *, permission: list[PermissionRule] | None = None
+    backend: Backend, http: HttpClient, *, permission: list[PermissionRule] | None = None
 ) -> Conversation:
     client = OpenCodeClient(http, backend.url, username=backend.username, password=backend.password)
     session = await client.create_session(

@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from nubabel_workers.adapters.opencode import new_http_client
+from nubabel_workers.adapters.opencode import HttpClient, new_http_client
 from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, real_opencode
 from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
 from nubabel_workers.simulators.stub_llm import stub_llm
@@ -69,12 +68,12 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+async def http() -> AsyncIterator[HttpClient]:
     async with contextlib.aclosing(new_http_client()) as client:
         yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def conversation(backend: Backend, http: httpx.AsyncClient) -> Conversation:
+async def conversation(backend: Backend, http: HttpClient) -> Conversation:
     """A fresh session in which the model may do everything."""
     return await new_conversation(backend, http)

@@ -2,10 +2,10 @@
 
 import json
 
-import httpx
 import pytest
 
 from nubabel_workers.adapters.opencode import (
+    HttpClient,
     PermissionAsked,
     PermissionRule,
     QuestionAsked,
@@ -314,7 +314,7 @@ async def test_call_of_an_unknown_tool_is_told_to_the_model(conversation: Conver
     assert verdict.kind is VerdictKind.SUCCEEDED
 
 
-async def test_denied_tool_is_not_offered(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_denied_tool_is_not_offered(backend: Backend, http: HttpClient) -> None:
     conversation = await new_conversation(backend, http, permission=[PermissionRule("bash", "deny")])
 
     async with listening(backend) as heard:
@@ -334,7 +334,7 @@ async def test_question_is_denied_by_configuration(conversation: Conversation) -
     assert not heard.of(QuestionAsked, conversation.id)
 
 
-async def test_ask_refused_with_a_message_lets_the_run_go_on(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_ask_refused_with_a_message_lets_the_run_go_on(backend: Backend, http: HttpClient) -> None:
     conversation = await new_conversation(backend, http, permission=ASK_FOR_BASH)
 
     async with listening(backend) as heard:
@@ -355,7 +355,7 @@ async def test_ask_refused_with_a_message_lets_the_run_go_on(backend: Backend, h
         await conversation.client.reply_permission(ask.id, allow=True, directory=ask.directory)
 
 
-async def test_ask_refused_without_a_message_ends_the_run(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_ask_refused_without_a_message_ends_the_run(backend: Backend, http: HttpClient) -> None:
     conversation = await new_conversation(backend, http, permission=ASK_FOR_BASH)
 
     async with listening(backend) as heard:
@@ -367,7 +367,7 @@ async def test_ask_refused_without_a_message_ends_the_run(backend: Backend, http
     assert (await conversation.ended(prompt)).kind is VerdictKind.ENDED_WITHOUT_ANSWER
 
 
-async def test_granted_ask_runs_the_tool(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_granted_ask_runs_the_tool(backend: Backend, http: HttpClient) -> None:
     conversation = await new_conversation(backend, http, permission=ASK_FOR_BASH)
 
     async with listening(backend) as heard:
@@ -381,7 +381,7 @@ async def test_granted_ask_runs_the_tool(backend: Backend, http: httpx.AsyncClie
     assert heard.of(ToolUpdate, conversation.id)[-1].status == "completed"
 
 
-async def test_rejected_question_ends_the_run(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_rejected_question_ends_the_run(backend: Backend, http: HttpClient) -> None:
     conversation = await new_conversation(backend, http, permission=[PermissionRule("question", "allow")])
 
     async with listening(backend) as heard:
@@ -406,7 +406,7 @@ CRASHED_RUNS = {
 }
 
 
-async def test_prompts_are_posted_again_after_a_crash(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_prompts_are_posted_again_after_a_crash(backend: Backend, http: HttpClient) -> None:
     """One crash for all three: starting the real server again takes seconds."""
     runs = []
     for text in CRASHED_RUNS.values():

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import (
+    HttpClient,
     OpenCodeClient,
     SyncOpenCodeClient,
     UnexpectedAnswerError,
@@ -78,7 +78,7 @@ async def test_unknown_path_answers_the_web_page(conversation: Conversation) -> 
         assert answer.content_type == "text/html"
 
 
-async def test_web_page_is_not_taken_for_an_answer(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_web_page_is_not_taken_for_an_answer(backend: Backend, http: HttpClient) -> None:
     client = OpenCodeClient(http, backend.url + "/nosuch", username=backend.username, password=backend.password)
 
     with pytest.raises(UnexpectedAnswerError):
@@ -100,7 +100,7 @@ async def test_bad_request_is_our_mistake(conversation: Conversation, target: st
         await conversation.client.call(raw("POST", target, body))
 
 
-async def test_wrong_password_is_refused_everywhere(backend: Backend, http: httpx.AsyncClient) -> None:
+async def test_wrong_password_is_refused_everywhere(backend: Backend, http: HttpClient) -> None:
     wrong = SecretStr("wrong")
     client = OpenCodeClient(http, backend.url, username=backend.username, password=wrong)
 

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from nubabel_workers.adapters.opencode import (
+    HttpClient,
     OpenCodeClient,
     PromptPart,
     SessionIdle,
@@ -34,7 +35,7 @@ async def server() -> AsyncIterator[RunningSimulator]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def faulty(server: RunningSimulator, http: httpx.AsyncClient) -> Conversation:
+async def faulty(server: RunningSimulator, http: HttpClient) -> Conversation:
     return await new_conversation(simulated(server), http)
 
 
@@ -170,7 +171,7 @@ async def test_unknown_fault_is_refused(faulty: Conversation) -> None:
         await control(faulty, "faults", {"no_such_fault": 1})
 
 
-async def test_oldest_idle_sessions_are_forgotten(http: httpx.AsyncClient) -> None:
+async def test_oldest_idle_sessions_are_forgotten(http: HttpClient) -> None:
     async with simulator(SimulatorConfig(plugin="none", keep_sessions=3)) as running:
         backend = simulated(running)
         first = await new_conversation(backend, http)
@@ -183,7 +184,7 @@ async def test_oldest_idle_sessions_are_forgotten(http: httpx.AsyncClient) -> No
         assert len(running.simulator.store.sessions) == 3
 
 
-async def test_answers_without_directives_follow_the_settings(http: httpx.AsyncClient) -> None:
+async def test_answers_without_directives_follow_the_settings(http: HttpClient) -> None:
     async with simulator(SimulatorConfig(tokens=200, delay_s=0.05, gap_s=0.0001)) as running:
         conversation = await new_conversation(simulated(running), http)
         prompt = await conversation.post("hello", agent="Sisyphus - ultraworker")
@@ -194,7 +195,7 @@ async def test_answers_without_directives_follow_the_settings(http: httpx.AsyncC
         assert running.simulator.streams.frames in range(236, 244)
 
 
-async def test_hundreds_of_sessions_run_at_once(http: httpx.AsyncClient) -> None:
+async def test_hundreds_of_sessions_run_at_once(http: HttpClient) -> None:
     async with simulator(SimulatorConfig(plugin="none")) as running:
         backend = simulated(running)
         conversations = [await new_conversation(backend, http) for _ in range(300)]
@@ -209,7 +210,8 @@ async def test_hundreds_of_sessions_run_at_once(http: httpx.AsyncClient) -> None
 async def test_other_directories_hear_nothing_on_their_own_stream(
     server: RunningSimulator, faulty: Conversation
 ) -> None:
-    async with faulty.client._http.stream("GET", f"{server.url}/event", params={"directory": "/elsewhere"}) as mine:
+    where = f"{server.url}/event?directory=/elsewhere"
+    async with httpx.AsyncClient(trust_env=False) as http, http.stream("GET", where) as mine:
         lines = mine.aiter_lines()
         first = await anext(lines)
         await faulty.ask("hello")
@@ -263,11 +265,13 @@ async def back_in_service(client: OpenCodeClient) -> None:
 
 
 async def control(conversation: Conversation, name: str, body: dict[str, object]) -> None:
-    answer = await conversation.client._http.post(f"{conversation.backend.url}/_sim/{name}", json=body)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.post(f"{conversation.backend.url}/_sim/{name}", json=body)
     answer.raise_for_status()
 
 
 async def stats(conversation: Conversation) -> dict[str, object]:
-    answer = await conversation.client._http.get(f"{conversation.backend.url}/_sim/stats")
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{conversation.backend.url}/_sim/stats")
     told: dict[str, object] = answer.json()
     return told

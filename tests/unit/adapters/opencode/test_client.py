@@ -5,8 +5,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 import aiohttp
 import httpx
@@ -24,6 +23,7 @@ from nubabel_workers.adapters.opencode import (
     new_http_client,
     transport,
 )
+from nubabel_workers.adapters.opencode.wire import Answer
 from nubabel_workers.domain.errors import NubabelError, UnavailableError, UncertainError
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.tenants import Instance
@@ -34,7 +34,7 @@ PARTS = [PromptPart("prt_1", text="hello")]
 
 
 class Recorded:
-    """A transport that answers every request alike and remembers them."""
+    """A transport of either client that answers every request alike and remembers them."""
 
     def __init__(self, status: int = 200, body: object = None, *, error: Exception | None = None) -> None:
         self.requests: list[httpx.Request] = []
@@ -46,18 +46,22 @@ class Recorded:
             raise self._error
         return httpx.Response(self._status, json=self._body)
 
+    async def exchange(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None, connect_s: float, read_s: float
+    ) -> Answer:
+        answer = self(httpx.Request(method, url, headers=headers, content=body))
+        return Answer(answer.status_code, answer.headers, answer.content)
 
-@asynccontextmanager
-async def client_on(recorded: Recorded, **options: object) -> AsyncIterator[OpenCodeClient]:
-    async with httpx.AsyncClient(transport=httpx.MockTransport(recorded)) as http:
-        yield OpenCodeClient(http, URL, password=SecretStr("pass"), **options)  # type: ignore[arg-type]
+
+def client_on(recorded: Recorded, **options: object) -> OpenCodeClient:
+    return OpenCodeClient(recorded, URL, password=SecretStr("pass"), **options)  # type: ignore[arg-type]
 
 
 async def test_request_carries_credentials_and_json() -> None:
     recorded = Recorded(body={"id": "ses_1"})
 
-    async with client_on(recorded) as client:
-        session = await client.create_session(title="T")
+    client = client_on(recorded)
+    session = await client.create_session(title="T")
 
     request = recorded.requests[0]
     assert session.id == "ses_1"
@@ -81,28 +85,21 @@ def test_twins_have_the_same_methods() -> None:
 
 
 async def test_password_is_in_no_repr() -> None:
-    async with client_on(Recorded()) as client:
-        assert repr(client) == f"OpenCodeClient({URL!r})"
+    client = client_on(Recorded())
+    assert repr(client) == f"OpenCodeClient({URL!r})"
 
 
 async def test_every_call_is_reported() -> None:
     reports: list[CallReport] = []
 
-    async with client_on(Recorded(404, {}), on_call=reports.append) as client:
-        with contextlib.suppress(NubabelError):
-            await client.get_session("ses_1")
-    async with client_on(Recorded(error=httpx.ConnectError("no")), on_call=reports.append) as client:
-        with contextlib.suppress(NubabelError):
-            await client.health()
+    client = client_on(Recorded(404, {}), on_call=reports.append)
+    with contextlib.suppress(NubabelError):
+        await client.get_session("ses_1")
+    client = client_on(Recorded(error=httpx.ConnectError("no")), on_call=reports.append)
+    with contextlib.suppress(NubabelError):
+        await client.health()
 
     assert [(report.name, report.status) for report in reports] == [("get_session", 404), ("health", None)]
-
-
-def caused_by(cause: Exception) -> httpx.TransportError:
-    """As httpx-aiohttp raises it: one class for every lost connection."""
-    error = httpx.ConnectTimeout("lost")
-    error.__cause__ = cause
-    return error
 
 
 KEY = aiohttp.client_reqrep.ConnectionKey("h", 1, False, True, None, None, None, None)
@@ -114,11 +111,11 @@ TRANSPORT_ERRORS = [
     (httpx.ReadError("reset"), True),
     (httpx.WriteError("reset"), True),
     (httpx.RemoteProtocolError("garbage"), True),
-    (caused_by(aiohttp.ClientConnectorError(KEY, OSError("refused"))), False),
-    (caused_by(aiohttp.ConnectionTimeoutError("slow")), False),
-    (caused_by(aiohttp.ServerDisconnectedError()), True),
-    (caused_by(aiohttp.ClientOSError("reset")), True),
-    (caused_by(aiohttp.SocketTimeoutError("silent")), True),
+    (aiohttp.ClientConnectorError(KEY, OSError("refused")), False),
+    (aiohttp.ConnectionTimeoutError("slow"), False),
+    (aiohttp.ServerDisconnectedError(), True),
+    (aiohttp.ClientOSError("reset"), True),
+    (aiohttp.SocketTimeoutError("silent"), True),
     (aiohttp.ClientPayloadError("cut"), True),
     (OSError("reset"), True),
     (TimeoutError(), True),
@@ -127,11 +124,11 @@ TRANSPORT_ERRORS = [
 
 @pytest.mark.parametrize(("error", "sent"), TRANSPORT_ERRORS, ids=lambda value: type(value).__name__)
 async def test_every_transport_error_says_whether_the_prompt_may_have_arrived(error: Exception, *, sent: bool) -> None:
-    async with client_on(Recorded(error=error)) as client:
-        with pytest.raises(UncertainError if sent else UnavailableError):
-            await client.submit_prompt("ses_1", message_id="msg_1", parts=PARTS)
-        with pytest.raises(UnavailableError):
-            await client.get_session("ses_1")
+    client = client_on(Recorded(error=error))
+    with pytest.raises(UncertainError if sent else UnavailableError):
+        await client.submit_prompt("ses_1", message_id="msg_1", parts=PARTS)
+    with pytest.raises(UnavailableError):
+        await client.get_session("ses_1")
 
 
 @pytest.mark.parametrize(("error", "sent"), TRANSPORT_ERRORS, ids=lambda value: type(value).__name__)
@@ -189,43 +186,64 @@ async def test_answer_that_drips_is_ended_by_the_total_limit() -> None:
             await OpenCodeClient(http, url, timeouts=Timeouts(1, 1, 0.2)).get_session("ses_1")
 
 
-async def test_endless_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nubabel_workers.adapters.opencode.client.MAX_ANSWER_BYTES", 10)
+async def answer_at_length(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 11\r\n\r\n[1, 2, 3, 4")
+    await writer.drain()
 
-    async with client_on(Recorded(body={"healthy": True, "version": "1"})) as client:
+
+async def answer_without_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n[1, 2, 3, 4")
+    await writer.drain()
+    await reader.read()
+
+
+@pytest.mark.parametrize("behaviour", [answer_at_length, answer_without_end])
+async def test_endless_answer_is_refused(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nubabel_workers.adapters.opencode.transport.MAX_ANSWER_BYTES", 10)
+
+    async with server(behaviour) as url, contextlib.aclosing(new_http_client()) as http:
         with pytest.raises(UnexpectedAnswerError):
-            await client.health()
+            await OpenCodeClient(http, url).health()
 
 
-def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_twin_refuses_an_endless_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nubabel_workers.adapters.opencode.client.MAX_ANSWER_BYTES", 10)
+    recorded = Recorded(body={"healthy": True, "version": "1"})
+
+    with httpx.Client(transport=httpx.MockTransport(recorded)) as http, pytest.raises(UnexpectedAnswerError):
+        SyncOpenCodeClient(http, URL).health()
+
+
+async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:1")
     monkeypatch.setenv("ALL_PROXY", "http://proxy.test:1")
 
     with transport.new_sync_http_client() as http:
         assert not http._mounts
-    assert not new_http_client()._mounts
+    async with contextlib.aclosing(new_http_client()) as http_client:
+        assert not http_client._opened().trust_env
 
 
 async def test_servers_client_is_kept_until_its_access_changes() -> None:
-    async with httpx.AsyncClient(transport=httpx.MockTransport(Recorded())) as http:
-        servers = HttpOpenCodeServers(http)
-        instance = Instance(InstanceId("ins_1"), URL, "opencode", SecretStr("one"))
-        rotated = Instance(InstanceId("ins_1"), URL, "opencode", SecretStr("two"))
+    servers = HttpOpenCodeServers(Recorded())
+    instance = Instance(InstanceId("ins_1"), URL, "opencode", SecretStr("one"))
+    rotated = Instance(InstanceId("ins_1"), URL, "opencode", SecretStr("two"))
 
-        first = servers.server(instance)
+    first = servers.server(instance)
 
-        assert servers.server(instance) is first
-        assert servers.server(rotated) is not first
+    assert servers.server(instance) is first
+    assert servers.server(rotated) is not first
 
 
 @pytest.mark.parametrize(("status", "known"), [(200, True), (404, False)])
 async def test_message_is_looked_up(status: int, *, known: bool) -> None:
     recorded = Recorded(status, {"info": {"id": "msg_1", "role": "user"}, "parts": []})
 
-    async with httpx.AsyncClient(transport=httpx.MockTransport(recorded)) as http:
-        opencode = HttpOpenCodeServers(http).server(Instance(InstanceId("ins_1"), URL, "opencode", None))
+    opencode = HttpOpenCodeServers(recorded).server(Instance(InstanceId("ins_1"), URL, "opencode", None))
 
-        assert await opencode.has_message("ses_1", "msg_1") is known
+    assert await opencode.has_message("ses_1", "msg_1") is known
     assert "authorization" not in recorded.requests[0].headers
 
 
