@@ -10,7 +10,7 @@ from nubabel_workers.gateway.problems import install_problem_handlers
 from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
 from nubabel_workers.gateway.routes import docs, events, executions, health, metrics
-from nubabel_workers.gateway.routes.slack import slack_router
+from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
 
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
@@ -32,6 +32,8 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app.state.streams = events.StreamCounter(
         own, per_organization=parts.limits.streams_per_organization, at_once=parts.limits.streams_at_once
     )
+    if parts.slack.events is not None:
+        app.add_middleware(SlackEvents, handle=parts.slack.events)
     app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
     app.add_middleware(RequestContext, metrics=own, chance=parts.chance)  # added last: the outermost
     return app

@@ -20,7 +20,7 @@ from slack_bolt.middleware.async_middleware import AsyncMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.errors import InvalidInputError, TransientError
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +138,9 @@ class _Acceptance(AsyncMiddleware):
             # No bug of ours, hence without a traceback.
             log.error("slack.event_refused", event_id=body.get("event_id"), error=str(error))  # noqa: TRY400 - see above
             return 200
+        except (TransientError, TimeoutError) as error:  # a slow or missing store: tracebacks would slow it further
+            log.warning("slack.accept_failed", event_id=body.get("event_id"), error=str(error) or "took too long")
+            return 500
         except Exception:
             log.exception("slack.accept_failed", event_id=body.get("event_id"))
             return 500
