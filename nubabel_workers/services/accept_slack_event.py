@@ -1,5 +1,7 @@
 """Ingress of Slack events: classify, store, hint. When `accept` returns, the event is committed and may be acked."""
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from nubabel_workers.domain.tenants import Workspace
 
 log = structlog.get_logger(__name__)
 
+_MAX_REMEMBERED = 4096
 _NOT_STORED = frozenset({SlackEventKind.IGNORED, SlackEventKind.EDITED})
 
 
@@ -23,6 +26,7 @@ class AcceptSlackEvent:
         self._inbound = inbound
         self._hints = hints
         self._chance = chance
+        self._stored: OrderedDict[tuple[str, str], asyncio.Future[bool]] = OrderedDict()
 
     async def accept(self, body: Mapping[str, Any]) -> None:
         """Raises TransientError while the event cannot be stored: then it must not be acknowledged.
@@ -42,9 +46,7 @@ class AcceptSlackEvent:
         if event.kind in _NOT_STORED:
             return
         correlation_id = self._chance.new_id("cor")
-        event_id = await self._inbound.add(
-            workspace, event, correlation_id=correlation_id, traceparent=self._chance.new_traceparent()
-        )
+        event_id = await self._add_once(workspace, event, correlation_id)
         if event_id is None:
             log.debug("slack.event_not_new", slack_event_id=event.event_id, kind=event.kind)
             return
@@ -57,3 +59,27 @@ class AcceptSlackEvent:
             correlation_id=correlation_id,
         )
         self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, event_id, workspace.organization_id))
+
+    async def _add_once(self, workspace: Workspace, event: SlackEvent, correlation_id: str) -> str | None:
+        """None when it is stored already.
+
+        The two events of a mention come together. The store knows twins for good; here the second one only waits for
+        the first one's commit, which is cheaper than an insertion that waits for it.
+        """
+        key = (workspace.id, event.dedupe_key)
+        earlier = self._stored.get(key)
+        if earlier is not None and await asyncio.shield(earlier):
+            return None
+        stored = self._stored[key] = asyncio.get_running_loop().create_future()
+        event_id = None
+        try:
+            event_id = await self._inbound.add(
+                workspace, event, correlation_id=correlation_id, traceparent=self._chance.new_traceparent()
+            )
+        finally:
+            stored.set_result(event_id is not None)
+            if event_id is None and self._stored.get(key) is stored:
+                del self._stored[key]
+            if len(self._stored) > _MAX_REMEMBERED:
+                self._stored.popitem(last=False)
+        return event_id
