@@ -194,6 +194,7 @@ class Execution:
     failures: int = 0  # failed tries so far, runs or not
     replays: int = 0  # how often its dead letter was replayed
     session_key: str = ""
+    begins_session: bool = False  # the first of its session: nothing was said before
     not_before: datetime | None = None
     instance_id: InstanceId | None = None
     opencode_session_id: str | None = None

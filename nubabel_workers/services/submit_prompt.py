@@ -135,8 +135,10 @@ class SubmitPrompt:
             metadata={"organization_id": execution.organization_id, "session_id": execution.session_id},
             directory=instance.directory,
         )
-        turns = await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns)
-        return _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, earlier_turns(turns))
+        history = ""
+        if not execution.begins_session:
+            history = earlier_turns(await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns))
+        return _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, history)
 
     async def _post(
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan

@@ -175,6 +175,9 @@ class FakeInstances:
     async def find(self, instance_id: str) -> Instance | None:
         return self.rows.get(instance_id)
 
+    async def lately(self, instance_id: str) -> Instance | None:
+        return self.rows.get(instance_id)
+
     async def by_url(self, url: str) -> Instance | None:
         return next((one for one in self.rows.values() if one.url == url), None)
 

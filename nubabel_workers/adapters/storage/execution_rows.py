@@ -23,7 +23,7 @@ OPEN = OPEN_SQL
 # A session belongs to one instance and one OpenCode session; until an execution has run there, its own columns are
 # empty and the session's count.
 EXECUTION_COLUMNS = """
-  e.*, s.session_key, s.opencode_directory,
+  e.*, s.session_key, s.opencode_directory, s.created_at = e.created_at AS begins_session,
   s.instance_id AS session_instance_id, s.opencode_session_id AS session_opencode_id
 """
 
@@ -51,6 +51,7 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         failures=row["failures"],
         replays=row["replays"],
         session_key=row["session_key"],
+        begins_session=row["begins_session"],
         not_before=row["not_before"],
         instance_id=_instance(row),
         opencode_session_id=row["session_opencode_id"],

@@ -8,6 +8,7 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.storage.audit import audit_params, audited
+from nubabel_workers.adapters.storage.brief_cache import BriefCache
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
@@ -21,6 +22,8 @@ log = structlog.get_logger(__name__)
 _COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
               i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at"""
 _IN_FLIGHT = f"(SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL}) AS in_flight"
+_KEEP_S = 2.0
+_MAX_ENTRIES = 1024
 _STATUS_ACTIONS = {
     "active": AuditAction.INSTANCE_ACTIVATED,
     "draining": AuditAction.INSTANCE_DRAINED,
@@ -36,13 +39,25 @@ class PostgresInstances:
         self._cipher = cipher
         # loads() runs at every dispatch; a password is decrypted once per stored value, not each time.
         self._decrypted: dict[bytes, SecretStr] = {}
+        self._lately: BriefCache[str, Instance] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
 
     async def loads(self) -> list[Instance]:
         rows = await self._database.system().all(
             f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.status <> 'removed' ORDER BY i.id"
         )
         self._forget_passwords_except({row["password"] for row in rows})
-        return [self._instance_of(row) for row in rows]
+        instances = [self._instance_of(row) for row in rows]
+        for instance in instances:
+            self._lately.put(instance.id, instance)
+        return instances
+
+    async def lately(self, instance_id: str) -> Instance | None:
+        found = self._lately.get(instance_id)
+        if found is None:
+            found = await self.find(instance_id)
+            if found is not None:
+                self._lately.put(instance_id, found)
+        return found
 
     async def find(self, instance_id: str) -> Instance | None:
         """Removed ones too: an execution may still have to be aborted there."""
@@ -81,6 +96,7 @@ class PostgresInstances:
 
     async def add(self, instance: Instance, *, actor: str) -> Instance | None:
         """Add a server, or bring a removed one of the same id back; None when the URL is in use under another id."""
+        self._lately.clear()
         password = instance.password
         detail = {"url": instance.url, "organization_id": instance.organization_id}
         row = await self._database.system().one(
@@ -117,6 +133,7 @@ class PostgresInstances:
 
     async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
         """Return whether it changed. only_if_idle: not while an execution occupies it."""
+        self._lately.clear()
         idle = f"AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL})"
         changed = await self._database.system().one(
             audited(

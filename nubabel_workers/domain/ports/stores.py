@@ -382,6 +382,10 @@ class InstanceStore(Protocol):
 
     async def find(self, instance_id: str) -> Instance | None: ...
 
+    async def lately(self, instance_id: str) -> Instance | None:
+        """As it was some moments ago at most: where it is and how to enter, which hardly ever changes."""
+        ...
+
     async def report_health(
         self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
     ) -> None: ...

@@ -138,3 +138,27 @@ async def test_a_server_whose_password_is_unreadable_is_unfit_and_spares_the_oth
     assert (found[InstanceId("ins_1")].healthy, found[InstanceId("ins_1")].password) == (False, None)
     assert "cannot be decrypted" in found[InstanceId("ins_1")].health_detail
     assert found[InstanceId("ins_2")].healthy
+
+
+async def test_a_server_is_known_for_a_moment_without_asking_again(
+    instances: PostgresInstances, database: Database, cipher: TokenCipher
+) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    before = await instances.lately("ins_1")
+
+    await PostgresInstances(database, cipher).set_status("ins_1", "removed", only_if_idle=True, actor="cli:anna")
+
+    assert before is not None
+    assert await instances.lately("ins_1") == before
+    assert await instances.lately("ins_nosuch") is None
+
+
+async def test_a_server_taken_out_of_use_here_is_known_so_at_once(instances: PostgresInstances) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    await instances.lately("ins_1")
+
+    await instances.set_status("ins_1", "removed", only_if_idle=True, actor="cli:anna")
+
+    found = await instances.lately("ins_1")
+    assert found is not None
+    assert found.status == "removed"
