@@ -43,6 +43,7 @@ from nubabel_workers.services.complete_executions import CheckLimits, CompleteEx
 from nubabel_workers.services.deliver_notifications import DeliverNotifications
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack
 from nubabel_workers.services.dispatch_executions import DispatchExecutions
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.follow_instance import FollowInstance
 from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.hold_leases import LeaseHolder
@@ -175,8 +176,9 @@ def _wire(a: Adapters) -> Services:
     """Adapters in, services out. Nothing is started or connected here."""
     settings = a.settings
     leases = LeaseHolder(a.maintenance, a.clock, a.chance, lease_s=settings.lease_s)
-    cancel = CancelExecution(a.executions, a.hints)
-    busy_policy = ApplyBusyPolicy(a.executions, cancel, a.hints)
+    end = EndExecution(a.executions, a.hints, a.progress)
+    cancel = CancelExecution(a.executions, end, a.hints)
+    busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
     submit = _submit_execution(a, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
@@ -190,12 +192,12 @@ def _wire(a: Adapters) -> Services:
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
-        dispatch_executions=_dispatch_executions(a, leases, rules),
-        complete_executions=_complete_executions(a, leases),
+        dispatch_executions=_dispatch_executions(a, end, leases, rules),
+        complete_executions=_complete_executions(a, end, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         reconcile_instance=reconcile,
         follow_instance=_follow_instance(a, reconcile, asks),
-        maintain=Maintain(a.maintenance, a.executions, reconcile, a.hints, pace=_pace(settings)),
+        maintain=Maintain(a.maintenance, a.executions, end, reconcile, a.hints, pace=_pace(settings)),
     )
 
 
@@ -242,7 +244,7 @@ def _process_slack_events(
     )
 
 
-def _dispatch_executions(a: Adapters, leases: LeaseHolder, rules: Rules) -> DispatchExecutions:
+def _dispatch_executions(a: Adapters, end: EndExecution, leases: LeaseHolder, rules: Rules) -> DispatchExecutions:
     settings = a.settings
     context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
     limits = RunLimits(
@@ -252,6 +254,7 @@ def _dispatch_executions(a: Adapters, leases: LeaseHolder, rules: Rules) -> Disp
     )
     return DispatchExecutions(
         a.executions,
+        end,
         a.instances,
         SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, rules, limits=limits),
         a.progress,
@@ -266,13 +269,13 @@ def _dispatch_executions(a: Adapters, leases: LeaseHolder, rules: Rules) -> Disp
     )
 
 
-def _complete_executions(a: Adapters, leases: LeaseHolder) -> CompleteExecutions:
+def _complete_executions(a: Adapters, end: EndExecution, leases: LeaseHolder) -> CompleteExecutions:
     return CompleteExecutions(
         a.executions,
+        end,
         a.instances,
         a.servers,
         a.mappings,
-        a.progress,
         leases,
         a.hints,
         a.flags,

@@ -5,10 +5,10 @@ import structlog
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.errors import PermanentError
 from nubabel_workers.domain.executions import Status
-from nubabel_workers.domain.ports import Accepted, ExecutionStore, HintPublisher
+from nubabel_workers.domain.ports import Accepted, ExecutionStore
 from nubabel_workers.domain.tenants import BusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
-from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.end_execution import EndExecution
 
 log = structlog.get_logger(__name__)
 
@@ -16,10 +16,10 @@ log = structlog.get_logger(__name__)
 class ApplyBusyPolicy:
     """Runs after the follow-up is stored. Dying in between leaves it queued, which is what `queue` means."""
 
-    def __init__(self, executions: ExecutionStore, canceller: CancelExecution, hints: HintPublisher) -> None:
+    def __init__(self, executions: ExecutionStore, canceller: CancelExecution, end: EndExecution) -> None:
         self._executions = executions
         self._canceller = canceller
-        self._hints = hints
+        self._end = end
 
     async def apply(self, organization_id: str, policy: BusyPolicy, accepted: Accepted) -> Status:
         """The status that the follow-up has now."""
@@ -38,8 +38,5 @@ class ApplyBusyPolicy:
         execution = await self._executions.find(organization_id, execution_id)
         if execution is None or execution.status is not Status.QUEUED:
             return Status.QUEUED if execution is None else execution.status
-        finished = await self._executions.cancel_queued(execution, outcomes.refused_as_busy(execution))
-        if finished is None:
-            return Status.QUEUED
-        publish_after_finish(self._hints, execution, finished)
-        return Status.REJECTED
+        refused = await self._end.queued(execution, outcomes.refused_as_busy(execution))
+        return Status.REJECTED if refused else Status.QUEUED

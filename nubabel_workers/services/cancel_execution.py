@@ -7,7 +7,7 @@ from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher
-from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.end_execution import EndExecution
 
 log = structlog.get_logger(__name__)
 
@@ -15,8 +15,9 @@ log = structlog.get_logger(__name__)
 class CancelExecution:
     """Marks the wish in the row first: whichever process holds the execution now acts on it."""
 
-    def __init__(self, executions: ExecutionStore, hints: HintPublisher) -> None:
+    def __init__(self, executions: ExecutionStore, end: EndExecution, hints: HintPublisher) -> None:
         self._executions = executions
+        self._end = end
         self._hints = hints
 
     async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution:
@@ -34,9 +35,7 @@ class CancelExecution:
         return execution
 
     async def _cancel_queued(self, execution: Execution, reason: str) -> Execution:
-        finished = await self._executions.cancel_queued(execution, outcomes.cancelled(execution, reason=reason))
-        if finished is not None:
-            publish_after_finish(self._hints, execution, finished)
+        await self._end.queued(execution, outcomes.cancelled(execution, reason=reason))
         return await self._executions.find(execution.organization_id, execution.id) or execution
 
     async def cancel_session(self, organization_id: str, session_key: str, *, reason: str) -> list[str]:

@@ -16,20 +16,18 @@ from nubabel_workers.domain.ports import (
     Chance,
     ClaimedCheck,
     ExecutionStore,
-    Finish,
     HintFlags,
     HintPublisher,
     InstanceStore,
     OpenCodeServer,
     OpenCodeServers,
-    ProgressStream,
     SessionMappings,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, RunError, SessionState, Verdict, VerdictKind, decide
 from nubabel_workers.services.batches import BatchLimits, Tally
-from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.submit_prompt import ids_of
 
@@ -55,10 +53,10 @@ class CompleteExecutions:
     def __init__(
         self,
         executions: ExecutionStore,
+        end: EndExecution,
         instances: InstanceStore,
         servers: OpenCodeServers,
         mappings: SessionMappings,
-        progress: ProgressStream,
         leases: LeaseHolder,
         hints: HintPublisher,
         flags: HintFlags,
@@ -69,10 +67,10 @@ class CompleteExecutions:
         checks: CheckLimits,
     ) -> None:
         self._executions = executions
+        self._end = end
         self._instances = instances
         self._servers = servers
         self._mappings = mappings
-        self._progress = progress
         self._leases = leases
         self._hints = hints
         self._flags = flags
@@ -145,7 +143,7 @@ class CompleteExecutions:
                 await self._executions.release_check(execution, lease, check_after_s=self._checks.again_s)
                 return "running"
             case VerdictKind.SUCCEEDED:
-                await self._finish(execution, lease, outcomes.answered(execution, verdict, execution.notes))
+                await self._end.held(execution, lease, outcomes.answered(execution, verdict, execution.notes))
                 return "completed"
             case VerdictKind.FAILED if verdict.error is not None and not verdict.error.retryable:
                 return await self._fail(
@@ -167,11 +165,11 @@ class CompleteExecutions:
         """After an abort for a wish or a deadline. An answer that was there before the abort is an answer."""
         execution = claimed.execution
         if verdict.kind is VerdictKind.SUCCEEDED:
-            await self._finish(execution, lease, outcomes.answered(execution, verdict, execution.notes))
+            await self._end.held(execution, lease, outcomes.answered(execution, verdict, execution.notes))
             return "completed"
         if claimed.cancel_requested:
             reason = execution.cancel_reason or "cancelled"
-            await self._finish(execution, lease, outcomes.cancelled(execution, reason=reason, run=verdict))
+            await self._end.held(execution, lease, outcomes.cancelled(execution, reason=reason, run=verdict))
             return "cancelled"
         return await self._fail(
             execution,
@@ -272,16 +270,8 @@ class CompleteExecutions:
         run: Verdict | None = None,
     ) -> str:
         finish = outcomes.failed(execution, code=code, detail=detail, reason=reason, run=run)
-        await self._finish(execution, lease, finish)
+        await self._end.held(execution, lease, finish)
         return "failed"
-
-    async def _finish(self, execution: Execution, lease: Lease, finish: Finish) -> None:
-        finished = await self._executions.finish(execution, lease, finish)
-        log.info("execution.finished", status=finish.status, verdict=finish.verdict)
-        publish_after_finish(self._hints, execution, finished)
-        await self._progress.append(
-            execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
-        )
 
 
 class _Looks:
@@ -299,7 +289,7 @@ class _Looks:
     async def instance(self, execution: Execution) -> Instance:
         instance_id = execution.instance_id or ""
         if instance_id not in self._found:
-            self._found[instance_id] = asyncio.ensure_future(self._instances.find(instance_id))
+            self._found[instance_id] = asyncio.ensure_future(self._instances.lately(instance_id))
         instance = await asyncio.shield(self._found[instance_id])
         if instance is None or instance.status == "removed":
             raise NotFoundError("the OpenCode server of this session was removed")

@@ -19,7 +19,6 @@ from nubabel_workers.domain.ports import (
     ClaimedDispatch,
     Clock,
     ExecutionStore,
-    Finish,
     HintFlags,
     HintPublisher,
     InstanceStore,
@@ -29,7 +28,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.batches import BatchLimits, Tally
-from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.submit_prompt import SubmitPrompt
 
@@ -46,6 +45,7 @@ class DispatchExecutions:
     def __init__(
         self,
         executions: ExecutionStore,
+        end: EndExecution,
         instances: InstanceStore,
         submit_prompt: SubmitPrompt,
         progress: ProgressStream,
@@ -60,6 +60,7 @@ class DispatchExecutions:
         limits: BatchLimits,
     ) -> None:
         self._executions = executions
+        self._end = end
         self._instances = instances
         self._submit_prompt = submit_prompt
         self._progress = progress
@@ -142,7 +143,7 @@ class DispatchExecutions:
     async def _dispatch(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> str:
         execution = claimed.execution
         if claimed.lone_deliveries > self._limits.lone_deliveries:
-            await self._finish(
+            await self._end.held(
                 execution,
                 lease,
                 outcomes.failed(
@@ -157,7 +158,7 @@ class DispatchExecutions:
         started = await self._submit_prompt.resume(execution, instance, lease) if claimed.open_attempt else None
         if started is None and claimed.cancel_requested:
             reason = execution.cancel_reason or "cancelled"
-            await self._finish(execution, lease, outcomes.cancelled(execution, reason=reason))
+            await self._end.held(execution, lease, outcomes.cancelled(execution, reason=reason))
             return "cancelled"
         if started is None:
             started = await self._submit_prompt.submit(execution, instance, lease)
@@ -179,7 +180,7 @@ class DispatchExecutions:
             finish = outcomes.failed(
                 execution, code=decision.code, detail=str(error), reason=reason, may_still_run=in_doubt
             )
-            await self._finish(execution, lease, finish)
+            await self._end.held(execution, lease, finish)
             return "failed"
         # After an uncertain POST the attempt stays open: the next dispatch asks the server first.
         verdict = None if in_doubt else "not_submitted"
@@ -209,14 +210,6 @@ class DispatchExecutions:
             detail={"reason": reason, "wait_s": round(wait_s, 3)},
             failed=failed,
             attempt_verdict=verdict,
-        )
-
-    async def _finish(self, execution: Execution, lease: Lease, finish: Finish) -> None:
-        finished = await self._executions.finish(execution, lease, finish)
-        log.info("execution.finished", status=finish.status, verdict=finish.verdict)
-        publish_after_finish(self._hints, execution, finished)
-        await self._progress.append(
-            execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
         )
 
 

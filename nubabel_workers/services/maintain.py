@@ -16,7 +16,7 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, Finish, HintPublisher, MaintenanceStore
 from nubabel_workers.domain.wording import say_in_both
-from nubabel_workers.services.follow_up import publish_after_finish
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,7 @@ class Maintain:
         self,
         maintenance: MaintenanceStore,
         executions: ExecutionStore,
+        end: EndExecution,
         reconcile: ReconcileInstance,
         hints: HintPublisher,
         *,
@@ -48,6 +49,7 @@ class Maintain:
     ) -> None:
         self._maintenance = maintenance
         self._executions = executions
+        self._end = end
         self._reconcile = reconcile
         self._hints = hints
         self._pace = pace
@@ -83,11 +85,7 @@ class Maintain:
         execution = await self._executions.find(organization_id, execution_id)
         if execution is None:
             return
-        finish = _end_of(execution)
-        finished = await self._executions.cancel_queued(execution, finish)
-        if finished is not None:
-            log.warning("execution.finished", status=finish.status, verdict=finish.verdict, execution_id=execution_id)
-            publish_after_finish(self._hints, execution, finished)
+        await self._end.queued(execution, _end_of(execution))
 
     async def reconcile(self) -> int:
         """Compare with every OpenCode server that is due; schedulers share them."""

@@ -14,6 +14,7 @@ from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
@@ -68,11 +69,12 @@ class FrontDoor:
         for organization in (ACME, OTHER, IMPATIENT, STRICT):
             self.tenants.add_organization(organization)
         store = self.executions.store()
-        self.cancel = CancelExecution(store, self.hints)
+        end = EndExecution(store, self.hints, self.progress)
+        self.cancel = CancelExecution(store, end, self.hints)
         self.submit = SubmitExecution(
             store,
             self.tenants,
-            ApplyBusyPolicy(store, self.cancel, self.hints),
+            ApplyBusyPolicy(store, self.cancel, end),
             self.hints,
             self.chance,
             load_rules(),

@@ -23,6 +23,7 @@ from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
@@ -181,8 +182,9 @@ class Bench:
 
     def _administration(self) -> Administration:
         store = self.executions.store()
-        cancel = CancelExecution(store, self.hints)
-        busy_policy = ApplyBusyPolicy(store, cancel, self.hints)
+        end = EndExecution(store, self.hints, self.progress)
+        cancel = CancelExecution(store, end, self.hints)
+        busy_policy = ApplyBusyPolicy(store, cancel, end)
         instances = ManageInstances(
             self.instances, self.instances, self.servers, self.chance, agent_prefix="Sisyphus - "
         )

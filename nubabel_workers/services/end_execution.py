@@ -1,0 +1,41 @@
+"""The end of an execution: its last transaction, and who hears of it. Whatever ends one comes through here."""
+
+import structlog
+
+from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.ports import ExecutionStore, Finish, Finished, HintPublisher, ProgressStream
+
+log = structlog.get_logger(__name__)
+
+
+class EndExecution:
+    """The rows come first; hints and progress follow the commit and may be lost."""
+
+    def __init__(self, executions: ExecutionStore, hints: HintPublisher, progress: ProgressStream) -> None:
+        self._executions = executions
+        self._hints = hints
+        self._progress = progress
+
+    async def held(self, execution: Execution, lease: Lease, finish: Finish) -> None:
+        """End an execution that this process holds. Raises LeaseLostError."""
+        await self._tell(execution, finish, await self._executions.finish(execution, lease, finish))
+
+    async def queued(self, execution: Execution, finish: Finish) -> bool:
+        """End one that nobody holds; False when it is not queued any more."""
+        finished = await self._executions.cancel_queued(execution, finish)
+        if finished is not None:
+            await self._tell(execution, finish, finished)
+        return finished is not None
+
+    async def _tell(self, execution: Execution, finish: Finish, finished: Finished) -> None:
+        """Deliver what has to be told, start the session's next execution, end the streams that follow this one."""
+        log.info("execution.finished", status=finish.status, verdict=finish.verdict, execution_id=execution.id)
+        for notification_id in finished.notification_ids:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
+        if finished.next_execution_id is not None:
+            self._hints.publish(Hint(HintTask.DISPATCH, finished.next_execution_id, execution.organization_id))
+        await self._progress.append(
+            execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
+        )
