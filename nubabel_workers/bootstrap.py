@@ -20,7 +20,8 @@ from nubabel_workers.adapters.cache.throttle import RedisThrottle
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers
 from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_client, new_stream_session
 from nubabel_workers.adapters.process import SystemChance, SystemClock
-from nubabel_workers.adapters.slack.messenger import SlackMessenger
+from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
+from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
 from nubabel_workers.adapters.storage.encryption import TokenCipher
@@ -30,6 +31,7 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
@@ -47,7 +49,9 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.follow_instance import FollowInstance
 from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
@@ -337,6 +341,34 @@ def _hint_publisher(settings: Settings, celery: Celery, metrics: ProcessMetrics)
 
 def _batch_limits(settings: Settings) -> BatchLimits:
     return BatchLimits(batch=settings.claim_batch, lone_deliveries=settings.max_lone_deliveries)
+
+
+def manage_workspaces(services: Services) -> ManageWorkspaces:
+    return ManageWorkspaces(
+        PostgresWorkspaces(services.database, services.cipher),
+        services.messenger,
+        services.cancel_execution,
+        services.chance,
+    )
+
+
+def open_installation(services: Services, stack: AsyncExitStack) -> InstallWorkspace | None:
+    """Slack's OAuth installation; None where the settings have no client of Slack's or no public address."""
+    settings = services.settings
+    if settings.slack_client_id is None or settings.slack_client_secret is None or settings.public_url is None:
+        return None
+    session = slack_http_session(settings.slack_timeout_s)
+    stack.push_async_callback(session.close)
+    oauth = SlackOAuthClient(
+        session,
+        settings.slack_client_id,
+        settings.slack_client_secret,
+        redirect_uri=f"{settings.public_url}/slack/oauth_redirect",
+        api_base_url=settings.slack_api_base_url,
+    )
+    links, states = install_states(settings.encryption_keys[0])
+    workspaces = manage_workspaces(services)
+    return InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
 
 
 def _database_limits(settings: Settings) -> DatabaseLimits:

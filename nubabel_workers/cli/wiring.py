@@ -18,8 +18,6 @@ from config.queues import QueueName
 from config.settings import SYSTEM_ROLE, TENANT_ROLE, Settings, load_settings
 from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
-from nubabel_workers.adapters.slack.messenger import slack_http_session
-from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
@@ -29,17 +27,15 @@ from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.bootstrap import Services, manage_workspaces, open_installation, open_services
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
-from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
-from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
 
 _REDIS_CONNECTIONS = 2
@@ -55,7 +51,7 @@ async def open_administration() -> AsyncIterator[Administration]:
         services = await stack.enter_async_context(open_services(settings, application_name="nubabel cli"))
         broker = _redis(settings, settings.broker_url)
         stack.push_async_callback(broker.aclose)
-        yield _wired(services, broker, await _installation(services, stack))
+        yield _wired(services, broker, _installation_links(services, stack))
 
 
 def _wired(services: Services, broker: "redis.Redis", installation: InstallationLinks | None) -> Administration:
@@ -72,7 +68,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
     )
     return Administration(
         organizations=ManageOrganizations(PostgresOrganizations(database, cipher), chance, secrets.token_bytes),
-        workspaces=_manage_workspaces(services, workspaces),
+        workspaces=manage_workspaces(services),
         tokens=ManageTokens(access, chance, secrets.token_bytes),
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
         keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
@@ -108,10 +104,6 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
     )
 
 
-def _manage_workspaces(services: Services, workspaces: PostgresWorkspaces) -> ManageWorkspaces:
-    return ManageWorkspaces(workspaces, services.messenger, services.cancel_execution, services.chance)
-
-
 def _settings() -> Settings:
     """Settings for a command: its log lines are for trouble, on stderr, beside its output."""
     settings = load_settings()
@@ -129,23 +121,10 @@ def _redis(settings: Settings, url: SecretStr) -> "redis.Redis":
     )
 
 
-async def _installation(services: Services, stack: AsyncExitStack) -> InstallationLinks | None:
-    settings = services.settings
-    if settings.slack_client_id is None or settings.slack_client_secret is None or settings.public_url is None:
-        return None
-    session = slack_http_session(settings.slack_timeout_s)
-    stack.push_async_callback(session.close)
-    oauth = SlackOAuthClient(
-        session,
-        settings.slack_client_id,
-        settings.slack_client_secret,
-        redirect_uri=f"{settings.public_url}/slack/oauth_redirect",
-        api_base_url=settings.slack_api_base_url,
-    )
-    links, states = install_states(settings.encryption_keys[0])
-    workspaces = _manage_workspaces(services, PostgresWorkspaces(services.database, services.cipher))
-    install = InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
-    return InstallationLinks(settings.public_url, install)
+def _installation_links(services: Services, stack: AsyncExitStack) -> InstallationLinks | None:
+    install = open_installation(services, stack)
+    public_url = services.settings.public_url
+    return InstallationLinks(public_url, install) if install is not None and public_url is not None else None
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------

@@ -6,11 +6,9 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services
+from nubabel_workers.bootstrap import Services, manage_workspaces
 from nubabel_workers.domain.errors import NubabelError, PermanentError
 from nubabel_workers.services.ensure_workspace import EnsureWorkspace
-from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +49,5 @@ async def install_configured_workspace(services: Services) -> None:
     settings = services.settings
     if settings.slack_bot_token is None or settings.slack_team_id is None or settings.slack_organization is None:
         return
-    workspaces = ManageWorkspaces(
-        PostgresWorkspaces(services.database, services.cipher),
-        services.messenger,
-        services.cancel_execution,
-        services.chance,
-    )
-    ensure = EnsureWorkspace(services.tenants, workspaces)
+    ensure = EnsureWorkspace(services.tenants, manage_workspaces(services))
     await ensure.ensure(settings.slack_organization, settings.slack_team_id, settings.slack_bot_token)

@@ -14,18 +14,13 @@ from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
-from nubabel_workers.adapters.slack.messenger import slack_http_session
-from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
-from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services
+from nubabel_workers.bootstrap import Services, open_installation
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.gateway.checks import opencode_check
 from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts, SlackParts
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.gateway.slack_ingress import build_slack_app
-from nubabel_workers.services.install_workspace import InstallWorkspace
-from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 _BROKER_CONNECTIONS = 2  # only /metrics and /ready ask
 
@@ -58,7 +53,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             readiness_checks=_checks(services, queues),
             slack=SlackParts(
                 events=_slack_events(services),
-                install=await _installation(services, stack),
+                install=open_installation(services, stack),
                 secure_cookies=(settings.public_url or "").startswith("https://"),
             ),
             limits=limits,
@@ -114,26 +109,3 @@ def _slack_events(services: Services) -> EventsApiHandler | None:
     if services.settings.slack_mode != "events":
         return None
     return events_api_handler(build_slack_app(services))
-
-
-async def _installation(services: Services, stack: AsyncExitStack) -> InstallWorkspace | None:
-    settings = services.settings
-    if settings.slack_client_id is None or settings.slack_client_secret is None or settings.public_url is None:
-        return None
-    session = slack_http_session(settings.slack_timeout_s)
-    stack.push_async_callback(session.close)
-    oauth = SlackOAuthClient(
-        session,
-        settings.slack_client_id,
-        settings.slack_client_secret,
-        redirect_uri=f"{settings.public_url}/slack/oauth_redirect",
-        api_base_url=settings.slack_api_base_url,
-    )
-    links, states = install_states(settings.encryption_keys[0])
-    workspaces = ManageWorkspaces(
-        PostgresWorkspaces(services.database, services.cipher),
-        services.messenger,
-        services.cancel_execution,
-        services.chance,
-    )
-    return InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
