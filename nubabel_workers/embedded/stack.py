@@ -22,6 +22,7 @@ from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.stack_environment import (
+    FLOWER_USER,
     HOST,
     StackAddresses,
     StackSecrets,
@@ -97,6 +98,7 @@ class Stack:
             self.directory, self.logs, ready_url=f"{self.api_url}/ready", flower_url=self.flower_url
         )
         self._parts = AsyncExitStack()
+        self._background: set[asyncio.Task[None]] = set()
         self._services: Services | None = None
 
     # --- what users of the stack need -----------------------------------------------------------------------------
@@ -168,6 +170,9 @@ class Stack:
 
     async def close(self) -> None:
         """Processes first, all at once; then what they work with. Every step has its own time limit."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.processes.close()
         await self._parts.aclose()
         self.logs.close()
@@ -192,6 +197,15 @@ class Stack:
         )
         await self._seed(self._services)
         await ready
+        if "flower" in self.processes.names():
+            self._background.add(asyncio.create_task(self._introduce_workers_to_flower()))
+
+    async def _introduce_workers_to_flower(self) -> None:
+        """Flower looks for workers and their queues only when it starts, and some of ours came later."""
+        login = (FLOWER_USER, self.secrets.flower_password)
+        async with httpx.AsyncClient(base_url=self.flower_url, auth=login, trust_env=False, timeout=30) as flower:
+            with suppress(httpx.TransportError):
+                await flower.get("/api/workers", params={"refresh": "true"})
 
     def _start_database(self) -> None:
         self.postgres.start()

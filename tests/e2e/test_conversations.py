@@ -101,6 +101,7 @@ async def test_a_mention_inside_a_thread_brings_the_earlier_messages(conversatio
 
 async def test_messages_of_one_thread_are_answered_one_after_the_other(conversation: Conversation) -> None:
     first = conversation.say("@nubabel first [[delay=1]] [[text=one]]")
+    await conversation.until_status(first, *Status)  # two events within a millisecond may change places on the way
     second = conversation.say("@nubabel second [[text=two]]", thread=first)
 
     one, two = await asyncio.gather(conversation.settled(first), conversation.settled(second))

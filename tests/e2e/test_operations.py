@@ -61,11 +61,14 @@ async def test_flower_shows_the_four_queues_and_what_each_task_moved(
         return found if len(found) >= 2 else None
 
     shown = await until(lines, what="Flower has heard of the tasks")
-    queues = (await flower.get("/api/queues/length")).json()["active_queues"]
+
+    async def all_queues() -> bool:
+        queues = (await flower.get("/api/queues/length")).json()["active_queues"]
+        return {queue["name"] for queue in queues} == set(QueueName)
 
     assert any(f"orchestration.dispatch: '1 dispatched {execution.id}" in line for line in shown)
     assert any(f"orchestration.complete: '1 completed {execution.id}" in line for line in shown)
-    assert {queue["name"] for queue in queues} == set(QueueName)
+    await until(all_queues, what="Flower lists the four queues")
 
 
 async def test_doctor_finds_everything_well(stack: Stack) -> None:
