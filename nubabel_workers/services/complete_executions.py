@@ -40,11 +40,17 @@ _ABORT_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 
 @dataclass(frozen=True)
 class CheckLimits:
-    """Seconds until the next look without news; model_retries: OpenCode's own, which have no end of their own."""
+    """Seconds until the next look without news; model_retries: OpenCode's own, which have no end of their own.
+
+    arrival_s: how long an accepted prompt may be missing on its server. Measured on opencode 1.18.33: while a directory
+    is loaded, a prompt is stored some time after its 204.
+    """
 
     again_s: float = 20.0
     unreachable_s: float = 3.0
     model_retries: int = 6
+    arrival_s: float = 15.0
+    arrival_look_s: float = 1.0
 
 
 class CompleteExecutions:
@@ -135,10 +141,14 @@ class CompleteExecutions:
             await self._stop(server, execution, lease)
             error = TransientError(f"the model did not answer in {verdict.retry_attempt} tries")
             return await self._again(execution, lease, error, verdict)
-        return await self._act_on(execution, verdict, lease)
+        return await self._act_on(claimed, verdict, lease)
 
-    async def _act_on(self, execution: Execution, verdict: Verdict, lease: Lease) -> str:
+    async def _act_on(self, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
+        execution = claimed.execution
         match verdict.kind:
+            case VerdictKind.NOT_SUBMITTED if claimed.running_for_s < self._checks.arrival_s:
+                await self._executions.release_check(execution, lease, check_after_s=self._checks.arrival_look_s)
+                return "running"
             case VerdictKind.RUNNING | VerdictKind.UNSETTLED:
                 await self._executions.release_check(execution, lease, check_after_s=self._checks.again_s)
                 return "running"

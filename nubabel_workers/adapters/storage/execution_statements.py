@@ -189,6 +189,7 @@ taken AS (
   RETURNING e.*
 )
 SELECT {EXECUTION_COLUMNS}, e.deadline_at <= now() AS past_deadline,
+  extract(epoch FROM now() - e.running_since)::float8 AS running_for_s,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids
 FROM taken e JOIN sessions s ON s.id = e.session_id

@@ -341,6 +341,7 @@ def _claimed_check(row: Mapping[str, Any]) -> ClaimedCheck:
         execution=execution_from(row),
         cancel_requested=row["cancel_requested_at"] is not None,
         past_deadline=row["past_deadline"],
+        running_for_s=row["running_for_s"] or 0.0,
         suspect=row["suspect"],
         lone_deliveries=row["lone_deliveries"],
     )

@@ -70,6 +70,7 @@ class ClaimedCheck:
     execution: Execution
     cancel_requested: bool
     past_deadline: bool
+    running_for_s: float = 0.0  # since its prompt was accepted, by the database's clock
     suspect: bool = False
     lone_deliveries: int = 0
 

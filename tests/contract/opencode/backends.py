@@ -16,6 +16,7 @@ from nubabel_workers.simulators.opencode import RunningSimulator
 
 MODEL = "stub/echo"
 AGENT = "build"
+_ARRIVAL_S = 5.0
 _RUN_TIMEOUT_S = 20.0
 _SETTLING_S = 0.3
 _POLL_S = 0.02
@@ -88,14 +89,19 @@ class Conversation:
         return decide(await self.messages(), my_message_id=prompt.message_id, state=state, settled=settled)
 
     async def ended(self, prompt: "Prompt") -> Verdict:
-        """The verdict once the run is over, or dead: an end that is none is looked at twice."""
-        deadline = time.monotonic() + _RUN_TIMEOUT_S
+        """The verdict once the run is over, or dead: an end that is none is looked at twice.
+
+        While a directory is loaded, a prompt is stored some time after its 204: missing is not yet lost.
+        """
+        begun = time.monotonic()
+        deadline = begun + _RUN_TIMEOUT_S
         while time.monotonic() < deadline:
             verdict = await self.verdict(prompt, settled=False)
             if verdict.kind is VerdictKind.UNSETTLED:
                 await asyncio.sleep(_SETTLING_S)
                 verdict = await self.verdict(prompt)
-            if verdict.kind is not VerdictKind.RUNNING:
+            arriving = verdict.kind is VerdictKind.NOT_SUBMITTED and time.monotonic() - begun < _ARRIVAL_S
+            if verdict.kind is not VerdictKind.RUNNING and not arriving:
                 return verdict
             await asyncio.sleep(_POLL_S)
         raise AssertionError(f"still running after {_RUN_TIMEOUT_S:g} s: {verdict}")

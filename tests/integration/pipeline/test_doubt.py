@@ -206,3 +206,24 @@ async def test_the_replay_of_an_old_question_answers_that_question(pipeline: Pip
     assert "Sorry" in apology
     assert "what is blue?" in blue
     assert "what is red?" in red
+
+
+async def test_a_prompt_that_was_accepted_a_moment_ago_is_waited_for_before_it_counts_as_lost(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.mention("[[hang]] hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    pipeline.opencode.simulator.crash()
+    for session in pipeline.opencode.simulator.store.sessions.values():
+        session.messages.clear()  # as in a directory that is still being loaded
+    await pipeline.services.database.system().execute("UPDATE executions SET check_at = now()")
+
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["running"]
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET check_at = now(), running_since = now() - interval '1 minute'"
+    )
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["queued"]
