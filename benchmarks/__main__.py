@@ -22,6 +22,7 @@ from benchmarks.rows_load import (
     measure_idle,
     measure_in_flight,
     measure_limits,
+    measure_memory,
     measure_saturated,
     measure_task_events,
 )
@@ -29,7 +30,7 @@ from benchmarks.rows_paths import measure_decoder, measure_lookups, measure_sse
 from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
 
-ROWS = ("decoder", "floor", "idle", "added", "throughput", "in-flight", "lookup", "sse", "task-events", "limits")
+ROWS = ("decoder", "floor", "idle", "added", "throughput", "lookup", "sse", "in-flight", "task-events", "limits")
 _ON_ONE_SYSTEM = frozenset({"floor", "idle", "added", "throughput", "in-flight", "lookup", "sse"})
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
@@ -69,14 +70,16 @@ async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, r
     if "throughput" in rows:
         _say("throughput")
         await measure_saturated(system, sizes, report, floor, task_events=False)
-    if "in-flight" in rows:
-        _say("in flight")
-        await measure_in_flight(system, sizes, report)
     if "lookup" in rows:
         await measure_lookups(system, sizes, report)
     if "sse" in rows:
         _say("event streams")
         await measure_sse(system, sizes, report)
+    if "in-flight" in rows:
+        _say("in flight")
+        await measure_in_flight(system, sizes, report)
+        _say("memory")
+        await measure_memory(system, sizes, report)
 
 
 @asynccontextmanager
@@ -115,8 +118,10 @@ def _arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     arguments = _arguments()
     found = Report(machine())
-    asyncio.run(main(arguments.only or ROWS, QUICK if arguments.quick else FULL, found))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
-    print(found.as_markdown())
+    try:
+        asyncio.run(main(arguments.only or ROWS, QUICK if arguments.quick else FULL, found))
+    finally:  # what was measured before something went wrong is worth seeing too
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+        print(found.as_markdown())
     sys.exit(1 if found.problems else 0)

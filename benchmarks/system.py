@@ -22,6 +22,7 @@ from nubabel_workers.embedded.stack_environment import HOST, free_port
 ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
 EVENTS_PATH = "/slack/events"
 _UNLIMITED = 1_000_000
+_UNACCEPTED = 1000
 _FLOOR_DATABASE = "floor"
 _FLOOR_CACHE = "/7"
 
@@ -128,9 +129,9 @@ class System:
         """Send messages and wait for the answers. how: see processes.slack."""
         return await self._outcome(await self._send(count, directive, wait=True, timeout_s=timeout_s, **how), count)
 
-    async def send(self, count: int, directive: str) -> None:
-        """Send messages all at once; `rest` waits for the answers."""
-        await self._send(count, directive, wait=False, timeout_s=60.0)
+    async def send(self, count: int, directive: str, *, timeout_s: float) -> None:
+        """Send messages as fast as they are accepted, for timeout_s at most; `rest` waits for the answers."""
+        await self._send(count, directive, wait=False, timeout_s=timeout_s, unaccepted=_UNACCEPTED)
 
     async def rest(self, count: int, *, timeout_s: float) -> Outcome:
         return await self._outcome(await self.slack.ask("rest", timeout_s=timeout_s), count)
@@ -215,8 +216,8 @@ async def running_floor(system: System) -> AsyncIterator[Floor]:
     values = {name.removeprefix("NUBABEL_").lower(): value for name, value in stack.environment.items()}
     values |= {"database_url": database_url, "cache_url": stack.valkey.cache_url.rpartition("/")[0] + _FLOOR_CACHE}
     async with AsyncExitStack() as parts:
-        process = await parts.enter_async_context(started("benchmarks.processes.floor"))
         opencode = await parts.enter_async_context(started("benchmarks.processes.opencode"))
+        process = await parts.enter_async_context(started("benchmarks.processes.floor"))
         server = await open_opencode(opencode)
         events_url = await process.ask(
             "open",
@@ -236,7 +237,7 @@ def outcome_of(report: Any, runs: Mapping[str, Sequence[float]], asked: int) -> 
     return Outcome(
         jobs=jobs,
         asked=asked,
-        unanswered=asked - sum(job["replied"] is not None for job in report["jobs"]),
+        unanswered=len(report["jobs"]) - sum(job["replied"] is not None for job in report["jobs"]),
         doubled=sum(job["answers"] > 1 for job in report["jobs"]),
         notes=report["notes"],
     )

@@ -57,7 +57,9 @@ class _Load:
     by_event: dict[str, _Job] = field(default_factory=dict)
     posts: set[str] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
     answered: int = 0
+    one_accepted: asyncio.Event = field(default_factory=asyncio.Event)
     one_answered: asyncio.Event = field(default_factory=asyncio.Event)
     all_answered: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -94,7 +96,7 @@ class _People:
         """Send `count` messages, numbered from `first` on; directive: what the simulated model is told.
 
         How they come: per_s (that many a second, each somewhere in its share of it), in_flight (the next when one is
-        answered), or neither (all at once).
+        answered), unaccepted (the next when fewer than that many wait for our 200), or none of these (all at once).
         """
         load = self._load = _Load(given["count"])
         numbers = range(given["first"], given["first"] + given["count"])
@@ -117,9 +119,6 @@ class _People:
                 await asyncio.sleep(_SETTLE_S)
         return self._report()
 
-    async def accepted(self, _given: Json) -> int:
-        return sum(job.accepted is not None for job in self._load.jobs.values())
-
     def _report(self) -> Json:
         load = self._load
         return {"jobs": [job.as_json() for job in load.jobs.values()], "notes": load.notes}
@@ -133,6 +132,10 @@ class _People:
             while position - load.answered >= in_flight:
                 load.one_answered.clear()
                 await load.one_answered.wait()
+        elif (unaccepted := given.get("unaccepted")) is not None:
+            while position - load.accepted >= unaccepted:
+                load.one_accepted.clear()
+                await load.one_accepted.wait()
         elif position % 20 == 0:
             await asyncio.sleep(0)
 
@@ -153,6 +156,8 @@ class _People:
             job = self._load.by_event.get(fields["event_id"])
             if job is not None and job.accepted is None:  # the first of the two events of a mention
                 job.accepted = time.monotonic()
+                self._load.accepted += 1
+                self._load.one_accepted.set()
         elif kind == "call":
             self._load.notes[f"{fields['method']} {fields.get('error') or 'ok'}"] += 1
         elif kind in {"delivery_failed", "event_lost"}:
@@ -184,7 +189,6 @@ async def main() -> None:
                 "send_events_to": people.send_events_to,
                 "load": people.load,
                 "rest": people.rest,
-                "accepted": people.accepted,
             }
         )
 

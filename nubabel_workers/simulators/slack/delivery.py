@@ -91,7 +91,9 @@ class HttpDelivery:
         """One signed POST; its status. Raises aiohttp's errors and TimeoutError."""
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(ACK_TIMEOUT_S))
+            # Waiting for one of our own connections is not the receiver's delay.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=ACK_TIMEOUT_S, sock_read=ACK_TIMEOUT_S)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         raw = json.dumps(body, ensure_ascii=False).encode()
         signed = signature_headers(self._signing_secret, raw) | dict(headers or {})
         async with self._session.post(self._url, data=raw, headers=signed, allow_redirects=False) as response:
