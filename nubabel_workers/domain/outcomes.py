@@ -144,7 +144,8 @@ def _notifications(
 ) -> list[NewNotification]:
     target = reply_target(execution.reply)
     if isinstance(target, SlackTarget):
-        return [NewNotification(NotificationKind.OUTCOME, target.as_dict(), {"markdown": markdown})]
+        words = {"markdown": markdown, "status": status.value}
+        return [NewNotification(NotificationKind.OUTCOME, target.as_dict(), words)]
     if isinstance(target, WebhookTarget):
         data = {
             "execution_id": execution.id,

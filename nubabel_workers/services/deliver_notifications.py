@@ -17,6 +17,7 @@ from nubabel_workers.domain.errors import (
     TransientError,
     UncertainError,
 )
+from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NotificationKind, WebhookTarget, reply_target
@@ -40,8 +41,9 @@ log = structlog.get_logger(__name__)
 
 # Decorations: their loss is not worth a dead letter, a repeat of them no harm.
 _DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
-# The person deleted the question, and its thread with it: there is nobody left to tell, and nothing to repair.
-_QUESTION_GONE = frozenset({"thread_not_found", "message_not_found"})
+# What Slack says of a thread that is gone. Where its question was cancelled nobody waits for a word any more; an
+# answer that cannot be told is a dead letter.
+_THREAD_GONE = frozenset({"thread_not_found", "message_not_found"})
 _TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
 _LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
 _NO_ANSWER_YET_S = 0.5
@@ -160,7 +162,8 @@ class DeliverNotifications:
             uncertain = notification.uncertain or decision.look_first
             await self._again(claimed, lease, error, decision.wait_s, uncertain=uncertain)
             return "again"
-        if notification.kind in _DECORATIONS or decision.code in _QUESTION_GONE:
+        unheard = decision.code in _THREAD_GONE and notification.payload.get("status") == Status.CANCELLED
+        if notification.kind in _DECORATIONS or unheard:
             await self._notifications.drop(notification, lease, reason=str(error))
             return "dropped"
         exhausted = isinstance(error, TransientError | UncertainError)

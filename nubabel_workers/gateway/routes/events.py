@@ -38,7 +38,7 @@ data: {"status":"running"}
 
 id: 1795224041907-0
 event: tool
-data: {"type":"tool","tool":"bash","state":"running","title":"Runs the tests"}
+data: {"type":"tool","tool":"bash","status":"running","title":"Runs the tests"}
 
 id: end
 event: done

@@ -238,3 +238,27 @@ async def test_answers_of_a_thread_come_in_their_order_whatever_delays_one(pipel
     await pipeline.deliver()
 
     assert pipeline.replies(question) == ["first", "second"]
+
+
+async def test_an_answer_whose_thread_is_gone_is_a_dead_letter(pipeline: Pipeline) -> None:
+    await answered_but_not_told(pipeline)
+    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.ERROR, code="thread_not_found"))
+
+    await pipeline.deliver()
+
+    assert (await outcome(pipeline))["status"] == "failed"
+    assert "thread_not_found" in str((await pipeline.one("SELECT error FROM dead_letters"))["error"])
+
+
+async def test_a_cancellation_whose_thread_is_gone_needs_no_words(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.deliver()
+    execution = await pipeline.one("SELECT id FROM executions")
+    await pipeline.services.cancel_execution.cancel(ORGANIZATION, str(execution["id"]), reason="deleted")
+    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.ERROR, code="thread_not_found"))
+
+    await pipeline.deliver()
+
+    assert (await outcome(pipeline))["status"] == "dropped"
+    assert await pipeline.services.database.system().all("SELECT id FROM dead_letters") == []
