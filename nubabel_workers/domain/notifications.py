@@ -19,14 +19,6 @@ class NotificationKind(StrEnum):
     WEBHOOK = "webhook"  # the outcome to an upstream service, after the Standard Webhooks spec
 
 
-class NotificationStatus(StrEnum):
-    READY = "ready"
-    SENDING = "sending"  # a worker holds the lease; if it dies here the outcome is unknown
-    SENT = "sent"
-    FAILED = "failed"  # permanent or out of attempts: there is a dead letter
-    DROPPED = "dropped"  # not needed any more
-
-
 @dataclass(frozen=True)
 class SlackTarget:
     """Where a Slack answer goes. thread_ts: the root of the thread; message_ts: the question itself."""
@@ -104,6 +96,7 @@ class Notification:
     failures: int  # deliveries that failed before this one
     created_at: datetime
     sent_parts: Sequence[str] = field(default_factory=tuple)
+    session_id: str | None = None
     uncertain: bool = False
     repeated: bool = False
     uncertain_for_s: float | None = None  # by the database's clock

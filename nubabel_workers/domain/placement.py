@@ -16,9 +16,6 @@ class Placement:
     def free_slots(self) -> int:
         return sum(max(0, self._free(instance)) for instance in self._instances.values() if _serves(instance))
 
-    def knows(self, instance_id: str | None) -> bool:
-        return instance_id in self._instances
-
     def place(self, execution: Execution) -> Instance | None:
         """None: all that may serve it are full. A session stays where its history is, also on a draining server."""
         pinned = self._instances.get(execution.instance_id) if execution.instance_id else None

@@ -29,6 +29,7 @@ from nubabel_workers.domain.verdict import IDLE, RunError, SessionState, Verdict
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.log_context import about
 from nubabel_workers.services.submit_prompt import ids_of
 
 log = structlog.get_logger(__name__)
@@ -104,12 +105,7 @@ class CompleteExecutions:
 
     async def _one(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease, tally: Tally) -> None:
         execution = claimed.execution
-        with structlog.contextvars.bound_contextvars(
-            correlation_id=execution.correlation_id,
-            organization_id=execution.organization_id,
-            session_id=execution.session_id,
-            execution_id=execution.id,
-        ):
+        with about(execution):
             await tally.settle(
                 execution.id,
                 self._complete(claimed, looks, lease),

@@ -100,6 +100,7 @@ class DeliverNotifications:
         with structlog.contextvars.bound_contextvars(
             correlation_id=notification.correlation_id,
             organization_id=notification.organization_id,
+            session_id=notification.session_id,
             execution_id=notification.execution_id,
             notification_id=notification.id,
         ):

@@ -3,7 +3,6 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import structlog
 
@@ -30,6 +29,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.log_context import about
 from nubabel_workers.services.submit_prompt import SubmitPrompt
 
 log = structlog.get_logger(__name__)
@@ -120,7 +120,7 @@ class DispatchExecutions:
         )
 
     async def _one(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease, tally: Tally) -> None:
-        with _context(claimed.execution):
+        with about(claimed.execution):
             await tally.settle(
                 claimed.execution.id,
                 self._dispatch(claimed, instance, lease),
@@ -128,7 +128,7 @@ class DispatchExecutions:
             )
 
     async def _put_back(self, claimed: ClaimedDispatch, reason: str, lease: Lease, tally: Tally) -> None:
-        with _context(claimed.execution):
+        with about(claimed.execution):
             await tally.settle(
                 claimed.execution.id,
                 self._wait(claimed.execution, reason, lease),
@@ -211,12 +211,3 @@ class DispatchExecutions:
             failed=failed,
             attempt_verdict=verdict,
         )
-
-
-def _context(execution: Execution) -> AbstractContextManager[object]:
-    return structlog.contextvars.bound_contextvars(
-        correlation_id=execution.correlation_id,
-        organization_id=execution.organization_id,
-        session_id=execution.session_id,
-        execution_id=execution.id,
-    )

@@ -272,6 +272,7 @@ class NotificationRow(Leased, Base):
     dedupe: Mapped[str] = mapped_column(server_default=text("''"))
     destination: Mapped[Json]
     payload: Mapped[Json]
+    # ready, sending (a lease is held), sent, failed (there is a dead letter), dropped (not needed any more)
     status: Mapped[str] = mapped_column(server_default=text("'ready'"))
     revision: Mapped[int] = mapped_column(server_default=text("1"))  # of the payload; a newer one makes it ready again
     sent_revision: Mapped[int] = mapped_column(server_default=text("0"))

@@ -228,6 +228,7 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
         id=NotificationId(row["id"]),
         organization_id=OrganizationId(row["organization_id"]),
         execution_id=ExecutionId(row["execution_id"]) if row["execution_id"] else None,
+        session_id=row["session_id"],
         kind=NotificationKind(row["kind"]),
         destination=row["destination"],
         payload=row["payload"],
