@@ -100,12 +100,12 @@ WITH late AS (
     WHERE status = 'queued' AND NOT told_late AND reply->>'kind' = 'slack'
       AND created_at < now() - make_interval(secs => %(after_s)s)
     LIMIT 100 FOR UPDATE SKIP LOCKED)
-  RETURNING id, organization_id, reply, correlation_id, traceparent
+  RETURNING id, organization_id, session_id, reply, correlation_id, traceparent
 )
 INSERT INTO notifications (
-  id, organization_id, execution_id, kind, dedupe, destination, payload, correlation_id, traceparent)
-SELECT 'ntf_late_' || substr(late.id, 5), late.organization_id, late.id, 'notice', 'late', late.reply, %(payload)s,
-  late.correlation_id, late.traceparent
+  id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent)
+SELECT 'ntf_late_' || substr(late.id, 5), late.organization_id, late.id, late.session_id, 'notice', 'late', late.reply,
+  %(payload)s, late.correlation_id, late.traceparent
 FROM late
 ON CONFLICT DO NOTHING
 RETURNING id

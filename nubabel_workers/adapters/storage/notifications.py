@@ -125,8 +125,8 @@ RETURNING id
 
 _SHOW_PROGRESS = """
 INSERT INTO notifications (
-  id, organization_id, execution_id, kind, destination, payload, correlation_id, traceparent)
-SELECT %(id)s, e.organization_id, e.id, 'progress', e.reply, %(payload)s, e.correlation_id, e.traceparent
+  id, organization_id, execution_id, session_id, kind, destination, payload, correlation_id, traceparent)
+SELECT %(id)s, e.organization_id, e.id, e.session_id, 'progress', e.reply, %(payload)s, e.correlation_id, e.traceparent
 FROM executions e
 WHERE e.id = %(execution_id)s AND e.status IN ('dispatching', 'running') AND e.reply->>'kind' = 'slack'
 ON CONFLICT (execution_id, kind, dedupe) DO UPDATE
