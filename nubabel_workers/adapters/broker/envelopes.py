@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kombu.utils.json import loads
+
 MAX_PAYLOAD_BYTES = 65_536
 _MAX_HEADER_CHARS = 500
 _MAX_HEADERS = 50
@@ -27,18 +29,34 @@ def check_envelope(raw: bytes | str) -> None:
     delivery_info = properties.get("delivery_info")
     if not isinstance(delivery_info, dict) or not _are_texts(delivery_info, "exchange", "routing_key"):
         raise BadEnvelopeError("its delivery_info does not say exchange and routing_key")
-    if not isinstance(envelope.get("headers") or {}, dict):
+    headers = envelope.get("headers") or {}
+    if not isinstance(headers, dict):
         raise BadEnvelopeError("its headers are not an object")
+    if headers.get("compression"):
+        raise BadEnvelopeError("it is compressed")  # kombu would unpack it here and now, a megabyte to a gigabyte
     _check_body(envelope.get("body"), properties.get("body_encoding"))
 
 
+def settle_delivery(envelope: dict[str, Any], queue: str, delivery_tag: str) -> None:
+    """Replace what the producer says about the delivery, once it is in a queue, by what is so.
+
+    A tag used twice would have one message acknowledged with the other; and a message that is given back, at a stop or
+    after a crash, or tried again, would go to wherever its own delivery_info says: with celery-node's, to nowhere.
+    """
+    envelope["properties"].update(
+        delivery_tag=delivery_tag, delivery_info={"exchange": "", "routing_key": queue}, priority=0
+    )
+    envelope["headers"] = envelope.get("headers") or {}
+
+
 def _object(raw: bytes | str) -> dict[str, Any]:
+    """As kombu reads it: UTF-8 only, and its `__type__` objects turned into values."""
     try:
-        envelope = json.loads(raw)
-    except ValueError:
-        raise BadEnvelopeError("it is not JSON") from None
+        envelope = loads(raw)
     except RecursionError:
         raise BadEnvelopeError("it is nested too deeply") from None
+    except Exception:  # noqa: BLE001  # the types' own constructors raise whatever they like
+        raise BadEnvelopeError("it is not JSON") from None
     if not isinstance(envelope, dict):
         raise BadEnvelopeError("it is not a JSON object")
     return envelope

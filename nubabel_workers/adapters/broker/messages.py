@@ -60,7 +60,7 @@ def plain_headers(headers: Mapping[str, Any], *, now: datetime | None = None) ->
     """The headers that a task may have, and nothing else; raises ValueError without a usable task and id.
 
     What is left out: `expires` (no message vanishes unseen: hints do no harm, submissions have their own deadline), an
-    `eta` further away than a retry's, and everything of groups, chords and stamps.
+    `eta` that is over or further away than a retry's, and everything of groups, chords and stamps.
     """
     task, task_id = headers.get("task"), headers.get("id")
     if not isinstance(task, str) or not isinstance(task_id, str) or not task_id:
@@ -72,7 +72,7 @@ def plain_headers(headers: Mapping[str, Any], *, now: datetime | None = None) ->
     retries = headers.get("retries")
     plain["retries"] = retries if isinstance(retries, int) and 0 <= retries < _MANY_RETRIES else 0
     plain["argsrepr"] = str(headers.get("argsrepr") or "")[:_MAX_HEADER_CHARS]
-    plain["eta"] = headers.get("eta") if _is_soon(headers.get("eta"), now or datetime.now(UTC)) else None
+    plain["eta"] = _countdown(headers.get("eta"), now or datetime.now(UTC))
     return plain
 
 
@@ -89,9 +89,11 @@ def check_content(content: Any) -> None:
         raise ValueError("links, chains and chords are not supported")
 
 
-def _is_soon(eta: Any, now: datetime) -> bool:
+def _countdown(eta: Any, now: datetime) -> str | None:
+    """Celery drops a message whose eta it cannot convert, such as one of the year 1: what is over is left out."""
     try:
         due = datetime.fromisoformat(eta)
     except (TypeError, ValueError):
-        return False
-    return (due if due.tzinfo else due.replace(tzinfo=UTC)) <= now + _LONGEST_COUNTDOWN
+        return None
+    due = due if due.tzinfo else due.replace(tzinfo=UTC)
+    return due.isoformat() if now < due <= now + _LONGEST_COUNTDOWN else None

@@ -21,8 +21,9 @@ from kombu import Connection
 from kombu.transport import virtual
 from kombu.transport.redis import Channel, QoS, Transport
 from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
 
-from nubabel_workers.adapters.broker.envelopes import BadEnvelopeError, check_envelope
+from nubabel_workers.adapters.broker.envelopes import BadEnvelopeError, check_envelope, settle_delivery
 
 _FETCH = "BRPOP"
 _MOVE = "BLMOVE"
@@ -195,10 +196,18 @@ class GuardedChannel(LeanChannel):
             return True
 
 
+class GuardedTransport(Transport):
+    """Hands envelopes on with a delivery tag of our own, and with the queue that they came from as their way back."""
+
+    def _deliver(self, message: dict[str, Any], queue: Any) -> None:
+        settle_delivery(message, queue, uuid())
+        super()._deliver(message, queue)
+
+
 def guarded_connection(refuse: RefuseItem) -> type[Connection]:
     """A connection class for consumers, which tells `refuse` of items that are no envelopes."""
     channel = type("ParkingChannel", (GuardedChannel,), {"refuse": staticmethod(refuse)})
-    transport = type("ParkingTransport", (Transport,), {"Channel": channel})
+    transport = type("ParkingTransport", (GuardedTransport,), {"Channel": channel})
     return type("ParkingConnection", (LeanConnection,), {"chosen_transport": transport})
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 import pickle
 import uuid
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,13 @@ def carrying(content: Any, *, task: str = "orchestration.submit", queue: str = Q
     return json.dumps(message).encode()
 
 
+def with_properties(raw: bytes, **properties: Any) -> bytes:
+    """The same message, about whose delivery its producer says something else."""
+    message = json.loads(raw)
+    message["properties"].update(properties)
+    return json.dumps(message).encode()
+
+
 def _with_header(name: str, value: Any) -> dict[str, Any]:
     message = envelope()
     message["headers"][name] = value
@@ -83,6 +91,13 @@ def _body(raw: bytes, **changes: Any) -> dict[str, Any]:
     return envelope(**{"body": base64.b64encode(raw).decode(), **changes})
 
 
+def _bomb() -> dict[str, Any]:
+    """Small, and a thousand times larger once it is unpacked."""
+    message = _body(zlib.compress(bytes(16 * 1024 * 1024)))
+    message["headers"]["compression"] = "application/x-gzip"
+    return message
+
+
 @dataclass(frozen=True)
 class BadMessage:
     """reason: what the dead letter must say."""
@@ -115,8 +130,9 @@ BAD_MESSAGES: dict[str, BadMessage] = {
     "no content type": BadMessage(lambda: _without("content-type"), Reason.HANDLER_CRASH),
     "body is not JSON": BadMessage(lambda: _body(b"{nonsense"), Reason.UNDECODABLE),
     "body is not UTF-8": BadMessage(lambda: _body(b"\xff\xfe[[]]"), Reason.UNDECODABLE),
-    "unknown compression": BadMessage(lambda: _with_header("compression", "application/x-none"), Reason.UNDECODABLE),
-    "broken compression": BadMessage(lambda: _with_header("compression", "application/x-gzip"), Reason.UNDECODABLE),
+    "unknown compression": BadMessage(lambda: _with_header("compression", "application/x-none"), Reason.BAD_ENVELOPE),
+    "broken compression": BadMessage(lambda: _with_header("compression", "application/x-gzip"), Reason.BAD_ENVELOPE),
+    "a bomb": BadMessage(_bomb, Reason.BAD_ENVELOPE),
     "body is an object": BadMessage(lambda: envelope({"a": 1}), Reason.HANDLER_CRASH),
     "body is a pair": BadMessage(lambda: envelope([["x"], {}]), Reason.HANDLER_CRASH),
     "body is a number": BadMessage(lambda: envelope(7), Reason.HANDLER_CRASH),
@@ -147,6 +163,23 @@ BAD_MESSAGES: dict[str, BadMessage] = {
     "list": BadMessage(lambda: b"[]", Reason.BAD_ENVELOPE),
     "number": BadMessage(lambda: b"7", Reason.BAD_ENVELOPE),
     "null": BadMessage(lambda: b"null", Reason.BAD_ENVELOPE),
+    "a value of an unknown type": BadMessage(
+        lambda: _with_header("note", {"__type__": "nobody", "__value__": 1}), Reason.BAD_ENVELOPE
+    ),
+    "a value whose type is a list": BadMessage(
+        lambda: _with_header("note", {"__type__": [], "__value__": 1}), Reason.BAD_ENVELOPE
+    ),
+    "a value that its type cannot be": BadMessage(
+        lambda: _with_header("note", {"__type__": "datetime", "__value__": "soon"}), Reason.BAD_ENVELOPE
+    ),
+    "an argument of an unknown type": BadMessage(
+        lambda: envelope([[{"__type__": "nobody", "__value__": 1}], {}, {}]), Reason.UNDECODABLE
+    ),
+    "byte order mark": BadMessage(lambda: b"\xef\xbb\xbf" + json.dumps(envelope()).encode(), Reason.BAD_ENVELOPE),
+    "UTF-16": BadMessage(lambda: json.dumps(envelope()).encode("utf-16"), Reason.BAD_ENVELOPE),
+    "a surrogate in its bytes": BadMessage(
+        lambda: json.dumps(envelope()).encode().replace(b"utf-8", b"\xed\xa0\x80"), Reason.BAD_ENVELOPE
+    ),
     "garbage bytes": BadMessage(lambda: b"\x00\xff\xfe garbage", Reason.BAD_ENVELOPE),
     "empty string": BadMessage(lambda: b"", Reason.BAD_ENVELOPE),
     "deep nesting": BadMessage(lambda: b"[" * 100_000, Reason.BAD_ENVELOPE),
@@ -157,6 +190,7 @@ TOLERATED: dict[str, Callable[[], dict[str, Any]]] = {
     "expired": lambda: _with_header("expires", "2020-01-01T00:00:00+00:00"),
     "expires nonsensically": lambda: _with_header("expires", {"a": 1}),
     "waits for years": lambda: _with_header("eta", "2099-01-01T00:00:00+00:00"),
+    "waits for the year 1": lambda: _with_header("eta", "0001-01-01T00:00:00+14:00"),
     "waits for nonsense": lambda: _with_header("eta", 12),
     "unknown charset": lambda: envelope(**{"content-encoding": "klingon"}),
     "another language": lambda: _with_header("lang", "js"),

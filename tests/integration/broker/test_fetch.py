@@ -10,7 +10,7 @@ import redis
 
 from nubabel_workers.adapters.broker.transport import LeanConnection
 from nubabel_workers.embedded.valkey import EmbeddedValkey
-from tests.integration.broker.raw_messages import BAD_MESSAGES, QUEUE, good
+from tests.integration.broker.raw_messages import BAD_MESSAGES, QUEUE, carrying, good, with_properties
 from tests.integration.broker.worker_process import WorkerProcess
 from tests.waiting import wait_for
 
@@ -97,6 +97,37 @@ def test_a_malformed_message_is_parked_here_too(
     wait_for(lambda: nothing_is_left(broker), what="an empty broker")
     assert worker.reconnects == 0
     worker.stop()
+
+
+def test_messages_that_share_a_delivery_tag_are_acknowledged_one_by_one(
+    own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path
+) -> None:
+    worker = start_worker(tmp_path, own_valkey, name="one")
+
+    for row in ("slow", "quick"):
+        broker.lpush(QUEUE, with_properties(good(row), delivery_tag="the same"))
+    worker.wait_for_done("quick")
+
+    wait_for(lambda: broker.hlen("unacked") == 1, what="only the slow one held")
+    worker.process.kill()
+
+
+def test_what_a_stopping_worker_gives_back_returns_to_its_queue_whatever_its_producer_says(
+    own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path
+) -> None:
+    stopping = start_worker(tmp_path, own_valkey, name="stopping")
+    (tmp_path / "database-down").touch()
+    elsewhere = {"exchange": "celery", "routing_key": "celery"}  # as celery-node writes it
+
+    broker.lpush(QUEUE, with_properties(carrying({"prompt": "keep me"}), delivery_info=elsewhere))
+    wait_for(lambda: "task.again_later" in stopping.log() and broker.hlen("unacked") == 1, what="its second try")
+    stopping.stop()
+    (tmp_path / "database-down").unlink()
+
+    next_worker = start_worker(tmp_path, own_valkey, name="next")
+    wait_for(lambda: any(line.endswith("keep me") for line in next_worker.done()), what="its run")
+    wait_for(lambda: nothing_is_left(broker), what="an empty broker")
+    next_worker.stop()
 
 
 def test_a_worker_outlives_crashes_of_the_broker(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_a_message_of_ours_is_an_envelope() -> None:
         (b'{"properties": {"delivery_tag": ""}}', "no delivery_tag"),
         (b'{"properties": {"delivery_tag": "1", "delivery_info": {"exchange": ""}}}', "routing_key"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"__type__": "nobody", "__value__": 1}', "not JSON"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        ("{}".encode("utf-16"), "not JSON"),
     ],
 )
 def test_what_is_wrong_is_said(raw: bytes, problem: str) -> None:
