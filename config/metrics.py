@@ -44,6 +44,13 @@ class ProcessMetrics:
             ("reason", "kept_in"),
             registry=self.registry,
         )
+        self._incidents = Counter(
+            "nubabel_incidents",
+            "Rare things that were dealt with: late_prompt (posted by a process that had lost its lease), stray_run "
+            "(a run on OpenCode that belonged to nobody, stopped), marked_repeat (a Slack post of unknown outcome).",
+            ("kind",),
+            registry=self.registry,
+        )
 
     def task(self, task: str, outcome: str, duration_s: float) -> None:
         self._tasks.labels(task, outcome).inc()
@@ -51,6 +58,9 @@ class ProcessMetrics:
 
     def hint(self, task: str, outcome: str) -> None:
         self._hints.labels(task, outcome).inc()
+
+    def count(self, incident: str) -> None:
+        self._incidents.labels(incident).inc()
 
     def parked(self, reason: str, kept_in: str) -> None:
         self._parked.labels(reason, kept_in).inc()

@@ -52,6 +52,7 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+from nubabel_workers.services.observe_runs import ObserveRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
@@ -277,8 +278,7 @@ def _complete_executions(a: Adapters, end: EndExecution, leases: LeaseHolder) ->
     return CompleteExecutions(
         a.executions,
         end,
-        a.instances,
-        a.servers,
+        ObserveRuns(a.executions, a.instances, a.servers, leases, a.metrics),
         a.mappings,
         leases,
         a.hints,

@@ -81,6 +81,7 @@ class EventKind(StrEnum):
     SESSION_REPLACED = "session_replaced"
     CANCEL_REQUESTED = "cancel_requested"
     ABORTED = "aborted"
+    STRAY_RUN_STOPPED = "stray_run_stopped"
     LEASE_TAKEN_OVER = "lease_taken_over"
     FINISHED = "finished"
     DELIVERED = "delivered"

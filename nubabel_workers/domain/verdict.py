@@ -9,7 +9,8 @@ The rules were measured on opencode 1.18.33:
   message marked `summary`, and a synthetic "Continue ..." user message under which the run goes on;
 - a killed server leaves an assistant message that is neither completed nor failed, and nothing resumes by itself;
 - the list's own order is that of first creation. `created_ms` of a user message is renewed when the message is posted
-  again, so order is taken from the list, never from times.
+  again, so order is taken from the list, never from times;
+- a message that is posted again late, by a process that had been stopped, is answered after mine, under its own id.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -141,6 +142,7 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included, sub-agents not
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
+    stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
 
 def decide(
@@ -165,12 +167,17 @@ def decide(
     if found is None:
         return Verdict(VerdictKind.NOT_SUBMITTED)
     run, followed = found
-    assistants = [m for m in run if m.role is Role.ASSISTANT and m.id not in known_assistant_ids]
+    prompts = {None, my_message_id, *(m.id for m in run if m.role is Role.USER)}
+    shared = followed or any(m.parent_id not in prompts for m in run)
+    assistants = [
+        m for m in run if m.role is Role.ASSISTANT and m.parent_id in prompts and m.id not in known_assistant_ids
+    ]
     produced = _produced(assistants, state)
-    # A busy session is busy with this run, unless a later message of a client follows and this run has its end.
-    if not state.is_idle and not (followed and assistants and _has_ended(assistants[-1])):
+    # A busy session is busy with this run, unless this run has its end and somebody else's message is there.
+    if not state.is_idle and not (shared and assistants and _has_ended(assistants[-1])):
         return produced
-    return _decide_at_rest(assistants, produced, settled=settled)
+    verdict = _decide_at_rest(assistants, produced, settled=settled)
+    return verdict if state.is_idle else replace(verdict, stray_run=True)
 
 
 def _decide_at_rest(assistants: list[RunMessage], produced: Verdict, *, settled: bool) -> Verdict:
@@ -190,9 +197,11 @@ def _decide_at_rest(assistants: list[RunMessage], produced: Verdict, *, settled:
 
 
 def _answered(finals: list[RunMessage], produced: Verdict) -> Verdict:
-    # More than one final message: the model had answered, then the context was compacted and OpenCode told it to go
-    # on. The earlier text is the answer to the question and must not get lost behind "anything else?".
-    text = "\n\n".join(m.text for m in finals if m.text) or produced.partial_text
+    # A final message for another prompt: the model had answered, then the context was compacted and OpenCode told it to
+    # go on. The earlier text is the answer to the question and must not get lost behind "anything else?". For the same
+    # prompt the last one counts.
+    by_prompt = {m.parent_id: m.text for m in finals if m.text}
+    text = "\n\n".join(by_prompt.values()) or produced.partial_text
     if not text:
         return replace(produced, kind=VerdictKind.ENDED_WITHOUT_ANSWER)
     return replace(produced, kind=VerdictKind.SUCCEEDED, text=text, cut=finals[-1].finish == "length")

@@ -1,7 +1,6 @@
 """Look at runs that may have ended, decide from OpenCode's own state, and finish them. Events are only hints."""
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -18,25 +17,18 @@ from nubabel_workers.domain.ports import (
     ExecutionStore,
     HintFlags,
     HintPublisher,
-    InstanceStore,
     OpenCodeServer,
-    OpenCodeServers,
     SessionMappings,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
-from nubabel_workers.domain.tenants import Instance
-from nubabel_workers.domain.verdict import IDLE, RunError, SessionState, Verdict, VerdictKind, decide
+from nubabel_workers.domain.verdict import RunError, Verdict, VerdictKind
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
-from nubabel_workers.services.submit_prompt import ids_of
+from nubabel_workers.services.observe_runs import Batch, ObserveRuns
 
 log = structlog.get_logger(__name__)
-
-_SETTLE_S = 0.15  # measured on opencode 1.18.33: the last message may be stored up to 300 ms after session.idle
-_ABORT_S = 1.0  # measured: an abort is answered in 10-20 ms
-_ABORT_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,7 @@ class CompleteExecutions:
         self,
         executions: ExecutionStore,
         end: EndExecution,
-        instances: InstanceStore,
-        servers: OpenCodeServers,
+        observe: ObserveRuns,
         mappings: SessionMappings,
         leases: LeaseHolder,
         hints: HintPublisher,
@@ -75,8 +66,7 @@ class CompleteExecutions:
     ) -> None:
         self._executions = executions
         self._end = end
-        self._instances = instances
-        self._servers = servers
+        self._observe = observe
         self._mappings = mappings
         self._leases = leases
         self._hints = hints
@@ -95,49 +85,69 @@ class CompleteExecutions:
                 claimed = await self._executions.claim_checks(
                     execution_id=execution_id, limit=self._limits.batch, lease=lease
                 )
-                looks = _Looks(self._instances, self._servers)
-                await asyncio.gather(*(self._one(item, looks, lease, tally) for item in claimed))
+                batch = self._observe.batch()
+                await asyncio.gather(*(self._one(item, batch, lease, tally) for item in claimed))
             execution_id = None
             if len(claimed) < self._limits.batch:
                 return str(tally)
         self._hints.publish(Hint(HintTask.COMPLETE, claimed[-1].execution.id))
         return str(tally)
 
-    async def _one(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease, tally: Tally) -> None:
+    async def _one(self, claimed: ClaimedCheck, batch: Batch, lease: Lease, tally: Tally) -> None:
         execution = claimed.execution
+        work = self._park if claimed.lone_deliveries > self._limits.lone_deliveries else self._complete
         with about(execution):
             await tally.settle(
                 execution.id,
-                self._complete(claimed, looks, lease),
+                work(claimed, batch, lease),
                 lambda error: self._after_failure(claimed, lease, error),
             )
 
-    async def _complete(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease) -> str:
+    async def _park(self, claimed: ClaimedCheck, _batch: Batch, lease: Lease) -> str:
+        return await self._fail(
+            claimed.execution,
+            lease,
+            "too_many_deliveries",
+            "each worker that looked at it alone ended without a result",
+            DeadLetterReason.TOO_MANY_DELIVERIES,
+            run=Verdict(VerdictKind.RUNNING),
+        )
+
+    async def _complete(self, claimed: ClaimedCheck, batch: Batch, lease: Lease) -> str:
         execution = claimed.execution
-        if claimed.lone_deliveries > self._limits.lone_deliveries:
-            return await self._fail(
-                execution,
-                lease,
-                "too_many_deliveries",
-                "each worker that looked at it alone ended without a result",
-                DeadLetterReason.TOO_MANY_DELIVERIES,
-                run=Verdict(VerdictKind.RUNNING),
-            )
         try:
-            server, verdict = await self._look(claimed, looks, lease)
+            server, verdict = await self._observe.look(claimed, batch, lease)
         except NotFoundError:
-            await self._executions.forget_opencode_session(execution, lease)
-            await self._mappings.forget(execution.organization_id, execution.session_id)
+            await self._leave_session(execution, lease)
             if claimed.cancel_requested or claimed.past_deadline:
                 return await self._end_stopped(claimed, Verdict(VerdictKind.NOT_SUBMITTED), lease)
             return await self._again(execution, lease, TransientError("the session is lost on its server"), None)
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, verdict, lease)
         if verdict.kind is VerdictKind.RUNNING and verdict.retry_attempt > self._checks.model_retries:
-            await self._stop(server, execution, lease)
-            error = TransientError(f"the model did not answer in {verdict.retry_attempt} tries")
-            return await self._again(execution, lease, error, verdict)
+            return await self._give_up_on_model(server, claimed, verdict, lease)
+        if verdict.kind is VerdictKind.NOT_SUBMITTED and (agent := await _missing_agent(server, execution)):
+            detail = f"the server has no agent {agent!r}"
+            return await self._fail(
+                execution, lease, "unknown_agent", detail, DeadLetterReason.PERMANENT_ERROR, run=verdict
+            )
         return await self._act_on(claimed, verdict, lease)
+
+    async def _give_up_on_model(
+        self, server: OpenCodeServer, claimed: ClaimedCheck, retrying: Verdict, lease: Lease
+    ) -> str:
+        execution = claimed.execution
+        stopped = await self._observe.abort(server, execution, retrying, lease)
+        if stopped.kind is VerdictKind.SUCCEEDED:  # the model answered at the last moment
+            return await self._act_on(claimed, stopped, lease)
+        if stopped.kind is VerdictKind.RUNNING:  # the next attempt must not meet it
+            await self._leave_session(execution, lease)
+        error = TransientError(f"the model did not answer in {retrying.retry_attempt} tries")
+        return await self._again(execution, lease, error, stopped)
+
+    async def _leave_session(self, execution: Execution, lease: Lease) -> None:
+        await self._executions.forget_opencode_session(execution, lease)
+        await self._mappings.forget(execution.organization_id, execution.session_id)
 
     async def _act_on(self, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
         execution = claimed.execution
@@ -184,53 +194,6 @@ class CompleteExecutions:
             "the run took longer than its deadline",
             DeadLetterReason.PERMANENT_ERROR,
             run=verdict,
-        )
-
-    async def _look(self, claimed: ClaimedCheck, looks: "_Looks", lease: Lease) -> tuple[OpenCodeServer, Verdict]:
-        execution = claimed.execution
-        instance = await looks.instance(execution)
-        server = self._servers.server(instance)
-        state = await looks.state(instance, execution)
-        verdict = await self._decide(server, execution, state, settled=False)
-        if claimed.cancel_requested or claimed.past_deadline:
-            return server, await self._abort(server, execution, verdict, lease)
-        if verdict.kind is VerdictKind.UNSETTLED:
-            await asyncio.sleep(_SETTLE_S)
-            busy = await server.busy_sessions(execution.opencode_directory)
-            state = busy.get(_session_of(execution), IDLE)
-            verdict = await self._decide(server, execution, state, settled=True)
-        return server, verdict
-
-    async def _stop(self, server: OpenCodeServer, execution: Execution, lease: Lease) -> None:
-        # Abort what this execution runs, never what the session's next one does: the lease says which it is.
-        self._leases.time_to_act_s(lease, _ABORT_S)
-        await server.abort(_session_of(execution))
-
-    async def _abort(self, server: OpenCodeServer, execution: Execution, verdict: Verdict, lease: Lease) -> Verdict:
-        """Abort what still runs and read what there is; the server ends a run within a second."""
-        if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.RESUBMIT}:
-            return verdict
-        await self._stop(server, execution, lease)
-        await self._executions.note_event(execution, EventKind.ABORTED, {})
-        for wait_s in _ABORT_LOOKS_S:
-            await asyncio.sleep(wait_s)
-            busy = await server.busy_sessions(execution.opencode_directory)
-            state = busy.get(_session_of(execution), IDLE)
-            verdict = await self._decide(server, execution, state, settled=True)
-            if verdict.kind is not VerdictKind.RUNNING:
-                break
-        return verdict
-
-    async def _decide(
-        self, server: OpenCodeServer, execution: Execution, state: SessionState, *, settled: bool
-    ) -> Verdict:
-        session_id = _session_of(execution)
-        return decide(
-            await server.run_messages(session_id),
-            my_message_id=ids_of(execution, session_id).message_id,
-            state=state,
-            settled=settled,
-            known_assistant_ids=frozenset(execution.known_assistant_ids),
         )
 
     async def _after_failure(self, claimed: ClaimedCheck, lease: Lease, error: NubabelError) -> str:
@@ -280,39 +243,12 @@ class CompleteExecutions:
         return "failed"
 
 
-class _Looks:
-    """What the executions of one batch ask their servers for together: one status call per server and directory.
-
-    Shielded: a row that runs out of time must not take along what others wait for as well.
-    """
-
-    def __init__(self, instances: InstanceStore, servers: OpenCodeServers) -> None:
-        self._instances = instances
-        self._servers = servers
-        self._found: dict[str, asyncio.Future[Instance | None]] = {}
-        self._busy: dict[tuple[str, str | None], asyncio.Future[Mapping[str, SessionState]]] = {}
-
-    async def instance(self, execution: Execution) -> Instance:
-        instance_id = execution.instance_id or ""
-        if instance_id not in self._found:
-            self._found[instance_id] = asyncio.ensure_future(self._instances.lately(instance_id))
-        instance = await asyncio.shield(self._found[instance_id])
-        if instance is None or instance.status == "removed":
-            raise NotFoundError("the OpenCode server of this session was removed")
-        return instance
-
-    async def state(self, instance: Instance, execution: Execution) -> SessionState:
-        key = (instance.id, execution.opencode_directory)
-        if key not in self._busy:
-            server = self._servers.server(instance)
-            self._busy[key] = asyncio.ensure_future(server.busy_sessions(execution.opencode_directory))
-        return (await asyncio.shield(self._busy[key])).get(_session_of(execution), IDLE)
-
-
-def _session_of(execution: Execution) -> str:
-    if execution.opencode_session_id is None:
-        raise NotFoundError("the execution has no OpenCode session")
-    return execution.opencode_session_id
+async def _missing_agent(server: OpenCodeServer, execution: Execution) -> str | None:
+    """The agent that the prompt named, if the server has none of that name: it took the prompt and dropped it."""
+    agent = execution.analysis.get("agent")
+    if not isinstance(agent, str) or agent in await server.agents(execution.opencode_directory):
+        return None
+    return agent
 
 
 def _explain(error: RunError) -> str:

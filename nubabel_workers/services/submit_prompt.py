@@ -23,7 +23,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.prompts import earlier_turns
 from nubabel_workers.domain.tenants import Instance
-from nubabel_workers.domain.verdict import Role
+from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -102,6 +102,8 @@ class SubmitPrompt:
         if execution.opencode_session_id is not None and execution.instance_id == instance.id:
             try:
                 plan = await self._plan_in(server, execution, execution.opencode_session_id, analysis, gathered)
+                if plan is None:
+                    return await self._mark_running(execution, lease, check_after_s=0)
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
@@ -112,14 +114,26 @@ class SubmitPrompt:
 
     async def _plan_in(
         self, server: OpenCodeServer, execution: Execution, session_id: str, analysis: Analysis, gathered: Gathered
-    ) -> _Plan:
+    ) -> _Plan | None:
+        """None: what an earlier attempt began still goes on, or has got its answer by now."""
+        message_id = ids_of(execution, session_id).message_id
         known: tuple[str, ...] = ()
-        if execution.attempt > 0:  # what earlier attempts left behind is no answer to this one
+        if execution.attempt > 0:
+            busy = await server.busy_sessions(execution.opencode_directory)
             messages = await server.run_messages(session_id)
-            known = tuple(message.id for message in messages if message.role is Role.ASSISTANT)
-        return _Plan(
-            session_id, ids_of(execution, session_id).message_id, analysis, gathered, known_assistant_ids=known
-        )
+            earlier = decide(
+                messages,
+                my_message_id=message_id,
+                state=busy.get(session_id, IDLE),
+                settled=True,
+                known_assistant_ids=frozenset(execution.known_assistant_ids),
+            )
+            if earlier.kind in {VerdictKind.RUNNING, VerdictKind.SUCCEEDED}:
+                log.info("opencode.earlier_run_found", attempt=execution.attempt, verdict=earlier.kind)
+                return None
+            # What has ended is no answer to the next attempt; one that is open may still get its end.
+            known = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
+        return _Plan(session_id, message_id, analysis, gathered, known_assistant_ids=known)
 
     async def _plan_in_new_session(
         self,

@@ -130,7 +130,7 @@ WITH exe AS (
   RETURNING id, organization_id, attempt, analysis, instance_id, created_at, check_at <= now() AS check_now
 ),
 att AS (
-  UPDATE attempts a SET submitted_at = COALESCE(a.submitted_at, now())
+  UPDATE attempts a SET submitted_at = COALESCE(a.submitted_at, now()), ended_at = NULL, verdict = NULL
   FROM exe WHERE a.execution_id = exe.id AND a.number = exe.attempt
 ),
 timeline AS (

@@ -14,6 +14,8 @@ from nubabel_workers.domain.ports.outside import (
 from nubabel_workers.domain.ports.process import (
     Chance,
     Clock,
+    Incident,
+    Incidents,
 )
 from nubabel_workers.domain.ports.shared_state import (
     HintFlags,
@@ -56,6 +58,8 @@ __all__ = [
     "HintFlags",
     "HintPublisher",
     "InboundStore",
+    "Incident",
+    "Incidents",
     "InstanceStore",
     "MaintenanceStore",
     "Messenger",

@@ -1,6 +1,7 @@
-"""Time and chance: what makes a process's decisions differ from run to run."""
+"""Time and chance, which make a process's decisions differ from run to run, and what it counts."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol
 
 
@@ -23,3 +24,15 @@ class Chance(Protocol):
     def new_traceparent(self) -> str:
         """A new W3C trace context, as the header's value."""
         ...
+
+
+class Incident(StrEnum):
+    """Rare things that are dealt with, and counted because a growing number says that something is wrong."""
+
+    LATE_PROMPT = "late_prompt"  # posted to OpenCode by a process that had lost its lease meanwhile
+    STRAY_RUN = "stray_run"  # a run on OpenCode that belonged to nobody: stopped
+    MARKED_REPEAT = "marked_repeat"  # a Slack post of unknown outcome, posted once more and marked
+
+
+class Incidents(Protocol):
+    def count(self, incident: Incident) -> None: ...

@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 _USABLE_CONTEXT_TOKENS = 95_904  # the stub model's 100,000 minus its longest answer
 _RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 _MAX_RETRY_WAIT_S = 30.0
+_MAX_DOUBLINGS = 16
 _JITTER = 0.25
 _TICK_S = 0.02  # words of a slow answer are sent in bursts of this length at the finest
 _CONTINUE = "Continue if you have next steps, or stop and ask for clarification if you are unsure how to proceed."
@@ -209,7 +210,7 @@ class Engine:
         raise AssertionError("the retries are endless")
 
     async def _wait_for_retry(self, session: SimulatedSession, script: Script, attempt: int) -> None:
-        wait_s = min(self._config.retry_wait_s * 2 ** (attempt - 1), _MAX_RETRY_WAIT_S)
+        wait_s = min(self._config.retry_wait_s * 2 ** min(attempt - 1, _MAX_DOUBLINGS), _MAX_RETRY_WAIT_S)
         wait_s *= 1 + random.random() * _JITTER  # noqa: S311  # no secret depends on it
         if script.retry_after_s is not None:
             wait_s = script.retry_after_s

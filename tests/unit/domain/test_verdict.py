@@ -203,6 +203,30 @@ def test_message_known_as_ours_ends_the_run_whatever_it_says() -> None:
     assert verdict.kind is VerdictKind.SUCCEEDED
 
 
+STRAY = replace(assistant("msg_stray", text("to somebody else")), parent_id="msg_earlier")
+
+
+def test_answer_to_a_message_posted_again_late_is_not_mine() -> None:
+    verdict = decided(user("msg_earlier"), user(), ANSWER, STRAY)
+
+    assert verdict.text == "the answer"
+    assert verdict.assistant_ids == {"msg_a1"}
+
+
+@pytest.mark.parametrize("behind", [(replace(STRAY, completed=False, finish=None),), (FOLLOW_UP, OPEN)])
+def test_run_that_has_its_end_does_not_wait_for_what_else_keeps_the_session_busy(
+    behind: tuple[RunMessage, ...],
+) -> None:
+    verdict = decided(user(), ANSWER, *behind, state=BUSY)
+
+    assert verdict.kind is VerdictKind.SUCCEEDED
+    assert verdict.stray_run
+
+
+def test_second_answer_to_the_same_prompt_replaces_the_first() -> None:
+    assert decided(user(), ANSWER, assistant("msg_a2", text("said again"))).text == "said again"
+
+
 def test_messages_of_an_earlier_attempt_are_ignored() -> None:
     failed = replace(assistant("msg_first"), error=UNAUTHORIZED)
     known = frozenset({"msg_first"})

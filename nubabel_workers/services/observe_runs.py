@@ -1,0 +1,148 @@
+"""Look at a run on OpenCode, decide what became of it, and stop it. Writes nothing but the timeline."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.ports import (
+    ClaimedCheck,
+    ExecutionStore,
+    Incident,
+    Incidents,
+    InstanceStore,
+    OpenCodeServer,
+    OpenCodeServers,
+)
+from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.verdict import IDLE, SessionState, Verdict, VerdictKind, decide
+from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.submit_prompt import ids_of
+
+log = structlog.get_logger(__name__)
+
+_SETTLE_LOOKS_S = (0.15, 0.35)  # measured on opencode 1.18.33: the last message may be stored 300 ms after session.idle
+_ABORT_S = 1.0  # measured: an abort is answered in 10-20 ms
+_ABORT_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
+
+
+class ObserveRuns:
+    """Raises the errors of the OpenCode port; NotFoundError: the session, or its server, is gone."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        instances: InstanceStore,
+        servers: OpenCodeServers,
+        leases: LeaseHolder,
+        incidents: Incidents,
+    ) -> None:
+        self._executions = executions
+        self._instances = instances
+        self._servers = servers
+        self._leases = leases
+        self._incidents = incidents
+
+    def batch(self) -> "Batch":
+        return Batch(self._instances, self._servers)
+
+    async def look(self, claimed: ClaimedCheck, batch: "Batch", lease: Lease) -> tuple[OpenCodeServer, Verdict]:
+        execution = claimed.execution
+        instance = await batch.instance(execution)
+        server = self._servers.server(instance)
+        state = await batch.state(instance, execution)
+        verdict = await self._decide(server, execution, state, settled=False)
+        if claimed.cancel_requested or claimed.past_deadline:
+            verdict = await self.abort(server, execution, verdict, lease)
+        elif verdict.kind is VerdictKind.UNSETTLED:
+            verdict = await self._settled(server, execution, verdict)
+        if verdict.stray_run:
+            await self._stop_stray(server, execution, lease)
+        return server, verdict
+
+    async def _settled(self, server: OpenCodeServer, execution: Execution, verdict: Verdict) -> Verdict:
+        for look, wait_s in enumerate(_SETTLE_LOOKS_S, start=1):
+            await asyncio.sleep(wait_s)
+            verdict = await self._look_again(server, execution, settled=look == len(_SETTLE_LOOKS_S))
+            if verdict.kind is not VerdictKind.UNSETTLED:
+                break
+        return verdict
+
+    async def _look_again(self, server: OpenCodeServer, execution: Execution, *, settled: bool) -> Verdict:
+        busy = await server.busy_sessions(execution.opencode_directory)
+        return await self._decide(server, execution, busy.get(session_of(execution), IDLE), settled=settled)
+
+    async def _stop(self, server: OpenCodeServer, execution: Execution, lease: Lease) -> None:
+        # Abort what this execution runs, never what the session's next one does: the lease says which it is.
+        self._leases.time_to_act_s(lease, _ABORT_S)
+        await server.abort(session_of(execution))
+
+    async def _stop_stray(self, server: OpenCodeServer, execution: Execution, lease: Lease) -> None:
+        """A prompt that came late, from a process whose lease was over, keeps this execution's session busy."""
+        await self._stop(server, execution, lease)
+        self._incidents.count(Incident.STRAY_RUN)
+        log.warning("opencode.stray_run_stopped", opencode_session_id=execution.opencode_session_id)
+        await self._executions.note_event(execution, EventKind.STRAY_RUN_STOPPED, {})
+
+    async def abort(self, server: OpenCodeServer, execution: Execution, verdict: Verdict, lease: Lease) -> Verdict:
+        """Abort what still runs and read what there is; the server ends a run within a second."""
+        if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.RESUBMIT}:
+            return verdict
+        await self._stop(server, execution, lease)
+        await self._executions.note_event(execution, EventKind.ABORTED, {})
+        for wait_s in _ABORT_LOOKS_S:
+            await asyncio.sleep(wait_s)
+            verdict = await self._look_again(server, execution, settled=True)
+            if verdict.kind is not VerdictKind.RUNNING:
+                break
+        return verdict
+
+    async def _decide(
+        self, server: OpenCodeServer, execution: Execution, state: SessionState, *, settled: bool
+    ) -> Verdict:
+        session_id = session_of(execution)
+        return decide(
+            await server.run_messages(session_id),
+            my_message_id=ids_of(execution, session_id).message_id,
+            state=state,
+            settled=settled,
+            known_assistant_ids=frozenset(execution.known_assistant_ids),
+        )
+
+
+class Batch:
+    """What the executions of one batch ask their servers for together: one status call per server and directory.
+
+    Shielded: a row that runs out of time must not take along what others wait for as well.
+    """
+
+    def __init__(self, instances: InstanceStore, servers: OpenCodeServers) -> None:
+        self._instances = instances
+        self._servers = servers
+        self._found: dict[str, asyncio.Future[Instance | None]] = {}
+        self._busy: dict[tuple[str, str | None], asyncio.Future[Mapping[str, SessionState]]] = {}
+
+    async def instance(self, execution: Execution) -> Instance:
+        instance_id = execution.instance_id or ""
+        if instance_id not in self._found:
+            self._found[instance_id] = asyncio.ensure_future(self._instances.lately(instance_id))
+        instance = await asyncio.shield(self._found[instance_id])
+        if instance is None or instance.status == "removed":
+            raise NotFoundError("the OpenCode server of this session was removed")
+        return instance
+
+    async def state(self, instance: Instance, execution: Execution) -> SessionState:
+        key = (instance.id, execution.opencode_directory)
+        if key not in self._busy:
+            server = self._servers.server(instance)
+            self._busy[key] = asyncio.ensure_future(server.busy_sessions(execution.opencode_directory))
+        return (await asyncio.shield(self._busy[key])).get(session_of(execution), IDLE)
+
+
+def session_of(execution: Execution) -> str:
+    if execution.opencode_session_id is None:
+        raise NotFoundError("the execution has no OpenCode session")
+    return execution.opencode_session_id

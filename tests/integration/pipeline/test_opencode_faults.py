@@ -1,0 +1,142 @@
+"""OpenCode servers that misbehave: every run ends as the verdict table says, with one model run per attempt.
+
+What a real server can be made to do as well is in `tests/contract/opencode/test_pipeline.py`.
+"""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
+from tests.integration.pipeline.conftest import Pipeline
+from tests.integration.pipeline.dying import work_until_quiet
+from tests.integration.pipeline.test_listener import listening, until_due
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+
+async def attempts(pipeline: Pipeline) -> list[str | None]:
+    rows = await pipeline.services.database.system().all("SELECT verdict FROM attempts ORDER BY started_at, number")
+    return [row["verdict"] for row in rows]
+
+
+def model_runs(pipeline: Pipeline) -> int:
+    return sum(pipeline.opencode.simulator.store.model_runs.values())
+
+
+async def due_now(pipeline: Pipeline) -> None:
+    await pipeline.services.database.system().execute("UPDATE executions SET check_at = now() WHERE status = 'running'")
+
+
+async def start(pipeline: Pipeline, text: str) -> None:
+    await pipeline.mention(text)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+
+async def test_idle_before_the_last_message_is_waited_for(pipeline: Pipeline) -> None:
+    pipeline.opencode.simulator.set_faults(idle_before_final_s=0.3)
+    question = await pipeline.mention("hello")
+
+    await pipeline.answer_everything()
+
+    assert len(pipeline.replies(question)) == 1
+    assert await attempts(pipeline) == ["succeeded"]
+
+
+async def test_an_answer_that_comes_after_its_run_was_declared_dead_is_taken_and_not_asked_for_again(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.opencode.simulator.set_faults(idle_before_final_s=1.5)
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.run_ends()
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["queued"]
+    await eventually(lambda: pipeline.opencode.simulator.engine.active == 0, what="the last message")
+
+    await pipeline.dispatch()
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+    assert await attempts(pipeline) == ["succeeded"]
+    assert model_runs(pipeline) == 1
+
+
+async def test_idle_that_is_told_twice_ends_a_run_once(pipeline: Pipeline) -> None:
+    pipeline.opencode.simulator.set_faults(duplicate_idle=True)
+    async with listening(pipeline):
+        question = await pipeline.mention("[[delay=0.2]] hello")
+        await pipeline.take_events()
+        await pipeline.dispatch()
+        await until_due(pipeline)
+
+        await asyncio.gather(pipeline.complete(), pipeline.complete())
+        await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+    assert await attempts(pipeline) == ["succeeded"]
+
+
+async def test_idle_without_an_answer_is_asked_again(pipeline: Pipeline) -> None:
+    pipeline.opencode.simulator.set_faults(idle_without_answer=1)
+    question = await pipeline.mention("hello")
+
+    await work_until_quiet(pipeline, rounds=2)
+
+    assert len(pipeline.replies(question)) == 1
+    assert await attempts(pipeline) == ["resubmit", "succeeded"]
+    assert model_runs(pipeline) == 1
+
+
+async def test_a_model_that_cannot_be_reached_is_given_up_although_the_server_retries_for_ever(
+    pipeline: Pipeline,
+) -> None:
+    await start(pipeline, "[[status=503]] [[retry_after=0.01]] hello")
+    (session,) = pipeline.opencode.simulator.store.sessions.values()
+    await eventually(lambda: (session.status or {}).get("attempt", 0) > 6, what="many retries")
+
+    await due_now(pipeline)
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["queued"]
+    assert await attempts(pipeline) == ["cancelled"]
+    assert pipeline.opencode.simulator.engine.active == 0
+
+
+async def test_a_run_that_could_not_be_stopped_is_not_met_by_the_next_attempt(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(pipeline, "[[status=503]] [[retry_after=0.01]] hello")
+    (session,) = pipeline.opencode.simulator.store.sessions.values()
+    await eventually(lambda: (session.status or {}).get("attempt", 0) > 6, what="many retries")
+    monkeypatch.setattr(HttpOpenCodeServer, "abort", _does_nothing)
+
+    await due_now(pipeline)
+    await pipeline.complete()
+    await pipeline.dispatch()
+
+    places = await pipeline.one("SELECT count(DISTINCT opencode_session_id) AS n FROM attempts")
+    assert places == {"n": 2}
+
+
+async def test_an_agent_that_the_server_has_lost_is_a_dead_letter_that_names_it(pipeline: Pipeline) -> None:
+    await pipeline.services.database.system().execute("""UPDATE instances SET agents = '["Sisyphus - of old"]'""")
+    question = await pipeline.mention("hello")
+
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["failed"]
+    assert len(pipeline.replies(question)) == 1
+    letter = await pipeline.one("SELECT reason, error FROM dead_letters")
+    assert letter["reason"] == "permanent-error"
+    assert "Sisyphus - of old" in str(letter["error"])
+    assert model_runs(pipeline) == 0
+
+
+async def _does_nothing(*_: Any, **__: Any) -> None:
+    return None
