@@ -102,8 +102,10 @@ class StoreSettings(SettingGroup):
     database_pool_max: PositiveInt = Field(10, description="Connections at most per process and role.")
     database_connect_timeout_s: PositiveInt = Field(5, description="Seconds to wait for a connection to be made.")
     database_acquire_timeout_s: PositiveFloat = Field(5, description="Seconds to wait for a free connection.")
-    database_statement_timeout_s: PositiveFloat = Field(15, description="Seconds that one statement may take.")
-    database_lock_timeout_s: PositiveFloat = Field(5, description="Seconds that a statement may wait for a lock.")
+    database_statement_timeout_s: PositiveFloat = Field(
+        5, description="Seconds that one statement may take; 2 s later we no longer wait for a server that hangs."
+    )
+    database_lock_timeout_s: PositiveFloat = Field(3, description="Seconds that a statement may wait for a lock.")
     database_idle_in_transaction_timeout_s: PositiveFloat = Field(
         15, description="Seconds after which a forgotten transaction is ended."
     )

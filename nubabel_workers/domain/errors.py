@@ -4,6 +4,7 @@ NubabelError
   TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
     RateLimitedError      the other side counts and said no
     UnavailableError      not reachable, overloaded, restarting
+      ConnectionLostError gone in the middle of a call that is safe to repeat, but may have taken effect
   PermanentError          the same request can never succeed: a dead letter, the user is told
     InvalidInputError     what somebody sent does not fit; the message says what to change
     NotFoundError         the thing named does not exist (or belongs to another organization)
@@ -32,6 +33,10 @@ class RateLimitedError(TransientError):
 
 class UnavailableError(TransientError):
     """The other side could not be reached or could not serve."""
+
+
+class ConnectionLostError(UnavailableError):
+    """The other side went away in the middle: repeating is safe for us, but the call may have taken effect."""
 
 
 class PermanentError(NubabelError):

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from nubabel_workers.domain.errors import (
+    ConnectionLostError,
     CredentialsError,
     LeaseLostError,
     NotFoundError,
@@ -127,19 +128,19 @@ def from_domain(error: NubabelError) -> ProblemError:
         return ProblemError(status, error.code, str(error))
     if isinstance(error, RateLimitedError):
         return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", str(error), headers=_retry_after(error))
+    if isinstance(error, UncertainError | ConnectionLostError):
+        return ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "outcome_unknown",
+            "whether the request took effect is unknown; ask, or send it again with the same Idempotency-Key",
+            headers={"retry-after": str(_DEFAULT_RETRY_AFTER_S)},
+        )
     if isinstance(error, TransientError | LeaseLostError):
         return ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "temporarily_unavailable",
             "the request could not be handled now and nothing was done; send it again later",
             headers=_retry_after(error),
-        )
-    if isinstance(error, UncertainError):
-        return ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "outcome_unknown",
-            "whether the request took effect is unknown; ask, or send it again with the same Idempotency-Key",
-            headers={"retry-after": str(_DEFAULT_RETRY_AFTER_S)},
         )
     return internal_error()
 

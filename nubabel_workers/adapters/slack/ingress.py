@@ -27,7 +27,10 @@ log = structlog.get_logger(__name__)
 # Slack wants its answer within 3 s; a slower store becomes a redelivery, never a loss.
 ACCEPT_TIMEOUT_S: Final = 2.0
 
+# What the middlewares leave in the context of a request.
 _UNKNOWN_WORKSPACE: Final = "nubabel_unknown_workspace"
+_STORE_AWAY: Final = "nubabel_store_away"
+_ANSWER_BY: Final = "nubabel_answer_by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,15 @@ def slack_app(
     """Build the Bolt app that passes every event to accept(outer body).
 
     signing_secret: None for Socket Mode only. find_bot: None for a workspace that we don't know; its events are
-    acknowledged and logged, since redelivering them would not help. accept must store, not work: whatever it raises
-    (or exceeding accept_timeout_s) leaves the event unacknowledged, so that Slack delivers it again. Only an
-    InvalidInputError is final: such a body stays as it is, however often it comes.
+    acknowledged and logged, since redelivering them would not help. accept must store, not work: whatever either raises
+    leaves the event unacknowledged, so that Slack delivers it again, as do both together when they take longer than
+    accept_timeout_s. Only an InvalidInputError is final: such a body stays as it is, however often it comes.
     """
     app = AsyncApp(
         name="nubabel",
         logger=_quiet_bolt_logger(),
         signing_secret=signing_secret.get_secret_value() if signing_secret is not None else secrets.token_hex(32),
-        authorize=_authorize_with(find_bot),
+        authorize=_authorize_with(find_bot, accept_timeout_s),
         process_before_response=True,  # for listeners that may come: by default Bolt acknowledges before it works
     )
     # A middleware and not a listener: it sees every payload, while listeners leave unknown types with 404, which
@@ -91,11 +94,17 @@ def _quiet_bolt_logger() -> Any:
     return logger
 
 
-def _authorize_with(find_bot: FindBot) -> Callable[..., Awaitable[AuthorizeResult]]:
+def _authorize_with(find_bot: FindBot, timeout_s: float) -> Callable[..., Awaitable[AuthorizeResult]]:
     async def authorize(enterprise_id: str | None, team_id: str | None, context: AsyncBoltContext) -> AuthorizeResult:
         """Never None: Bolt would answer an unknown workspace's event with a message for its users."""
-        bot = await find_bot(enterprise_id, team_id)
-        context[_UNKNOWN_WORKSPACE] = bot is None
+        context[_ANSWER_BY] = asyncio.get_running_loop().time() + timeout_s
+        bot = None
+        try:
+            async with asyncio.timeout_at(context[_ANSWER_BY]):
+                bot = await find_bot(enterprise_id, team_id)
+            context[_UNKNOWN_WORKSPACE] = bot is None
+        except (TransientError, TimeoutError) as error:
+            context[_STORE_AWAY] = str(error) or "took too long"
         return AuthorizeResult(
             enterprise_id=enterprise_id,
             team_id=team_id,
@@ -127,12 +136,16 @@ class _Acceptance(AsyncMiddleware):
         if req.context.get(_UNKNOWN_WORKSPACE):
             log.warning("slack.unknown_workspace", team_id=req.context.team_id, enterprise_id=req.context.enterprise_id)
             return BoltResponse(status=200)
-        return BoltResponse(status=await self._status(body))
+        return BoltResponse(status=await self._status(body, req.context))
 
-    async def _status(self, body: dict[str, Any]) -> int:
-        """The HTTP status that tells Slack what became of the event."""
+    async def _status(self, body: dict[str, Any], context: AsyncBoltContext) -> int:
+        """The HTTP status that tells Slack what became of the event; anything but 200 and it comes again."""
+        if context.get(_STORE_AWAY):
+            log.warning("slack.accept_failed", event_id=body.get("event_id"), error=context[_STORE_AWAY])
+            return 503
+        answer_by = context.get(_ANSWER_BY)  # missing where Bolt asks for no bot: the app was removed
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(answer_by or asyncio.get_running_loop().time() + self._timeout_s):
                 await self._accept(body)
         except InvalidInputError as error:
             # No bug of ours, hence without a traceback.
@@ -140,7 +153,7 @@ class _Acceptance(AsyncMiddleware):
             return 200
         except (TransientError, TimeoutError) as error:  # a slow or missing store: tracebacks would slow it further
             log.warning("slack.accept_failed", event_id=body.get("event_id"), error=str(error) or "took too long")
-            return 500
+            return 503
         except Exception:
             log.exception("slack.accept_failed", event_id=body.get("event_id"))
             return 500

@@ -11,29 +11,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from nubabel_workers.adapters.storage.connection import BoundedConnection, bounded_connection
 from nubabel_workers.adapters.storage.storable import storable_json, storable_text
-from nubabel_workers.domain.errors import TransientError, UnavailableError
+from nubabel_workers.domain.errors import ConnectionLostError, TransientError, UnavailableError
 
 Params = Mapping[str, Any]
+Pool = AsyncConnectionPool[BoundedConnection]
 
 _SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
+_CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
+_TRANSIT_S = 2.0  # added to a statement's own limit, so that a living server is the one to end it
 
 
 @dataclass(frozen=True)
 class DatabaseLimits:
-    """Time limits in seconds; every wait on the database has one."""
+    """Time limits in seconds; every wait on the database has one.
+
+    The server keeps those of statements, locks and idle transactions. statement_timeout_s and a little more is also how
+    long we wait for any answer of it.
+    """
 
     pool_min: int = 1
     pool_max: int = 10
     connect_timeout_s: int = 5
     acquire_timeout_s: float = 5.0
-    statement_timeout_s: float = 15.0
-    lock_timeout_s: float = 5.0
+    statement_timeout_s: float = 5.0
+    lock_timeout_s: float = 3.0
     idle_in_transaction_timeout_s: float = 15.0
 
 
@@ -69,7 +77,7 @@ class Database:
 class Scope:
     """Runs single statements, each its own transaction."""
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[DictRow]], organization_id: str | None) -> None:
+    def __init__(self, pool: Pool, organization_id: str | None) -> None:
         self._pool = pool
         self._organization_id = organization_id
 
@@ -91,7 +99,7 @@ class Scope:
         if params is not None:
             params = {name: storable_text(value) if isinstance(value, str) else value for name, value in params.items()}
         with translated_errors():
-            async with self._pool.connection() as connection:
+            async with self._pool.connection() as connection, replacing_dead_ones(self._pool, connection):
                 if self._organization_id is None:
                     yield await connection.execute(statement, params)
                     return
@@ -99,6 +107,18 @@ class Scope:
                     await connection.execute(_SCOPE, {"organization_id": self._organization_id})
                     cursor = await connection.execute(statement, params)
                 yield cursor
+
+
+@asynccontextmanager
+async def replacing_dead_ones(pool: Pool, connection: BoundedConnection) -> AsyncIterator[None]:
+    """When a server went away all its connections are dead; each would cost somebody a failure, and one that hangs a
+    whole time limit. So the first that is found dead ends those that rest in the pool.
+    """
+    try:
+        yield
+    finally:
+        if connection.closed:
+            await pool.drain()
 
 
 class translated_errors:  # noqa: N801 - reads as a statement
@@ -115,16 +135,19 @@ class translated_errors:  # noqa: N801 - reads as a statement
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise TransientError("the database asked to try again") from error
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            if error.sqlstate is None:
+                raise ConnectionLostError("the connection to the database was lost in the middle") from error
             raise UnavailableError("the database cannot be reached") from error
 
 
-def _pool(url: str, limits: DatabaseLimits, application_name: str) -> AsyncConnectionPool[AsyncConnection[DictRow]]:
+def _pool(url: str, limits: DatabaseLimits, application_name: str) -> Pool:
     options = " ".join(
         f"-c {name}={int(seconds * 1000)}"
         for name, seconds in {
             "statement_timeout": limits.statement_timeout_s,
             "lock_timeout": limits.lock_timeout_s,
             "idle_in_transaction_session_timeout": limits.idle_in_transaction_timeout_s,
+            "client_connection_check_interval": _CLIENT_CHECK_S,
         }.items()
     )
     return AsyncConnectionPool(
@@ -142,13 +165,15 @@ def _pool(url: str, limits: DatabaseLimits, application_name: str) -> AsyncConne
             "application_name": application_name,
             "options": options,
             "keepalives_idle": 15,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
             "tcp_user_timeout": 15_000,
         },
-        connection_class=AsyncConnection[DictRow],
+        connection_class=bounded_connection(limits.statement_timeout_s + _TRANSIT_S),
         configure=_configure,
         check=None,
     )
 
 
-async def _configure(connection: AsyncConnection[DictRow]) -> None:
+async def _configure(connection: BoundedConnection) -> None:
     set_json_dumps(storable_json, connection)

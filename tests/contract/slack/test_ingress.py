@@ -14,7 +14,7 @@ from slack_bolt.async_app import AsyncApp
 
 from nubabel_workers.adapters.slack.ingress import ACCEPT_TIMEOUT_S, events_api_handler, slack_app
 from nubabel_workers.adapters.slack.socket_mode import SocketModeReceiver
-from nubabel_workers.domain.errors import CredentialsError, InvalidInputError
+from nubabel_workers.domain.errors import CredentialsError, InvalidInputError, UnavailableError
 from nubabel_workers.domain.slack_events import SlackEventKind, classify
 from nubabel_workers.simulators.slack import SlackSimulator, SlackSimulatorOptions
 from nubabel_workers.simulators.slack.delivery import envelope, signature_headers
@@ -79,13 +79,13 @@ async def test_event_is_accepted_before_it_is_acknowledged(slack: SlackSimulator
 
 
 async def test_failure_to_accept_makes_slack_deliver_again(slack: SlackSimulator, endpoint: str, inbox: Inbox) -> None:
-    inbox.failures = [ConnectionError("the database is away"), ConnectionError("still away")]
+    inbox.failures = [UnavailableError("the database is away"), ConnectionError("a bug")]
 
     slack.say("just talk")
 
     await inbox.wait_for(lambda seen: len(seen.bodies) == 1)
     assert inbox.calls == 3
-    assert [entry["status"] for entry in slack.world.logged("delivery_failed")] == [500, 500]
+    assert [entry["status"] for entry in slack.world.logged("delivery_failed")] == [503, 500]
 
 
 async def test_slow_acceptance_fails_in_time_for_a_redelivery(slack: SlackSimulator, inbox: Inbox) -> None:
@@ -94,7 +94,7 @@ async def test_slow_acceptance_fails_in_time_for_a_redelivery(slack: SlackSimula
     async with events_endpoint(events_api_handler(app_for(slack, inbox, accept_timeout_s=0.05))) as url:
         status, _ = await send(url, event_body(slack))
 
-    assert status == 500
+    assert status == 503
 
 
 async def test_body_that_no_redelivery_would_mend_is_acknowledged(
@@ -200,6 +200,24 @@ async def test_workspace_lookup_that_fails_makes_slack_deliver_again(inbox: Inbo
         status, _ = await send(url, event_body(slack))
 
     assert (status, inbox.calls) == (500, 0)
+
+
+@pytest.mark.parametrize("store", ["away", "hangs"])
+async def test_workspace_lookup_without_a_store_is_refused_in_time(
+    inbox: Inbox, slack: SlackSimulator, store: str
+) -> None:
+    async def find_bot(enterprise_id: str | None, team_id: str | None) -> None:
+        if store == "away":
+            raise UnavailableError("the database is away")
+        await asyncio.Event().wait()
+
+    app = slack_app(
+        signing_secret=SecretStr(SIGNING_SECRET), find_bot=find_bot, accept=inbox.accept, accept_timeout_s=0.05
+    )
+    async with events_endpoint(events_api_handler(app)) as url:
+        status, _ = await send(url, event_body(slack))
+
+    assert (status, inbox.calls) == (503, 0)
 
 
 async def test_own_messages_never_reach_us(slack: SlackSimulator, endpoint: str, inbox: Inbox) -> None:

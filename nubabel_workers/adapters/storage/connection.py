@@ -1,0 +1,43 @@
+"""A connection to PostgreSQL that never waits longer than our own clock allows."""
+
+import asyncio
+from typing import ClassVar
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.abc import RV, PQGen
+from psycopg.rows import DictRow
+from psycopg.waiting import wait_async
+
+_LOOK_EVERY_S = 0.1  # psycopg's own interval
+
+
+class AnswerLostError(psycopg.OperationalError):
+    """PostgreSQL gave no answer in time: the connection is dropped, what became of the statement is unknown."""
+
+
+class BoundedConnection(AsyncConnection[DictRow]):
+    """Drops a connection whose server does not answer, instead of waiting for it.
+
+    PostgreSQL ends slow statements by itself (statement_timeout), but not while it is stopped, starved or cut off by
+    the network. psycopg would then wait for ever; when cancelled, it asks the same server to cancel and waits for that.
+    A server that lives notices that we are gone, by client_connection_check_interval.
+    """
+
+    answer_within_s: ClassVar[float]
+
+    async def wait(self, gen: PQGen[RV], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's signature
+        try:
+            async with asyncio.timeout(timeout or self.answer_within_s):
+                return await wait_async(gen, self.pgconn.socket, interval=interval)
+        except TimeoutError:
+            self.pgconn.finish()
+            raise AnswerLostError("no answer from the server in time") from None
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+
+
+def bounded_connection(answer_within_s: float) -> type[BoundedConnection]:
+    """The class of connections with that limit, in seconds: a pool is given a class."""
+    return type("BoundedConnection", (BoundedConnection,), {"answer_within_s": answer_within_s})
