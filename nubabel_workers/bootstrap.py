@@ -5,14 +5,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import redis.asyncio as redis
-from celery import Celery
 
-from config.celery_app import create_celery_app
+from config.celery_app import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 from config.metrics import ProcessMetrics
 from config.queues import QUEUE_OF_TASK
 from config.settings import Settings
 from nubabel_workers.adapters.analysis_rules import load_rules
-from nubabel_workers.adapters.broker.hints import CeleryHintPublisher, RedisHintFlags
+from nubabel_workers.adapters.broker import connection as broker_connection
+from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
@@ -72,7 +72,6 @@ class Adapters:
     clock: SystemClock
     chance: SystemChance
     metrics: ProcessMetrics
-    celery: Celery
     cache: "redis.Redis"
     database: Database
     cipher: TokenCipher
@@ -86,8 +85,7 @@ class Adapters:
     mappings: CachedSessionMappings
     progress: RedisProgress
     throttle: RedisThrottle
-    hints: CeleryHintPublisher
-    flags: RedisHintFlags
+    hints: BrokerHintPublisher
     messenger: SlackMessenger
     webhooks: StandardWebhookSender
     servers: HttpOpenCodeServers
@@ -145,8 +143,7 @@ async def _open_adapters(
     guard = EgressGuard(EgressPolicy.parse(settings.egress_allow))
     for close in (cache.aclose, reading.aclose, http.aclose, streams.close, messenger.close, guard.close):
         stack.push_async_callback(close)
-    celery = create_celery_app(settings)
-    hints = _hint_publisher(settings, celery, metrics)
+    hints = _hint_publisher(settings, metrics)
     stack.callback(hints.close)
     executions = PostgresExecutions(database, clock, chance, lease_s=settings.lease_s)
     return Adapters(
@@ -154,7 +151,6 @@ async def _open_adapters(
         clock=clock,
         chance=chance,
         metrics=metrics,
-        celery=celery,
         cache=cache,
         database=database,
         cipher=cipher,
@@ -169,7 +165,6 @@ async def _open_adapters(
         progress=RedisProgress(cache, reading),
         throttle=RedisThrottle(cache),
         hints=hints,
-        flags=RedisHintFlags(cache),
         messenger=messenger,
         webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),
         servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings)),
@@ -241,7 +236,6 @@ def _process_slack_events(
         busy_policy,
         leases,
         a.hints,
-        a.flags,
         a.chance,
         retry=_retry(a.settings, "slack_events"),
         limits=_batch_limits(a.settings),
@@ -266,7 +260,6 @@ def _dispatch_executions(a: Adapters, end: EndExecution, leases: LeaseHolder, ru
         a.throttle,
         leases,
         a.hints,
-        a.flags,
         a.chance,
         a.clock,
         retry=_retry(settings, "orchestration"),
@@ -282,7 +275,6 @@ def _complete_executions(a: Adapters, end: EndExecution, leases: LeaseHolder) ->
         a.mappings,
         leases,
         a.hints,
-        a.flags,
         a.chance,
         retry=_retry(a.settings, "orchestration"),
         limits=_batch_limits(a.settings),
@@ -307,7 +299,6 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
         cancel,
         leases,
         a.hints,
-        a.flags,
         a.chance,
         retry=_retry(a.settings, "notifications"),
         limits=_batch_limits(a.settings),
@@ -329,11 +320,16 @@ def _follow_instance(a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks
     )
 
 
-def _hint_publisher(settings: Settings, celery: Celery, metrics: ProcessMetrics) -> CeleryHintPublisher:
-    return CeleryHintPublisher(
-        celery,
+def _hint_publisher(settings: Settings, metrics: ProcessMetrics) -> BrokerHintPublisher:
+    return BrokerHintPublisher(
+        broker_connection.connect(
+            settings.broker_url.get_secret_value(),
+            timeout_s=SOCKET_TIMEOUT_S,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            ca_file=settings.redis_ca_file,
+            again=1,
+        ),
         {str(task): str(queue) for task, queue in QUEUE_OF_TASK.items()},
-        cache_url=settings.cache_url.get_secret_value(),
         flag_ms=settings.hint_flag_ms,
         on_outcome=metrics.hint,
     )

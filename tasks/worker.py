@@ -4,16 +4,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
-import redis
 import structlog
 from celery import Celery, signals
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from config.celery_app import CONNECT_TIMEOUT_S, create_celery_app
 from config.metrics import ProcessMetrics, serve_metrics
 from config.queues import QUEUE_OF_TASK, TaskName
 from config.settings import Settings
+from nubabel_workers.adapters.broker import connection
 from nubabel_workers.adapters.broker.guards import install_guards
 from nubabel_workers.adapters.broker.parking import Parking
 from nubabel_workers.domain.dead_letters import NewDeadLetter
@@ -43,7 +41,12 @@ def build_worker(
     runtime = WorkerRuntime(lambda: open_services(metrics))
     parking = Parking(
         lambda letter: runtime.run(lambda services: keep(services, letter), timeout_s=_KEEP_TIMEOUT_S),
-        _broker(settings),
+        connection.connect(
+            settings.broker_url.get_secret_value(),
+            timeout_s=_KEEP_TIMEOUT_S,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            ca_file=settings.redis_ca_file,
+        ),
         park_task=str(TaskName.PARK),
         park_queue=str(QUEUE_OF_TASK[TaskName.PARK]),
         on_parked=metrics.parked,
@@ -54,16 +57,6 @@ def build_worker(
         app.register_task(QueueTask(task, surroundings))
     _tie_to_the_worker(settings, runtime, metrics)
     return app
-
-
-def _broker(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(
-        settings.broker_url.get_secret_value(),
-        socket_timeout=_KEEP_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        **({"ssl_ca_certs": str(settings.redis_ca_file)} if settings.redis_ca_file else {}),
-    )
 
 
 def _tie_to_the_worker(settings: Settings, runtime: WorkerRuntime[Any], metrics: ProcessMetrics) -> None:

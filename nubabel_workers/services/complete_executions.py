@@ -15,7 +15,6 @@ from nubabel_workers.domain.ports import (
     Chance,
     ClaimedCheck,
     ExecutionStore,
-    HintFlags,
     HintPublisher,
     OpenCodeServer,
     SessionMappings,
@@ -57,7 +56,6 @@ class CompleteExecutions:
         mappings: SessionMappings,
         leases: LeaseHolder,
         hints: HintPublisher,
-        flags: HintFlags,
         chance: Chance,
         *,
         retry: RetryPolicy,
@@ -70,7 +68,6 @@ class CompleteExecutions:
         self._mappings = mappings
         self._leases = leases
         self._hints = hints
-        self._flags = flags
         self._chance = chance
         self._retry = retry
         self._limits = limits
@@ -78,7 +75,6 @@ class CompleteExecutions:
 
     async def run(self, execution_id: str | None) -> str:
         """Look at the named execution and others that are due. Returns one line for Flower."""
-        await self._flags.clear(HintTask.COMPLETE)
         tally = Tally(self._limits)
         while not tally.full:
             async with self._leases.hold() as lease:

@@ -24,7 +24,6 @@ from nubabel_workers.domain.notifications import NotificationKind, WebhookTarget
 from nubabel_workers.domain.ports import (
     Chance,
     ClaimedNotification,
-    HintFlags,
     HintPublisher,
     NotificationStore,
     TenantStore,
@@ -61,7 +60,6 @@ class DeliverNotifications:
         canceller: CancelExecution,
         leases: LeaseHolder,
         hints: HintPublisher,
-        flags: HintFlags,
         chance: Chance,
         *,
         retry: RetryPolicy,
@@ -74,14 +72,12 @@ class DeliverNotifications:
         self._canceller = canceller
         self._leases = leases
         self._hints = hints
-        self._flags = flags
         self._chance = chance
         self._retry = retry
         self._limits = limits
 
     async def run(self, notification_id: str | None) -> str:
         """Deliver the named notification and others that are ready. Returns one line for Flower."""
-        await self._flags.clear(HintTask.DELIVER)
         tally = Tally(self._limits)
         while not tally.full:
             async with self._leases.hold() as lease:

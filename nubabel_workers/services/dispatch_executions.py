@@ -18,7 +18,6 @@ from nubabel_workers.domain.ports import (
     ClaimedDispatch,
     Clock,
     ExecutionStore,
-    HintFlags,
     HintPublisher,
     InstanceStore,
     ProgressStream,
@@ -52,7 +51,6 @@ class DispatchExecutions:
         throttle: Throttle,
         leases: LeaseHolder,
         hints: HintPublisher,
-        flags: HintFlags,
         chance: Chance,
         clock: Clock,
         *,
@@ -67,7 +65,6 @@ class DispatchExecutions:
         self._throttle = throttle
         self._leases = leases
         self._hints = hints
-        self._flags = flags
         self._chance = chance
         self._clock = clock
         self._retry = retry
@@ -75,7 +72,6 @@ class DispatchExecutions:
 
     async def run(self, execution_id: str | None) -> str:
         """Dispatch the named execution and others whose turn it is. Returns one line for Flower."""
-        await self._flags.clear(HintTask.DISPATCH)
         tally = Tally(self._limits)
         drained = False
         while not drained and not tally.full:

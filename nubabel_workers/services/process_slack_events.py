@@ -16,7 +16,6 @@ from nubabel_workers.domain.ports import (
     Chance,
     ClaimedInbound,
     ExecutionStore,
-    HintFlags,
     HintPublisher,
     InboundStore,
     TenantStore,
@@ -51,7 +50,6 @@ class ProcessSlackEvents:
         busy_policy: ApplyBusyPolicy,
         leases: LeaseHolder,
         hints: HintPublisher,
-        flags: HintFlags,
         chance: Chance,
         *,
         retry: RetryPolicy,
@@ -65,7 +63,6 @@ class ProcessSlackEvents:
         self._busy_policy = busy_policy
         self._leases = leases
         self._hints = hints
-        self._flags = flags
         self._chance = chance
         self._retry = retry
         self._limits = limits
@@ -73,7 +70,6 @@ class ProcessSlackEvents:
 
     async def run(self, event_id: str | None) -> str:
         """Process the named event and others that are ready. Returns one line for Flower."""
-        await self._flags.clear(HintTask.PROCESS_SLACK_EVENTS)
         tally = Tally(self._limits)
         while True:
             async with self._leases.hold() as lease:

@@ -36,14 +36,16 @@ def task_headers(task: str, task_id: str, *, argsrepr: str) -> dict[str, Any]:
     }
 
 
-def compose_message(queue: str, task: str, argument: Any, *, task_id: str, delivery_tag: str) -> bytes:
-    """A whole message for `LPUSH queue`, with one JSON argument that logs don't show."""
+def compose_message(
+    queue: str, task: str, argument: Any, *, task_id: str, delivery_tag: str, shown: str = "(...)"
+) -> bytes:
+    """A whole message for `LPUSH queue`, with one JSON argument. shown: what logs and Flower show instead of it."""
     body = json.dumps([[argument], {}, {}])
     envelope = {
         "body": base64.b64encode(body.encode()).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": task_headers(task, task_id, argsrepr="(...)"),
+        "headers": task_headers(task, task_id, argsrepr=shown),
         "properties": {
             "correlation_id": task_id,
             "delivery_mode": 2,

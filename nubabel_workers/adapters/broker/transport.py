@@ -24,6 +24,7 @@ from kombu.utils.json import dumps
 from kombu.utils.uuid import uuid
 
 from nubabel_workers.adapters.broker.envelopes import BadEnvelopeError, check_envelope, settle_delivery
+from nubabel_workers.adapters.broker.hints import flag_of
 
 _FETCH = "BRPOP"
 _MOVE = "BLMOVE"
@@ -49,10 +50,13 @@ class LeanQoS(QoS):
         """Reserve: from here on the message comes again after the visibility timeout unless it is acknowledged."""
         where = message.delivery_info
         entry = dumps([message._raw, where["exchange"], where["routing_key"]])  # noqa: SLF001  # as kombu restores it
+        flag = flag_of(message.headers.get("task"))
         with self.pipe_or_acquire() as pipe:
             pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
             pipe.hset(self.unacked_key, delivery_tag, entry)
             self.channel.forget_fetched(pipe)
+            if flag is not None:  # from here on a new hint is needed for rows that its task doesn't see
+                pipe.delete(flag)
             pipe.execute()
         virtual.QoS.append(self, message, delivery_tag)
 

@@ -18,7 +18,6 @@ from nubabel_workers.domain.ports.process import (
     Incidents,
 )
 from nubabel_workers.domain.ports.shared_state import (
-    HintFlags,
     HintPublisher,
     ProgressStream,
     SessionMapping,
@@ -55,7 +54,6 @@ __all__ = [
     "ExecutionStore",
     "Finish",
     "Finished",
-    "HintFlags",
     "HintPublisher",
     "InboundStore",
     "Incident",

@@ -57,9 +57,3 @@ class HintPublisher(Protocol):
     """Best effort and never waiting: a lost hint costs a moment, the row is there."""
 
     def publish(self, hint: Hint) -> None: ...
-
-
-class HintFlags(Protocol):
-    async def clear(self, task: str) -> None:
-        """Call before claiming: from here on a new hint is needed for rows that the claim doesn't see."""
-        ...

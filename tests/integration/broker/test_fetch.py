@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from nubabel_workers.adapters.broker.hints import flag_of
 from nubabel_workers.adapters.broker.transport import LeanConnection
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.integration.broker.raw_messages import BAD_MESSAGES, QUEUE, carrying, good, with_properties
@@ -44,6 +45,21 @@ def test_messages_run_and_leave_nothing_behind(own_valkey: EmbeddedValkey, broke
 
     wait_for(lambda: nothing_is_left(broker), what="an empty broker")
     assert sorted(worker.done()) == sorted(f"exe_{number}" for number in range(200))
+    worker.stop()
+
+
+def test_taking_a_message_removes_the_flag_that_stood_for_it(
+    own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path
+) -> None:
+    worker = start_worker(tmp_path, own_valkey, name="one")
+    flag = flag_of("orchestration.dispatch")
+    assert flag is not None
+    broker.set(flag, "1")
+
+    broker.lpush(QUEUE, good("exe_1"))
+    worker.wait_for_done("exe_1")
+
+    assert not broker.exists(flag)
     worker.stop()
 
 
