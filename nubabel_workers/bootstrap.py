@@ -57,6 +57,7 @@ from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 
@@ -182,7 +183,8 @@ def _wire(a: Adapters) -> Services:
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
     submit = _submit_execution(a, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
-    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, a.hints)
+    strays = StopStrayRuns(a.executions, a.servers, a.metrics)
+    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, a.hints)
     return Services(
         **vars(a),
         leases=leases,
@@ -192,7 +194,7 @@ def _wire(a: Adapters) -> Services:
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
-        dispatch_executions=_dispatch_executions(a, end, leases, rules),
+        dispatch_executions=_dispatch_executions(a, end, leases, strays, rules),
         complete_executions=_complete_executions(a, end, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         reconcile_instance=reconcile,
@@ -243,7 +245,9 @@ def _process_slack_events(
     )
 
 
-def _dispatch_executions(a: Adapters, end: EndExecution, leases: LeaseHolder, rules: Rules) -> DispatchExecutions:
+def _dispatch_executions(
+    a: Adapters, end: EndExecution, leases: LeaseHolder, strays: StopStrayRuns, rules: Rules
+) -> DispatchExecutions:
     settings = a.settings
     context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
     limits = RunLimits(
@@ -255,7 +259,7 @@ def _dispatch_executions(a: Adapters, end: EndExecution, leases: LeaseHolder, ru
         a.executions,
         end,
         a.instances,
-        SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, rules, limits=limits),
+        SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, strays, a.metrics, rules, limits=limits),
         a.progress,
         a.throttle,
         leases,

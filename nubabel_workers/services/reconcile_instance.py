@@ -10,12 +10,15 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 
 log = structlog.get_logger(__name__)
 
 
 class ReconcileInstance:
-    """Wakes the completion of every run whose session the server does not list as working, and refuses open asks."""
+    """Wakes the completion of every run whose session the server does not list as working, refuses open asks, and stops
+    runs that belong to nobody.
+    """
 
     def __init__(
         self,
@@ -23,21 +26,23 @@ class ReconcileInstance:
         instances: InstanceStore,
         servers: OpenCodeServers,
         asks: RefuseAsks,
+        strays: StopStrayRuns,
         hints: HintPublisher,
     ) -> None:
         self._executions = executions
         self._instances = instances
         self._servers = servers
         self._asks = asks
+        self._strays = strays
         self._hints = hints
 
     async def run(self, instance_id: str) -> int:
         """Return how many executions were woken; a server that can't be asked wakes none."""
         instance = await self._instances.find(instance_id)
         running = await self._executions.running_on(instance_id)
-        if instance is None or not running:
+        if instance is None or not (running or instance.healthy):
             return 0
-        sessions: defaultdict[str | None, list[str]] = defaultdict(list)
+        sessions: defaultdict[str | None, list[str]] = defaultdict(list, {instance.directory: []})
         for _, opencode_session_id, directory in running:
             sessions[directory].append(opencode_session_id)
         quiet = await asyncio.gather(
@@ -54,6 +59,7 @@ class ReconcileInstance:
         try:
             busy = await self._servers.server(instance).busy_sessions(directory)
             await self._asks.refuse_pending(instance, directory, set(busy))
+            await self._strays.stop(instance, busy.keys() - set(session_ids))
         except NubabelError as error:
             log.warning("opencode.not_reconciled", instance_id=instance.id, error=str(error))
             return []

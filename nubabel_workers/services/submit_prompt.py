@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 import structlog
 
 from nubabel_workers.domain.analysis import Analysis, Rules, analyse
-from nubabel_workers.domain.errors import NotFoundError, TransientError, UncertainError
+from nubabel_workers.domain.errors import (
+    LeaseLostError,
+    NotFoundError,
+    NubabelError,
+    TransientError,
+    UncertainError,
+)
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
 from nubabel_workers.domain.ports import (
     ExecutionStore,
+    Incident,
+    Incidents,
     OpenCodeServer,
     OpenCodeServers,
     PromptPart,
@@ -26,6 +34,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
 
 log = structlog.get_logger(__name__)
@@ -64,6 +73,8 @@ class SubmitPrompt:
         mappings: SessionMappings,
         context: GatherContext,
         leases: LeaseHolder,
+        strays: StopStrayRuns,
+        incidents: Incidents,
         rules: Rules,
         *,
         limits: RunLimits,
@@ -73,6 +84,8 @@ class SubmitPrompt:
         self._mappings = mappings
         self._context = context
         self._leases = leases
+        self._strays = strays
+        self._incidents = incidents
         self._rules = rules
         self._limits = limits
 
@@ -185,7 +198,22 @@ class SubmitPrompt:
             system=plan.analysis.instructions or None,
             timeout_s=self._leases.time_to_act_s(lease, self._limits.submit_timeout_s),
         )
-        return await self._mark_running(execution, lease, check_after_s=self._limits.first_check_s)
+        try:
+            return await self._mark_running(execution, lease, check_after_s=self._limits.first_check_s)
+        except LeaseLostError:
+            await self._regret(instance, plan.opencode_session_id)
+            raise
+
+    async def _regret(self, instance: Instance, opencode_session_id: str) -> None:
+        """The prompt came late: another process had taken the row. While that one's run goes on, this was a repeat
+        without effect; a run that nobody waits for is stopped, now or by the next comparison with the server.
+        """
+        self._incidents.count(Incident.LATE_PROMPT)
+        log.warning("opencode.late_prompt", opencode_session_id=opencode_session_id)
+        try:
+            await self._strays.stop(instance, [opencode_session_id])
+        except NubabelError as error:
+            log.warning("opencode.late_prompt_not_stopped", error=str(error))
 
     async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         with in_doubt_unless_written("OpenCode has the prompt"):

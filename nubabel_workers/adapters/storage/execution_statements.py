@@ -370,6 +370,19 @@ FROM executions e JOIN sessions s ON s.id = e.session_id
 WHERE e.instance_id = %(instance_id)s AND e.status = 'running' AND e.running_since < now() - interval '2 seconds'
 """
 
+# An attempt is open from before its prompt is posted until its end is known. The moment: what was stopped or has ended
+# just now may still be in the server's status.
+STRAY_RUNS = f"""
+SELECT DISTINCT ON (a.opencode_session_id) a.opencode_session_id AS stray_session_id, {EXECUTION_COLUMNS}
+FROM attempts a JOIN executions e ON e.id = a.execution_id JOIN sessions s ON s.id = e.session_id
+WHERE a.opencode_session_id = ANY(%(sessions)s) AND a.instance_id = %(instance_id)s
+  AND NOT EXISTS (
+    SELECT 1 FROM attempts o
+    WHERE o.opencode_session_id = a.opencode_session_id
+      AND (o.ended_at IS NULL OR o.ended_at > now() - interval '5 seconds'))
+ORDER BY a.opencode_session_id, a.started_at DESC
+"""
+
 SESSION_OF = """
 SELECT organization_id, id, opencode_directory FROM sessions
 WHERE instance_id = %(instance_id)s AND opencode_session_id = %(opencode_session_id)s

@@ -4,7 +4,7 @@ A statement that finds its row changed (taken over, finished, cancelled) touches
 LeaseLostError: whoever holds the lease now decides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -292,6 +292,12 @@ class PostgresExecutions:
     async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
         rows = await self._database.system().all(sql.RUNNING_ON, {"instance_id": instance_id})
         return [(row["id"], row["opencode_session_id"], row["opencode_directory"]) for row in rows]
+
+    async def stray_runs(self, instance_id: str, opencode_session_ids: Collection[str]) -> Mapping[str, Execution]:
+        rows = await self._database.system().all(
+            sql.STRAY_RUNS, {"instance_id": instance_id, "sessions": list(opencode_session_ids)}
+        )
+        return {row["stray_session_id"]: execution_from(row) for row in rows}
 
     async def find_session_mapping(self, organization_id: str, session_id: str) -> Mapping[str, Any] | None:
         return await self._database.tenant(organization_id).one(sql.SESSION_MAPPING, {"id": session_id})

@@ -249,6 +249,7 @@ class AttemptRow(Base):
     submitted_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     verdict: Mapped[str | None]
+    __table_args__ = (Index("ix_attempts_opencode", "opencode_session_id"),)
 
 
 class ExecutionEventRow(Base):

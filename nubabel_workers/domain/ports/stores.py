@@ -1,6 +1,6 @@
 """PostgreSQL, the truth: one protocol per kind of row. Each method is one statement, hence one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -212,6 +212,10 @@ class ExecutionStore(Protocol):
 
     async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
         """(execution id, OpenCode session id, directory) of what runs there since more than a moment."""
+        ...
+
+    async def stray_runs(self, instance_id: str, opencode_session_ids: Collection[str]) -> Mapping[str, Execution]:
+        """Which of these sessions had runs of ours and have none now, nor a moment ago: session -> last execution."""
         ...
 
     async def forget_opencode_session(self, execution: Execution, lease: Lease) -> None:

@@ -412,6 +412,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("execution_id", "number"),
     )
+    op.create_index("ix_attempts_opencode", "attempts", ["opencode_session_id"], unique=False)
     op.create_table(
         "execution_events",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -520,6 +521,7 @@ def downgrade() -> None:
     op.drop_table("notifications")
     op.drop_index("ix_execution_events_execution", table_name="execution_events")
     op.drop_table("execution_events")
+    op.drop_index("ix_attempts_opencode", table_name="attempts")
     op.drop_table("attempts")
     op.drop_index(
         "uq_executions_one_per_session",
