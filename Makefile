@@ -26,8 +26,8 @@ check: $(INSTALLED) ## What to run on every save: lint, types, import direction,
 	@scripts/stages lint types imports unit
 
 .PHONY: test
-test: $(INSTALLED) ## Everything: check, then integration, contract and end-to-end tests
-	@scripts/stages lint types imports unit node integration contract e2e
+test: $(INSTALLED) ## Everything: check, then integration, contract, end-to-end and fault tests
+	@scripts/stages lint types imports unit node integration contract e2e faults
 
 .PHONY: format
 format: $(INSTALLED) ## Fix what can be fixed and format all Python files

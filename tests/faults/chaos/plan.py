@@ -1,0 +1,128 @@
+"""What goes wrong, and when: a plan that follows from its seed alone. Nothing here touches a process."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FaultKind(StrEnum):
+    KILL = "kill"  # SIGKILL; the supervisor starts it again
+    STOP = "stop"  # SIGSTOP, SIGCONT after hold_s: longer than the leases
+    RESTART = "restart"  # SIGTERM, then a new start
+    KILL_IN_POST = "kill in post"  # SIGKILL of the worker whose post Slack has taken, but not answered yet
+    KILL_IN_SUBMIT = "kill in submit"  # SIGKILL of the worker whose prompt OpenCode has taken, but not answered yet
+    VALKEY_KILL = "valkey killed"  # and started with its data
+    VALKEY_WIPE = "valkey wiped"  # killed and started empty
+    VALKEY_FLUSH = "valkey flushed"  # FLUSHALL
+    VALKEY_HANG = "valkey hangs"  # SIGSTOP
+    POSTGRES_KILL = "postgres killed"
+    POSTGRES_RESTART = "postgres restarted"
+    POSTGRES_HANG = "postgres hangs"  # postmaster and sessions stopped
+    OPENCODE_CRASH = "opencode crashed"  # what was stored stays, runs are gone
+    OPENCODE_WIPE = "opencode wiped"  # sessions are gone, too
+    OPENCODE_HANG = "opencode hangs"
+    SLACK_LOST_ANSWER = "slack: answer lost"  # posted, then the connection closed
+    SLACK_INTERNAL_ERROR = "slack: internal_error"  # HTTP 200 although it was posted
+    SLACK_RATE_LIMIT = "slack: 429"
+    SLACK_5XX = "slack: 5xx"
+
+
+PROCESS_FAULTS = frozenset({FaultKind.KILL, FaultKind.STOP, FaultKind.RESTART})
+SLACK_FAULTS = frozenset(kind for kind in FaultKind if kind.value.startswith("slack:"))
+
+# One round of faults; dealt in random order, so that every kind comes up before any comes again.
+_DECK: tuple[tuple[FaultKind, int], ...] = (
+    (FaultKind.KILL, 7),
+    (FaultKind.STOP, 4),
+    (FaultKind.RESTART, 2),
+    (FaultKind.KILL_IN_POST, 3),
+    (FaultKind.KILL_IN_SUBMIT, 3),
+    *((kind, 1) for kind in FaultKind if kind.value.startswith(("valkey", "postgres", "opencode", "slack:"))),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFault:
+    """at_s: from the start of the load. target: a process, an OpenCode server's number or a Slack team.
+
+    hold_s: how long it lasts; 0 for what is over at once.
+    """
+
+    at_s: float
+    kind: FaultKind
+    target: str
+    hold_s: float = 0.0
+
+    @property
+    def subject(self) -> str:
+        """What it makes unavailable: no second fault befalls that meanwhile."""
+        store = self.kind.value.partition(" ")[0]
+        return store if store in {"valkey", "postgres"} else self.target
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """every_s: seconds between two faults. stop_s: how long a process is stopped, from and to.
+
+    outage_s: how long a store or OpenCode is away or hangs, from and to.
+    """
+
+    duration_s: float
+    every_s: float
+    processes: Sequence[str]
+    teams: Sequence[str]
+    opencode_servers: int
+    stop_s: tuple[float, float] = (12.0, 18.0)
+    outage_s: tuple[float, float] = (1.0, 5.0)
+
+
+def make_plan(seed: int, options: PlanOptions) -> list[PlannedFault]:
+    """The faults in the order of their times; the last ones begin one interval before the load ends."""
+    chance = random.Random(seed)
+    busy_until: dict[str, float] = {}
+    plan: list[PlannedFault] = []
+    deck: list[FaultKind] = []
+    number = 1
+    while number * options.every_s <= options.duration_s - options.every_s:
+        deck = deck or _shuffled(chance)
+        at_s = options.every_s * (number + chance.uniform(-0.3, 0.3))
+        fault = _fault(chance, deck.pop(), at_s, options, busy_until)
+        if fault is not None:
+            busy_until[fault.subject] = at_s + fault.hold_s
+            plan.append(fault)
+        number += 1
+    return plan
+
+
+def _shuffled(chance: random.Random) -> list[FaultKind]:
+    deck = [kind for kind, times in _DECK for _ in range(times)]
+    chance.shuffle(deck)
+    return deck
+
+
+def _fault(
+    chance: random.Random, kind: FaultKind, at_s: float, options: PlanOptions, busy_until: Mapping[str, float]
+) -> PlannedFault | None:
+    """None: whatever it could befall suffers from another fault at that time."""
+    hold_s = _hold_s(chance, kind, options)
+    candidates = [PlannedFault(at_s, kind, target, hold_s) for target in _targets(kind, options)]
+    free = [fault for fault in candidates if busy_until.get(fault.subject, 0.0) <= at_s]
+    return chance.choice(free) if free else None
+
+
+def _targets(kind: FaultKind, options: PlanOptions) -> Sequence[str]:
+    if kind in PROCESS_FAULTS:
+        return options.processes
+    if kind in SLACK_FAULTS or kind is FaultKind.KILL_IN_POST:
+        return options.teams
+    if kind.value.startswith("opencode") or kind is FaultKind.KILL_IN_SUBMIT:
+        return [f"opencode {number}" for number in range(1, options.opencode_servers + 1)]
+    return [kind.value.partition(" ")[0]]
+
+
+def _hold_s(chance: random.Random, kind: FaultKind, options: PlanOptions) -> float:
+    if kind is FaultKind.STOP:
+        return chance.uniform(*options.stop_s)
+    lasting = kind.value.startswith(("valkey", "postgres", "opencode")) and kind is not FaultKind.VALKEY_FLUSH
+    return chance.uniform(*options.outage_s) if lasting else 0.0
