@@ -40,7 +40,7 @@ async def gateway(settings: Settings, network: FaultyNetwork) -> AsyncIterator[G
             "database_url": SecretStr(through(network, settings.database_url.get_secret_value())),
             "database_pool_max": 1,
             "database_connect_timeout_s": 2,
-            "database_acquire_timeout_s": 0.5,
+            "database_acquire_timeout_s": 0.3,
             "database_statement_timeout_s": 0.5,
             "slack_mode": "events",
             "slack_signing_secret": SecretStr(_SIGNING_SECRET),
