@@ -9,7 +9,6 @@ import functools
 import logging
 import re
 import sys
-import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, cast
@@ -17,6 +16,8 @@ from typing import Any, BinaryIO, Literal, cast
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from config.log_target import LogTarget
 
 REDACTED = "[redacted]"
 
@@ -61,8 +62,9 @@ def configure_logging(
 
     stream: where lines go instead of standard output.
     """
-    target = stream or sys.stdout.buffer
-    console = log_format == "console" or (log_format == "auto" and target.isatty())
+    output = stream or sys.stdout.buffer
+    console = log_format == "console" or (log_format == "auto" and output.isatty())
+    target = LogTarget(output)
     shared = _shared_processors(process)
     renderers = _renderers(console=console)
     structlog.configure(
@@ -156,23 +158,17 @@ def _render_json(_logger: WrappedLogger, _method: str, event_dict: MutableMappin
 
 
 class _LineLogger:
-    """Writes rendered lines whole: the lock keeps those of several threads apart."""
-
-    _lock = threading.Lock()
-
-    def __init__(self, target: BinaryIO) -> None:
+    def __init__(self, target: LogTarget) -> None:
         self._target = target
 
     def msg(self, line: bytes) -> None:
-        with self._lock:
-            self._target.write(line + b"\n")
-            self._target.flush()
+        self._target.write(line)
 
     debug = info = warning = error = critical = exception = log = msg
 
 
 class _LineLoggerFactory:
-    def __init__(self, target: BinaryIO) -> None:
+    def __init__(self, target: LogTarget) -> None:
         self._logger = _LineLogger(target)
 
     def __call__(self, *_args: Any) -> _LineLogger:
@@ -201,7 +197,7 @@ class _StandardLibraryHandler(logging.Handler):
 
 
 def _configure_standard_library(
-    target: BinaryIO, level: int, shared: Sequence[Processor], renderers: Sequence[Processor]
+    target: LogTarget, level: int, shared: Sequence[Processor], renderers: Sequence[Processor]
 ) -> None:
     handler = _StandardLibraryHandler(_LineLogger(target), [*shared, *renderers])
     root = logging.getLogger()

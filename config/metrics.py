@@ -4,14 +4,27 @@ Label values are names of ours only, never something that came in with a message
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import HTTPServer
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client import start_http_server as start_prometheus_server
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from config.log_target import lines_lost
 
 _TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class _LogLines(Collector):
+    """Counted where no registry is known: logging begins before everything else."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        lost = CounterMetricFamily("nubabel_log_lines_lost", "Log lines that could not be written, e.g. a full disk.")
+        lost.add_metric([], lines_lost())
+        yield lost
 
 
 class ProcessMetrics:
@@ -19,6 +32,7 @@ class ProcessMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self.registry.register(_LogLines())
         self._tasks = Counter(
             "nubabel_tasks",
             "Task runs by outcome: done, again (a passing error), timeout, refused (bad arguments), failed (a bug).",

@@ -66,7 +66,8 @@ def _tie_to_the_worker(settings: Settings, runtime: WorkerRuntime[Any], metrics:
     def leave_logging_alone(**_signal: Any) -> None:
         """A connected receiver keeps Celery from setting up logging of its own."""
 
-    def start(**_signal: Any) -> None:
+    def start(sender: Any, **_signal: Any) -> None:
+        sender.quiet = True  # Celery's banner is no log line, and printing it onto a full disk would end the worker
         try:
             runtime.start()
         except Exception:
