@@ -22,7 +22,9 @@ from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_clien
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
+from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
 from nubabel_workers.adapters.storage.encryption import TokenCipher
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
@@ -51,6 +53,7 @@ from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
+from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.observe_runs import ObserveRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
@@ -349,6 +352,15 @@ def manage_workspaces(services: Services) -> ManageWorkspaces:
         services.messenger,
         services.cancel_execution,
         services.chance,
+    )
+
+
+def manage_dead_letters(services: Services) -> ManageDeadLetters:
+    return ManageDeadLetters(
+        PostgresDeadLetterRegistry(services.database),
+        services.hints,
+        PostgresAuditTrail(services.database),
+        answer_by_s=services.settings.answer_by_s,
     )
 
 

@@ -12,13 +12,13 @@ from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
-from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -53,7 +53,7 @@ class Administration:
     submit_keys: ManageSubmitKeys
     keys: ManageKeys
     instances: ManageInstances
-    dead_letters: ReplayDeadLetters
+    dead_letters: ManageDeadLetters
     health: CheckHealth
     audit: AuditTrail
     reports: ExecutionReports

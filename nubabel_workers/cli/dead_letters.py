@@ -1,26 +1,45 @@
 """`nubabel dead-letters`: what was set aside, why, and what to do about it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.dead_letter_view import print_each, print_groups, print_history
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
-from nubabel_workers.cli.output import Column, fields, heading, note, print_line, say, say_json, styled, table
-from nubabel_workers.cli.wording import ago, clock_time, plain, plain_lines, shortened
-from nubabel_workers.domain.administration import DeadLetterGroup
-from nubabel_workers.domain.dead_letters import EXPLANATIONS, DeadLetter, DeadLetterReason, DeadLetterStatus
+from nubabel_workers.cli.output import note, say, say_json
+from nubabel_workers.cli.wording import duration, plain
+from nubabel_workers.domain.administration import DeadLetterGroup, DeadLetterHistory, DeadLetterPage
+from nubabel_workers.domain.dead_letters import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterReason,
+    DeadLetterStatus,
+    DiscardReport,
+    Replayed,
+    ReplayReport,
+)
 from nubabel_workers.domain.errors import InvalidInputError
-from nubabel_workers.services.replay_dead_letters import MAX_REPLAYED_AT_ONCE, Replayed, ReplayOutcome
 
-commands = typer.Typer(help="Dead letters: list by reason, show, replay, discard.", no_args_is_help=True)
-
-_ERROR_CHARACTERS = 90
+commands = typer.Typer(help="Dead letters: list by cause, show, replay, discard.", no_args_is_help=True)
 
 DeadLetterArgument = Annotated[str, typer.Argument(metavar="DEAD_LETTER", help="Its id, dlq_...")]
+OneArgument = Annotated[
+    str | None, typer.Argument(metavar="[DEAD_LETTER]", help="Its id; or choose several with the options.")
+]
 ReasonOption = Annotated[DeadLetterReason | None, typer.Option("--reason", help="Only those set aside for this.")]
+CauseOption = Annotated[
+    str | None, typer.Option("--cause", help="Only those whose error begins with this word, e.g. deadline_exceeded.")
+]
+QueueOption = Annotated[str | None, typer.Option("--queue", help="Only those of this queue.")]
+TaskOption = Annotated[str | None, typer.Option("--task", help="Only those of this task.")]
+SinceOption = Annotated[datetime | None, typer.Option("--since", help="Only those set aside at or after this (UTC).")]
+UntilOption = Annotated[datetime | None, typer.Option("--until", help="Only those set aside before this (UTC).")]
+AllOption = Annotated[bool, typer.Option("--all", help="All open ones, whatever the cause.")]
+LimitOption = Annotated[int, typer.Option(help="At most so many.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")]
 
 
 @commands.command("list")
@@ -28,176 +47,194 @@ def list_some(
     context: typer.Context,
     organization: OrganizationOption = None,
     reason: ReasonOption = None,
+    cause: CauseOption = None,
+    queue: QueueOption = None,
+    task: TaskOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     status: Annotated[DeadLetterStatus, typer.Option(help="Open ones, or settled ones.")] = DeadLetterStatus.OPEN,
-    every: Annotated[bool, typer.Option("--all", help="Each one, not grouped by reason.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Each one, not grouped by cause.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List dead letters: in groups by reason, or each one with --all or --reason."""
-    if every or reason is not None:
-        _list_each(context, organization, status, reason, limit, as_json=as_json)
+    """List dead letters: in groups by cause, or each one with --all or another choice."""
+
+    async def groups(administration: Administration) -> tuple[Sequence[DeadLetterGroup], datetime]:
+        owner = await organization_or_all(administration, organization)
+        found = await administration.dead_letters.groups(organization_id=owner.id if owner else None, status=status)
+        return found, administration.clock.now()
+
+    async def each(administration: Administration) -> tuple[DeadLetterPage, datetime]:
+        chosen = await _filter(administration, organization, reason, cause, queue, task, since, until)
+        found = await administration.dead_letters.page(chosen, status=status, limit=limit)
+        return found, administration.clock.now()
+
+    if every or any((reason, cause, queue, task, since, until)):
+        page, now = run(context, each)
+        if as_json:
+            say_json(page.letters)
+        else:
+            print_each(page, status, now)
+        return
+    found, now = run(context, groups)
+    if as_json:
+        say_json(found)
     else:
-        _list_groups(context, organization, status, as_json=as_json)
+        print_groups(found, status, now)
 
 
 @commands.command()
 def show(context: typer.Context, dead_letter_id: DeadLetterArgument, as_json: AsJson = False) -> None:
-    """Show one dead letter with its raw payload."""
+    """Show one dead letter: the reason in plain words, its payload, what happened before."""
 
-    async def work(administration: Administration) -> tuple[DeadLetter, datetime]:
-        return await administration.dead_letters.show(dead_letter_id), administration.clock.now()
+    async def work(administration: Administration) -> tuple[DeadLetterHistory, datetime]:
+        found = await administration.dead_letters.show(dead_letter_id, actor=actor(context))
+        return found, administration.clock.now()
 
-    letter, now = run(context, work)
+    history, now = run(context, work)
     if as_json:
-        say_json(letter)
+        say_json(history)
     else:
-        _print(letter, now)
+        print_history(history, now)
 
 
 @commands.command()
 def replay(
     context: typer.Context,
-    dead_letter_id: Annotated[
-        str | None, typer.Argument(metavar="[DEAD_LETTER]", help="Its id; or choose several with the options.")
-    ] = None,
+    dead_letter_id: OneArgument = None,
     organization: OrganizationOption = None,
     reason: ReasonOption = None,
-    every: Annotated[bool, typer.Option("--all", help="All open ones, whatever the reason.")] = False,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be replayed.")] = False,
+    cause: CauseOption = None,
+    queue: QueueOption = None,
+    task: TaskOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    every: AllOption = False,
+    limit: LimitOption = 1000,
+    pace: Annotated[float | None, typer.Option("--pace", help="So many per second; without it, all at once.")] = None,
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Make what was set aside ready again. Harmless for what has succeeded since: it is left as it is."""
-    several = every or reason is not None or organization is not None
-    if (dead_letter_id is None) is not several:
-        raise InvalidInputError("name one dead letter, or choose several with --reason, --org or --all")
 
-    async def work(administration: Administration) -> Sequence[Replayed]:
+    async def one(administration: Administration) -> Replayed:
         service = administration.dead_letters
-        if dead_letter_id is not None:
-            return [await service.replay_one(dead_letter_id, dry_run=dry_run, actor=actor(context))]
-        owner = await organization_or_all(administration, organization)
+        return await service.replay_one(str(dead_letter_id), dry_run=dry_run, actor=actor(context))
+
+    async def several(administration: Administration) -> ReplayReport:
+        chosen = await _filter(administration, organization, reason, cause, queue, task, since, until)
+        service = administration.dead_letters
         return await service.replay_matching(
-            organization_id=owner.id if owner else None,
-            reason=reason,
-            limit=limit,
-            dry_run=dry_run,
-            actor=actor(context),
+            chosen, limit=limit, pace_per_s=pace, dry_run=dry_run, actor=actor(context)
         )
 
-    replayed = run(context, work)
-    if as_json:
-        say_json([{"id": one.dead_letter.id, "outcome": one.outcome} for one in replayed])
+    _check_one_or_several(
+        dead_letter_id, several=every or any((organization, reason, cause, queue, task, since, until))
+    )
+    if dead_letter_id is not None:
+        replayed = run(context, one)
+        if as_json:
+            say_json({"id": replayed.dead_letter.id, "outcome": replayed.outcome, "detail": replayed.words})
+        else:
+            say(f"{replayed.dead_letter.id}  {_spoken(replayed.outcome)}: {plain(replayed.words)}")
         return
-    for one in replayed:
-        say(f"{one.dead_letter.id}  {one.outcome}  {one.dead_letter.subject_id or ''}".rstrip())
-    _sum_up(replayed)
+    report = run(context, several)
+    if as_json:
+        say_json(report)
+    else:
+        _print_report(report)
 
 
 @commands.command()
 def discard(
     context: typer.Context,
-    dead_letter_id: DeadLetterArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept with it.")],
+    because: Annotated[str, typer.Option("--because", help="Why; kept with it.")],
+    dead_letter_id: OneArgument = None,
+    organization: OrganizationOption = None,
+    reason: ReasonOption = None,
+    cause: CauseOption = None,
+    queue: QueueOption = None,
+    task: TaskOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    every: AllOption = False,
+    limit: LimitOption = 1000,
+    dry_run: DryRunOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put a dead letter away for good. It is kept until its retention ends."""
+    """Put dead letters away for good. They are kept until their retention ends."""
 
-    async def work(administration: Administration) -> DeadLetter:
-        return await administration.dead_letters.discard(dead_letter_id, note=reason, actor=actor(context))
+    async def one(administration: Administration) -> DeadLetter:
+        service = administration.dead_letters
+        return await service.discard_one(str(dead_letter_id), note=because, actor=actor(context))
 
-    letter = run(context, work)
-    if as_json:
-        say_json(letter)
-    else:
-        say(f"discarded {letter.id}")
-
-
-def _list_groups(context: typer.Context, organization: str | None, status: DeadLetterStatus, *, as_json: bool) -> None:
-    async def work(administration: Administration) -> tuple[Sequence[DeadLetterGroup], datetime]:
-        owner = await organization_or_all(administration, organization)
-        groups = await administration.dead_letters.groups(organization_id=owner.id if owner else None, status=status)
-        return groups, administration.clock.now()
-
-    groups, now = run(context, work)
-    if as_json:
-        say_json(groups)
-        return
-    if not groups:
-        say(f"no {status} dead letters")
-    for group in groups:
-        print_line((f"{group.count:>5}  {group.reason}", "bold"), (f"  {group.queue}  {group.task}", ""))
-        say(f"        {EXPLANATIONS[group.reason]}")
-        say(f"        newest {ago(group.newest, now)}, oldest {ago(group.oldest, now)}")
-        say(f"        e.g. {group.sample_id}: {shortened(group.sample_error, _ERROR_CHARACTERS)}")
-    if groups:
-        note("each of a group: nubabel dead-letters list --reason REASON")
-        note("try them again:  nubabel dead-letters replay --reason REASON --dry-run")
-
-
-def _list_each(
-    context: typer.Context,
-    organization: str | None,
-    status: DeadLetterStatus,
-    reason: DeadLetterReason | None,
-    limit: int,
-    *,
-    as_json: bool,
-) -> None:
-    async def work(administration: Administration) -> tuple[list[DeadLetter], datetime]:
-        owner = await organization_or_all(administration, organization)
-        found = await administration.dead_letters.list(
-            organization_id=owner.id if owner else None, status=status, reason=reason, limit=limit
+    async def several(administration: Administration) -> DiscardReport:
+        chosen = await _filter(administration, organization, reason, cause, queue, task, since, until)
+        return await administration.dead_letters.discard_matching(
+            chosen, note=because, limit=limit, dry_run=dry_run, actor=actor(context)
         )
-        return found, administration.clock.now()
 
-    found, now = run(context, work)
-    if as_json:
-        say_json(found)
+    _check_one_or_several(
+        dead_letter_id, several=every or any((organization, reason, cause, queue, task, since, until))
+    )
+    if dead_letter_id is not None:
+        if dry_run:
+            raise InvalidInputError("--dry-run is for several; look at one with: nubabel dead-letters show")
+        letter = run(context, one)
+        say_json(letter) if as_json else say(f"discarded {letter.id}")
         return
-    columns = [Column(title) for title in ("ID", "REASON", "QUEUE", "SUBJECT", "SET ASIDE")]
-    table(
-        [*columns, Column("ERROR", whole=False)],
-        [
-            (one.id, one.reason.value, one.queue, one.subject_id or "raw message", ago(one.created_at, now), one.error)
-            for one in found
-        ],
-        empty=f"no {status} dead letters",
+    report = run(context, several)
+    if as_json:
+        say_json(report)
+        return
+    say(f"{'would discard' if report.dry_run else 'discarded'} {report.discarded}")
+    if report.more:
+        note("there are more that fit: run it again")
+
+
+async def _filter(
+    administration: Administration,
+    organization: str | None,
+    reason: DeadLetterReason | None,
+    cause: str | None,
+    queue: str | None,
+    task: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> DeadLetterFilter:
+    owner = await organization_or_all(administration, organization)
+    return DeadLetterFilter(
+        organization_id=owner.id if owner else None,
+        reason=reason,
+        cause=cause,
+        queue=queue,
+        task=task,
+        created_from=since.replace(tzinfo=UTC) if since else None,
+        created_before=until.replace(tzinfo=UTC) if until else None,
     )
 
 
-def _print(letter: DeadLetter, now: datetime) -> None:
-    print_line((f"{letter.id}  ", "bold"), (letter.status.value, styled(letter.status.value)))
-    say()
-    fields(
-        {
-            "reason": f"{letter.reason}: {EXPLANATIONS[letter.reason]}",
-            "error": letter.error,
-            "queue": letter.queue,
-            "task": letter.task,
-            "subject": f"{letter.subject_kind} {letter.subject_id or ''}",
-            "organization": letter.organization_id or "unknown",
-            "attempts": str(letter.attempts),
-            "set aside": f"{clock_time(letter.created_at)} UTC ({ago(letter.created_at, now)})",
-        }
-    )
-    if letter.resolved_at is not None:
-        settled = f"{letter.status} by {letter.resolved_by} at {clock_time(letter.resolved_at)} UTC"
-        say(f"{plain(settled)}. {plain(letter.note or '')}")
-    if letter.headers:
-        heading("Headers")
-        fields({plain(name): str(value) for name, value in letter.headers.items()})
-    if letter.payload:
-        heading("Raw payload")
-        say(plain_lines(letter.payload))
-    if letter.status is DeadLetterStatus.OPEN:
-        note(f"nubabel dead-letters replay {letter.id}, or: nubabel dead-letters discard {letter.id} --reason WHY")
+def _check_one_or_several(dead_letter_id: str | None, *, several: bool) -> None:
+    if (dead_letter_id is None) is not several:
+        raise InvalidInputError("name one dead letter, or choose several with --reason, --org or --all (see --help)")
 
 
-def _sum_up(replayed: Sequence[Replayed]) -> None:
-    if not replayed:
-        say("no open dead letters fit")
-    if any(one.outcome is ReplayOutcome.RAW_MESSAGE for one in replayed):
-        note("raw messages cannot be replayed: mend their producer, let it send again, and discard them")
-    if len(replayed) >= MAX_REPLAYED_AT_ONCE:
-        note("there may be more: run it again")
+def _spoken(outcome: str) -> str:
+    return outcome.replace("_", " ")
+
+
+def _print_report(report: ReplayReport) -> None:
+    say(f"{'would replay' if report.dry_run else 'replayed'} {report.replayed}")
+    if report.takes_s:
+        say(f"the last one starts after {duration(report.takes_s)}")
+    if report.nothing_to_do:
+        say(f"nothing to do for {report.nothing_to_do}: what they are about has not failed any more")
+    if report.sample:
+        note(f"e.g. {' '.join(report.sample[:3])}")
+    if report.not_replayable:
+        note(
+            f"{report.not_replayable} raw messages fit that cannot be replayed: mend their producer, let it send again,"
+            " and discard them"
+        )
+    if report.more:
+        note("there may be more: run it again when these are done")

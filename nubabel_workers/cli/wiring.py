@@ -21,13 +21,18 @@ from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
-from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLetterReports
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
 from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services, manage_workspaces, open_installation, open_services
+from nubabel_workers.bootstrap import (
+    Services,
+    manage_dead_letters,
+    manage_workspaces,
+    open_installation,
+    open_services,
+)
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
@@ -36,7 +41,6 @@ from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
-from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
 
 _REDIS_CONNECTIONS = 2
 _NO_EVICTION = "noeviction"
@@ -73,9 +77,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
         keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
         instances=instances,
-        dead_letters=ReplayDeadLetters(
-            services.dead_letters, PostgresDeadLetterReports(database), services.hints, audit
-        ),
+        dead_letters=manage_dead_letters(services),
         health=CheckHealth(
             _probes(services, broker),
             frozenset({_POSTGRESQL, _SCHEMA}),

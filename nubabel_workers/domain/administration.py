@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.executions import ExecutionError, Status
+from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason
+from nubabel_workers.domain.executions import ExecutionError, Status, TimelineEvent
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
 from nubabel_workers.domain.tenants import ServiceToken
 
@@ -34,6 +34,7 @@ class AuditAction(StrEnum):
     INSTANCE_REMOVED = "instance.removed"
     SECRETS_ROTATED = "secrets.rotated"
     EXECUTION_CANCELLED = "execution.cancelled"
+    DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"
 
@@ -155,16 +156,57 @@ class SessionWait:
 
 @dataclass(frozen=True)
 class DeadLetterGroup:
-    """Dead letters of one queue that were set aside for the same reason."""
+    """Dead letters of one queue that were set aside for the same cause. organization_ids: some of them."""
 
     reason: DeadLetterReason
+    cause: str  # the stable word that their errors begin with; empty where they have none
     queue: str
     task: str
     count: int
     oldest: datetime
     newest: datetime
+    organizations: int
+    organization_ids: tuple[str, ...]
     sample_id: str  # the newest one
     sample_error: str
+
+
+@dataclass(frozen=True)
+class DeadLetterPage:
+    """Newest first. after: names the next page; None on the last one."""
+
+    letters: tuple[DeadLetter, ...]
+    after: str | None
+
+
+@dataclass(frozen=True)
+class AttemptSummary:
+    """One run on OpenCode."""
+
+    number: int
+    instance_id: str
+    opencode_session_id: str
+    message_id: str
+    started_at: datetime
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class DeadLetterHistory:
+    """One dead letter with what stands behind it. subject: what the row holds; None for a raw message.
+
+    others: dead letters of the same row, oldest first.
+    """
+
+    letter: DeadLetter
+    subject_status: str | None = None
+    subject: Mapping[str, Any] | None = None
+    execution_id: str | None = None
+    timeline: tuple[TimelineEvent, ...] = ()
+    attempts: tuple[AttemptSummary, ...] = ()
+    others: tuple[DeadLetter, ...] = ()
 
 
 @dataclass(frozen=True)

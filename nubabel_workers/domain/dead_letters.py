@@ -1,7 +1,8 @@
 """Dead letters: what was set aside, why, and what can be done about it."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -40,6 +41,9 @@ EXPLANATIONS: Mapping[DeadLetterReason, str] = {
 }
 
 
+CAUSE = "^([a-z][a-z0-9_]{0,60}): "  # a regular expression for Python and for PostgreSQL
+
+
 class DeadLetterStatus(StrEnum):
     OPEN = "open"
     REPLAYED = "replayed"
@@ -74,6 +78,12 @@ class DeadLetter:
     resolved_by: str | None = None
     note: str | None = None
 
+    @property
+    def cause(self) -> str:
+        """The stable word that the error begins with, finer than the reason; empty where it has none."""
+        found = None if self.subject_kind is SubjectKind.MESSAGE else re.match(CAUSE, self.error)
+        return found[1] if found else ""
+
 
 @dataclass(frozen=True)
 class NewDeadLetter:
@@ -87,3 +97,78 @@ class NewDeadLetter:
     payload: str | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     attempts: int = 0
+
+
+@dataclass(frozen=True)
+class DeadLetterFilter:
+    """Which dead letters; what is None does not matter.
+
+    cause: the stable word that the error begins with, such as `deadline_exceeded`; finer than the reason.
+    """
+
+    organization_id: str | None = None
+    reason: DeadLetterReason | None = None
+    cause: str | None = None
+    queue: str | None = None
+    task: str | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+    @property
+    def names_something(self) -> bool:
+        return any(getattr(self, one.name) is not None for one in fields(self))
+
+
+class ReplayOutcome(StrEnum):
+    REPLAYED = "replayed"
+    WOULD_REPLAY = "would_replay"  # dry run
+    NOTHING_TO_DO = "nothing_to_do"  # settled before, or its subject has not failed any more
+    NOT_REPLAYABLE = "not_replayable"  # no row stands behind it: its producer has to send it again, mended
+
+
+@dataclass(frozen=True)
+class ReplayCandidate:
+    """An open dead letter and where the row behind it stands; None: there is none."""
+
+    dead_letter_id: str
+    subject_kind: SubjectKind
+    subject_status: str | None
+
+    @property
+    def prospect(self) -> ReplayOutcome:
+        """What a replay would come to now."""
+        if self.subject_kind is SubjectKind.MESSAGE:
+            return ReplayOutcome.NOT_REPLAYABLE
+        return ReplayOutcome.WOULD_REPLAY if self.subject_status == "failed" else ReplayOutcome.NOTHING_TO_DO
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What became of the replay of one. words: for people."""
+
+    dead_letter: DeadLetter
+    outcome: ReplayOutcome
+    words: str
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What became of a replay by filter, or (dry_run) what would. more: others fit that the limit left out.
+
+    takes_s: seconds from now until the last one starts. sample: ids of the first ones.
+    """
+
+    dry_run: bool
+    replayed: int
+    nothing_to_do: int
+    not_replayable: int
+    takes_s: float
+    more: bool
+    sample: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DiscardReport:
+    dry_run: bool
+    discarded: int
+    more: bool

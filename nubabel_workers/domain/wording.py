@@ -3,7 +3,8 @@
 import re
 from enum import StrEnum
 
-_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]")
+HANGUL = "[\uac00-\ud7a3\u1100-\u11ff\u3130-\u318f]"  # a regular expression for Python and for PostgreSQL
+_HANGUL = re.compile(HANGUL)
 
 
 class Language(StrEnum):
@@ -53,6 +54,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "late": {
         Language.ENGLISH: "This takes longer than usual. Your request is kept and will be answered here.",
         Language.KOREAN: "평소보다 오래 걸리고 있습니다. 요청은 보관되어 있으며 여기에 답변드리겠습니다.",
+    },
+    "replayed": {
+        Language.ENGLISH: "Your request is being tried again. The answer comes here.",
+        Language.KOREAN: "요청을 다시 처리하고 있습니다. 답변은 여기에 드리겠습니다.",
     },
     "repeated": {
         Language.ENGLISH: "_(possibly repeated after a connection problem)_",

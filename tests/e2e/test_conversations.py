@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from nubabel_workers.bootstrap import manage_dead_letters
+from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterStatus
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.simulators.opencode.state import Message as OpenCodeMessage
@@ -191,10 +193,9 @@ async def test_a_failure_is_told_and_kept_as_a_dead_letter(conversation: Convers
 
     assert execution.status is Status.FAILED
     assert execution.id in answer.body
-    letters = await conversation.stack.services.dead_letters.list(
-        organization_id=conversation.tenant.id, status="open", reason=None, limit=10
-    )
-    assert [letter.subject_id for letter in letters] == [execution.id]
+    chosen = DeadLetterFilter(organization_id=conversation.tenant.id)
+    found = await manage_dead_letters(conversation.stack.services).page(chosen, status=DeadLetterStatus.OPEN, limit=10)
+    assert [letter.subject_id for letter in found.letters] == [execution.id]
 
 
 async def test_one_organization_cannot_see_what_another_asked(new_conversation: Callable[..., Conversation]) -> None:

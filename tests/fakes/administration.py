@@ -9,15 +9,23 @@ from pydantic import SecretStr
 from nubabel_workers.domain.administration import (
     AuditEntry,
     DeadLetterGroup,
+    DeadLetterHistory,
     Installation,
     RotationReport,
     SubmitKeySummary,
     WorkspaceSummary,
 )
-from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, DeadLetterStatus, NewDeadLetter
+from nubabel_workers.domain.dead_letters import (
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterStatus,
+    ReplayCandidate,
+    SubjectKind,
+)
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.ports.administration import Woken
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -243,53 +251,96 @@ class FakeRotation:
 
 
 @dataclass
-class FakeDeadLetterReports:
-    found: list[DeadLetterGroup] = field(default_factory=list)
-
-    async def groups(self, *, organization_id: str | None, status: DeadLetterStatus) -> list[DeadLetterGroup]:
-        return self.found
-
-
-@dataclass
-class FakeDeadLetterStore:
-    """What operators do with dead letters. settled: ids whose subject succeeded since."""
+class FakeDeadLetterRegistry:
+    """Dead letters in a dict. subjects: status of the row behind one; "failed" where nothing else is said."""
 
     rows: dict[str, DeadLetter] = field(default_factory=dict)
-    settled: set[str] = field(default_factory=set)
+    subjects: dict[str, str] = field(default_factory=dict)
+    found_groups: list[DeadLetterGroup] = field(default_factory=list)
+    starts_s: dict[str, float] = field(default_factory=dict)  # dead letter -> seconds until its row's turn
+    histories: dict[str, DeadLetterHistory] = field(default_factory=dict)
 
-    async def add(self, new: NewDeadLetter) -> str:
-        raise NotImplementedError
+    def put(self, *letters: DeadLetter) -> None:
+        self.rows.update({letter.id: letter for letter in letters})
+
+    async def groups(self, *, organization_id: str | None, status: DeadLetterStatus) -> list[DeadLetterGroup]:
+        return self.found_groups
+
+    async def list(
+        self, chosen: DeadLetterFilter, *, status: DeadLetterStatus | None, limit: int, after: str | None
+    ) -> list[DeadLetter]:
+        found = [one for one in self.rows.values() if _fits(one, chosen) and status in (None, one.status)]
+        newest_first = sorted(found, key=lambda one: one.id, reverse=True)
+        return [one for one in newest_first if after is None or one.id < after][:limit]
 
     async def find(self, dead_letter_id: str) -> DeadLetter | None:
         return self.rows.get(dead_letter_id)
 
-    async def list(
-        self, *, organization_id: str | None, status: str | None, reason: DeadLetterReason | None, limit: int
-    ) -> list[DeadLetter]:
-        fitting = (
-            one
-            for one in self.rows.values()
-            if organization_id in (None, one.organization_id) and status in (None, one.status)
-            if reason in (None, one.reason)
-        )
-        return sorted(fitting, key=lambda one: one.created_at, reverse=True)[:limit]
+    async def history(self, letter: DeadLetter) -> DeadLetterHistory:
+        return self.histories.get(letter.id, DeadLetterHistory(letter))
 
-    async def replay(self, dead_letter_id: str, *, actor: str) -> Hint | None:
-        self._resolve(dead_letter_id, DeadLetterStatus.REPLAYED, actor)
-        if dead_letter_id in self.settled:
+    async def candidate(self, dead_letter_id: str) -> ReplayCandidate | None:
+        letter = self.rows[dead_letter_id]
+        if letter.status is not DeadLetterStatus.OPEN:
             return None
-        return Hint(HintTask.DISPATCH, self.rows[dead_letter_id].subject_id or "", "org_a")
+        status = None if letter.subject_kind is SubjectKind.MESSAGE else self._subject_status(letter.id)
+        return ReplayCandidate(letter.id, letter.subject_kind, status)
 
-    async def discard(self, dead_letter_id: str, *, actor: str, note: str) -> bool:
-        was_open = self.rows[dead_letter_id].status is DeadLetterStatus.OPEN
-        if was_open:
+    async def candidates(self, chosen: DeadLetterFilter, *, limit: int) -> Sequence[ReplayCandidate]:
+        found = [one for one in self._open(chosen) if one.subject_kind is not SubjectKind.MESSAGE]
+        return [ReplayCandidate(one.id, one.subject_kind, self._subject_status(one.id)) for one in found[:limit]]
+
+    async def count_open(self, chosen: DeadLetterFilter, *, raw_only: bool) -> int:
+        return sum(not raw_only or one.subject_kind is SubjectKind.MESSAGE for one in self._open(chosen))
+
+    async def replay(
+        self, dead_letter_ids: Sequence[str], *, actor: str, first_after_s: float, every_s: float, answer_by_s: float
+    ) -> Sequence[Woken]:
+        woken = []
+        for place, dead_letter_id in enumerate(dead_letter_ids):
+            letter = self.rows[dead_letter_id]
+            if letter.status is not DeadLetterStatus.OPEN:
+                continue
+            ready = self._subject_status(letter.id) == "failed"
+            status = DeadLetterStatus.REPLAYED if ready else DeadLetterStatus.DISCARDED
+            self._resolve(letter.id, status, actor)
+            self.starts_s[letter.id] = first_after_s + place * every_s
+            hint = Hint(HintTask.DISPATCH, letter.subject_id or "", "org_a") if ready else None
+            woken.append(Woken(letter.id, hint, None))
+        return woken
+
+    async def discard(self, dead_letter_ids: Sequence[str], *, note: str, actor: str) -> int:
+        still_open = [one for one in dead_letter_ids if self.rows[one].status is DeadLetterStatus.OPEN]
+        for dead_letter_id in still_open:
             self._resolve(dead_letter_id, DeadLetterStatus.DISCARDED, actor)
-        return was_open
+        return len(still_open)
+
+    async def discard_matching(self, chosen: DeadLetterFilter, *, note: str, actor: str, limit: int) -> int:
+        return await self.discard([one.id for one in self._open(chosen)[:limit]], note=note, actor=actor)
+
+    def _open(self, chosen: DeadLetterFilter) -> Sequence[DeadLetter]:
+        found = [one for one in self.rows.values() if _fits(one, chosen) and one.status is DeadLetterStatus.OPEN]
+        return sorted(found, key=lambda one: one.id)
+
+    def _subject_status(self, dead_letter_id: str) -> str:
+        return self.subjects.get(dead_letter_id, "failed")
 
     def _resolve(self, dead_letter_id: str, status: DeadLetterStatus, actor: str) -> None:
         self.rows[dead_letter_id] = replace(
             self.rows[dead_letter_id], status=status, resolved_at=NOW, resolved_by=actor
         )
+
+
+def _fits(letter: DeadLetter, chosen: DeadLetterFilter) -> bool:
+    return (
+        chosen.organization_id in {None, letter.organization_id}
+        and chosen.reason in {None, letter.reason}
+        and chosen.cause in {None, letter.cause}
+        and chosen.queue in {None, letter.queue}
+        and chosen.task in {None, letter.task}
+        and (chosen.created_from is None or letter.created_at >= chosen.created_from)
+        and (chosen.created_before is None or letter.created_at < chosen.created_before)
+    )
 
 
 @dataclass

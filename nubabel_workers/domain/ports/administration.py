@@ -4,6 +4,7 @@ Every change names its actor and is written to the audit log in the same transac
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from pydantic import SecretStr
 from nubabel_workers.domain.administration import (
     AuditEntry,
     DeadLetterGroup,
+    DeadLetterHistory,
     Delivery,
     ExecutionSummary,
     Installation,
@@ -20,8 +22,9 @@ from nubabel_workers.domain.administration import (
     SubmitKeySummary,
     WorkspaceSummary,
 )
-from nubabel_workers.domain.dead_letters import DeadLetterStatus
+from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
 from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
 
 
@@ -167,7 +170,52 @@ class ExecutionReports(Protocol):
     ) -> list[ExecutionSummary]: ...
 
 
-class DeadLetterReports(Protocol):
+@dataclass(frozen=True)
+class Woken:
+    """What a replay made ready: the row's hint (None: it had not failed any more), the notice to its thread."""
+
+    dead_letter_id: str
+    hint: Hint | None
+    notice_id: str | None
+
+
+class DeadLetterRegistry(Protocol):
+    """Dead letters in operators' hands: across organizations. The workers' side is `ports.DeadLetterStore`."""
+
     async def groups(self, *, organization_id: str | None, status: DeadLetterStatus) -> Sequence[DeadLetterGroup]:
         """Largest group first."""
         ...
+
+    async def list(
+        self, chosen: DeadLetterFilter, *, status: DeadLetterStatus | None, limit: int, after: str | None
+    ) -> list[DeadLetter]:
+        """Newest first; after: the last id of the page before."""
+        ...
+
+    async def find(self, dead_letter_id: str) -> DeadLetter | None: ...
+
+    async def history(self, letter: DeadLetter) -> DeadLetterHistory: ...
+
+    async def candidates(self, chosen: DeadLetterFilter, *, limit: int) -> Sequence[ReplayCandidate]:
+        """Open ones with a row behind them, oldest first."""
+        ...
+
+    async def candidate(self, dead_letter_id: str) -> ReplayCandidate | None:
+        """None when it is not open."""
+        ...
+
+    async def count_open(self, chosen: DeadLetterFilter, *, raw_only: bool) -> int: ...
+
+    async def replay(
+        self, dead_letter_ids: Sequence[str], *, actor: str, first_after_s: float, every_s: float, answer_by_s: float
+    ) -> Sequence[Woken]:
+        """Settle those that are open and make their failed rows ready: the first after so many seconds, the others
+        one by one. Threads are told with their row. One whose row had not failed any more is put away with a note.
+        """
+        ...
+
+    async def discard(self, dead_letter_ids: Sequence[str], *, note: str, actor: str) -> int:
+        """How many of them were open."""
+        ...
+
+    async def discard_matching(self, chosen: DeadLetterFilter, *, note: str, actor: str, limit: int) -> int: ...

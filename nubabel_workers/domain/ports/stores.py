@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, NewDeadLetter
+from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.executions import (
     EventKind,
     Execution,
@@ -309,19 +309,9 @@ class NotificationStore(Protocol):
 
 
 class DeadLetterStore(Protocol):
+    """Where workers set aside what they cannot finish. What operators do with it: `ports.administration`."""
+
     async def add(self, new: NewDeadLetter) -> str: ...
-
-    async def find(self, dead_letter_id: str) -> DeadLetter | None: ...
-
-    async def list(
-        self, *, organization_id: str | None, status: str | None, reason: DeadLetterReason | None, limit: int
-    ) -> list[DeadLetter]: ...
-
-    async def replay(self, dead_letter_id: str, *, actor: str) -> Hint | None:
-        """Make its subject ready again; None when there is nothing to do (already resolved, or it succeeded since)."""
-        ...
-
-    async def discard(self, dead_letter_id: str, *, actor: str, note: str) -> bool: ...
 
 
 class MaintenanceStore(Protocol):

@@ -14,8 +14,9 @@ from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.bootstrap import Services, manage_dead_letters, open_services
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.dead_letters import Replayed
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from nubabel_workers.simulators.slack.model import Message
@@ -122,6 +123,9 @@ class Pipeline:
 
     async def deliver(self) -> str:
         return await self.services.deliver_notifications.run(None)
+
+    async def replay(self, dead_letter_id: str) -> Replayed:
+        return await manage_dead_letters(self.services).replay_one(dead_letter_id, dry_run=False, actor="tests")
 
     async def run_ends(self) -> None:
         """Wait until nothing runs on OpenCode, and tell the rows as the listener would."""

@@ -133,7 +133,7 @@ async def test_a_dead_letter_of_a_notification_is_delivered_by_its_replay(pipeli
     await pipeline.deliver()
     letter = await pipeline.one("SELECT id FROM dead_letters")
 
-    await pipeline.services.dead_letters.replay(str(letter["id"]), actor="tests")
+    await pipeline.replay(str(letter["id"]))
     await pipeline.deliver()
 
     assert len(pipeline.replies(question)) == 1

@@ -199,7 +199,7 @@ async def test_the_replay_of_an_old_question_answers_that_question(pipeline: Pip
     await pipeline.answer_everything()
     letter = await pipeline.one("SELECT id FROM dead_letters")
 
-    await pipeline.services.dead_letters.replay(str(letter["id"]), actor="tests")
+    await pipeline.replay(str(letter["id"]))
     await pipeline.answer_everything()
 
     apology, blue, red = pipeline.replies(question)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from nubabel_workers.bootstrap import manage_dead_letters
 from nubabel_workers.client import (
     BrokerProducer,
     ConnectionFailedError,
@@ -21,6 +22,7 @@ from nubabel_workers.client import (
     Status,
     SubmitRequest,
 )
+from nubabel_workers.domain.dead_letters import DeadLetterFilter
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.integration.gateway.conftest import until
 from tests.integration.producers.conftest import ORGANIZATION, Upstream
@@ -99,10 +101,8 @@ async def test_a_refused_submission_is_a_dead_letter_with_the_reason(upstream: U
     await asyncio.to_thread(produce)
     await drained(upstream)
 
-    letters = await upstream.gateway.services.dead_letters.list(
-        organization_id=None, status=None, reason=None, limit=10
-    )
-    assert [(letter.reason.value, letter.error.partition(":")[0]) for letter in letters] == [
+    found = await manage_dead_letters(upstream.gateway.services).page(DeadLetterFilter(), status=None, limit=10)
+    assert [(letter.reason.value, letter.error.partition(":")[0]) for letter in found.letters] == [
         ("refused-submission", "bad_signature")
     ]
 

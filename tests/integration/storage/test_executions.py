@@ -13,7 +13,7 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.domain import outcomes
-from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, Usage
 from nubabel_workers.domain.ids import OrganizationId
@@ -327,7 +327,7 @@ async def test_another_organization_finds_nothing(executions: PostgresExecutions
 async def test_a_failure_is_a_dead_letter_whose_replay_has_an_outcome_of_its_own(
     executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
 ) -> None:
-    from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
+    from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 
     execution_id = await accept(executions)
     for round_number in (1, 2):
@@ -335,10 +335,12 @@ async def test_a_failure_is_a_dead_letter_whose_replay_has_an_outcome_of_its_own
         execution = (await claim_one(executions, lease, execution_id)).execution
         finish = outcomes.failed(execution, code="boom", detail="it broke", reason=DeadLetterReason.PERMANENT_ERROR)
         await executions.finish(execution, lease, finish)
-        letters = PostgresDeadLetters(database, SystemChance())
-        (letter,) = await letters.list(organization_id=ORGANIZATION, status="open", reason=None, limit=5)
+        letters = PostgresDeadLetterRegistry(database)
+        chosen = DeadLetterFilter(organization_id=ORGANIZATION)
+        (letter,) = await letters.list(chosen, status=DeadLetterStatus.OPEN, limit=5, after=None)
         assert letter.subject_id == execution_id
-        assert await letters.replay(letter.id, actor="test") is not None
+        (woken,) = await letters.replay([letter.id], actor="test", first_after_s=0, every_s=0, answer_by_s=60)
+        assert woken.hint is not None
         told = await database.tenant(ORGANIZATION).all("SELECT id FROM notifications WHERE kind = 'outcome'")
         assert len(told) == round_number
 

@@ -1,9 +1,9 @@
 """What operators read: executions, what they waited for, how far the telling is, dead letters in groups."""
 
 import pytest
+from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLetterReports
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLetterReports
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
 from nubabel_workers.domain.dead_letters import DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.executions import Status

@@ -24,21 +24,20 @@ from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
-from nubabel_workers.services.replay_dead_letters import ReplayDeadLetters
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import (
     FakeAccess,
     FakeAudit,
     FakeBot,
-    FakeDeadLetterReports,
-    FakeDeadLetterStore,
+    FakeDeadLetterRegistry,
     FakeInstances,
     FakeOrganizations,
     FakeRotation,
@@ -151,8 +150,7 @@ class Bench:
         self.canceller = FakeWorkspaceCanceller()
         self.audit = FakeAudit()
         self.rotation = FakeRotation(RotationReport(rotated=3, current=4))
-        self.dead_letters = FakeDeadLetterStore()
-        self.dead_letter_groups = FakeDeadLetterReports()
+        self.dead_letters = FakeDeadLetterRegistry()
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
@@ -195,7 +193,7 @@ class Bench:
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),
             keys=ManageKeys(self.rotation, self.audit),
             instances=instances,
-            dead_letters=ReplayDeadLetters(self.dead_letters, self.dead_letter_groups, self.hints, self.audit),
+            dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             health=CheckHealth(
                 self.probes,
                 frozenset(),

@@ -1,9 +1,11 @@
 """nubabel dead-letters."""
 
+from dataclasses import replace
 from datetime import timedelta
 
-from nubabel_workers.domain.administration import DeadLetterGroup
+from nubabel_workers.domain.administration import AttemptSummary, DeadLetterGroup, DeadLetterHistory
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason, DeadLetterStatus, SubjectKind
+from nubabel_workers.domain.executions import EventKind, TimelineEvent
 from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.ids import DeadLetterId
 from tests.fakes.clock import START
@@ -28,18 +30,21 @@ def _letter(number: int, *, subject_kind: SubjectKind = SubjectKind.EXECUTION) -
 
 
 def _put(bench: Bench, *letters: DeadLetter) -> None:
-    bench.dead_letters.rows.update({letter.id: letter for letter in letters})
+    bench.dead_letters.put(*letters)
 
 
 def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> None:
-    bench.dead_letter_groups.found = [
+    bench.dead_letters.found_groups = [
         DeadLetterGroup(
             DeadLetterReason.UNDECODABLE,
+            "",
             "orchestration",
             "",
             12,
             START - timedelta(hours=3),
             START - timedelta(minutes=2),
+            2,
+            ("org_acme", "org_other"),
             "dlq_9",
             "Expecting value",
         )
@@ -50,6 +55,7 @@ def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> 
     assert "12  undecodable" in listed
     assert "could not be decoded as JSON" in listed
     assert "newest 2 min 0 s ago, oldest 3 h 0 min ago" in listed
+    assert "of 2 organizations: org_acme org_other" in listed
     assert "dlq_9: Expecting value" in listed
 
 
@@ -65,7 +71,7 @@ def test_each_one_of_a_reason_is_listed(bench: Bench) -> None:
     assert "dlq_1" in listed
     assert "exe_2" in listed
     assert "\x1b" not in listed
-    assert [one["id"] for one in bench.json("dead-letters", "list", "--all")] == ["dlq_1", "dlq_2"]
+    assert [one["id"] for one in bench.json("dead-letters", "list", "--all")] == ["dlq_2", "dlq_1"]
 
 
 def test_one_is_shown_with_its_payload_and_what_to_do(bench: Bench) -> None:
@@ -83,7 +89,7 @@ def test_one_is_replayed_by_its_id(bench: Bench) -> None:
 
     result = bench.type("dead-letters", "replay", "dlq_1")
 
-    assert result.stdout == "dlq_1  replayed  exe_1\n"
+    assert result.stdout == "dlq_1  replayed: it starts anew, and its thread is told\n"
     assert bench.hints.rows(HintTask.DISPATCH) == ["exe_1"]
     assert bench.dead_letters.rows["dlq_1"].resolved_by == "cli:anna"
 
@@ -93,7 +99,7 @@ def test_a_dry_run_replays_nothing(bench: Bench) -> None:
 
     result = bench.type("dead-letters", "replay", "--all", "--dry-run")
 
-    assert result.stdout.splitlines() == ["dlq_2  cannot be replayed", "dlq_1  would replay  exe_1"]
+    assert result.stdout.splitlines() == ["would replay 1"]
     assert "mend their producer" in result.stderr
     assert bench.hints.published == []
 
@@ -102,13 +108,53 @@ def test_replaying_needs_one_or_a_choice(bench: Bench) -> None:
     fails_with(bench.type("dead-letters", "replay"), 2, "--reason, --org or --all")
     fails_with(bench.type("dead-letters", "replay", "dlq_1", "--all"), 2, "--reason, --org or --all")
     fails_with(bench.type("dead-letters", "replay", "dlq_none"), 2, "nubabel dead-letters list")
-    fails_with(bench.type("dead-letters", "replay", "--all", "--limit", "5000"), 2, "between 1 and 1000")
-    assert bench.type("dead-letters", "replay", "--all").stdout == "no open dead letters fit\n"
+    fails_with(bench.type("dead-letters", "replay", "--all", "--limit", "50000"), 2, "between 1 and 10000")
+    assert bench.type("dead-letters", "replay", "--all").stdout == "replayed 0\n"
 
 
 def test_discarding_needs_a_reason(bench: Bench) -> None:
     _put(bench, _letter(1))
 
-    fails_with(bench.type("dead-letters", "discard", "dlq_1"), 2, "--reason")
-    assert bench.type("dead-letters", "discard", "dlq_1", "--reason", "test data").stdout == "discarded dlq_1\n"
-    fails_with(bench.type("dead-letters", "discard", "dlq_1", "--reason", "x"), 2, "not open any more")
+    fails_with(bench.type("dead-letters", "discard", "dlq_1"), 2, "--because")
+    assert bench.type("dead-letters", "discard", "dlq_1", "--because", "test data").stdout == "discarded dlq_1\n"
+    fails_with(bench.type("dead-letters", "discard", "dlq_1", "--because", "x"), 2, "not open any more")
+
+
+def test_the_past_of_one_is_told_in_words(bench: Bench) -> None:
+    letter = _letter(1)
+    _put(bench, letter)
+    bench.dead_letters.histories["dlq_1"] = DeadLetterHistory(
+        letter,
+        subject_status="failed",
+        subject={"prompt": "왜?"},
+        execution_id="exe_1",
+        timeline=(TimelineEvent(START, EventKind.ACCEPTED, {"source": "slack"}),),
+        attempts=(AttemptSummary(1, "ins_1", "ses_1", "msg_1", START, START, START, "failed"),),
+        others=(replace(letter, id=DeadLetterId("dlq_0"), status=DeadLetterStatus.REPLAYED),),
+    )
+
+    shown = bench.type("dead-letters", "show", "dlq_1").stdout
+
+    assert "execution exe_1, now failed" in shown
+    assert '"prompt": "왜?"' in shown
+    assert "accepted from slack" in shown
+    assert "ins_1 ses_1" in shown
+    assert "dlq_0" in shown
+
+
+def test_several_are_replayed_with_a_pace(bench: Bench) -> None:
+    _put(bench, *(_letter(number) for number in range(1, 5)))
+
+    result = bench.type("dead-letters", "replay", "--queue", "orchestration", "--pace", "2", "--since", "2020-01-01")
+
+    assert result.stdout.splitlines() == ["replayed 4", "the last one starts after 1.50 s"]
+    assert bench.dead_letters.starts_s["dlq_4"] == 1.5
+
+
+def test_several_are_discarded(bench: Bench) -> None:
+    _put(bench, _letter(1), _letter(2, subject_kind=SubjectKind.MESSAGE))
+
+    discard = ("dead-letters", "discard", "--all", "--because", "load test")
+
+    assert bench.type(*discard, "--dry-run").stdout == "would discard 2\n"
+    assert bench.json(*discard) == {"dry_run": False, "discarded": 2, "more": False}
