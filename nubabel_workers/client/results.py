@@ -25,6 +25,8 @@ class Submitted(_Result):
 
 
 class Usage(_Result):
+    """Of all runs. lower_bound: it was more; a run that broke off did not tell all it used."""
+
     input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
@@ -32,6 +34,7 @@ class Usage(_Result):
     cache_write_tokens: int = 0
     total_tokens: int = 0
     cost_usd: float = 0.0
+    lower_bound: bool = False
 
 
 class Failure(_Result):

@@ -141,7 +141,10 @@ class NewExecution:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens and cost (US dollars) summed over every assistant message of a run."""
+    """Tokens and cost (US dollars) summed over every assistant message of a run, or of all runs of an execution.
+
+    lower_bound: it was more, by an amount that nobody told (a step that broke off, a run that could not be looked at).
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -149,6 +152,18 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost: float = 0.0
+    lower_bound: bool = False
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            cost=self.cost + other.cost,
+            lower_bound=self.lower_bound or other.lower_bound,
+        )
 
     @property
     def total_tokens(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
-from nubabel_workers.domain.executions import Execution, ExecutionError, Status
+from nubabel_workers.domain.executions import Execution, ExecutionError, Status, Usage
 from nubabel_workers.domain.notifications import (
     NewNotification,
     NotificationKind,
@@ -128,7 +128,7 @@ def _finish(
         verdict=verdict,
         output=output,
         output_cut=bool(run and run.cut),
-        usage=run.usage if run else None,
+        usage=run.usage if run else Usage(lower_bound=True) if may_still_run else None,
         usage_by_model=run.usage_by_model if run else {},
         error=error,
         notes=notes,

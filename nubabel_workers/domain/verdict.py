@@ -85,6 +85,13 @@ class RunMessage:
         return "\n\n".join(part.text for part in self.parts if part.kind is PartKind.TEXT).strip()
 
     @property
+    def known_usage(self) -> Usage:
+        """OpenCode learns it at the end of a step; of one that broke off it tells zeros. A refusal cost nothing."""
+        broke_off = not self.completed or self.finish == "unknown"
+        failed = self.error is not None and self.error.status_code is None
+        return replace(self.usage, lower_bound=True) if broke_off or failed else self.usage
+
+    @property
     def is_final(self) -> bool:
         """Completed with a reason after which OpenCode starts no further step."""
         return self.completed and self.finish is not None and self.finish not in _CONTINUING_FINISHES
@@ -145,6 +152,11 @@ class Verdict:
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
 
+# Runs that could not be looked at: what they cost is not known.
+UNSEEN = Verdict(VerdictKind.RUNNING, usage=Usage(lower_bound=True))
+LOST = Verdict(VerdictKind.NOT_SUBMITTED, usage=Usage(lower_bound=True))
+
+
 def decide(
     messages: Sequence[RunMessage],
     *,
@@ -169,9 +181,9 @@ def decide(
     run, followed = found
     prompts = {None, my_message_id, *(m.id for m in run if m.role is Role.USER)}
     shared = followed or any(m.parent_id not in prompts for m in run)
-    assistants = [
-        m for m in run if m.role is Role.ASSISTANT and m.parent_id in prompts and m.id not in known_assistant_ids
-    ]
+    mine = [m for m in run if m.role is Role.ASSISTANT and m.parent_id in prompts and m.id not in known_assistant_ids]
+    # Steps follow one another: an open one before the last is what a crash has left.
+    assistants = [m for m in mine if m.completed or m is mine[-1]]
     produced = _produced(assistants, state)
     # A busy session is busy with this run, unless this run has its end and somebody else's message is there.
     if not state.is_idle and not (shared and assistants and _has_ended(assistants[-1])):
@@ -252,26 +264,14 @@ def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
     ids: list[str] = []
     for message in assistants:
         model = message.model or "unknown"
-        by_model[model] = _sum((by_model.get(model, Usage()), message.usage))
+        by_model[model] = by_model.get(model, Usage()) + message.known_usage
         text = text if message.summary else message.text or text
         ids.append(message.id)
     return Verdict(
         VerdictKind.RUNNING,
         partial_text=text,
         retry_attempt=state.retry_attempt,
-        usage=_sum(by_model.values()),
+        usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
         assistant_ids=frozenset(ids),
-    )
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    all_of_them = tuple(usages)
-    return Usage(
-        input_tokens=sum(u.input_tokens for u in all_of_them),
-        output_tokens=sum(u.output_tokens for u in all_of_them),
-        reasoning_tokens=sum(u.reasoning_tokens for u in all_of_them),
-        cache_read_tokens=sum(u.cache_read_tokens for u in all_of_them),
-        cache_write_tokens=sum(u.cache_write_tokens for u in all_of_them),
-        cost=sum(u.cost for u in all_of_them),
     )

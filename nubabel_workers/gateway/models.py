@@ -30,6 +30,7 @@ EXECUTION_EXAMPLE: dict[str, Any] = {
         "cache_write_tokens": 0,
         "total_tokens": 9722,
         "cost_usd": 0.031,
+        "lower_bound": False,
     },
     "analysis": {"category": "quick", "skills": [], "agent": "Sisyphus"},
     "metadata": {"order": "4711"},
@@ -83,6 +84,7 @@ class UsageView(BaseModel):
     cache_write_tokens: int
     total_tokens: int
     cost_usd: float
+    lower_bound: bool = Field(description="true: it was more; a run that broke off did not tell all it used.")
 
 
 class ErrorView(BaseModel):
@@ -184,4 +186,5 @@ def _usage(execution: Execution) -> UsageView | None:
         cache_write_tokens=usage.cache_write_tokens,
         total_tokens=usage.total_tokens,
         cost_usd=usage.cost,
+        lower_bound=usage.lower_bound,
     )

@@ -20,7 +20,7 @@ from nubabel_workers.domain.ports import (
     SessionMappings,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
-from nubabel_workers.domain.verdict import RunError, Verdict, VerdictKind
+from nubabel_workers.domain.verdict import LOST, UNSEEN, RunError, Verdict, VerdictKind
 from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
@@ -106,7 +106,7 @@ class CompleteExecutions:
             "too_many_deliveries",
             "each worker that looked at it alone ended without a result",
             DeadLetterReason.TOO_MANY_DELIVERIES,
-            run=Verdict(VerdictKind.RUNNING),
+            run=UNSEEN,
         )
 
     async def _complete(self, claimed: ClaimedCheck, batch: Batch, lease: Lease) -> str:
@@ -116,8 +116,8 @@ class CompleteExecutions:
         except NotFoundError:
             await self._leave_session(execution, lease)
             if claimed.cancel_requested or claimed.past_deadline:
-                return await self._end_stopped(claimed, Verdict(VerdictKind.NOT_SUBMITTED), lease)
-            return await self._again(execution, lease, TransientError("the session is lost on its server"), None)
+                return await self._end_stopped(claimed, LOST, lease)
+            return await self._again(execution, lease, TransientError("the session is lost on its server"), LOST)
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, verdict, lease)
         if verdict.kind is VerdictKind.RUNNING and verdict.retry_attempt > self._checks.model_retries:
@@ -197,18 +197,18 @@ class CompleteExecutions:
         execution = claimed.execution
         log.warning("execution.check_failed", error=str(error))
         if claimed.cancel_requested or claimed.past_deadline:
-            return await self._end_stopped(claimed, Verdict(VerdictKind.RUNNING), lease)
+            return await self._end_stopped(claimed, UNSEEN, lease)
         await self._executions.release_check(execution, lease, check_after_s=self._checks.unreachable_s)
         return "unreachable"
 
-    async def _again(self, execution: Execution, lease: Lease, error: TransientError, run: Verdict | None) -> str:
+    async def _again(self, execution: Execution, lease: Lease, error: TransientError, run: Verdict) -> str:
         """Another attempt with backoff, or the end if there were enough."""
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         if isinstance(decision, GiveUp):
             return await self._fail(
                 execution, lease, decision.code, str(error), DeadLetterReason.ATTEMPTS_EXHAUSTED, run=run
             )
-        crashed = run is not None and run.kind is VerdictKind.RESUBMIT
+        crashed = run.kind is VerdictKind.RESUBMIT
         wait_s = 0.0 if crashed and execution.failures == 0 else decision.wait_s
         await self._executions.requeue(
             execution,
@@ -217,7 +217,9 @@ class CompleteExecutions:
             kind=EventKind.RESUBMIT if crashed else EventKind.RETRY,
             detail={"reason": str(error), "wait_s": round(wait_s, 3)},
             failed=True,
-            attempt_verdict=run.kind.value if run else "session_lost",
+            attempt_verdict=run.kind.value,
+            usage=run.usage,
+            usage_by_model=run.usage_by_model,
         )
         log.warning("execution.retry", reason=str(error), wait_s=wait_s)
         if wait_s == 0.0:

@@ -104,9 +104,10 @@ class ObserveRuns:
         self, server: OpenCodeServer, execution: Execution, state: SessionState, *, settled: bool
     ) -> Verdict:
         session_id = session_of(execution)
+        message_id = ids_of(execution, session_id).message_id
         return decide(
-            await server.run_messages(session_id),
-            my_message_id=ids_of(execution, session_id).message_id,
+            await server.run_messages(session_id, since=message_id),
+            my_message_id=message_id,
             state=state,
             settled=settled,
             known_assistant_ids=frozenset(execution.known_assistant_ids),

@@ -133,7 +133,7 @@ class SubmitPrompt:
         known: tuple[str, ...] = ()
         if execution.attempt > 0:
             busy = await server.busy_sessions(execution.opencode_directory)
-            messages = await server.run_messages(session_id)
+            messages = await server.run_messages(session_id, since=message_id)
             earlier = decide(
                 messages,
                 my_message_id=message_id,

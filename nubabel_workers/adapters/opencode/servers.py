@@ -17,6 +17,9 @@ from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import RunMessage, SessionState
 
+_PAGE = 100
+_MAX_PAGES = 50
+
 
 class HttpOpenCodeServer:
     """Implements ports.OpenCodeServer."""
@@ -43,8 +46,17 @@ class HttpOpenCodeServer:
         )
         await self._client.call(prompt, timeout_s=timeout_s)
 
-    async def run_messages(self, opencode_session_id: str, *, limit: int = 200) -> list[RunMessage]:
-        return (await self._client.list_messages(opencode_session_id, limit=limit)).messages
+    async def run_messages(self, opencode_session_id: str, *, since: str) -> list[RunMessage]:
+        """Page by page: a run has a message per model step, and there may be hundreds."""
+        messages: list[RunMessage] = []
+        before: str | None = None
+        for _ in range(_MAX_PAGES):
+            page = await self._client.list_messages(opencode_session_id, limit=_PAGE, before=before)
+            messages = page.messages + messages
+            before = page.next_cursor
+            if before is None or any(message.id == since for message in page.messages):
+                break
+        return messages
 
     async def has_message(self, opencode_session_id: str, message_id: str) -> bool:
         try:

@@ -86,6 +86,7 @@ def usage_as_dict(usage: Usage) -> dict[str, Any]:
         "cache_read_tokens": usage.cache_read_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
         "cost": usage.cost,
+        "lower_bound": usage.lower_bound,
     }
 
 

@@ -143,8 +143,25 @@ timeline AS (
 SELECT check_now FROM exe
 """
 
+_ADD_USAGE = """
+  INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens, reasoning_tokens,
+    cache_read_tokens, cache_write_tokens, cost, lower_bound)
+  SELECT exe.id, u.model, exe.organization_id, (now() AT TIME ZONE 'UTC')::date, u.input_tokens, u.output_tokens,
+    u.reasoning_tokens, u.cache_read_tokens, u.cache_write_tokens, u.cost, u.lower_bound
+  FROM exe, jsonb_to_recordset(%(usage_rows)s) AS u(
+    model text, input_tokens bigint, output_tokens bigint, reasoning_tokens bigint, cache_read_tokens bigint,
+    cache_write_tokens bigint, cost numeric, lower_bound boolean)
+  ON CONFLICT (execution_id, model) DO UPDATE
+  SET input_tokens = usage.input_tokens + EXCLUDED.input_tokens,
+    output_tokens = usage.output_tokens + EXCLUDED.output_tokens,
+    reasoning_tokens = usage.reasoning_tokens + EXCLUDED.reasoning_tokens,
+    cache_read_tokens = usage.cache_read_tokens + EXCLUDED.cache_read_tokens,
+    cache_write_tokens = usage.cache_write_tokens + EXCLUDED.cache_write_tokens,
+    cost = usage.cost + EXCLUDED.cost, lower_bound = usage.lower_bound OR EXCLUDED.lower_bound
+"""
+
 # One that goes on waiting for the same thing has said so already: the timeline stays short.
-REQUEUE = """
+REQUEUE = f"""
 WITH before AS (
   SELECT id, waiting_for FROM executions
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s) FOR UPDATE
@@ -154,17 +171,19 @@ exe AS (
   SET status = 'queued', lease_owner = NULL,
     not_before = CASE WHEN cancel_requested_at IS NULL THEN now() + make_interval(secs => %(wait_s)s) ELSE now() END,
     lease_until = NULL, suspect = false, lone_deliveries = 0, failures = failures + %(failed)s::int,
-    waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL
+    waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL, usage = COALESCE(%(usage)s, e.usage)
   FROM before WHERE e.id = before.id
   RETURNING e.id, e.organization_id, e.attempt,
     %(kind)s::text = 'waiting' AND before.waiting_for IS NOT DISTINCT FROM %(waiting_for)s::text AS known
 ),
 att AS (
-  UPDATE attempts a SET ended_at = now(), verdict = %(attempt_verdict)s
+  UPDATE attempts a SET ended_at = now(), verdict = %(attempt_verdict)s, usage = %(attempt_usage)s
   FROM exe
   WHERE a.execution_id = exe.id AND a.number = exe.attempt AND a.ended_at IS NULL
     AND %(attempt_verdict)s::text IS NOT NULL
 ),
+use AS (
+{_ADD_USAGE}),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, %(kind)s, %(detail)s FROM exe WHERE NOT known
@@ -206,31 +225,18 @@ RETURNING id
 _FINISH = """
 WITH exe AS (
   UPDATE executions
-  SET status = %(status)s, output = %(output)s, output_cut = %(output_cut)s, usage = %(usage)s, error = %(error)s,
-    notes = %(notes)s, finished_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
+  SET status = %(status)s, output = %(output)s, output_cut = %(output_cut)s, usage = COALESCE(%(usage)s, usage),
+    error = %(error)s, notes = %(notes)s, finished_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
     lone_deliveries = 0, check_at = NULL, waiting_for = NULL
   WHERE id = %(id)s AND status = ANY(%(sources)s) AND {held}
   RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent, replays
 ),
 att AS (
-  UPDATE attempts a SET ended_at = now(), verdict = %(verdict)s
+  UPDATE attempts a SET ended_at = now(), verdict = %(verdict)s, usage = %(attempt_usage)s
   FROM exe WHERE a.execution_id = exe.id AND a.ended_at IS NULL
 ),
 use AS (
-  INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens, reasoning_tokens,
-    cache_read_tokens, cache_write_tokens, cost)
-  SELECT exe.id, u.model, exe.organization_id, (now() AT TIME ZONE 'UTC')::date, u.input_tokens, u.output_tokens,
-    u.reasoning_tokens, u.cache_read_tokens, u.cache_write_tokens, u.cost
-  FROM exe, jsonb_to_recordset(%(usage_rows)s) AS u(
-    model text, input_tokens bigint, output_tokens bigint, reasoning_tokens bigint, cache_read_tokens bigint,
-    cache_write_tokens bigint, cost numeric)
-  ON CONFLICT (execution_id, model) DO UPDATE
-  SET input_tokens = usage.input_tokens + EXCLUDED.input_tokens,
-    output_tokens = usage.output_tokens + EXCLUDED.output_tokens,
-    reasoning_tokens = usage.reasoning_tokens + EXCLUDED.reasoning_tokens,
-    cache_read_tokens = usage.cache_read_tokens + EXCLUDED.cache_read_tokens,
-    cache_write_tokens = usage.cache_write_tokens + EXCLUDED.cache_write_tokens,
-    cost = usage.cost + EXCLUDED.cost
+{add_usage}
 ),
 told AS (
   INSERT INTO notifications (
@@ -277,9 +283,10 @@ SELECT
     AS next_execution_id
 FROM exe
 """
-FINISH = _FINISH.format(held="lease_owner = %(lease)s", abandoned="%(abandon_session)s")
+FINISH = _FINISH.format(add_usage=_ADD_USAGE, held="lease_owner = %(lease)s", abandoned="%(abandon_session)s")
 # An attempt that is still open may have reached the server: nobody looked.
 FINISH_QUEUED = _FINISH.format(
+    add_usage=_ADD_USAGE,
     held="status = 'queued' AND lease_owner IS NULL",
     abandoned="EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = exe.id AND a.ended_at IS NULL)",
 )

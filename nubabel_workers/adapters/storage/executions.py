@@ -21,7 +21,15 @@ from nubabel_workers.adapters.storage.execution_rows import (
 )
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
-from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, TimelineEvent, sources_of
+from nubabel_workers.domain.executions import (
+    EventKind,
+    Execution,
+    NewExecution,
+    Status,
+    TimelineEvent,
+    Usage,
+    sources_of,
+)
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification
 from nubabel_workers.domain.ports import (
@@ -151,6 +159,8 @@ class PostgresExecutions:
         detail: Mapping[str, Any],
         failed: bool,
         attempt_verdict: str | None,
+        usage: Usage | None = None,
+        usage_by_model: Mapping[str, Usage] | None = None,
     ) -> None:
         row = await self._database.tenant(execution.organization_id).one(
             sql.REQUEUE,
@@ -164,6 +174,7 @@ class PostgresExecutions:
                 "waiting_for": detail.get("reason"),
                 "failed": failed,
                 "attempt_verdict": attempt_verdict,
+                **_usage_params(execution, usage, usage_by_model or {}),
             },
         )
         _held(row)
@@ -200,10 +211,7 @@ class PostgresExecutions:
             "verdict": finish.verdict,
             "output": finish.output,
             "output_cut": finish.output_cut,
-            "usage": Jsonb(usage_as_dict(finish.usage)) if finish.usage else None,
-            "usage_rows": json_list(
-                [{"model": model, **usage_as_dict(usage)} for model, usage in finish.usage_by_model.items()]
-            ),
+            **_usage_params(execution, finish.usage, finish.usage_by_model),
             "error": Jsonb({"code": error.code, "message": error.message, "detail": error.detail}) if error else None,
             "notes": Jsonb(list(finish.notes)),
             "notifications": json_list([self._notification_row(new) for new in finish.notifications]),
@@ -326,6 +334,16 @@ def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if row is None:
         raise LeaseLostError("the execution is no longer held under this lease")
     return row
+
+
+def _usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[str, Usage]) -> dict[str, Any]:
+    """usage: of the attempt that ends; None where there was none."""
+    total = usage + execution.usage if usage and execution.usage else usage
+    return {
+        "usage": Jsonb(usage_as_dict(total)) if total else None,
+        "attempt_usage": Jsonb(usage_as_dict(usage)) if usage else None,
+        "usage_rows": json_list([{"model": model, **usage_as_dict(used)} for model, used in by_model.items()]),
+    }
 
 
 def _finished(row: Mapping[str, Any]) -> Finished:

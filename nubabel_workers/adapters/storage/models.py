@@ -249,6 +249,7 @@ class AttemptRow(Base):
     submitted_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     verdict: Mapped[str | None]
+    usage: Mapped[Json | None]
     __table_args__ = (Index("ix_attempts_opencode", "opencode_session_id"),)
 
 
@@ -365,6 +366,7 @@ class UsageRow(Base):
     cache_read_tokens: Mapped[int] = mapped_column(BigInteger)
     cache_write_tokens: Mapped[int] = mapped_column(BigInteger)
     cost: Mapped[Decimal]
+    lower_bound: Mapped[bool] = mapped_column(server_default=text("false"))  # it was more, nobody told how much
     __table_args__ = (Index("ix_usage_by_day", "organization_id", "day"),)
 
 

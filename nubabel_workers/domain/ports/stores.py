@@ -38,6 +38,8 @@ class Accepted:
 class Finish:
     """The end of an execution; everything here is written in one transaction with the state change.
 
+    usage: of the last attempt; it is added to what earlier ones used.
+
     abandon_session: the run may still go on, so its OpenCode session is left to it; the next turn gets a new one.
     """
 
@@ -150,11 +152,13 @@ class ExecutionStore(Protocol):
         detail: Mapping[str, Any],
         failed: bool,
         attempt_verdict: str | None,
+        usage: Usage | None = None,
+        usage_by_model: Mapping[str, Usage] | None = None,
     ) -> None:
         """Back to queued, not before wait_s seconds from now; gives the lease back and clears suspicion.
 
         failed: counts against the retry policy. attempt_verdict ends the current attempt; None leaves it open: its
-        prompt may have arrived, the next dispatch looks first.
+        prompt may have arrived, the next dispatch looks first. usage: of the current attempt, added to the execution's.
         """
         ...
 

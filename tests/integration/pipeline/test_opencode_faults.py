@@ -138,5 +138,72 @@ async def test_an_agent_that_the_server_has_lost_is_a_dead_letter_that_names_it(
     assert model_runs(pipeline) == 0
 
 
+async def test_a_run_of_more_than_a_page_of_steps_is_found_whole(pipeline: Pipeline) -> None:
+    steps = '[[tool=bash {"command":"true","description":"x"}]]' * 105
+    question = await pipeline.mention(f"{steps} [[text=done at last]]")
+
+    await pipeline.answer_everything()
+
+    assert pipeline.replies(question) == ["done at last"]
+    assert model_runs(pipeline) == 1
+    usage = await pipeline.one("SELECT (usage->>'input_tokens')::int AS tokens FROM executions")
+    assert usage == {"tokens": 106 * 11}
+
+
+async def used(pipeline: Pipeline) -> tuple[dict[str, object], list[Any], dict[str, object]]:
+    """Of the execution, of each attempt, and of the model: input tokens, and whether it is a lower bound."""
+    wanted = "(usage->>'input_tokens')::int AS tokens, (usage->>'lower_bound')::bool AS lower_bound"
+    execution = await pipeline.one(f"SELECT {wanted} FROM executions")
+    each = await pipeline.services.database.system().all(f"SELECT {wanted} FROM attempts ORDER BY number")
+    return execution, each, await pipeline.one("SELECT input_tokens AS tokens, lower_bound FROM usage")
+
+
+async def hangs_in_its_second_step(pipeline: Pipeline) -> None:
+    await start(pipeline, '[[tool=bash {"command":"sleep 0.1","description":"x"}]] hello')
+    engine = pipeline.opencode.simulator.engine
+    await eventually(lambda: engine.model_calls == 1, what="the first step")
+    pipeline.opencode.simulator.set_faults(stall=1)
+    await eventually(lambda: engine.model_calls == 2, what="the second step")
+
+
+async def test_what_a_crashed_attempt_used_is_added_to_the_bill_as_a_lower_bound(pipeline: Pipeline) -> None:
+    await hangs_in_its_second_step(pipeline)
+    pipeline.opencode.simulator.crash()
+    await due_now(pipeline)
+    await pipeline.complete()
+    await pipeline.dispatch()
+    await pipeline.run_ends()
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["completed"]
+    execution, (crashed, answered), model = await used(pipeline)
+    assert crashed == {"tokens": 11, "lower_bound": True}
+    assert answered["lower_bound"] is False
+    total = {"tokens": 11 + answered["tokens"], "lower_bound": True}
+    assert (execution, model) == (total, total)
+
+
+async def test_what_a_stopped_run_used_is_recorded_as_a_lower_bound(pipeline: Pipeline) -> None:
+    await hangs_in_its_second_step(pipeline)
+    await pipeline.services.database.system().execute("UPDATE executions SET deadline_at = now()")
+    await due_now(pipeline)
+
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["failed"]
+    execution, (attempt,), model = await used(pipeline)
+    assert execution == attempt == model == {"tokens": 11, "lower_bound": True}
+
+
+async def test_what_a_refused_run_used_is_exact(pipeline: Pipeline) -> None:
+    await start(pipeline, "[[status=401]] hello")
+    await pipeline.run_ends()
+
+    await pipeline.complete()
+
+    execution, (attempt,), _ = await used(pipeline)
+    assert execution == attempt == {"tokens": 0, "lower_bound": False}
+
+
 async def _does_nothing(*_: Any, **__: Any) -> None:
     return None

@@ -268,3 +268,20 @@ def test_usage_sums_every_step_of_this_attempt() -> None:
     assert verdict.usage == Usage(input_tokens=33, output_tokens=9, cost=1.5)
     assert verdict.usage_by_model == {"stub/echo": verdict.usage}
     assert verdict.assistant_ids == {"msg_tool", "msg_summary", "msg_a2"}
+
+
+@pytest.mark.parametrize(
+    ("last", "lower_bound"),
+    [
+        pytest.param(ANSWER, False, id="answered"),
+        pytest.param(OPEN, True, id="open"),
+        pytest.param(BROKEN_STREAM, True, id="stream broke off"),
+        pytest.param(replace(OPEN, completed=True, error=ABORTED), True, id="aborted"),
+        pytest.param(replace(OPEN, completed=True, error=UNAUTHORIZED), False, id="refused by the model"),
+    ],
+)
+def test_usage_of_a_step_that_broke_off_is_a_lower_bound(last: RunMessage, *, lower_bound: bool) -> None:
+    verdict = decided(user(), TOOL_STEP, last)
+
+    assert verdict.usage.lower_bound is lower_bound
+    assert verdict.usage.input_tokens == 22
