@@ -1,11 +1,9 @@
-"""What operators read: executions, what they waited for, how far the telling is, dead letters in groups."""
+"""What operators read: executions, what they waited for, how far the telling is."""
 
 import pytest
-from nubabel_workers.adapters.storage.dead_letter_reports import PostgresDeadLetterReports
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
-from nubabel_workers.domain.dead_letters import DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.executions import Status
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
@@ -70,19 +68,3 @@ async def test_deliveries_belong_to_their_execution(reports: PostgresExecutionRe
 
     assert [(one.kind, one.status) for one in found] == [("outcome", "sent")]
     assert await reports.deliveries("org_b", "exe_1") == []
-
-
-async def test_dead_letters_are_grouped_by_reason_largest_group_first(database: Database) -> None:
-    for number, reason in enumerate(["undecodable", "attempts-exhausted", "undecodable"]):
-        await database.system().execute(
-            """INSERT INTO dead_letters (id, queue, task, reason, error, subject_kind, created_at)
-               VALUES (%(id)s, 'orchestration', 't', %(reason)s, %(id)s, 'message', %(at)s)""",
-            {"id": f"dlq_{number}", "reason": reason, "at": f"2026-01-01T00:00:0{number}Z"},
-        )
-
-    groups = await PostgresDeadLetterReports(database).groups(organization_id=None, status=DeadLetterStatus.OPEN)
-
-    assert [(group.reason, group.count, group.sample_id) for group in groups] == [
-        (DeadLetterReason.UNDECODABLE, 2, "dlq_2"),
-        (DeadLetterReason.ATTEMPTS_EXHAUSTED, 1, "dlq_1"),
-    ]
