@@ -42,7 +42,7 @@ class FakeTenants(TenantStore):
     async def organization(self, organization_id: str) -> Organization | None:
         return self.organizations.get(organization_id)
 
-    async def workspace(self, organization_id: str, workspace_id: str) -> Workspace | None:
+    async def workspace(self, organization_id: str, workspace_id: str, *, afresh: bool = False) -> Workspace | None:
         found = self.workspaces.get(workspace_id)
         return found if found is not None and found.organization_id == organization_id else None
 

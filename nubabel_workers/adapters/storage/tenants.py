@@ -25,6 +25,7 @@ from nubabel_workers.domain.tenants import (
 )
 
 _KEEP_S = 2.0
+_KEEP_WORKSPACES_S = 5.0  # asked for at every message and every post
 _MAX_ENTRIES = 4096
 
 _WORKSPACE = """
@@ -41,7 +42,10 @@ END_WORKSPACE = """
 
 
 class PostgresTenants:
-    """TenantStore. What was revoked or disabled is refused within keep_s seconds (at once in the process that did)."""
+    """TenantStore. What was revoked or disabled is refused within keep_s seconds (at once in the process that did).
+
+    keep_workspaces_s: the same for Slack installations.
+    """
 
     def __init__(
         self,
@@ -49,16 +53,17 @@ class PostgresTenants:
         cipher: TokenCipher,
         *,
         keep_s: float = _KEEP_S,
+        keep_workspaces_s: float = _KEEP_WORKSPACES_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        def cache() -> BriefCache[Any, Any]:
+        def cache(keep_s: float = keep_s) -> BriefCache[Any, Any]:
             return BriefCache(keep_s=keep_s, max_entries=_MAX_ENTRIES, monotonic=monotonic)
 
         self._database = database
         self._cipher = cipher
         self._organizations: BriefCache[str, Organization] = cache()
-        self._workspaces: BriefCache[tuple[str, str], Workspace] = cache()
-        self._installations: BriefCache[str, Workspace] = cache()
+        self._workspaces: BriefCache[tuple[str, str], Workspace] = cache(keep_workspaces_s)
+        self._installations: BriefCache[str, Workspace] = cache(keep_workspaces_s)
         self._tokens: BriefCache[bytes, ServiceToken] = cache()
         self._submit_keys: BriefCache[str, SubmitKey] = cache()
         self._webhook_secrets: BriefCache[str, str] = cache()
@@ -79,9 +84,9 @@ class PostgresTenants:
             self._organizations.put(organization_id, found)
         return found
 
-    async def workspace(self, organization_id: str, workspace_id: str) -> Workspace | None:
+    async def workspace(self, organization_id: str, workspace_id: str, *, afresh: bool = False) -> Workspace | None:
         """Inactive ones too: whoever is to answer in them has to learn why that is impossible."""
-        found = self._workspaces.get((organization_id, workspace_id))
+        found = None if afresh else self._workspaces.get((organization_id, workspace_id))
         if found is None:
             row = await self._database.tenant(organization_id).one(
                 f"{_WORKSPACE} WHERE w.organization_id = %(organization_id)s AND w.id = %(workspace_id)s",

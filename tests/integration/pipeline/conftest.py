@@ -108,6 +108,21 @@ class Pipeline:
             "event": {"channel_type": "channel", **event},
         }
 
+    async def install(self, bot_token: str) -> None:
+        """Install the app in Slack, or install it again."""
+        workspace = self.slack.workspace(TEAM)
+        installation = Installation(
+            team_id=TEAM,
+            enterprise_id=None,
+            team_name="One",
+            bot_user_id=workspace.bot_user_id,
+            bot_token=SecretStr(bot_token),
+            bot_id=workspace.bot_id,
+            scopes=("chat:write",),
+        )
+        workspaces = PostgresWorkspaces(self.services.database, self.services.cipher)
+        await workspaces.save(ORGANIZATION, self.services.chance.new_id("wsp"), installation, actor="tests")
+
     async def set_webhook_secret(self, secret: SecretStr) -> None:
         organizations = PostgresOrganizations(self.services.database, self.services.cipher)
         assert await organizations.set_webhook_secret(ORGANIZATION, secret, actor="tests") is not None
@@ -168,19 +183,6 @@ async def pipeline(settings: Settings, slack: SlackSimulator, opencode: RunningS
             "INSERT INTO instances (id, url, agents) VALUES ('ins_1', %(url)s, %(agents)s)",
             {"url": opencode.url, "agents": '["Sisyphus - ultraworker", "build"]'},
         )
-        workspace = slack.workspace(TEAM)
-        await PostgresWorkspaces(services.database, services.cipher).save(
-            ORGANIZATION,
-            services.chance.new_id("wsp"),
-            Installation(
-                team_id=TEAM,
-                enterprise_id=None,
-                team_name="One",
-                bot_user_id=workspace.bot_user_id,
-                bot_token=SecretStr(workspace.bot_token),
-                bot_id=workspace.bot_id,
-                scopes=("chat:write",),
-            ),
-            actor="tests",
-        )
-        yield Pipeline(services, slack, opencode)
+        pipeline = Pipeline(services, slack, opencode)
+        await pipeline.install(slack.workspace(TEAM).bot_token)
+        yield pipeline

@@ -179,6 +179,24 @@ async def test_a_revoked_token_ends_the_workspace_with_a_dead_letter(pipeline: P
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
 
 
+async def test_a_token_that_was_replaced_meanwhile_ends_nothing(pipeline: Pipeline) -> None:
+    await pipeline.install("xoxb-of-an-earlier-installation")
+    question = await pipeline.mention("[[text=done]] hello")
+    workspace = await pipeline.one("SELECT id FROM workspaces")
+    await pipeline.services.tenants.workspace(ORGANIZATION, str(workspace["id"]))  # remembered from now on
+    await pipeline.install(pipeline.slack.workspace(TEAM).bot_token)
+
+    async def told() -> bool:
+        await pipeline.deliver()
+        return bool(pipeline.replies(question))
+
+    await pipeline.answer_everything()
+    await eventually_true(told, what="the reply")
+
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "active"
+    assert pipeline.replies(question) == ["done"]
+
+
 async def test_a_failure_of_the_model_is_an_apology_and_a_dead_letter(pipeline: Pipeline) -> None:
     question = await pipeline.mention("[[status=401]] hello")
 

@@ -36,7 +36,7 @@ def stopwatch() -> Stopwatch:
 
 @pytest.fixture
 def tenants(database: Database, cipher: TokenCipher, stopwatch: Stopwatch) -> PostgresTenants:
-    return PostgresTenants(database, cipher, keep_s=2.0, monotonic=stopwatch.monotonic)
+    return PostgresTenants(database, cipher, keep_s=2.0, keep_workspaces_s=2.0, monotonic=stopwatch.monotonic)
 
 
 @pytest.fixture
