@@ -122,7 +122,8 @@ class DeliverNotifications:
             await self._notifications.drop(notification, lease, reason="not needed any more")
             return "dropped"
         with in_doubt_unless_written("it was told"):
-            again = await self._notifications.sent(claimed, lease, parts)
+            sign_left = not await self._slack.take_sign_away(notification)
+            again = await self._notifications.sent(claimed, lease, parts, sign_left=sign_left)
         if again:
             self._hints.publish(Hint(HintTask.DELIVER, notification.id, notification.organization_id))
         log.info("notification.sent", kind=notification.kind, parts=len(parts))

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 WORKING_REACTION = "eyes"
 _MAX_CALL_S = 10.0
+_SIGN_S = 2.0  # the answer stands already, and is not yet written down as told
 _LOOK_FOR_S = 600  # so long a doubtful post waits for the read quota; then it is posted marked
 _LOOK_BACK = timedelta(minutes=5)  # Slack's clock and the database's may differ
 _QUOTA_WAIT_S = 15.0
@@ -86,16 +87,31 @@ class DeliverToSlack:
                 await self._throttle.block(limit, for_s=error.retry_after_s)
             raise
 
+    async def take_sign_away(self, notification: Notification) -> bool:
+        """The working sign goes with the outcome. False when it could not be taken away: its own row will try."""
+        target = reply_target(notification.destination)
+        if not notification.payload.get("clears_working") or not isinstance(target, SlackTarget):
+            return True
+        workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
+        if workspace is None or await self._throttle.blocked_for_s(_limit_key(NotificationKind.WORKING, target)):
+            return False
+        try:
+            async with asyncio.timeout(_SIGN_S):
+                await self._messenger.remove_reaction(workspace.bot_token, **_sign(target))
+        except (NubabelError, TimeoutError) as error:
+            log.info("notification.sign_left", error=str(error))
+            return False
+        return True
+
     async def _show_working(
         self, token: SecretStr, notification: Notification, target: SlackTarget
     ) -> Sequence[str] | None:
-        where = {"channel": target.channel, "ts": target.message_ts, "name": WORKING_REACTION}
         if not notification.payload.get("removed"):
-            await self._messenger.add_reaction(token, **where)
+            await self._messenger.add_reaction(token, **_sign(target))
             return [WORKING_REACTION]
         if not notification.sent_parts and not notification.uncertain:
             return None
-        await self._messenger.remove_reaction(token, **where)
+        await self._messenger.remove_reaction(token, **_sign(target))
         return []
 
     async def _show_progress(
@@ -189,6 +205,10 @@ class DeliverToSlack:
                 )
         except TimeoutError as error:
             raise UncertainError("Slack did not answer the post within the lease") from error
+
+
+def _sign(target: SlackTarget) -> dict[str, str]:
+    return {"channel": target.channel, "ts": target.message_ts, "name": WORKING_REACTION}
 
 
 def _doubtful_for_long(notification: Notification) -> bool:

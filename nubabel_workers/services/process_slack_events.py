@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from dataclasses import dataclass
 
 import structlog
 
@@ -38,6 +39,18 @@ _STOPPED = "stopped in the thread"
 _DELETED = "the question was deleted"
 
 
+@dataclass
+class _Batch:
+    """Events that were claimed together.
+
+    Those of one conversation are claimed one at a time, so each that ends may make another ready. last_ones: how many
+    are known not to have done so.
+    """
+
+    lease: Lease
+    last_ones: int = 0
+
+
 class ProcessSlackEvents:
     """Each claimed event ends done, retried or as a dead letter; running one twice changes nothing."""
 
@@ -71,26 +84,25 @@ class ProcessSlackEvents:
     async def run(self, event_id: str | None) -> str:
         """Process the named event and others that are ready. Returns one line for Flower."""
         tally = Tally(self._limits)
-        while True:
+        while not tally.full:
             async with self._leases.hold() as lease:
                 claimed = await self._inbound.claim(event_id=event_id, limit=self._limits.batch, lease=lease)
-                await asyncio.gather(*(self._one(event, lease, tally) for event in claimed))
-            # Events of one conversation are claimed one at a time: the next may be ready now.
-            if not claimed or tally.full:
-                break
+                batch = _Batch(lease)
+                await asyncio.gather(*(self._one(event, batch, tally) for event in claimed))
+            if batch.last_ones == len(claimed) < self._limits.batch:
+                return str(tally)
             event_id = None
-        if claimed:
-            self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, claimed[-1].id))
+        self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, claimed[-1].id))
         return str(tally)
 
-    async def _one(self, event: ClaimedInbound, lease: Lease, tally: Tally) -> None:
+    async def _one(self, event: ClaimedInbound, batch: "_Batch", tally: Tally) -> None:
         with structlog.contextvars.bound_contextvars(
             correlation_id=event.correlation_id, organization_id=event.organization_id, inbound_event_id=event.id
         ):
             await tally.settle(
                 event.id,
-                self._process(event, lease),
-                lambda error: self._after_failure(event, lease, error),
+                self._process(event, batch),
+                lambda error: self._after_failure(event, batch.lease, error),
             )
 
     async def _after_failure(self, event: ClaimedInbound, lease: Lease, error: NubabelError) -> str:
@@ -121,9 +133,9 @@ class ProcessSlackEvents:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, event.organization_id))
         return "parked"
 
-    async def _process(self, claimed: ClaimedInbound, lease: Lease) -> str:
+    async def _process(self, claimed: ClaimedInbound, batch: "_Batch") -> str:
         """Do what the event asks for; return the word for the tally."""
-        event = claimed.event
+        event, lease = claimed.event, batch.lease
         if claimed.lone_deliveries > self._limits.lone_deliveries:
             reason = DeadLetterReason.TOO_MANY_DELIVERIES
             return await self._park(claimed, lease, reason, "each worker that took it alone ended without a result")
@@ -134,7 +146,7 @@ class ProcessSlackEvents:
             await self._end(claimed, lease, f"stopped {len(stopped)}", None if stopped else "nothing_to_stop")
             return "stopped"
         if event.kind in _MESSAGES and (event.text.strip() or event.files):
-            return await self._accept(claimed, lease)
+            return await self._accept(claimed, batch)
         if event.kind is SlackEventKind.DELETED:
             return await self._cancel_deleted(claimed, lease)
         if event.kind in _WORKSPACE_ENDS:
@@ -149,14 +161,15 @@ class ProcessSlackEvents:
         if notification_id is not None:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
 
-    async def _accept(self, claimed: ClaimedInbound, lease: Lease) -> str:
+    async def _accept(self, claimed: ClaimedInbound, batch: "_Batch") -> str:
         target = _target(claimed)
         accepted = await self._executions.accept(
             new_execution(claimed, target),
             working=NewNotification(NotificationKind.WORKING, target.as_dict(), {}),
             answer_by_s=self._answer_by_s,
-            inbound_event=(claimed.id, lease),
+            inbound_event=(claimed.id, batch.lease),
         )
+        batch.last_ones += accepted.is_last_event
         log.info(
             "execution.accepted",
             execution_id=accepted.execution_id,

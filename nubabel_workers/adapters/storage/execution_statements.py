@@ -40,17 +40,22 @@ ntf AS (
   RETURNING id
 )
 SELECT exe.id, exe.session_id, (SELECT id FROM ntf) AS notification_id,
-  (SELECT array_agg(b.id ORDER BY b.position) FROM executions b WHERE b.session_id = ses.id AND b.{open}) AS busy
+  (SELECT array_agg(b.id ORDER BY b.position) FROM executions b WHERE b.session_id = ses.id AND b.{open}) AS busy,
+  {followed} AS followed
 FROM ses LEFT JOIN exe ON true
 """
 _FINISH_EVENT = """
   UPDATE inbound_events
   SET status = 'done', outcome = 'accepted', done_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false
   WHERE id = %(event_id)s AND lease_owner = %(lease)s AND status = 'ready'
-  RETURNING id
+  RETURNING id, workspace_id, conversation_key, position
 """
-ACCEPT = _ACCEPT.format(cause="SELECT 1", open=OPEN)
-ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, open=OPEN)
+_FOLLOWED = """EXISTS (
+    SELECT 1 FROM cause c JOIN inbound_events i
+      ON i.workspace_id = c.workspace_id AND i.conversation_key = c.conversation_key
+    WHERE i.conversation_key <> '' AND i.status = 'ready' AND i.position > c.position)"""
+ACCEPT = _ACCEPT.format(cause="SELECT 1", open=OPEN, followed="false")
+ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, open=OPEN, followed=_FOLLOWED)
 
 FIND_BY_KEY = """
 SELECT id, session_id, status, request_hash FROM executions
@@ -238,14 +243,20 @@ att AS (
 use AS (
 {add_usage}
 ),
+tell AS (
+  SELECT n.*, n.kind = 'outcome' AND EXISTS (
+    SELECT 1 FROM exe JOIN notifications w ON w.execution_id = exe.id WHERE w.kind = 'working' AND w.status = 'sent')
+    AS clears_working
+  FROM jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+),
 told AS (
   INSERT INTO notifications (
     id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent)
   SELECT n.id, exe.organization_id, exe.id, exe.session_id, n.kind,
-    n.dedupe || CASE WHEN exe.replays > 0 THEN '#' || exe.replays ELSE '' END, n.destination, n.payload,
+    n.dedupe || CASE WHEN exe.replays > 0 THEN '#' || exe.replays ELSE '' END, n.destination,
+    n.payload || CASE WHEN n.clears_working THEN '{{"clears_working": true}}'::jsonb ELSE '{{}}'::jsonb END,
     exe.correlation_id, exe.traceparent
-  FROM exe, jsonb_to_recordset(%(notifications)s)
-    AS n(id text, kind text, dedupe text, destination jsonb, payload jsonb)
+  FROM exe, tell n
   ON CONFLICT (execution_id, kind, dedupe) DO NOTHING
   RETURNING id
 ),
@@ -259,6 +270,7 @@ tidied AS (
     status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
   FROM exe
   WHERE n.execution_id = exe.id AND n.kind IN ('working', 'progress') AND n.status IN ('ready', 'sending', 'sent')
+    AND NOT (n.kind = 'working' AND n.status = 'sent' AND EXISTS (SELECT 1 FROM tell WHERE clears_working))
   RETURNING n.id
 ),
 unneeded AS (

@@ -89,6 +89,7 @@ class PostgresExecutions:
             request_hash=new.request_hash,
             working_notification_id=row["notification_id"],
             busy_execution_ids=tuple(row["busy"] or ()),
+            is_last_event=not row["followed"],
         )
 
     def _notification_row(self, new: NewNotification) -> dict[str, Any]:

@@ -54,6 +54,13 @@ _OUTLIVED = """(
   kind = 'progress' AND NOT payload ? 'removed'
   AND EXISTS (SELECT 1 FROM executions e WHERE e.id = notifications.execution_id AND e.finished_at IS NOT NULL))"""
 
+# The outcome takes the working sign along. Where that did not work, the sign's own row does it.
+_SIGN_LEFT = """
+  UPDATE notifications n
+  SET payload = n.payload || '{"removed": true}'::jsonb, revision = n.revision + 1, not_before = now(), status = 'ready'
+  FROM %s AS o
+  WHERE n.execution_id = o.execution_id AND n.kind = 'working' AND n.status = 'sent'"""
+
 _SENT = f"""
 WITH sent AS (
   UPDATE notifications
@@ -69,8 +76,9 @@ timeline AS (
   SELECT organization_id, execution_id, 'delivered', jsonb_build_object(
     'kind', kind, 'waited_s', round(extract(epoch FROM now() - created_at)::numeric, 3), 'repeated', repeated)
   FROM sent WHERE execution_id IS NOT NULL AND kind IN ('outcome', 'webhook')
-)
-SELECT status = 'ready' OR (kind = 'outcome' AND EXISTS (
+),
+left_over AS ({_SIGN_LEFT % "sent"} AND %(sign_left)s RETURNING n.id)
+SELECT status = 'ready' OR EXISTS (SELECT 1 FROM left_over) OR (kind = 'outcome' AND EXISTS (
   SELECT 1 FROM notifications o
   WHERE o.session_id = sent.session_id AND o.kind = 'outcome' AND o.status = 'ready'
     AND o.created_at > sent.created_at)) AS again
@@ -96,13 +104,14 @@ timeline AS (
 SELECT id FROM again
 """
 
-_FAIL = """
+_FAIL = f"""
 WITH failed AS (
   UPDATE notifications
   SET status = 'failed', error = %(error_text)s, lease_owner = NULL, lease_until = NULL
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
-  RETURNING id, organization_id, execution_id, kind
+  RETURNING id, organization_id, execution_id, kind, payload
 ),
+left_over AS ({_SIGN_LEFT % "failed"} AND o.payload ? 'clears_working'),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, execution_id, 'delivery_failed', jsonb_build_object(
@@ -165,11 +174,18 @@ class PostgresNotifications:
     async def mark_repeated(self, notification: Notification, lease: Lease) -> None:
         await self._change(notification, _MARK_REPEATED, {"lease": lease.token})
 
-    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> bool:
+    async def sent(
+        self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str], *, sign_left: bool = False
+    ) -> bool:
         row = await self._change(
             claimed.notification,
             _SENT,
-            {"lease": lease.token, "revision": claimed.revision, "parts": Jsonb(list(part_ids))},
+            {
+                "lease": lease.token,
+                "revision": claimed.revision,
+                "parts": Jsonb(list(part_ids)),
+                "sign_left": sign_left,
+            },
         )
         return bool(row["again"])
 

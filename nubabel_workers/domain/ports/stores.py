@@ -32,6 +32,7 @@ class Accepted:
     request_hash: str
     working_notification_id: str | None = None
     busy_execution_ids: Sequence[str] = ()  # earlier ones of the session that are not final yet
+    is_last_event: bool = False  # no later event of the conversation waits for the one that it came from
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,13 @@ class NotificationStore(Protocol):
         """What follows is a marked repeat of a post whose outcome stayed unknown; written down before it is sent."""
         ...
 
-    async def sent(self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str]) -> bool:
-        """Done; whether there is more to tell now: its own newer revision, or an outcome that waited for this one."""
+    async def sent(
+        self, claimed: ClaimedNotification, lease: Lease, part_ids: Sequence[str], *, sign_left: bool = False
+    ) -> bool:
+        """Done; whether there is more to tell now: its own newer revision, or an outcome that waited for this one.
+
+        sign_left: the working sign still stands; its own row is made ready to take it away.
+        """
         ...
 
     async def retry(

@@ -32,6 +32,36 @@ async def test_a_working_sign_is_shown_and_taken_away(pipeline: Pipeline) -> Non
     assert not question.reactions.get("eyes")
 
 
+async def test_the_sign_goes_with_the_answer_in_one_delivery(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.deliver()
+    await pipeline.dispatch()
+    await pipeline.run_ends()
+    await pipeline.complete()
+
+    line = await pipeline.deliver()
+
+    assert line.startswith("1 outcome sent")
+    assert ";" not in line
+    assert not question.reactions.get("eyes")
+
+
+async def test_a_sign_that_stays_with_the_answer_is_taken_away_on_its_own(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.deliver()
+    pipeline.slack.faults.plan(Fault("reactions.remove", FaultKind.HTTP_STATUS, status=503))
+
+    await pipeline.answer_everything()
+    assert len(pipeline.replies(question)) == 1
+    assert question.reactions.get("eyes")
+    await pipeline.deliver()
+
+    assert not question.reactions.get("eyes")
+    assert len(pipeline.replies(question)) == 1
+
+
 async def test_the_twin_of_a_mention_and_a_redelivery_answer_once(pipeline: Pipeline) -> None:
     question = await pipeline.mention("once?")
     for kind in ("message", "app_mention"):
