@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from nubabel_workers.embedded.processes import ProcessFailedError, ProcessSpec, Supervisor
+from nubabel_workers.embedded.processes import ChildProcess, ProcessFailedError, ProcessSpec, Supervisor
 from nubabel_workers.embedded.procfile import PROCFILE, read_procfile
 from nubabel_workers.embedded.stack_environment import HOST, base_environment, free_port
 from nubabel_workers.embedded.stack_logs import StackLogs
@@ -41,6 +41,10 @@ class StackProcesses:
 
     def names(self) -> list[str]:
         return self._supervisor.names()
+
+    def process(self, name: str) -> ChildProcess:
+        """The current process of that name; it is another one after a restart."""
+        return self._supervisor.process(name)
 
     def pid(self, name: str) -> int:
         return self._supervisor.process(name).pid

@@ -88,6 +88,9 @@ class Conversation:
         wanted = ", ".join(statuses)
         return await until(there, timeout_s=deadline - time.monotonic(), what=f"{execution_id} is {wanted}")
 
+    async def execution_of(self, message: Message) -> Execution:
+        return await self.execution(await self.stack.execution_of(self.tenant, self.channel, message))
+
     async def execution(self, execution_id: str) -> Execution:
         execution = await self.stack.services.executions.find(self.tenant.id, execution_id)
         assert execution is not None
@@ -102,6 +105,16 @@ class Conversation:
         )
         assert row is not None
         return int(row["n"])
+
+
+async def answered_once(
+    conversation: Conversation, questions: Sequence[Message], *, timeout_s: float = 2 * TIMEOUT_S
+) -> None:
+    """Every question has the text it asked for as its one answer."""
+    executions = await asyncio.gather(*(conversation.settled(one, timeout_s=timeout_s) for one in questions))
+    assert {execution.status for execution in executions} == {Status.COMPLETED}
+    for question, execution in zip(questions, executions, strict=True):
+        assert [message.body for message in conversation.bot_messages(question)] == [execution.output]
 
 
 async def until(condition: Callable[[], Awaitable[T | None]], *, what: str, timeout_s: float = TIMEOUT_S) -> T:

@@ -1,7 +1,7 @@
 """Processes, stores and servers that die while people wait: every question is answered, and only once."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -9,7 +9,7 @@ import redis
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.simulators.slack.model import Message
-from tests.e2e.conversation import Conversation
+from tests.e2e.conversation import Conversation, answered_once
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -19,17 +19,8 @@ STACK = StackOptions(
     slack_time_scale=0.05,
     settings={"lease_s": "3", "listener_lease_s": "3", "scheduler_hint_after_s": "1", "scheduler_reconcile_s": "3"},
 )
-_WITHIN_S = 60.0
 
 NewConversation = Callable[..., Conversation]
-
-
-async def _answered_once(conversation: Conversation, questions: Sequence[Message]) -> None:
-    """Every question has the text it asked for as its one answer."""
-    executions = await asyncio.gather(*(conversation.settled(one, timeout_s=_WITHIN_S) for one in questions))
-    assert {execution.status for execution in executions} == {Status.COMPLETED}
-    for question, execution in zip(questions, executions, strict=True):
-        assert [message.body for message in conversation.bot_messages(question)] == [execution.output]
 
 
 def _ask(conversation: Conversation, number: int, *, delay_s: float) -> list[Message]:
@@ -46,7 +37,7 @@ async def test_a_worker_killed_while_it_works_costs_nothing(
     await stack.processes.kill(worker)
     questions += _ask(conversation, 4, delay_s=0.1)
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_the_other_listener_takes_over(stack: Stack, conversation: Conversation) -> None:
@@ -56,14 +47,14 @@ async def test_the_other_listener_takes_over(stack: Stack, conversation: Convers
     for listener in ("listener", "listener.2"):  # one of them holds the connection
         await stack.processes.kill(listener)
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_an_answer_needs_no_listener_at_all(stack: Stack, conversation: Conversation) -> None:
     for listener in ("listener", "listener.2"):
         await stack.processes.stop(listener)
     try:
-        await _answered_once(conversation, _ask(conversation, 2, delay_s=0.5))
+        await answered_once(conversation, _ask(conversation, 2, delay_s=0.5))
     finally:
         await asyncio.gather(stack.processes.start("listener"), stack.processes.start("listener.2"))
 
@@ -74,7 +65,7 @@ async def test_web_and_slack_may_die_while_questions_come_in(stack: Stack, conve
     questions += _ask(conversation, 3, delay_s=0)
     await stack.processes.kill("web")
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_a_wiped_broker_and_cache_cost_a_moment(stack: Stack, conversation: Conversation) -> None:
@@ -85,7 +76,7 @@ async def test_a_wiped_broker_and_cache_cost_a_moment(stack: Stack, conversation
         with redis.Redis.from_url(url) as client:
             client.flushall()
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_a_killed_valkey_costs_a_moment(stack: Stack, conversation: Conversation) -> None:
@@ -96,7 +87,7 @@ async def test_a_killed_valkey_costs_a_moment(stack: Stack, conversation: Conver
     await asyncio.to_thread(stack.valkey.start)
     questions += _ask(conversation, 2, delay_s=0)
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_a_killed_postgres_costs_a_moment(stack: Stack, conversation: Conversation) -> None:
@@ -107,7 +98,7 @@ async def test_a_killed_postgres_costs_a_moment(stack: Stack, conversation: Conv
     questions += _ask(conversation, 2, delay_s=0)  # Slack is told to come again: nothing is accepted that isn't stored
     await asyncio.to_thread(stack.postgres.start)
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
 
 
 async def test_a_crashed_opencode_server_runs_its_work_again(stack: Stack, conversation: Conversation) -> None:
@@ -116,7 +107,7 @@ async def test_a_crashed_opencode_server_runs_its_work_again(stack: Stack, conve
 
     stack.opencode.simulators[0].insides.crash(down_s=1)
 
-    await _answered_once(conversation, questions)
+    await answered_once(conversation, questions)
     attempts = [(await conversation.settled(question)).attempt for question in questions]
     assert attempts == [2, 2, 2]
 
@@ -126,6 +117,6 @@ async def test_a_prompt_whose_confirmation_is_lost_runs_once(stack: Stack, conve
     calls_before = server.engine.model_calls
     server.set_faults(lose_answers=1)
 
-    await _answered_once(conversation, _ask(conversation, 1, delay_s=0.2))
+    await answered_once(conversation, _ask(conversation, 1, delay_s=0.2))
 
     assert server.engine.model_calls == calls_before + 1

@@ -25,15 +25,14 @@ Pool = AsyncConnectionPool[BoundedConnection]
 
 _SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
 _CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
-_TRANSIT_S = 2.0  # added to a statement's own limit, so that a living server is the one to end it
 
 
 @dataclass(frozen=True)
 class DatabaseLimits:
     """Time limits in seconds; every wait on the database has one.
 
-    The server keeps those of statements, locks and idle transactions. statement_timeout_s and a little more is also how
-    long we wait for any answer of it.
+    The server keeps those of statements, locks and idle transactions. transit_s later we no longer wait for an answer:
+    a server that lives should be the one to end its statements.
     """
 
     pool_min: int = 1
@@ -43,6 +42,7 @@ class DatabaseLimits:
     statement_timeout_s: float = 5.0
     lock_timeout_s: float = 3.0
     idle_in_transaction_timeout_s: float = 15.0
+    transit_s: float = 2.0
 
 
 class Database:
@@ -169,7 +169,7 @@ def _pool(url: str, limits: DatabaseLimits, application_name: str) -> Pool:
             "keepalives_count": 3,
             "tcp_user_timeout": 15_000,
         },
-        connection_class=bounded_connection(limits.statement_timeout_s + _TRANSIT_S),
+        connection_class=bounded_connection(limits.statement_timeout_s + limits.transit_s),
         configure=_configure,
         check=None,
     )
