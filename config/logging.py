@@ -6,6 +6,7 @@ every line until they are unbound.
 """
 
 import functools
+import json
 import logging
 import re
 import sys
@@ -149,12 +150,15 @@ def _shared_processors(process: str) -> list[Processor]:
 def _renderers(*, console: bool) -> list[Processor]:
     if console:
         readable = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=34, sort_keys=False)
-        return [cast("Processor", lambda *args: str(readable(*args)).encode())]
+        return [cast("Processor", lambda *args: str(readable(*args)).encode(errors="backslashreplace"))]
     return [_render_json]
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event_dict: MutableMapping[str, Any]) -> bytes:
-    return orjson.dumps(event_dict, default=str, option=orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(event_dict, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # lone surrogates, integers of more than 64 bits: other people's values are no reason to fail
+        return json.dumps(event_dict, default=str, skipkeys=True).encode()
 
 
 class _LineLogger:

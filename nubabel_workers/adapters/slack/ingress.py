@@ -7,6 +7,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from logging import WARNING, getLogger
 from typing import Any, Final
 
@@ -82,9 +83,16 @@ def events_api_handler(app: AsyncApp) -> EventsApiHandler:
             bolt_request = to_async_bolt_request(request, body)
         except Exception:  # noqa: BLE001 - Bolt parses before it verifies: whatever garbage raises, it is no request
             return JSONResponse({"error": "unreadable request"}, status_code=400)
-        return to_starlette_response(await app.async_dispatch(bolt_request))
+        return to_starlette_response(await dispatch(app, bolt_request))
 
     return handle
+
+
+async def dispatch(app: AsyncApp, request: AsyncBoltRequest) -> BoltResponse:
+    """What Bolt makes of the request; 400 for a body that Bolt's own middleware would fall over."""
+    if not isinstance(request.body.get("event", {}), dict):
+        return BoltResponse(status=HTTPStatus.BAD_REQUEST)
+    return await app.async_dispatch(request)
 
 
 def _quiet_bolt_logger() -> Any:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from slack_bolt.async_app import AsyncApp, AsyncBoltRequest
 
 from nubabel_workers.adapters.slack import errors
+from nubabel_workers.adapters.slack.ingress import dispatch
 from nubabel_workers.adapters.slack.messenger import SLACK_API_URL, slack_http_session, web_client
 from nubabel_workers.domain.errors import TransientError, UnavailableError
 
@@ -133,7 +134,12 @@ class SocketModeReceiver:
 
     async def _handle(self, socket: aiohttp.ClientWebSocketResponse, message: dict[str, Any]) -> None:
         """Acknowledge on the socket that brought the event, and only when it was accepted."""
-        response = await self._app.async_dispatch(AsyncBoltRequest(mode="socket_mode", body=message["payload"]))
+        try:
+            request = AsyncBoltRequest(mode="socket_mode", body=message["payload"])
+        except Exception as error:  # noqa: BLE001 - as over HTTP: whatever garbage raises, it is no request
+            log.warning("slack.unreadable_envelope", error=type(error).__name__)
+            return
+        response = await dispatch(self._app, request)
         if response.status != 200:  # noqa: PLR2004 - HTTP OK
             return
         try:

@@ -10,12 +10,19 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nubabel_workers.gateway.dependencies import SlackParts
-from nubabel_workers.gateway.problems import ProblemError
+from nubabel_workers.gateway.problems import ProblemError, problem_response
 from nubabel_workers.services.install_workspace import InstallWorkspace
 
 _COOKIE = "nubabel_install"
 _COOKIE_S = 600
 _PAGE = "<!doctype html><html lang=en><title>Nubabel</title><p>Nubabel is installed in {name}.</html>"
+
+_MEANINGS = {
+    HTTPStatus.BAD_REQUEST: "nothing that Slack sends",
+    HTTPStatus.UNAUTHORIZED: "not signed with this app's signing secret, or too long ago",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the event could not be stored now; send it again",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "the event could not be stored; send it again",
+}
 
 Signed = Annotated[str, Query(min_length=1, max_length=2048)]
 
@@ -46,6 +53,9 @@ class SlackEvents:
             return
         scope["route"] = self  # its path is what logs and metrics call the request
         response = await self._handle(Request(scope, receive))
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            status = HTTPStatus(response.status_code)
+            response = problem_response(scope, ProblemError(status, status.name.lower(), _MEANINGS.get(status, "")))
         await response(scope, receive, send)
 
 

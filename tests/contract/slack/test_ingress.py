@@ -105,6 +105,15 @@ async def test_body_that_no_redelivery_would_mend_is_acknowledged(
     assert (await send(endpoint, event_body(slack)))[0] == 200
 
 
+@pytest.mark.parametrize("event", [[], "app_mention", 7, None, True])
+async def test_an_event_that_is_no_object_is_refused(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox, event: object
+) -> None:
+    status, _ = await send(endpoint, event_body(slack, event=event))
+
+    assert (status, inbox.calls) == (400, 0)
+
+
 async def test_bad_signature_is_refused(slack: SlackSimulator, endpoint: str, inbox: Inbox) -> None:
     raw = event_body(slack)
 

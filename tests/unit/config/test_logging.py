@@ -132,6 +132,14 @@ def test_a_value_that_json_does_not_know_is_written_as_text(sink: Sink) -> None:
     assert line["numbers"] == {"1": [2]}
 
 
+@pytest.mark.parametrize("value", ["\ud800", 2**64, {"\udfff": [2**64]}, float("nan")])
+def test_a_value_that_json_cannot_hold_is_written_all_the_same(sink: Sink, value: Any) -> None:
+    structlog.get_logger().info("slack.event_refused", value=value)
+
+    (line,) = sink.lines()
+    assert line["event"] == "slack.event_refused"
+
+
 def test_a_terminal_gets_readable_lines(restored_logging: None) -> None:
     sink = Sink()
     configure_logging(process="worker", log_format="console", stream=sink)

@@ -1,0 +1,101 @@
+"""The HTTP API, described by its OpenAPI document: whatever is sent, answers are those that the document promises.
+
+An endpoint that is added to the document is tested here without further ado.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from schemathesis import CheckFunction, GenerationMode, Response
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from nubabel_workers.gateway.app import api
+from tests.faults.raw_input.amount import cases
+from tests.faults.raw_input.conftest import Web
+
+pytestmark = pytest.mark.integration
+
+_CHECKS = (
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+
+# With the boundaries of every parameter, one after the other, before what is drawn at random; and without.
+systematic = schemathesis.openapi.from_dict(api().openapi())
+systematic.config.generation.update(modes=list(GenerationMode))
+random = schemathesis.openapi.from_dict(api().openapi())
+random.config.generation.update(modes=list(GenerationMode))
+random.config.phases.coverage.enabled = False
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+class Caller(StrEnum):
+    """Who sends a case."""
+
+    NOBODY = "nobody"
+    SERVICE = "service"
+    OPERATOR = "operator"
+
+    def headers(self, web: Web) -> dict[str, str]:
+        tokens = {
+            Caller.SERVICE: web.stores.service_token,
+            Caller.OPERATOR: web.stores.operator_token,
+        }
+        return {"Authorization": f"Bearer {tokens[self]}"} if self in tokens else {}
+
+
+@systematic.parametrize()
+@cases(10)
+def test_every_answer_to_an_owner_is_as_documented(
+    case: schemathesis.Case[Any], web: Web, session: requests.Session
+) -> None:
+    if "execution_id" in case.path_parameters:
+        case.path_parameters["execution_id"] = web.stores.ended_execution
+
+    check(case, Caller.SERVICE, web, session)
+
+
+@pytest.mark.parametrize("caller", Caller)
+@random.parametrize()
+@cases(6)
+def test_every_answer_is_as_documented(
+    case: schemathesis.Case[Any], caller: Caller, web: Web, session: requests.Session
+) -> None:
+    check(case, caller, web, session)
+
+
+def check(case: schemathesis.Case[Any], caller: Caller, web: Web, session: requests.Session) -> None:
+    response = case.call(base_url=web.url, session=session, headers=caller.headers(web), timeout=10)
+
+    case.validate_response(response, checks=list(_CHECKS), excluded_checks=_excluded(case))
+    assert response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR or _is_honest(case, response)
+    assert web.process.is_running
+    assert web.crashes() == []
+
+
+def _excluded(case: schemathesis.Case[Any]) -> list[CheckFunction]:
+    """The schema of an event stream is that of its text; schemathesis takes it for that of an event."""
+    return [response_schema_conformance] if case.path.endswith("/events") else []
+
+
+def _is_honest(case: schemathesis.Case[Any], response: Response) -> bool:
+    """Only readiness may say 503 here: no OpenCode server is registered."""
+    return case.path == "/ready" and response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
