@@ -209,7 +209,11 @@ class WorkSettings(SettingGroup):
     task_timeout_s: PositiveFloat = Field(
         55, le=60, description="Seconds after which a task is cancelled; below the broker's redelivery by far."
     )
-    lease_s: PositiveFloat = Field(10, description="Seconds for which a claimed row is ours without renewal.")
+    lease_s: float = Field(
+        10,
+        ge=3,
+        description="Seconds for which a claimed row is ours without renewal; a call needs one and a half of them.",
+    )
     claim_batch: PositiveInt = Field(32, description="Rows at most that one task takes.")
     hint_flag_ms: int = Field(
         1000, ge=1, le=1000, description="Milliseconds for which one hint stands for all of its kind."

@@ -6,7 +6,7 @@ written to be complete by themselves: one per state change.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ Pool = AsyncConnectionPool[BoundedConnection]
 
 _SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
 _CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
+_ENDED_IN_A_WAIT = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Scope:
         if params is not None:
             params = {name: storable_text(value) if isinstance(value, str) else value for name, value in params.items()}
         with translated_errors():
-            async with self._pool.connection() as connection, replacing_dead_ones(self._pool, connection):
+            async with self._pool.connection() as connection, healing(self._pool, connection):
                 if self._organization_id is None:
                     yield await connection.execute(statement, params)
                     return
@@ -110,12 +115,19 @@ class Scope:
 
 
 @asynccontextmanager
-async def replacing_dead_ones(pool: Pool, connection: BoundedConnection) -> AsyncIterator[None]:
+async def healing(pool: Pool, connection: BoundedConnection) -> AsyncIterator[None]:
     """When a server went away all its connections are dead; each would cost somebody a failure, and one that hangs a
     whole time limit. So the first that is found dead ends those that rest in the pool.
+
+    psycopg (3.3.9) takes a statement for prepared once it has been sent for that. One that ended there, waiting for a
+    lock on its table, is unknown to the server, and would fail on this connection for ever.
     """
     try:
         yield
+    except _ENDED_IN_A_WAIT:
+        with suppress(psycopg.Error):  # a connection that cannot even do that is replaced
+            await connection.execute("DEALLOCATE ALL")
+        raise
     finally:
         if connection.closed:
             await pool.drain()

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -26,6 +27,8 @@ LIMITS = DatabaseLimits(
     idle_in_transaction_timeout_s=7,
     transit_s=0.3,
 )
+ONE_CONNECTION = replace(LIMITS, pool_max=1)
+PREPARED_AFTER = 5  # psycopg's default: the sixth time a statement is prepared
 _ENDS_WITHIN_S = 2.5  # by LIMITS 0.8 s for the answer, 0.5 s for a connection; the rest is for a slow machine
 
 
@@ -131,6 +134,21 @@ async def test_a_lock_is_waited_for_briefly(database_url: str, database: Databas
             await database.system().execute("UPDATE organizations SET name = name")
 
         assert time.monotonic() - began < LIMITS.statement_timeout_s
+
+
+async def test_a_statement_that_could_not_be_prepared_behind_a_lock_runs_afterwards(database_url: str) -> None:
+    async with opened(database_url, ONE_CONNECTION) as database:
+        scope = database.tenant("org_one")
+        statement = "UPDATE organizations SET name = 'x' WHERE id = %(id)s"
+        async with await psycopg.AsyncConnection.connect(database_url) as locker:
+            for _ in range(PREPARED_AFTER):
+                await scope.execute(statement, {"id": "org_one"})
+            await locker.execute("LOCK TABLE organizations IN EXCLUSIVE MODE")
+            with pytest.raises(TransientError):
+                await scope.execute(statement, {"id": "org_one"})
+            await locker.rollback()
+
+            assert await scope.execute(statement, {"id": "org_one"}) == 0
 
 
 async def test_a_pool_without_a_free_connection_refuses_in_time_and_recovers(database: Database) -> None:

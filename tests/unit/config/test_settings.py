@@ -55,7 +55,7 @@ def test_every_missing_setting_is_named_in_one_message(environment: pytest.Monke
         ("NUBABEL_BROKER_URL", "amqp://broker", "must be a URL beginning with redis:// or rediss://"),
         ("NUBABEL_DATABASE_URL", "mysql://db", "must be a URL beginning with postgresql:// or postgres://"),
         ("NUBABEL_HTTP_PORT", "70000", "less than or equal to 65535"),
-        ("NUBABEL_LEASE_S", "0", "greater than 0"),
+        ("NUBABEL_LEASE_S", "1", "greater than or equal to 3"),
         ("NUBABEL_HINT_FLAG_MS", "5000", "less than or equal to 1000"),
         ("NUBABEL_SLACK_MODE", "both", "'events', 'socket' or 'off'"),
         ("NUBABEL_ENCRYPTION_KEYS", f"{KEY},hunter2", "key 2 is not a key made by"),
