@@ -19,6 +19,7 @@ import pytest
 import redis
 from psycopg import sql
 
+from nubabel_workers.adapters.storage import schema
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 
@@ -110,6 +111,15 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         yield PostgresServer(postgres.url())
     finally:
         postgres.destroy()
+
+
+@pytest.fixture(scope="session")
+def pipeline_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """The name of a database with all tables, to make others from."""
+    url = postgres_server.create_database()
+    schema.upgrade(url)
+    yield urlsplit(url).path.removeprefix("/")
+    postgres_server.drop_database(url)
 
 
 @pytest.fixture

@@ -3,38 +3,31 @@
 No worker runs: a test takes each step itself, so that it can stand between any two of them.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from config.settings import Settings
-from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, manage_dead_letters, open_services
 from nubabel_workers.domain.administration import Installation
 from nubabel_workers.domain.dead_letters import Replayed
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from nubabel_workers.simulators.slack.model import Message
 from nubabel_workers.simulators.slack.server import SlackSimulator
-from tests.conftest import PostgresServer, RedisServer
+from tests.conftest import RedisServer
 from tests.waiting import eventually_true
 
 TEAM = "T0ONE"
 CHANNEL = "C0GENERAL"
 ORGANIZATION = "org_pipeline"
-
-
-@pytest.fixture(scope="session")
-def pipeline_template(postgres_server: PostgresServer) -> Iterator[str]:
-    url = postgres_server.create_database()
-    schema.upgrade(url)
-    yield urlsplit(url).path.removeprefix("/")
-    postgres_server.drop_database(url)
 
 
 @pytest.fixture
@@ -56,67 +49,80 @@ def settings(
     pipeline_template: str,
     clean_redis: RedisServer,
 ) -> Settings:
-    return Settings(
-        _env_file=None,
-        environment="development",
-        database_url=SecretStr(database_factory(template=pipeline_template)),
-        broker_url=SecretStr(clean_redis.broker_url),
-        cache_url=SecretStr(clean_redis.cache_url),
-        encryption_keys=(generate_key(),),
-        slack_api_base_url=slack.api_url,
-        slack_progress_interval_s=0.01,
-        database_pool_min=0,
-        egress_allow=("127.0.0.1",),
-        retry_orchestration_first_wait_s=0.01,
-        retry_orchestration_max_wait_s=0.01,
-        retry_notifications_first_wait_s=0.01,
-        retry_notifications_max_wait_s=0.01,
-    )
+    return pipeline_settings(slack, database_factory(template=pipeline_template), clean_redis)
 
 
-class Pipeline:
-    """One organization with one Slack workspace and one OpenCode server."""
+def pipeline_settings(slack: SlackSimulator, database_url: str, redis: RedisServer, **changes: Any) -> Settings:
+    """Waits between tries are next to nothing."""
+    values: dict[str, Any] = {
+        "_env_file": None,
+        "environment": "development",
+        "database_url": SecretStr(database_url),
+        "broker_url": SecretStr(redis.broker_url),
+        "cache_url": SecretStr(redis.cache_url),
+        "encryption_keys": (generate_key(),),
+        "slack_api_base_url": slack.api_url,
+        "slack_progress_interval_s": 0.01,
+        "database_pool_min": 0,
+        "egress_allow": ("127.0.0.1",),
+        "retry_orchestration_first_wait_s": 0.01,
+        "retry_orchestration_max_wait_s": 0.01,
+        "retry_notifications_first_wait_s": 0.01,
+        "retry_notifications_max_wait_s": 0.01,
+    }
+    return Settings(**values | changes)
 
-    def __init__(self, services: Services, slack: SlackSimulator, opencode: RunningSimulator) -> None:
+
+class Steps:
+    """One organization with one Slack workspace and one OpenCode server: what happens, step by step."""
+
+    def __init__(self, services: Services, slack: SlackSimulator) -> None:
         self.services = services
         self.slack = slack
-        self.opencode = opencode
 
     async def receive(self, body: Mapping[str, object]) -> None:
         """An event as it arrives at the door."""
         await self.services.accept_slack_event.accept(body)
 
-    async def mention(self, text: str, *, thread_ts: str | None = None) -> Message:
+    async def mention(self, text: str, *, thread_ts: str | None = None, team: str = TEAM) -> Message:
         """A person mentions the bot, and the event is accepted."""
-        bot = self.slack.workspace(TEAM).bot_user_id
-        return await self.say(f"<@{bot}> {text}", thread_ts=thread_ts, kind="app_mention")
+        bot = self.slack.workspace(team).bot_user_id
+        return await self.say(f"<@{bot}> {text}", thread_ts=thread_ts, kind="app_mention", team=team)
 
     async def say(
-        self, text: str, *, thread_ts: str | None = None, kind: str = "message", channel: str = CHANNEL
+        self,
+        text: str,
+        *,
+        thread_ts: str | None = None,
+        kind: str = "message",
+        channel: str = CHANNEL,
+        team: str = TEAM,
     ) -> Message:
-        message = self.slack.say(text, team=TEAM, channel=channel, thread_ts=thread_ts)
-        await self.receive(self.envelope({"type": kind, **message.wire(TEAM), "channel": channel}))
+        message = self.slack.say(text, team=team, channel=channel, thread_ts=thread_ts)
+        await self.receive(self.envelope({"type": kind, **message.wire(team), "channel": channel}, team=team))
         return message
 
-    def envelope(self, event: Mapping[str, object], *, event_id: str | None = None) -> dict[str, object]:
-        bot = self.slack.workspace(TEAM).bot_user_id
+    def envelope(
+        self, event: Mapping[str, object], *, event_id: str | None = None, team: str = TEAM
+    ) -> dict[str, object]:
+        bot = self.slack.workspace(team).bot_user_id
         return {
             "type": "event_callback",
             "event_id": event_id or self.services.chance.new_id("Ev"),
-            "team_id": TEAM,
-            "authorizations": [{"team_id": TEAM, "enterprise_id": None, "user_id": bot, "is_bot": True}],
+            "team_id": team,
+            "authorizations": [{"team_id": team, "enterprise_id": None, "user_id": bot, "is_bot": True}],
             "event": {"channel_type": "channel", **event},
         }
 
-    async def install(self, bot_token: str) -> None:
-        """Install the app in Slack, or install it again."""
-        workspace = self.slack.workspace(TEAM)
+    async def install(self, bot_token: str | None = None, *, team: str = TEAM) -> None:
+        """Install the app in Slack, or install it again, with another token if need be."""
+        workspace = self.slack.workspace(team)
         installation = Installation(
-            team_id=TEAM,
+            team_id=team,
             enterprise_id=None,
-            team_name="One",
+            team_name=workspace.name,
             bot_user_id=workspace.bot_user_id,
-            bot_token=SecretStr(bot_token),
+            bot_token=SecretStr(bot_token or workspace.bot_token),
             bot_id=workspace.bot_id,
             scopes=("chat:write",),
         )
@@ -159,9 +165,9 @@ class Pipeline:
         await self.complete()
         await self.deliver()
 
-    def replies(self, question: Message, *, channel: str = CHANNEL) -> list[str]:
+    def replies(self, question: Message, *, channel: str = CHANNEL, team: str = TEAM) -> list[str]:
         """What the bot says in the thread of that message now."""
-        found = self.slack.workspace(TEAM).channels[channel]
+        found = self.slack.workspace(team).channels[channel]
         return [one.body for one in found.thread(question.root_ts) if one.bot_id is not None]
 
     async def statuses(self) -> list[str]:
@@ -174,15 +180,28 @@ class Pipeline:
         return row
 
 
+class Pipeline(Steps):
+    """With a simulated OpenCode server, which can be told to misbehave."""
+
+    def __init__(self, services: Services, slack: SlackSimulator, opencode: RunningSimulator) -> None:
+        super().__init__(services, slack)
+        self.opencode = opencode
+
+
 @pytest.fixture
 async def pipeline(settings: Settings, slack: SlackSimulator, opencode: RunningSimulator) -> AsyncIterator[Pipeline]:
+    agents = ("Sisyphus - ultraworker", "build")
     async with open_services(settings, application_name="tests") as services:
-        system = services.database.system()
-        await system.execute("INSERT INTO organizations (id, name) VALUES (%(id)s, 'Pipeline')", {"id": ORGANIZATION})
-        await system.execute(
-            "INSERT INTO instances (id, url, agents) VALUES ('ins_1', %(url)s, %(agents)s)",
-            {"url": opencode.url, "agents": '["Sisyphus - ultraworker", "build"]'},
-        )
+        await found_organization(services, Instance(InstanceId("ins_1"), opencode.url, "", None, agents=agents))
         pipeline = Pipeline(services, slack, opencode)
-        await pipeline.install(slack.workspace(TEAM).bot_token)
+        await pipeline.install()
         yield pipeline
+
+
+async def found_organization(services: Services, instance: Instance) -> None:
+    """The organization, and an OpenCode server for it that has just been heard of."""
+    await services.database.system().execute(
+        "INSERT INTO organizations (id, name) VALUES (%(id)s, 'Pipeline')", {"id": ORGANIZATION}
+    )
+    await services.instances.add(instance, actor="tests")
+    await services.instances.report_health(instance.id, healthy=True, detail="", version="", agents=instance.agents)
