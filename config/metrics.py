@@ -66,6 +66,16 @@ class ProcessMetrics:
             registry=self.registry,
         )
 
+        self._breaker_openings = Counter(
+            "nubabel_opencode_breaker_openings",
+            "How often this process's calls made a server's circuit breaker open, or open again.",
+            ("instance",),
+            registry=self.registry,
+        )
+
+    def breaker_opened(self, instance: str) -> None:
+        self._breaker_openings.labels(instance).inc()
+
     def task(self, task: str, outcome: str, duration_s: float) -> None:
         self._tasks.labels(task, outcome).inc()
         self._task_seconds.labels(task).observe(duration_s)

@@ -187,6 +187,17 @@ class OpenCodeSettings(SettingGroup):
     opencode_stream_idle_s: PositiveFloat = Field(
         30, description="Seconds of silence after which an event stream counts as dead."
     )
+    breaker_failures: PositiveInt = Field(
+        5, description="Failed calls in a row after which an OpenCode server gets no more for a while."
+    )
+    breaker_failing_share: float = Field(
+        0.5, gt=0, le=1, description="The same for this share of 20 or more calls within breaker_window_s."
+    )
+    breaker_window_s: PositiveFloat = Field(30, description="Seconds in which failed calls count together.")
+    breaker_first_wait_s: PositiveFloat = Field(
+        2, description="Seconds, at most, until one call tries such a server again; doubled each time that it fails."
+    )
+    breaker_max_wait_s: PositiveFloat = Field(30, description="Seconds between two such tries, at most.")
     opencode_capacity_runs: PositiveInt = Field(50, description="Runs at once per server, unless it says otherwise.")
     opencode_submits_per_second: PositiveInt = Field(
         20, description="Prompts per second and server, unless it says otherwise."

@@ -14,10 +14,13 @@ from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
+from nubabel_workers.adapters.cache.circuit_breakers import RedisCircuitBreakers
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
-from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers
+from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
+from nubabel_workers.adapters.opencode.client import CallReport
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
 from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_client, new_stream_session
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
@@ -33,10 +36,13 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
+from nubabel_workers.domain.circuit_breaker import BreakerPolicy
+from nubabel_workers.domain.placement import AWAY
 from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
@@ -60,6 +66,7 @@ from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
@@ -89,6 +96,8 @@ class Adapters:
     mappings: CachedSessionMappings
     progress: RedisProgress
     throttle: RedisThrottle
+    breakers: RedisCircuitBreakers
+    waiting: PostgresWaiting
     hints: BrokerHintPublisher
     messenger: SlackMessenger
     webhooks: StandardWebhookSender
@@ -110,6 +119,7 @@ class Services(Adapters):
     dispatch_executions: DispatchExecutions
     complete_executions: CompleteExecutions
     deliver_notifications: DeliverNotifications
+    report_servers: ReportServers
     reconcile_instance: ReconcileInstance
     follow_instance: FollowInstance
     maintain: Maintain
@@ -150,6 +160,7 @@ async def _open_adapters(
     hints = _hint_publisher(settings, metrics)
     stack.callback(hints.close)
     executions = PostgresExecutions(database, clock, chance, lease_s=settings.lease_s)
+    breakers = RedisCircuitBreakers(cache, chance, policy=_breaker_policy(settings), on_opened=metrics.breaker_opened)
     return Adapters(
         settings=settings,
         clock=clock,
@@ -168,10 +179,12 @@ async def _open_adapters(
         mappings=CachedSessionMappings(cache, executions),
         progress=RedisProgress(cache, reading),
         throttle=RedisThrottle(cache),
+        breakers=breakers,
+        waiting=PostgresWaiting(database, reason=AWAY),
         hints=hints,
         messenger=messenger,
         webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),
-        servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings)),
+        servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings), on_call=_heeded_by(breakers)),
         events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
     )
 
@@ -187,7 +200,8 @@ def _wire(a: Adapters) -> Services:
     submit = _submit_execution(a, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
-    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, a.hints)
+    report = ReportServers(a.breakers, a.waiting, a.hints)
+    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, report, a.hints)
     return Services(
         **vars(a),
         leases=leases,
@@ -197,12 +211,13 @@ def _wire(a: Adapters) -> Services:
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
-        dispatch_executions=_dispatch_executions(a, end, leases, strays, rules),
-        complete_executions=_complete_executions(a, end, leases),
+        dispatch_executions=_dispatch_executions(a, end, report, leases, strays, rules),
+        complete_executions=_complete_executions(a, end, report, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
+        report_servers=report,
         reconcile_instance=reconcile,
-        follow_instance=_follow_instance(a, reconcile, asks),
-        maintain=Maintain(a.maintenance, a.executions, end, reconcile, a.hints, pace=_pace(settings)),
+        follow_instance=_follow_instance(a, reconcile, asks, report),
+        maintain=Maintain(a.maintenance, a.executions, end, reconcile, a.breakers, a.hints, pace=_pace(settings)),
     )
 
 
@@ -249,7 +264,12 @@ def _process_slack_events(
 
 
 def _dispatch_executions(
-    a: Adapters, end: EndExecution, leases: LeaseHolder, strays: StopStrayRuns, rules: Rules
+    a: Adapters,
+    end: EndExecution,
+    report: ReportServers,
+    leases: LeaseHolder,
+    strays: StopStrayRuns,
+    rules: Rules,
 ) -> DispatchExecutions:
     settings = a.settings
     context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
@@ -265,6 +285,9 @@ def _dispatch_executions(
         SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, strays, a.metrics, rules, limits=limits),
         a.progress,
         a.throttle,
+        a.breakers,
+        report,
+        a.waiting,
         leases,
         a.hints,
         a.chance,
@@ -274,11 +297,13 @@ def _dispatch_executions(
     )
 
 
-def _complete_executions(a: Adapters, end: EndExecution, leases: LeaseHolder) -> CompleteExecutions:
+def _complete_executions(
+    a: Adapters, end: EndExecution, report: ReportServers, leases: LeaseHolder
+) -> CompleteExecutions:
     return CompleteExecutions(
         a.executions,
         end,
-        ObserveRuns(a.executions, a.instances, a.servers, leases, a.metrics),
+        ObserveRuns(a.executions, a.instances, a.servers, leases, a.metrics, a.breakers, report),
         a.mappings,
         leases,
         a.hints,
@@ -312,7 +337,9 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
     )
 
 
-def _follow_instance(a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks) -> FollowInstance:
+def _follow_instance(
+    a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks, report: ReportServers
+) -> FollowInstance:
     return FollowInstance(
         a.events,
         a.servers,
@@ -322,8 +349,27 @@ def _follow_instance(a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks
         a.progress,
         reconcile,
         asks,
+        a.breakers,
+        report,
         a.hints,
         progress_pace_s=a.settings.slack_progress_interval_s,
+    )
+
+
+def _heeded_by(breakers: RedisCircuitBreakers) -> OnServersCall:
+    def on_call(instance_id: str, report: CallReport) -> None:
+        breakers.saw(instance_id, kind_of(report), outcome_of(report), began_ago_s=report.seconds)
+
+    return on_call
+
+
+def _breaker_policy(settings: Settings) -> BreakerPolicy:
+    return BreakerPolicy(
+        failures_in_a_row=settings.breaker_failures,
+        failing_share=settings.breaker_failing_share,
+        window_s=settings.breaker_window_s,
+        first_wait_s=settings.breaker_first_wait_s,
+        max_wait_s=settings.breaker_max_wait_s,
     )
 
 

@@ -1,41 +1,96 @@
 """On which OpenCode server an execution runs: its session's own, else the least loaded one that may serve it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
+from nubabel_workers.domain.circuit_breaker import Gate
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.tenants import Instance
 
+FULL = "capacity"
+AWAY = "server away"
+
+_ALL_CLOSED: Mapping[str, Gate] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class PlaceWait:
+    """Why there is no place now. wait_s: until there may be one; None where nobody knows."""
+
+    reason: str
+    wait_s: float | None = None
+
 
 class Placement:
-    """Server loads at one moment; each placed execution counts at once, so that a batch spreads."""
+    """Server loads at one moment; each placed execution counts at once, so that a batch spreads.
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
+    gates: of servers whose circuit breaker is not closed; they get one execution, as the probe, or none.
+    """
+
+    def __init__(self, instances: Sequence[Instance], gates: Mapping[str, Gate] = _ALL_CLOSED) -> None:
         self._instances = {instance.id: instance for instance in instances}
         self._in_flight = {instance.id: instance.in_flight for instance in instances}
+        self._gates = gates
+        self._probes = {instance_id: int(gate.lets_probe) for instance_id, gate in gates.items()}
 
     def free_slots(self) -> int:
-        return sum(max(0, self._free(instance)) for instance in self._instances.values() if _serves(instance))
+        return sum(max(0, self._free(instance)) for instance in self._serving())
 
     def place(self, execution: Execution) -> Instance | None:
-        """None: all that may serve it are full. A session stays where its history is, also on a draining server."""
-        pinned = self._instances.get(execution.instance_id) if execution.instance_id else None
+        """None: all that may serve it are full or away. A session stays where its history is, also while draining."""
+        pinned = self._pinned(execution)
         candidates = [pinned] if pinned else self._open_to(execution.organization_id)
-        free = [instance for instance in candidates if self._free(instance) > 0]
+        free = [
+            one for one in candidates if self._free(one) > 0 and (one.healthy or one is pinned or self.is_probe(one))
+        ]
         if not free:
             return None
-        chosen = min(free, key=lambda instance: (self._in_flight[instance.id] / instance.capacity_runs, instance.id))
+        chosen = min(free, key=self._preference)
         self._in_flight[chosen.id] += 1
+        if chosen.id in self._probes:
+            self._probes[chosen.id] -= 1
         return chosen
+
+    def is_probe(self, instance: Instance) -> bool:
+        """Whether what was placed there is the one call that decides whether its breaker closes."""
+        return instance.id in self._probes
+
+    def wait_for(self, execution: Execution) -> PlaceWait:
+        """What an execution that got no place waits for."""
+        pinned = self._pinned(execution)
+        candidates = [pinned] if pinned else self._open_to(execution.organization_id)
+        if not candidates or any(one.id not in self._probes and (one.healthy or one is pinned) for one in candidates):
+            return PlaceWait(FULL)
+        return PlaceWait(AWAY, self._soonest(candidates))
+
+    def all_away_for_s(self) -> float | None:
+        """Seconds until the first breaker lets a probe go, where all servers' are open; else None."""
+        serving = self._serving()
+        return self._soonest(serving) if all(one.id in self._probes for one in serving) else None
+
+    def _soonest(self, instances: Sequence[Instance]) -> float | None:
+        waits = [self._gates[instance.id].wait_s for instance in instances if instance.id in self._gates]
+        return min((wait_s for wait_s in waits if wait_s > 0), default=None)
+
+    def _preference(self, instance: Instance) -> tuple[bool, float, str]:
+        return not instance.healthy, self._in_flight[instance.id] / instance.capacity_runs, instance.id
+
+    def _pinned(self, execution: Execution) -> Instance | None:
+        return self._instances.get(execution.instance_id) if execution.instance_id else None
+
+    def _serving(self) -> list[Instance]:
+        return [instance for instance in self._instances.values() if instance.status in {"active", "draining"}]
 
     def _open_to(self, organization_id: str) -> list[Instance]:
         """Servers for new sessions: the organization's own where it has any (even if down), else shared ones."""
-        open_ones = [i for i in self._instances.values() if i.status == "active" and i.healthy]
         own = [i for i in self._instances.values() if i.organization_id == organization_id]
-        return [i for i in open_ones if i.organization_id == (organization_id if own else None)]
+        return [
+            i
+            for i in self._instances.values()
+            if i.status == "active" and i.organization_id == (organization_id if own else None)
+        ]
 
     def _free(self, instance: Instance) -> int:
-        return instance.capacity_runs - self._in_flight[instance.id]
-
-
-def _serves(instance: Instance) -> bool:
-    return instance.status in {"active", "draining"}
+        free = instance.capacity_runs - self._in_flight[instance.id]
+        return min(free, self._probes.get(instance.id, free))

@@ -81,8 +81,8 @@ class CompleteExecutions:
                 claimed = await self._executions.claim_checks(
                     execution_id=execution_id, limit=self._limits.batch, lease=lease
                 )
-                batch = self._observe.batch()
-                await asyncio.gather(*(self._one(item, batch, lease, tally) for item in claimed))
+                async with self._observe.batch() as batch:
+                    await asyncio.gather(*(self._one(item, batch, lease, tally) for item in claimed))
             execution_id = None
             if len(claimed) < self._limits.batch:
                 return str(tally)

@@ -12,9 +12,10 @@ from nubabel_workers.domain.errors import NubabelError, UnavailableError, Uncert
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.placement import AWAY, Placement, PlaceWait
 from nubabel_workers.domain.ports import (
     Chance,
+    CircuitBreakers,
     ClaimedDispatch,
     Clock,
     ExecutionStore,
@@ -22,6 +23,7 @@ from nubabel_workers.domain.ports import (
     InstanceStore,
     ProgressStream,
     Throttle,
+    WaitingStore,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
@@ -29,11 +31,13 @@ from nubabel_workers.services.batches import BatchLimits, Tally
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
+from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.submit_prompt import SubmitPrompt
 
 log = structlog.get_logger(__name__)
 
-_NO_CAPACITY_WAIT_S = 1.0
+_NO_PLACE_WAIT_S = 1.0
+_PACE = "pace"
 _PACE_WINDOW_S = 1.0
 _EXHAUSTED = "attempts_exhausted"
 
@@ -49,6 +53,9 @@ class DispatchExecutions:
         submit_prompt: SubmitPrompt,
         progress: ProgressStream,
         throttle: Throttle,
+        breakers: CircuitBreakers,
+        report: ReportServers,
+        waiting: WaitingStore,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -63,6 +70,9 @@ class DispatchExecutions:
         self._submit_prompt = submit_prompt
         self._progress = progress
         self._throttle = throttle
+        self._breakers = breakers
+        self._report = report
+        self._waiting = waiting
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -75,38 +85,51 @@ class DispatchExecutions:
         tally = Tally(self._limits)
         drained = False
         while not drained and not tally.full:
-            placement = Placement(await self._instances.loads())
+            placement = Placement(await self._instances.loads(), await self._breakers.gates())
             limit = min(self._limits.batch, placement.free_slots())
             if limit == 0:
-                return f"{tally}; no free OpenCode server"
+                return f"{tally}; {await self._nowhere(placement)}"
             async with self._leases.hold() as lease:
                 claimed = await self._executions.claim_queued(execution_id=execution_id, limit=limit, lease=lease)
                 await self._dispatch_all(claimed, placement, lease, tally)
+            await self._report.run()
             execution_id = None
             drained = len(claimed) < limit
         if not drained:
             self._hints.publish(Hint(HintTask.DISPATCH, claimed[-1].execution.id))
         return str(tally)
 
+    async def _nowhere(self, placement: Placement) -> str:
+        """Nothing can be placed: full servers take what is ready when they can; those that are away say when."""
+        wait_s = placement.all_away_for_s()
+        if wait_s is None:
+            return "no free OpenCode server"
+        put_off = await self._waiting.put_off(wait_s=wait_s)
+        return f"{put_off} wait {wait_s:.1f} s for an OpenCode server, all are away"
+
     async def _dispatch_all(
         self, claimed: Sequence[ClaimedDispatch], placement: Placement, lease: Lease, tally: Tally
     ) -> None:
         by_instance: dict[str, list[tuple[ClaimedDispatch, Instance]]] = defaultdict(list)
-        waiting: list[tuple[ClaimedDispatch, str]] = []
+        waiting: list[tuple[ClaimedDispatch, PlaceWait]] = []
         for item in claimed:
             instance = placement.place(item.execution)
             if instance is None:
-                waiting.append((item, "capacity"))
+                waiting.append((item, placement.wait_for(item.execution)))
             else:
                 by_instance[instance.id].append((item, instance))
         allowed: list[tuple[ClaimedDispatch, Instance]] = []
         for items in by_instance.values():
-            granted = await self._granted(items[0][1], len(items))
+            instance = items[0][1]
+            if placement.is_probe(instance) and not await self._breakers.take_probe(instance.id):
+                waiting += [(item, PlaceWait(AWAY, _NO_PLACE_WAIT_S)) for item, _ in items]
+                continue
+            granted = await self._granted(instance, len(items))
             allowed += items[:granted]
-            waiting += [(item, "pace") for item, _ in items[granted:]]
+            waiting += [(item, PlaceWait(_PACE)) for item, _ in items[granted:]]
         await asyncio.gather(
             *(self._one(item, instance, lease, tally) for item, instance in allowed),
-            *(self._put_back(item, reason, lease, tally) for item, reason in waiting),
+            *(self._put_back(item, wait, lease, tally) for item, wait in waiting),
         )
 
     async def _granted(self, instance: Instance, wanted: int) -> int:
@@ -123,18 +146,26 @@ class DispatchExecutions:
                 lambda error: self._after_failure(claimed.execution, lease, error),
             )
 
-    async def _put_back(self, claimed: ClaimedDispatch, reason: str, lease: Lease, tally: Tally) -> None:
+    async def _put_back(self, claimed: ClaimedDispatch, wait: PlaceWait, lease: Lease, tally: Tally) -> None:
         with about(claimed.execution):
             await tally.settle(
                 claimed.execution.id,
-                self._wait(claimed.execution, reason, lease),
+                self._wait(claimed.execution, wait, lease),
                 lambda error: self._after_failure(claimed.execution, lease, error),
             )
 
-    async def _wait(self, execution: Execution, reason: str, lease: Lease) -> str:
-        wait_s = _NO_CAPACITY_WAIT_S * (0.5 + self._chance.jitter())
-        await self._requeue(execution, lease, wait_s=wait_s, reason=reason, failed=False, verdict=None)
+    async def _wait(self, execution: Execution, wait: PlaceWait, lease: Lease) -> str:
+        wait_s = wait.wait_s
+        if wait_s is None and wait.reason == AWAY:
+            wait_s = self._pace_of(execution)
+        elif wait_s is None:
+            wait_s = _NO_PLACE_WAIT_S * (0.5 + self._chance.jitter())
+        await self._requeue(execution, lease, wait_s=wait_s, reason=wait.reason, failed=False, verdict=None)
         return "waiting"
+
+    def _pace_of(self, execution: Execution) -> float:
+        waited_s = (self._clock.now() - execution.created_at).total_seconds()
+        return pace_of_waiting(waited_s, jitter=self._chance.jitter())
 
     async def _dispatch(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease) -> str:
         execution = claimed.execution
@@ -188,11 +219,10 @@ class DispatchExecutions:
 
         An attempt in doubt (its prompt may have arrived before) stays open, so that the next dispatch asks first.
         """
-        waited_s = (self._clock.now() - execution.created_at).total_seconds()
-        wait_s = pace_of_waiting(waited_s, jitter=self._chance.jitter())
+        wait_s = self._pace_of(execution)
         log.warning("execution.server_away", error=str(error), wait_s=round(wait_s, 1))
         verdict = None if isinstance(error, UncertainError) else "not_submitted"
-        await self._requeue(execution, lease, wait_s=wait_s, reason="server away", failed=False, verdict=verdict)
+        await self._requeue(execution, lease, wait_s=wait_s, reason=AWAY, failed=False, verdict=verdict)
         return "waiting"
 
     async def _requeue(

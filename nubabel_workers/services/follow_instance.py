@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
+from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.opencode_events import (
@@ -22,6 +24,7 @@ from nubabel_workers.domain.opencode_events import (
     ToolUpdate,
 )
 from nubabel_workers.domain.ports import (
+    CircuitBreakers,
     ExecutionStore,
     HintPublisher,
     InstanceStore,
@@ -34,6 +37,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.wording import Language, language_of, say
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.report_servers import ReportServers
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +75,8 @@ class FollowInstance:
         progress: ProgressStream,
         reconcile: ReconcileInstance,
         asks: RefuseAsks,
+        breakers: CircuitBreakers,
+        report: ReportServers,
         hints: HintPublisher,
         *,
         progress_pace_s: float,
@@ -83,6 +89,8 @@ class FollowInstance:
         self._progress = progress
         self._reconcile = reconcile
         self._asks = asks
+        self._breakers = breakers
+        self._report = report
         self._hints = hints
         self._progress_pace_s = progress_pace_s
 
@@ -92,9 +100,16 @@ class FollowInstance:
         Raises UnavailableError or CredentialsError when the stream ends.
         """
         runs: OrderedDict[str, _Run | None] = OrderedDict()
-        async with asyncio.TaskGroup() as aside, aclosing(self._events.stream(instance, watched)) as stream:
-            async for burst in stream:
-                await self._take(instance, burst, runs, aside)
+        heard = False
+        try:
+            async with asyncio.TaskGroup() as aside, aclosing(self._events.stream(instance, watched)) as stream:
+                async for burst in stream:
+                    heard = True
+                    await self._take(instance, burst, runs, aside)
+        except* UnavailableError:
+            if not heard:  # a stream that breaks is nothing special; one that cannot be opened is
+                self._breakers.saw(instance.id, CallKind.LOOK, CallOutcome.AWAY)
+            raise
 
     async def _take(
         self,
@@ -172,11 +187,13 @@ class FollowInstance:
         server = self._servers.server(instance)
         version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
         await self._instances.report_health(instance.id, healthy=True, detail="", version=version, agents=agents)
+        await self._report.run()
         log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
 
     async def report_down(self, instance: Instance, reason: str) -> None:
         """New sessions go elsewhere until the listener is connected again."""
         await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
+        await self._report.run()
 
 
 def _run(execution: Execution) -> _Run:

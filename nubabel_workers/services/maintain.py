@@ -14,7 +14,7 @@ from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
-from nubabel_workers.domain.ports import ExecutionStore, Finish, HintPublisher, MaintenanceStore
+from nubabel_workers.domain.ports import CircuitBreakers, ExecutionStore, Finish, HintPublisher, MaintenanceStore
 from nubabel_workers.domain.wording import say_in_both
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
@@ -43,6 +43,7 @@ class Maintain:
         executions: ExecutionStore,
         end: EndExecution,
         reconcile: ReconcileInstance,
+        breakers: CircuitBreakers,
         hints: HintPublisher,
         *,
         pace: MaintenancePace,
@@ -51,6 +52,7 @@ class Maintain:
         self._executions = executions
         self._end = end
         self._reconcile = reconcile
+        self._breakers = breakers
         self._hints = hints
         self._pace = pace
 
@@ -68,7 +70,8 @@ class Maintain:
         """Make runs past their deadline due for a look; end what could not start in time; tell threads that wait."""
         for execution_id in await self._maintenance.running_past_deadline():
             self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
-        told = await self._maintenance.tell_late(after_s=self._pace.late_notice_s, text=say_in_both("late"))
+        away = [instance_id for instance_id, gate in (await self._breakers.gates()).items() if not gate.looks]
+        told = await self._maintenance.tell_late(after_s=self._pace.late_notice_s, text=say_in_both("late"), away=away)
         for notification_id in told:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id))
         overdue = await self._maintenance.queued_to_end()

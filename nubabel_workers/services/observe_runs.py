@@ -1,14 +1,17 @@
 """Look at a run on OpenCode, decide what became of it, and stop it. Writes nothing but the timeline."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 import structlog
 
-from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
+from nubabel_workers.domain.errors import NotFoundError, UnavailableError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.ports import (
+    CircuitBreakers,
     ClaimedCheck,
     ExecutionStore,
     Incident,
@@ -20,6 +23,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, SessionState, Verdict, VerdictKind, decide
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.submit_prompt import ids_of
 
 log = structlog.get_logger(__name__)
@@ -39,19 +43,27 @@ class ObserveRuns:
         servers: OpenCodeServers,
         leases: LeaseHolder,
         incidents: Incidents,
+        breakers: CircuitBreakers,
+        report: ReportServers,
     ) -> None:
         self._executions = executions
         self._instances = instances
         self._servers = servers
         self._leases = leases
         self._incidents = incidents
+        self._breakers = breakers
+        self._report = report
 
-    def batch(self) -> "Batch":
-        return Batch(self._instances, self._servers)
+    @asynccontextmanager
+    async def batch(self) -> "AsyncIterator[Batch]":
+        """Looks that belong together; at the end what they saw of their servers is shared."""
+        yield Batch(self._instances, self._servers, self._breakers)
+        await self._report.run()
 
     async def look(self, claimed: ClaimedCheck, batch: "Batch", lease: Lease) -> tuple[OpenCodeServer, Verdict]:
         execution = claimed.execution
         instance = await batch.instance(execution)
+        await batch.admit(instance)
         server = self._servers.server(instance)
         state = await batch.state(instance, execution)
         verdict = await self._decide(server, execution, state, settled=False)
@@ -120,9 +132,12 @@ class Batch:
     Shielded: a row that runs out of time must not take along what others wait for as well.
     """
 
-    def __init__(self, instances: InstanceStore, servers: OpenCodeServers) -> None:
+    def __init__(self, instances: InstanceStore, servers: OpenCodeServers, breakers: CircuitBreakers) -> None:
         self._instances = instances
         self._servers = servers
+        self._breakers = breakers
+        self._gates: asyncio.Future[Mapping[str, Gate]] | None = None
+        self._probed: set[str] = set()
         self._found: dict[str, asyncio.Future[Instance | None]] = {}
         self._busy: dict[tuple[str, str | None], asyncio.Future[Mapping[str, SessionState]]] = {}
 
@@ -134,6 +149,19 @@ class Batch:
         if instance is None or instance.status == "removed":
             raise NotFoundError("the OpenCode server of this session was removed")
         return instance
+
+    async def admit(self, instance: Instance) -> None:
+        """Raises UnavailableError while the server's circuit breaker holds looks back, but for the one that probes."""
+        if self._gates is None:
+            self._gates = asyncio.ensure_future(self._breakers.gates())
+        gate = (await asyncio.shield(self._gates)).get(instance.id, CLOSED)
+        if gate.looks:
+            return
+        if gate.lets_probe and instance.id not in self._probed:
+            self._probed.add(instance.id)
+            if await self._breakers.take_probe(instance.id):
+                return
+        raise UnavailableError("its server is away, and gets no calls for a moment")
 
     async def state(self, instance: Instance, execution: Execution) -> SessionState:
         key = (instance.id, execution.opencode_directory)

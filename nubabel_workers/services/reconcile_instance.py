@@ -10,6 +10,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ class ReconcileInstance:
         servers: OpenCodeServers,
         asks: RefuseAsks,
         strays: StopStrayRuns,
+        report: ReportServers,
         hints: HintPublisher,
     ) -> None:
         self._executions = executions
@@ -34,6 +36,7 @@ class ReconcileInstance:
         self._servers = servers
         self._asks = asks
         self._strays = strays
+        self._report = report
         self._hints = hints
 
     async def run(self, instance_id: str) -> int:
@@ -48,6 +51,7 @@ class ReconcileInstance:
         quiet = await asyncio.gather(
             *(self._quiet_ones(instance, directory, ids) for directory, ids in sessions.items())
         )
+        await self._report.run()
         woken = await self._executions.wake_by_sessions(instance_id, [one for ids in quiet for one in ids])
         for execution_id in woken:
             self._hints.publish(Hint(HintTask.COMPLETE, execution_id))

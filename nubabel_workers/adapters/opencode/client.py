@@ -27,11 +27,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class CallReport:
-    """What a metrics hook is told of every call. status: None when no answer came."""
+    """What a hook is told of every call that was not cancelled. status: None when no answer came.
+
+    sent: whether it may have reached the server.
+    """
 
     name: str
     status: int | None
     seconds: float
+    sent: bool = True
 
 
 OnCall = Callable[[CallReport], None]
@@ -49,7 +53,9 @@ class _Connection:
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         on_call: OnCall | None = None,
     ) -> None:
-        """password: None for a server without one. on_call: called after every call, answered or not."""
+        """password: None for a server without one. on_call: called after every call, answered or not, unless it was
+        cancelled.
+        """
         self.base_url = wire.checked_base_url(base_url)
         self._authorization = wire.basic_authorization(username, password)
         self._timeouts = timeouts
@@ -70,15 +76,15 @@ class _Connection:
         """Seconds to connect and to wait between two pieces of an answer, neither above those for all of it."""
         return min(self._timeouts.connect_s, total_s), min(self._timeouts.read_s, total_s)
 
-    def _report(self, call: Call[_T], answer: Answer | None, started: float) -> None:
+    def _report(self, call: Call[_T], started: float, *, status: int | None, sent: bool = True) -> None:
         if self._on_call is not None:
-            status = answer.status if answer is not None else None
-            self._on_call(CallReport(call.name, status, time.monotonic() - started))
+            self._on_call(CallReport(call.name, status, time.monotonic() - started, sent))
 
-
-def _failure(call: Call[_T], error: BaseException) -> Exception:
-    told = wire.no_answer if transport.was_sent(error) else wire.not_sent
-    return told(call, transport.reason(error))
+    def _failure(self, call: Call[_T], started: float, error: BaseException) -> Exception:
+        sent = transport.was_sent(error)
+        self._report(call, started, status=None, sent=sent)
+        told = wire.no_answer if sent else wire.not_sent
+        return told(call, transport.reason(error))
 
 
 def _async(
@@ -123,7 +129,6 @@ class OpenCodeClient(_Connection):
         no clear answer, and otherwise what the answer says.
         """
         total_s = self._timeouts.total_s if timeout_s is None else timeout_s
-        answer: Answer | None = None
         started = time.monotonic()
         try:
             async with asyncio.timeout(total_s):
@@ -137,9 +142,8 @@ class OpenCodeClient(_Connection):
                     read_s=read_s,
                 )
         except TRANSPORT_ERRORS as error:
-            raise _failure(call, error) from error
-        finally:
-            self._report(call, answer, started)
+            raise self._failure(call, started, error) from error
+        self._report(call, started, status=answer.status)
         return wire.read_answer(call, answer)
 
     health = _async(endpoints.health)
@@ -183,14 +187,12 @@ class SyncOpenCodeClient(_Connection):
     def call(self, call: Call[_T], *, timeout_s: float | None = None) -> _T:
         """As OpenCodeClient.call. The limit is looked at between two pieces of the answer."""
         total_s = self._timeouts.total_s if timeout_s is None else timeout_s
-        answer: Answer | None = None
         started = time.monotonic()
         try:
             answer = self._exchange(self._request(call, total_s), deadline=started + total_s)
         except TRANSPORT_ERRORS as error:
-            raise _failure(call, error) from error
-        finally:
-            self._report(call, answer, started)
+            raise self._failure(call, started, error) from error
+        self._report(call, started, status=answer.status)
         return wire.read_answer(call, answer)
 
     def _request(self, call: Call[_T], total_s: float) -> httpx.Request:

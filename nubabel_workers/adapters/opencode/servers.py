@@ -1,13 +1,14 @@
 """The ports that the services know OpenCode by, on top of the client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import functools
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import aiohttp
 
 from nubabel_workers.adapters.opencode import endpoints
-from nubabel_workers.adapters.opencode.client import OnCall, OpenCodeClient
+from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient
 from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, AsyncHttp, Timeouts
@@ -19,6 +20,9 @@ from nubabel_workers.domain.verdict import RunMessage, SessionState
 
 _PAGE = 100
 _MAX_PAGES = 50
+
+OnServersCall = Callable[[str, CallReport], None]
+"""Told (server, report) for each call."""
 
 
 class HttpOpenCodeServer:
@@ -100,7 +104,7 @@ class HttpOpenCodeServers:
     """Implements ports.OpenCodeServers over one HTTP client; a server's client is kept until its access changes."""
 
     def __init__(
-        self, http: AsyncHttp, *, timeouts: Timeouts = DEFAULT_TIMEOUTS, on_call: OnCall | None = None
+        self, http: AsyncHttp, *, timeouts: Timeouts = DEFAULT_TIMEOUTS, on_call: OnServersCall | None = None
     ) -> None:
         self._http = http
         self._timeouts = timeouts
@@ -118,7 +122,7 @@ class HttpOpenCodeServers:
                 username=instance.username,
                 password=instance.password,
                 timeouts=self._timeouts,
-                on_call=self._on_call,
+                on_call=functools.partial(self._on_call, instance.id) if self._on_call is not None else None,
             )
             known = (access, HttpOpenCodeServer(client))
             self._servers[instance.id] = known

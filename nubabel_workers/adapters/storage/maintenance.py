@@ -97,7 +97,8 @@ WITH late AS (
   UPDATE executions SET told_late = true
   WHERE id IN (
     SELECT id FROM executions
-    WHERE status = 'queued' AND NOT told_late AND reply->>'kind' = 'slack'
+    WHERE (status = 'queued' OR status = 'running' AND instance_id = ANY(%(away)s))
+      AND NOT told_late AND reply->>'kind' = 'slack'
       AND created_at < now() - make_interval(secs => %(after_s)s)
     LIMIT 100 FOR UPDATE SKIP LOCKED)
   RETURNING id, organization_id, session_id, reply, correlation_id, traceparent
@@ -210,10 +211,14 @@ class PostgresMaintenance:
     async def queued_to_end(self) -> list[tuple[str, str]]:
         return [(row["organization_id"], row["id"]) for row in await self._database.system().all(_QUEUED_TO_END)]
 
-    async def tell_late(self, *, after_s: float, text: str) -> list[str]:
+    async def tell_late(self, *, after_s: float, text: str, away: Sequence[str] = ()) -> list[str]:
         rows = await self._database.system().all(
             _TELL_LATE,
-            {"after_s": after_s, "payload": Jsonb({"text": text, "kind": NotificationKind.NOTICE.value})},
+            {
+                "after_s": after_s,
+                "payload": Jsonb({"text": text, "kind": NotificationKind.NOTICE.value}),
+                "away": list(away),
+            },
         )
         return [row["id"] for row in rows]
 

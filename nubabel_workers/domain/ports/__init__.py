@@ -18,6 +18,7 @@ from nubabel_workers.domain.ports.process import (
     Incidents,
 )
 from nubabel_workers.domain.ports.shared_state import (
+    CircuitBreakers,
     HintPublisher,
     ProgressStream,
     SessionMapping,
@@ -40,11 +41,13 @@ from nubabel_workers.domain.ports.stores import (
     NotificationStore,
     Started,
     TenantStore,
+    WaitingStore,
 )
 
 __all__ = [
     "Accepted",
     "Chance",
+    "CircuitBreakers",
     "ClaimedCheck",
     "ClaimedDispatch",
     "ClaimedInbound",
@@ -72,5 +75,6 @@ __all__ = [
     "Started",
     "TenantStore",
     "Throttle",
+    "WaitingStore",
     "WebhookSender",
 ]

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome, Gate
 from nubabel_workers.domain.hints import Hint
 
 
@@ -51,6 +52,27 @@ class Throttle(Protocol):
         ...
 
     async def block(self, key: str, *, for_s: float) -> None: ...
+
+
+class CircuitBreakers(Protocol):
+    """One breaker per OpenCode server, shared by all processes. Without the shared state every call may go.
+
+    What a process saw is shared when it says report(); between two of those nothing is exchanged.
+    """
+
+    def saw(self, instance_id: str, kind: CallKind, outcome: CallOutcome, *, began_ago_s: float = 0.0) -> None: ...
+
+    async def gates(self) -> Mapping[str, Gate]:
+        """Servers whose breaker is not closed."""
+        ...
+
+    async def take_probe(self, instance_id: str) -> bool:
+        """Whether this process may make the one call that decides; the next report() tells what came of it."""
+        ...
+
+    async def report(self) -> list[str]:
+        """Share what was seen since the last report; servers whose breaker that has closed."""
+        ...
 
 
 class HintPublisher(Protocol):

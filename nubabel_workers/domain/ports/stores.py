@@ -324,6 +324,18 @@ class DeadLetterStore(Protocol):
     async def add(self, new: NewDeadLetter) -> str: ...
 
 
+class WaitingStore(Protocol):
+    """Queued executions whose OpenCode servers are away."""
+
+    async def put_off(self, *, wait_s: float) -> int:
+        """Every execution whose turn it is waits that long; how many. Nothing is counted against them."""
+        ...
+
+    async def wake(self, instance_id: str) -> list[str]:
+        """Those that wait for this server, or for any, wait no longer; their ids."""
+        ...
+
+
 class MaintenanceStore(Protocol):
     """The scheduler's statements over all tenants."""
 
@@ -343,8 +355,11 @@ class MaintenanceStore(Protocol):
         """(organization, execution) of those queued that are past answer_by, or that somebody cancelled."""
         ...
 
-    async def tell_late(self, *, after_s: float, text: str) -> list[str]:
-        """Queue one notice per Slack thread that has waited that long; ids of the new notifications."""
+    async def tell_late(self, *, after_s: float, text: str, away: Sequence[str] = ()) -> list[str]:
+        """Queue one notice per Slack thread that has waited that long; ids of the new notifications.
+
+        away: servers that cannot be reached; what runs there waits as well.
+        """
         ...
 
     async def instances_to_reconcile(self, *, every_s: float) -> list[str]:

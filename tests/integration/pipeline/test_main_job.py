@@ -347,3 +347,5 @@ async def answers(pipeline: Pipeline) -> bool:
         return bool(await pipeline.services.servers.server(instance).version())
     except UnavailableError:
         return False
+    finally:
+        await pipeline.services.report_servers.run()  # as the listener does

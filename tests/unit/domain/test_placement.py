@@ -3,9 +3,12 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
+from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
-from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.placement import AWAY, FULL, Placement, PlaceWait
 from nubabel_workers.domain.tenants import Instance
 
 EXECUTION = Execution(
@@ -81,3 +84,67 @@ def test_an_organization_with_servers_of_its_own_uses_no_shared_one() -> None:
 
 def test_free_slots_are_counted_over_all_servers() -> None:
     assert Placement([server("a", in_flight=1), server("b"), server("c", in_flight=5)]).free_slots() == 3
+
+
+OPEN = Gate(BreakerState.OPEN, wait_s=4)
+HALF_OPEN = Gate(BreakerState.HALF_OPEN)
+PROBED = Gate(BreakerState.HALF_OPEN, wait_s=1)
+PINNED = replace(EXECUTION, instance_id=InstanceId("a"))
+
+
+def test_a_server_whose_breaker_is_open_gets_nothing() -> None:
+    placement = Placement([server("a"), server("b", in_flight=1)], {"a": OPEN})
+
+    assert placement.free_slots() == 1
+    assert [placed_on(placement) for _ in range(2)] == ["b", None]
+    assert placed_on(placement, PINNED) is None
+
+
+def test_a_half_open_breaker_lets_one_pass() -> None:
+    placement = Placement([server("a")], {"a": HALF_OPEN})
+
+    assert placement.free_slots() == 1
+    assert [placed_on(placement, PINNED) for _ in range(2)] == ["a", None]
+
+
+def test_a_new_session_may_be_the_probe_of_a_server_that_was_unreachable_when_there_is_no_other() -> None:
+    down, up = server("a", healthy=False), server("b", in_flight=1)
+
+    assert placed_on(Placement([down], {"a": HALF_OPEN})) == "a"
+    assert placed_on(Placement([down, up], {"a": HALF_OPEN})) == "b"
+
+
+def test_a_probe_on_its_way_lets_no_other_pass() -> None:
+    assert Placement([server("a")], {"a": PROBED}).free_slots() == 0
+
+
+@pytest.mark.parametrize(
+    ("servers", "gates", "execution", "expected"),
+    [
+        pytest.param([server("a", in_flight=2)], {}, EXECUTION, PlaceWait(FULL), id="full"),
+        pytest.param([], {}, EXECUTION, PlaceWait(FULL), id="none at all"),
+        pytest.param([server("a", healthy=False)], {}, EXECUTION, PlaceWait(AWAY), id="unreachable"),
+        pytest.param(
+            [server("a", healthy=False, in_flight=2)], {}, PINNED, PlaceWait(FULL), id="its own, full, may be asked"
+        ),
+        pytest.param([server("a")], {"a": OPEN}, PINNED, PlaceWait(AWAY, 4), id="its own is open"),
+        pytest.param([server("a"), server("b", in_flight=2)], {"a": OPEN}, EXECUTION, PlaceWait(FULL), id="other full"),
+        pytest.param([server("a"), server("b")], {"a": OPEN, "b": PROBED}, EXECUTION, PlaceWait(AWAY, 1), id="soonest"),
+    ],
+)
+def test_what_an_execution_without_a_place_waits_for(
+    servers: list[Instance], gates: dict[str, Gate], execution: Execution, expected: PlaceWait
+) -> None:
+    assert Placement(servers, gates).wait_for(execution) == expected
+
+
+@pytest.mark.parametrize(
+    ("gates", "wait_s"),
+    [
+        pytest.param({"a": OPEN, "b": PROBED}, 1, id="both"),
+        pytest.param({"a": OPEN}, None, id="one"),
+        pytest.param({}, None, id="none"),
+    ],
+)
+def test_all_are_away_when_every_breaker_is_open(gates: dict[str, Gate], wait_s: float | None) -> None:
+    assert Placement([server("a"), server("b"), server("c", status="removed")], gates).all_away_for_s() == wait_s
