@@ -120,6 +120,12 @@ async def measure_memory(system: System, sizes: Sizes, report: Report) -> None:
     await system.send(sizes.most_in_flight, f"[[delay={_LONGEST_S}]] [[gap=0]]", timeout_s=sizes.most_in_flight_s)
     peak = await _until_all_run(system, sizes.most_in_flight, sizes.most_in_flight_s / 5)
     _add_in_flight(report, sizes.most_in_flight, peak, system.memory(), nothing)
+    accepted, kept = await system.accepted(), await system.kept()
+    row = _row(sizes.most_in_flight)
+    report.add(row, "accepted within the row's time", float(accepted), "executions")
+    report.add(row, "accepted and neither running nor waiting", float(max(0, accepted - kept)), "executions", aim=1.0)
+    if kept < accepted:
+        report.problems.append(f"{row}: {accepted - kept} of {accepted} accepted are nowhere")
 
 
 def _add_in_flight(

@@ -136,6 +136,11 @@ class System:
     async def rest(self, count: int, *, timeout_s: float) -> Outcome:
         return await self._outcome(await self.slack.ask("rest", timeout_s=timeout_s), count)
 
+    async def accepted(self) -> int:
+        """How many messages of the last load Slack has our 200 for."""
+        report = await self.slack.ask("rest", timeout_s=0.0)
+        return sum(job["accepted"] is not None for job in report["jobs"])
+
     async def load_floor(self, floor: "Floor", count: int, directive: str = TYPICAL, **how: float) -> Outcome:
         """The same for the straight line: Slack's events go to it as long as the load lasts."""
         await self.slack.ask("send_events_to", events_url=floor.events_url)
@@ -190,9 +195,19 @@ class System:
         return {name: usage.memory_bytes(pids) for name, pids in usage.families(self.ours()).items()}
 
     async def in_flight(self) -> int:
-        row = await self.stack.services.database.system().one(
-            "SELECT count(*) AS n FROM executions WHERE status = 'running'"
+        return await self._count("SELECT count(*) AS n FROM executions WHERE status = 'running'")
+
+    async def kept(self) -> int:
+        """Messages that are on their way to an answer, wherever they are."""
+        return await self._count(
+            """
+            SELECT (SELECT count(*) FROM executions WHERE status IN ('queued', 'dispatching', 'running'))
+              + (SELECT count(*) FROM inbound_events WHERE status = 'ready') AS n
+            """
         )
+
+    async def _count(self, statement: str) -> int:
+        row = await self.stack.services.database.system().one(statement)
         return int(row["n"]) if row else 0
 
 
