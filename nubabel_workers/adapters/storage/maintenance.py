@@ -12,13 +12,21 @@ from nubabel_workers.domain.notifications import NotificationKind
 from nubabel_workers.domain.ports import Chance
 
 # The conditions are those of the claims: a row that could not be claimed needs no hint.
+
+
+def _overdue(table: str, born: str) -> str:
+    """A new row was hinted by whoever wrote it and gets some time; for one that was put off nobody else hints."""
+    return f"""{table}.not_before <= now()
+     AND ({table}.not_before > {table}.{born} OR {table}.not_before <= now() - make_interval(secs => %(older_s)s))"""
+
+
 _OVERDUE = f"""
 SELECT
   (SELECT i.id FROM inbound_events i
-   WHERE i.status = 'ready' AND i.lease_owner IS NULL AND i.not_before <= now() - make_interval(secs => %(older_s)s)
+   WHERE i.status = 'ready' AND i.lease_owner IS NULL AND {_overdue("i", "received_at")}
    LIMIT 1) AS "{HintTask.PROCESS_SLACK_EVENTS.value}",
   (SELECT e.id FROM executions e
-   WHERE e.status = 'queued' AND e.not_before <= now() - make_interval(secs => %(older_s)s)
+   WHERE e.status = 'queued' AND {_overdue("e", "created_at")}
      AND NOT EXISTS (
        SELECT 1 FROM executions b
        WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN_SQL}
@@ -29,7 +37,7 @@ SELECT
      AND e.check_at <= now() - make_interval(secs => %(older_s)s)
    LIMIT 1) AS "{HintTask.COMPLETE.value}",
   (SELECT n.id FROM notifications n
-   WHERE n.status = 'ready' AND n.not_before <= now() - make_interval(secs => %(older_s)s)
+   WHERE n.status = 'ready' AND {_overdue("n", "created_at")}
    LIMIT 1) AS "{HintTask.DELIVER.value}"
 """
 

@@ -42,6 +42,17 @@ async def test_a_fresh_row_is_left_to_its_own_hint(maintenance: PostgresMaintena
     assert await maintenance.overdue_hints(older_than_s=60) == []
 
 
+async def test_a_row_that_was_put_off_is_hinted_as_soon_as_it_is_due(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_1", created_at=PAST, not_before="2020-01-01T00:00:05Z")
+    await seed(database, "exe_2", created_at=PAST, not_before="2999-01-01T00:00:00Z")
+
+    (hint,) = await maintenance.overdue_hints(older_than_s=10**9)
+
+    assert hint.row_id == "exe_1"
+
+
 async def test_a_row_behind_another_of_its_session_needs_no_hint(
     maintenance: PostgresMaintenance, database: Database
 ) -> None:
