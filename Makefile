@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OPENCODE ?= simulator
 UV := .var/uv
+DURATION ?= 300
+SEED ?= 1
+RATE ?= 20
 
 ##@ Run it
 
@@ -37,6 +40,10 @@ format: $(INSTALLED) ## Fix what can be fixed and format all Python files
 .PHONY: bench
 bench: $(INSTALLED) ## Measure speed and size (BENCH="..." passes arguments on)
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## Everything fails under load for minutes; was anything lost or doubled? (DURATION SEED RATE CONTROL=1)
+	@$(BIN)/python -m tests.faults.chaos --duration $(DURATION) --seed $(SEED) --rate $(RATE) $(if $(CONTROL),--control)
 
 ##@ Look after it
 

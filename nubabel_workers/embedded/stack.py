@@ -7,7 +7,7 @@ Slack is the local one; OpenCode is a simulator, or the real server from npm wit
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,9 @@ _EVENTS_PATH = "/slack/events"
 class StackOptions:
     """organizations: name -> how many Slack workspaces it has.
 
+    socket_teams: with slack="events", workspaces whose events come through Socket Mode all the same.
     copies: Procfile name -> how many of that process; 0 leaves it out. settings: lower-case setting -> value.
+    environment_of: Procfile name -> environment variables of that process only.
     servers_elsewhere: OpenCode servers that somebody else started and stops; registered beside ours.
     durable: PostgreSQL syncs to disk, as in production.
     """
@@ -63,11 +65,13 @@ class StackOptions:
     capacity_runs: int = 50
     submits_per_second: int = 20
     slack: Literal["socket", "events"] = "socket"
+    socket_teams: Collection[str] = ()
     slack_limits: RateLimits = field(default_factory=RateLimits)
     slack_time_scale: float = 1.0  # of Slack's waits (0.5, 60, 300 s) between deliveries of an event
     organizations: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({"Acme": 1, "Hanbit": 1}))
     copies: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    environment_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     durable: bool = True
 
 
@@ -95,7 +99,10 @@ class Stack:
         )
         self.tenants: list[Tenant] = []
         self.processes = StackProcesses(
-            self.directory, self.logs, ready_url=f"{self.api_url}/ready", flower_url=self.flower_url
+            self.directory,
+            self.logs,
+            flower_url=self.flower_url,
+            environment_of=self.options.environment_of,
         )
         self._parts = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
@@ -246,6 +253,7 @@ class Stack:
             teams=(),
             limits=self.options.slack_limits,
             time_scale=self.options.slack_time_scale,
+            socket_teams=self.options.socket_teams,
         )
 
 

@@ -1,7 +1,8 @@
 """The processes of a stack: the Procfile's lines, several copies where wanted, and when each can do its work."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+import signal
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -18,6 +19,7 @@ _START_TIMEOUT_S = 60.0
 _STOP_GRACE_S = 10.0
 _PROBE_EVERY_S = 0.05
 _METRICS_PORT = "NUBABEL_METRICS_PORT"
+_HTTP_PORT = "NUBABEL_HTTP_PORT"
 # What a process writes when it can do its work; the others are asked over HTTP.
 _READY_LINES = {"worker": r"\S@\S+ ready\.", "slack": r"slack\.socket_(connected|mode_not_used)"}
 _FOLLOWING_LINE = r"opencode\.connected"
@@ -28,9 +30,17 @@ log = structlog.get_logger(__name__)
 class StackProcesses:
     """Processes by name; further copies of one are called `name.2`, `name.3` and so on. A dead one is started again."""
 
-    def __init__(self, directory: Path, logs: StackLogs, *, ready_url: str, flower_url: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        logs: StackLogs,
+        *,
+        flower_url: str,
+        environment_of: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """environment_of: Procfile name -> what all copies of that process get beside the common environment."""
         self._logs = logs
-        self._ready_url = ready_url
+        self._environment_of = environment_of or {}
         self._flower_url = flower_url
         self._supervisor = Supervisor(
             directory, on_line=logs.take, on_exit=self._tell_of_exit, base_env=base_environment()
@@ -48,6 +58,11 @@ class StackProcesses:
 
     def pid(self, name: str) -> int:
         return self._supervisor.process(name).pid
+
+    @property
+    def http_ports(self) -> Sequence[int]:
+        """Where the copies of `web` listen: the first on the stack's own port."""
+        return [int(spec.env[_HTTP_PORT]) for name, spec in self._specs.items() if _kind(name) == "web"]
 
     def start_all(self, environment: Mapping[str, str], copies: Mapping[str, int], *, servers: int) -> Awaitable[None]:
         """Start every process of the Procfile, as often as copies says (once, where it says nothing).
@@ -79,13 +94,19 @@ class StackProcesses:
         """SIGKILL, as a crash; it is started again at once, or after a while when it has died often."""
         await asyncio.to_thread(self._supervisor.process(name).kill)
 
+    def send_signal(self, name: str, number: signal.Signals) -> None:
+        """To the current process of that name: SIGSTOP and SIGCONT."""
+        self._supervisor.process(name).send_signal(number)
+
     async def close(self) -> None:
         """Stop all of them at the same time."""
         await asyncio.to_thread(self._supervisor.stop_all)
 
     def _add(self, kind: str, command: str, copy: int, environment: Mapping[str, str]) -> None:
         name = f"{kind}.{copy}" if copy > 1 else kind
-        env = {**environment, _METRICS_PORT: str(free_port()), "COPY": str(copy)}
+        env = {**environment, **self._environment_of.get(kind, {}), _METRICS_PORT: str(free_port()), "COPY": str(copy)}
+        if kind == "web" and copy > 1:
+            env[_HTTP_PORT] = str(free_port())
         argv = ("/bin/sh", "-c", f"exec {command}")
         self._specs[name] = ProcessSpec(name, argv, env, cwd=PROCFILE.parent, grace_s=_STOP_GRACE_S)
 
@@ -94,7 +115,7 @@ class StackProcesses:
         self._deaths[name] = asyncio.Event()
         kind = _kind(name)
         if kind == "web":
-            return _answers(self._ready_url, only=HTTPStatus.OK)
+            return _answers(f"http://{HOST}:{self._specs[name].env[_HTTP_PORT]}/ready", only=HTTPStatus.OK)
         if kind == "flower":
             return _answers(self._flower_url)
         if (line := _READY_LINES.get(kind.partition("-")[0])) is not None:

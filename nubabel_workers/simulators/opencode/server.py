@@ -163,6 +163,12 @@ class OpenCodeSimulator:
             if connection.transport is not None and connection.transport is not spared:
                 connection.transport.abort()
 
+    def wipe(self, *, down_s: float = 0.0) -> None:
+        """As a crash after which the server starts without its data."""
+        self.crash(down_s=down_s)
+        for session in list(self.store.sessions.values()):
+            self.store.remove(session)
+
     def serve(self) -> web.Server:
         """The aiohttp server, without a router: one dictionary look-up per request."""
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """Wrong turns on demand: which call goes wrong, how, and how often."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -30,6 +30,10 @@ class Fault:
     seconds: float = 1.0
     team: str | None = None
     channel: str | None = None
+
+    def befalling(self, team: str) -> "Fault":
+        """The same for one team, to be planned: a planned fault counts its own uses down."""
+        return replace(self, team=team)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Fault":

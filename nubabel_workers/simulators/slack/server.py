@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -22,11 +22,12 @@ _MAX_BODY_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SlackSimulatorOptions:
-    """events_url: where events are POSTed; None delivers through Socket Mode."""
+    """events_url: where events are POSTed; None delivers through Socket Mode, and so do socket_teams."""
 
     host: str = "127.0.0.1"
     port: int = 0  # any free one
     events_url: str | None = None
+    socket_teams: Collection[str] = ()
     signing_secret: str = field(default="local-signing-secret", repr=False)
     app_token: str = field(default="xapp-local", repr=False)
     client_id: str = "local-client"
@@ -147,7 +148,10 @@ class SlackSimulator:
     def deliver(self, workspace: Workspace, event: Json, event_id: str) -> None:
         """Send an event as it is; the way to deliver one twice, or garbage."""
         body = envelope(workspace, event, event_id)
-        (self.sockets if self.http is None else self.http).deliver(body)
+        if self.http is None or workspace.team_id in self.options.socket_teams:
+            self.sockets.deliver(body)
+        else:
+            self.http.deliver(body)
 
     def _emit(self, workspace: Workspace, event: Json) -> str:
         event_id = f"Ev{next(self._event_numbers):010d}"

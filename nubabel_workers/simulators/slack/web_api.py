@@ -67,10 +67,19 @@ class WebApi:
         workspace = self._world.workspaces.get(_team_of(self._world, token))
         fault = self._faults.take(method, workspace.team_id if workspace else None, args.get("channel"))
         if fault is not None and (early := _before(fault, request)) is not None:
-            self._world.note("call", method=method, fault=fault.kind)
+            self._world.note("call", method=method, channel=args.get("channel"), fault=fault.kind)
             return early
         status, headers, answer = self._answer(request, method, args, token)
-        self._world.note("call", method=method, channel=args.get("channel"), ok=answer["ok"], error=answer.get("error"))
+        self._world.note(
+            "call",
+            method=method,
+            channel=args.get("channel"),
+            thread_ts=args.get("thread_ts") or args.get("ts"),
+            ok=answer["ok"],
+            error=answer.get("error"),
+            fault=fault.kind if fault is not None else None,
+            peer_port=_peer_port(request),
+        )
         if fault is not None:
             return await _after(fault, request, answer)
         return web.json_response(answer, status=status, headers=headers)
@@ -215,6 +224,12 @@ class WebApi:
         if channel.archived:
             raise ApiError("is_archived")
         return channel
+
+
+def _peer_port(request: web.Request) -> int | None:
+    """Where the caller's connection comes from: tells which process called."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return peer[1] if peer else None
 
 
 def _before(fault: Fault, request: web.Request) -> web.StreamResponse | None:
