@@ -5,6 +5,7 @@ A field's description is its documentation: `.env.example` is made from it.
 
 import base64
 import binascii
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 CommaSeparatedSecrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 _FERNET_KEY_BYTES = 32
+_NAMED_DIGEST = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}:[0-9a-f]{64}")
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -47,6 +49,13 @@ def _fernet_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     return keys
 
 
+def _named_digests(entries: tuple[str, ...]) -> tuple[str, ...]:
+    for position, entry in enumerate(entries, start=1):
+        if not _NAMED_DIGEST.fullmatch(entry):
+            raise ValueError(f"entry {position} is not a line of `nubabel keys operator-token` (name:digest)")
+    return entries
+
+
 def _user_and_password(value: SecretStr) -> SecretStr:
     user, separator, password = value.get_secret_value().partition(":")
     if not (user and separator and password):
@@ -58,6 +67,7 @@ RedisUrl = Annotated[SecretStr, _url_of("redis", "rediss")]
 PostgresUrl = Annotated[SecretStr, _url_of("postgresql", "postgres")]
 HttpOrigin = Annotated[str, AfterValidator(_http_origin)]
 EncryptionKeys = Annotated[CommaSeparatedSecrets, Field(min_length=1), AfterValidator(_fernet_keys)]
+OperatorTokens = Annotated[CommaSeparated, AfterValidator(_named_digests)]
 BasicAuth = Annotated[SecretStr, AfterValidator(_user_and_password)]
 
 
@@ -138,6 +148,11 @@ class GatewaySettings(SettingGroup):
     max_prompt_bytes: PositiveInt = Field(131_072, description="Largest prompt (UTF-8) that is accepted.")
     idempotency_keep_h: PositiveInt = Field(24, description="Hours for which an Idempotency-Key is remembered.")
     stream_heartbeat_s: PositiveFloat = Field(15, description="Seconds between comments on a quiet event stream.")
+    operator_tokens: OperatorTokens = Field(
+        (),
+        description="Who may use /v1/operator, comma-separated name:digest; made by `nubabel keys operator-token`. "
+        "Two of one name may be valid while one replaces the other.",
+    )
     egress_allow: CommaSeparated = Field(
         (),
         description="Exceptions to the guard of outgoing URLs (webhooks, callbacks), comma-separated host:port; "

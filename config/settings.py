@@ -58,7 +58,7 @@ class Settings(
         hide_input_in_errors=True,  # inputs may be secrets
     )
 
-    @field_validator("egress_allow", "encryption_keys", mode="before")
+    @field_validator("egress_allow", "encryption_keys", "operator_tokens", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

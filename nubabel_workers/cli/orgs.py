@@ -163,7 +163,7 @@ def _print(view: OrganizationView) -> None:
         say("none")
     heading("Credentials")
     for token in view.tokens:
-        say(f"{token.id}  token {token.name}  {'revoked' if token.revoked_at else token.role}")
+        say(f"{token.id}  token {token.name}  {'revoked' if token.revoked_at else 'active'}")
     for key in view.submit_keys:
         say(f"{key.id}  submit key {key.name}  {'revoked' if key.revoked_at else 'active'}")
     if not view.tokens and not view.submit_keys:

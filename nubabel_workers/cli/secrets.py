@@ -1,5 +1,9 @@
 """`nubabel keys` and `nubabel webhooks`: keys for secrets at rest, secrets that sign webhooks."""
 
+import re
+from secrets import token_bytes
+from typing import Annotated
+
 import typer
 from pydantic import SecretStr
 
@@ -9,8 +13,12 @@ from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
 from nubabel_workers.cli.output import complain, note, say, say_json
 from nubabel_workers.domain.administration import RotationReport
+from nubabel_workers.domain.credentials import ENTROPY_BYTES, operator_setting, operator_token_text
+from nubabel_workers.domain.errors import InvalidInputError
 
-keys = typer.Typer(help="Encryption keys for secrets at rest: generate, rotate.", no_args_is_help=True)
+_OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+
+keys = typer.Typer(help="Encryption keys and operators' tokens: generate, rotate.", no_args_is_help=True)
 webhooks = typer.Typer(help="Webhooks to upstream services.", no_args_is_help=True)
 
 
@@ -18,6 +26,22 @@ webhooks = typer.Typer(help="Webhooks to upstream services.", no_args_is_help=Tr
 def generate() -> None:
     """Print a new key for NUBABEL_ENCRYPTION_KEYS. Needs no settings and stores nothing."""
     say(generate_key().get_secret_value())
+
+
+@keys.command()
+def operator_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for, as the audit log will say: night-shift.")],
+) -> None:
+    """Print a new token for /v1/operator, and its line for NUBABEL_OPERATOR_TOKENS. Stores nothing.
+
+    To replace one: add the new line beside the old one, restart web, hand the token over, take the old line out.
+    """
+    if not _OPERATOR_NAME.fullmatch(name):
+        raise InvalidInputError("a name has up to 40 lower-case letters, digits and _ . -")
+    text = operator_token_text(token_bytes(ENTROPY_BYTES))
+    say(f"token    {text.get_secret_value()}")
+    say(f"setting  {operator_setting(name, text)}")
+    note("keep the token now, it is not shown again; the setting holds its digest only")
 
 
 @keys.command()

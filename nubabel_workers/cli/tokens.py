@@ -16,7 +16,7 @@ from nubabel_workers.cli.invocation import (
 from nubabel_workers.cli.output import Column, note, say, say_json, table
 from nubabel_workers.cli.wording import ago
 from nubabel_workers.domain.administration import IssuedSubmitKey, IssuedToken, SubmitKeySummary
-from nubabel_workers.domain.tenants import ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import ServiceToken
 
 _DAY_S = 86_400.0
 
@@ -31,11 +31,8 @@ def create_token(
     context: typer.Context,
     name: NameArgument,
     organization: Annotated[
-        str | None, typer.Option("--org", metavar="ORG", help="Organization that it acts for, by id or name.")
-    ] = None,
-    operator: Annotated[
-        bool, typer.Option("--operator", help="May also do operators' calls; needs no organization.")
-    ] = False,
+        str, typer.Option("--org", metavar="ORG", help="Organization that it acts for, by id or name.")
+    ],
     days: Annotated[float | None, typer.Option("--days", help="Life in days; without it, until revoked.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,8 +41,7 @@ def create_token(
     async def work(administration: Administration) -> IssuedToken:
         return await administration.tokens.create(
             name,
-            organization=await organization_or_all(administration, organization),
-            role=TokenRole.OPERATOR if operator else TokenRole.SERVICE,
+            organization=await administration.organizations.resolve(organization),
             expires_in_s=None if days is None else days * _DAY_S,
             actor=actor(context),
         )
@@ -70,9 +66,8 @@ def list_tokens(context: typer.Context, organization: OrganizationOption = None,
             (
                 one.id,
                 one.name,
-                one.role.value,
                 _state(one, now),
-                one.organization_id or "-",
+                one.organization_id,
                 ago(one.created_at, now),
                 ago(one.expires_at, now),
             )
@@ -83,7 +78,7 @@ def list_tokens(context: typer.Context, organization: OrganizationOption = None,
     if as_json:
         say_json(found)
         return
-    titles = ("ID", "NAME", "ROLE", "STATE", "ORGANIZATION", "CREATED", "EXPIRES")
+    titles = ("ID", "NAME", "STATE", "ORGANIZATION", "CREATED", "EXPIRES")
     table([Column(title) for title in titles], rows, empty="no token yet: nubabel tokens create NAME --org ORG")
 
 

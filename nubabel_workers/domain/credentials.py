@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
+import hmac
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
@@ -21,9 +24,36 @@ def looks_like_service_token(text: str) -> bool:
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
-def hash_service_token(text: str) -> bytes:
+def hash_token(text: str) -> bytes:
     """What is stored of a token. It has 256 random bits, so a plain SHA-256 cannot be reversed by trying."""
     return hashlib.sha256(text.encode()).digest()
+
+
+def operator_token_text(entropy: bytes) -> SecretStr:
+    return SecretStr(f"nbo_{_urlsafe(entropy)}")
+
+
+@dataclass(frozen=True)
+class OperatorToken:
+    """A token for operators' calls, as the settings hold it. name: who acts, in the audit log."""
+
+    name: str
+    digest: bytes = field(repr=False)  # SHA-256, see hash_token
+
+    def is_of(self, text: str) -> bool:
+        """Takes as long for a wrong one as for a right one."""
+        return hmac.compare_digest(self.digest, hash_token(text))
+
+
+def operator_setting(name: str, text: SecretStr) -> str:
+    """What the settings need to know of a new one."""
+    return f"{name}:{hash_token(text.get_secret_value()).hex()}"
+
+
+def operator_tokens(settings: Iterable[str]) -> tuple[OperatorToken, ...]:
+    """From `name:digest`. Raises ValueError."""
+    pairs = (setting.partition(":") for setting in settings)
+    return tuple(OperatorToken(name, bytes.fromhex(digest)) for name, _, digest in pairs)
 
 
 def submit_key_text(entropy: bytes) -> SecretStr:

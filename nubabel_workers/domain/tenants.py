@@ -19,11 +19,6 @@ class BusyPolicy(StrEnum):
     REJECT = "reject"
 
 
-class TokenRole(StrEnum):
-    SERVICE = "service"  # enqueue and read within one organization
-    OPERATOR = "operator"  # dead letters and other operators' calls; may belong to no organization
-
-
 @dataclass(frozen=True)
 class Organization:
     id: OrganizationId
@@ -56,9 +51,8 @@ class ServiceToken:
     """A caller's token; only its hash is stored."""
 
     id: ServiceTokenId
-    organization_id: OrganizationId | None
+    organization_id: OrganizationId
     name: str
-    role: TokenRole
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None

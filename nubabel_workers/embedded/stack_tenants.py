@@ -11,7 +11,7 @@ from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services
 from nubabel_workers.domain.administration import Installation, IssuedSubmitKey, WorkspaceSummary
-from nubabel_workers.domain.tenants import Instance, Organization, TokenRole
+from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.services.manage_instances import ManageInstances, NewInstance
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
@@ -51,7 +51,7 @@ async def create_tenant(services: Services, name: str, workspaces: Sequence[Slac
     )
     installed = [await installer.install(organization, _installation(one), actor=_ACTOR) for one in workspaces]
     token = await ManageTokens(access, chance, secrets.token_bytes).create(
-        "embedded", organization=organization, role=TokenRole.SERVICE, expires_in_s=None, actor=_ACTOR
+        "embedded", organization=organization, expires_in_s=None, actor=_ACTOR
     )
     key = await ManageSubmitKeys(access, chance, secrets.token_bytes).create(
         "embedded", organization=organization, actor=_ACTOR

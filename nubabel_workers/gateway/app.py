@@ -9,11 +9,12 @@ from nubabel_workers.gateway.openapi import describe
 from nubabel_workers.gateway.problems import install_problem_handlers
 from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
-from nubabel_workers.gateway.routes import docs, events, executions, health, metrics
+from nubabel_workers.gateway.routes import dead_letters, docs, events, executions, health, metrics
 from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
 
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
+    {"name": "dead letters", "description": "What was set aside: for operators, across organizations."},
     {"name": "operations", "description": "For those who run it."},
 ]
 
@@ -49,7 +50,7 @@ def api() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours; asking for it is a tenth of a request
         generate_unique_id_function=lambda route: route.name,
     )
-    for router in (executions.router, events.router, health.router, metrics.router, docs.router):
+    for router in (executions.router, events.router, dead_letters.router, health.router, metrics.router, docs.router):
         app.include_router(router)
     install_problem_handlers(app)
     describe(app)

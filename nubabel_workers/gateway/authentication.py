@@ -8,9 +8,9 @@ import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from nubabel_workers.domain.credentials import hash_service_token, looks_like_service_token
+from nubabel_workers.domain.credentials import hash_token, looks_like_service_token
 from nubabel_workers.domain.ports import Clock, TenantStore
-from nubabel_workers.domain.tenants import Organization, ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import Organization, ServiceToken
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.problems import ProblemError
 
@@ -28,7 +28,6 @@ _bearer = HTTPBearer(
 class Caller:
     organization: Organization
     token_id: str
-    role: TokenRole
 
 
 async def authenticated(
@@ -55,7 +54,7 @@ async def find_token(text: str, tenants: TenantStore, clock: Clock) -> ServiceTo
     """Looked up by hash, so that how long a refusal takes says nothing about any stored token."""
     if not looks_like_service_token(text):
         return None
-    token = await tenants.token(hash_service_token(text))
+    token = await tenants.token(hash_token(text))
     if token is None:
         return None
     if token.revoked_at is not None or (token.expires_at is not None and token.expires_at <= clock.now()):
@@ -65,12 +64,10 @@ async def find_token(text: str, tenants: TenantStore, clock: Clock) -> ServiceTo
 
 
 async def _caller(token: ServiceToken, tenants: TenantStore) -> Caller:
-    if token.organization_id is None:
-        raise _forbidden("token_without_organization", "this token belongs to no organization; take one that does")
     organization = await tenants.organization(token.organization_id)
     if organization is None or organization.disabled_at is not None:
         raise _forbidden("organization_disabled", "this organization is disabled")
-    return Caller(organization, token.id, token.role)
+    return Caller(organization, token.id)
 
 
 def _unauthorized(detail: str, *, challenge: str) -> ProblemError:

@@ -1,17 +1,19 @@
 """What the routes need, handed to `create_app` in one piece; nothing in here is built by the gateway itself."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request, Response
 from prometheus_client import CollectorRegistry
 
+from nubabel_workers.domain.credentials import OperatorToken
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
 from nubabel_workers.gateway.metrics import QueueLengths
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 
@@ -59,6 +61,8 @@ class GatewayParts:
     queues: QueueLengths
     clock: Clock
     chance: Chance
+    dead_letters: ManageDeadLetters
+    operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)
     slack: SlackParts = field(default_factory=SlackParts)
     limits: GatewayLimits = field(default_factory=GatewayLimits)

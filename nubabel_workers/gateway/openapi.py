@@ -60,9 +60,10 @@ _PARAMETERS: dict[str, Any] = {
 }
 _MEANINGS = {
     400: "The body is not JSON.",
-    401: "No valid service token.",
+    401: "No valid token.",
     403: "The token may not do this, or its organization is disabled.",
     404: "There is no such thing in your organization.",
+    409: "It is settled already.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "The request does not fit; `errors` names the parts, or `code` the reason.",

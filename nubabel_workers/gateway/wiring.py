@@ -15,7 +15,8 @@ from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
-from nubabel_workers.bootstrap import Services, open_installation
+from nubabel_workers.bootstrap import Services, manage_dead_letters, open_installation
+from nubabel_workers.domain.credentials import operator_tokens
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.gateway.checks import opencode_check
 from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts, SlackParts
@@ -50,6 +51,8 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             queues=queues,
             clock=services.clock,
             chance=services.chance,
+            dead_letters=manage_dead_letters(services),
+            operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),
             slack=SlackParts(
                 events=_slack_events(services),

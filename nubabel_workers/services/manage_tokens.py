@@ -6,7 +6,7 @@ from datetime import datetime
 from nubabel_workers.domain.administration import IssuedSubmitKey, IssuedToken, SubmitKeySummary
 from nubabel_workers.domain.credentials import (
     ENTROPY_BYTES,
-    hash_service_token,
+    hash_token,
     service_token_text,
     submit_key_text,
 )
@@ -14,7 +14,7 @@ from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import AccessRegistry
-from nubabel_workers.domain.tenants import Organization, ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import Organization, ServiceToken
 
 
 class ManageTokens:
@@ -29,26 +29,20 @@ class ManageTokens:
         self,
         name: str,
         *,
-        organization: Organization | None,
-        role: TokenRole,
+        organization: Organization,
         expires_in_s: float | None,
         actor: str,
     ) -> IssuedToken:
-        """Raises InvalidInputError for a service token of no organization: it could not do anything."""
-        if role is TokenRole.SERVICE and organization is None:
-            raise InvalidInputError("a service token belongs to an organization: name one, or make an operator's token")
-        if organization is not None:
-            _check_enabled(organization)
+        _check_enabled(organization)
         if expires_in_s is not None and expires_in_s <= 0:
             raise InvalidInputError("a token's life must be longer than zero")
         token_id = self._chance.new_id("tok")
         text = service_token_text(token_id, self._random_bytes(ENTROPY_BYTES))
         token = await self._access.add_token(
             token_id,
-            hash_service_token(text.get_secret_value()),
-            organization_id=organization.id if organization else None,
+            hash_token(text.get_secret_value()),
+            organization_id=organization.id,
             name=checked_name(name, "a token's name"),
-            role=role,
             expires_in_s=expires_in_s,
             actor=actor,
         )

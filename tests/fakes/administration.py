@@ -26,7 +26,7 @@ from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.ports.administration import Woken
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -134,14 +134,13 @@ class FakeAccess:
         token_id: str,
         token_hash: bytes,
         *,
-        organization_id: str | None,
+        organization_id: str,
         name: str,
-        role: TokenRole,
         expires_in_s: float | None,
         actor: str,
     ) -> ServiceToken:
-        owner = OrganizationId(organization_id) if organization_id else None
-        self.token_rows[token_id] = ServiceToken(ServiceTokenId(token_id), owner, name, role, NOW)
+        owner = OrganizationId(organization_id)
+        self.token_rows[token_id] = ServiceToken(ServiceTokenId(token_id), owner, name, NOW)
         self.hashes[token_id] = token_hash
         self.lifetimes[token_id] = expires_in_s
         self.actors.append(actor)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI
 
 from nubabel_workers.adapters.analysis_rules import load_rules
+from nubabel_workers.domain.credentials import operator_setting, operator_token_text, operator_tokens
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import MaintenanceStore
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
@@ -15,9 +16,11 @@ from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
+from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
@@ -27,6 +30,8 @@ ACME = Organization(OrganizationId("org_acme"), "Acme")
 OTHER = Organization(OrganizationId("org_other"), "Other")
 IMPATIENT = Organization(OrganizationId("org_impatient"), "Impatient", busy_policy=BusyPolicy.INTERRUPT)
 STRICT = Organization(OrganizationId("org_strict"), "Strict", busy_policy=BusyPolicy.REJECT)
+
+OPERATORS = {name: operator_token_text(name.encode() * 32) for name in ("night", "night-new")}
 
 QUICK = GatewayLimits(
     max_body_bytes=4096, body_timeout_s=0.2, stream_heartbeat_s=5, stream_row_check_s=0.05, stream_max_s=60
@@ -64,6 +69,8 @@ class FrontDoor:
         self.tenants = FakeTenants()
         self.hints = FakeHints()
         self.progress = FakeProgress()
+        self.dead_letters = FakeDeadLetterRegistry()
+        self.audit = FakeAudit()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
         for organization in (ACME, OTHER, IMPATIENT, STRICT):
@@ -91,6 +98,8 @@ class FrontDoor:
             queues=self.queues,
             clock=self.clock,
             chance=self.chance,
+            dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
+            operator_tokens=operator_tokens(operator_setting(name, text) for name, text in OPERATORS.items()),
             readiness_checks=checks or {},
             limits=limits,
         )

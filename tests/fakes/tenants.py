@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from nubabel_workers.domain.credentials import hash_service_token, service_token_text
+from nubabel_workers.domain.credentials import hash_token, service_token_text
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId
 from nubabel_workers.domain.ports import TenantStore
-from nubabel_workers.domain.tenants import Organization, ServiceToken, SubmitKey, TokenRole, Workspace
+from nubabel_workers.domain.tenants import Organization, ServiceToken, SubmitKey, Workspace
 from tests.fakes.clock import START
 
 
@@ -24,15 +24,13 @@ class FakeTenants(TenantStore):
         self.organizations[organization.id] = organization
         return organization
 
-    def add_token(
-        self, number: int, organization_id: str | None, *, role: TokenRole = TokenRole.SERVICE, **fields: object
-    ) -> str:
+    def add_token(self, number: int, organization_id: str, **fields: object) -> str:
         """Its text."""
         token_id = f"tok_{number:026d}"
         text = service_token_text(token_id, number.to_bytes(32, "big")).get_secret_value()
-        owner = OrganizationId(organization_id) if organization_id is not None else None
-        token = ServiceToken(ServiceTokenId(token_id), owner, "test", role, START, **fields)  # type: ignore[arg-type]
-        self.tokens[hash_service_token(text)] = token
+        owner = OrganizationId(organization_id)
+        token = ServiceToken(ServiceTokenId(token_id), owner, "test", START, **fields)  # type: ignore[arg-type]
+        self.tokens[hash_token(text)] = token
         return text
 
     def add_submit_key(self, key_id: str, organization_id: str, secret: str) -> SubmitKey:

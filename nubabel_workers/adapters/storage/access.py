@@ -10,9 +10,9 @@ from nubabel_workers.adapters.storage.database import Database, Scope
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.adapters.storage.tenants import service_token_of
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, SubmitKeySummary
-from nubabel_workers.domain.tenants import ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import ServiceToken
 
-_TOKEN = "id, organization_id, name, role, created_at, expires_at, revoked_at"  # noqa: S105 - column names
+_TOKEN = "id, organization_id, name, created_at, expires_at, revoked_at"  # noqa: S105 - column names
 _SUBMIT_KEY = "id, organization_id, name, created_at, revoked_at"
 
 
@@ -28,20 +28,17 @@ class PostgresAccess:
         token_id: str,
         token_hash: bytes,
         *,
-        organization_id: str | None,
+        organization_id: str,
         name: str,
-        role: TokenRole,
         expires_in_s: float | None,
         actor: str,
     ) -> ServiceToken:
-        entry = AuditEntry(
-            actor, AuditAction.TOKEN_CREATED, organization_id, token_id, {"name": name, "role": role.value}
-        )
+        entry = AuditEntry(actor, AuditAction.TOKEN_CREATED, organization_id, token_id, {"name": name})
         row = await self._scope(organization_id).one(
             audited(
                 f"""
-                INSERT INTO service_tokens (id, organization_id, name, role, token_hash, expires_at)
-                VALUES (%(id)s, %(organization_id)s, %(name)s, %(role)s, %(token_hash)s,
+                INSERT INTO service_tokens (id, organization_id, name, token_hash, expires_at)
+                VALUES (%(id)s, %(organization_id)s, %(name)s, %(token_hash)s,
                         now() + make_interval(secs => %(expires_in_s)s::float8))
                 RETURNING {_TOKEN}
                 """
@@ -50,7 +47,6 @@ class PostgresAccess:
                 "id": token_id,
                 "organization_id": organization_id,
                 "name": name,
-                "role": role.value,
                 "token_hash": token_hash,
                 "expires_in_s": expires_in_s,
                 **audit_params(entry),
@@ -59,12 +55,12 @@ class PostgresAccess:
         return service_token_of(_present(row))
 
     async def tokens(self, organization_id: str | None) -> list[ServiceToken]:
-        """Of one organization, or every one (operators' own included)."""
+        """Of one organization, or every one."""
         rows = await self._scope(organization_id).all(
             f"""
             SELECT {_TOKEN} FROM service_tokens
             WHERE %(organization_id)s::text IS NULL OR organization_id = %(organization_id)s
-            ORDER BY organization_id NULLS FIRST, created_at, id
+            ORDER BY organization_id, created_at, id
             """,
             {"organization_id": organization_id},
         )

@@ -104,9 +104,8 @@ class WorkspaceRow(Base):
 class ServiceTokenRow(Base):
     __tablename__ = "service_tokens"
     id: Mapped[str] = mapped_column(primary_key=True)
-    organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"))
+    organization_id: Mapped[str] = _tenant()
     name: Mapped[str]
-    role: Mapped[str]  # service, operator
     token_hash: Mapped[bytes] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created()
     expires_at: Mapped[datetime | None]

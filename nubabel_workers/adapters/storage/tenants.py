@@ -20,7 +20,6 @@ from nubabel_workers.domain.tenants import (
     Organization,
     ServiceToken,
     SubmitKey,
-    TokenRole,
     Workspace,
 )
 
@@ -139,7 +138,7 @@ class PostgresTenants:
         if found is None:
             row = await self._database.system().one(
                 """
-                SELECT t.id, t.organization_id, t.name, t.role, t.created_at, t.expires_at, t.revoked_at
+                SELECT t.id, t.organization_id, t.name, t.created_at, t.expires_at, t.revoked_at
                 FROM service_tokens t LEFT JOIN organizations o ON o.id = t.organization_id
                 WHERE t.token_hash = %(token_hash)s AND t.revoked_at IS NULL AND o.disabled_at IS NULL
                   AND (t.expires_at IS NULL OR t.expires_at > now())
@@ -212,4 +211,4 @@ def organization_of(row: dict[str, Any]) -> Organization:
 
 
 def service_token_of(row: dict[str, Any]) -> ServiceToken:
-    return ServiceToken(**{**row, "id": ServiceTokenId(row["id"]), "role": TokenRole(row["role"])})
+    return ServiceToken(**{**row, "id": ServiceTokenId(row["id"])})

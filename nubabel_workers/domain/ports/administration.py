@@ -25,7 +25,7 @@ from nubabel_workers.domain.administration import (
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken, TokenRole
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
 
 
 class OrganizationRegistry(Protocol):
@@ -83,9 +83,8 @@ class AccessRegistry(Protocol):
         token_id: str,
         token_hash: bytes,
         *,
-        organization_id: str | None,
+        organization_id: str,
         name: str,
-        role: TokenRole,
         expires_in_s: float | None,
         actor: str,
     ) -> ServiceToken: ...

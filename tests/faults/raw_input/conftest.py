@@ -21,8 +21,9 @@ from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.credentials import operator_setting, operator_token_text
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.submission import SubmitRequest
-from nubabel_workers.domain.tenants import TokenRole
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.stack_environment import base_environment, free_port
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
@@ -33,6 +34,7 @@ ORGANIZATION = "org_fuzz"
 TEAM = "T0FUZZ"
 BOT = "U0BOT"
 Rows = psycopg.Connection[dict[str, Any]]
+OPERATOR_TOKEN = operator_token_text(b"f" * 32)
 SIGNING_SECRET = "0123456789abcdef0123456789abcdef"
 
 
@@ -42,8 +44,8 @@ class Stores:
 
     settings: Settings
     service_token: str
-    operator_token: str
     ended_execution: str
+    dead_letter: str
     submit_key_id: str
     submit_secret: SecretStr
 
@@ -56,6 +58,7 @@ class Stores:
             "broker_url": chosen.broker_url.get_secret_value(),
             "cache_url": chosen.cache_url.get_secret_value(),
             "encryption_keys": chosen.encryption_keys[0].get_secret_value(),
+            "operator_tokens": operator_setting("fuzz", OPERATOR_TOKEN),
             "log_format": "json",
             **overrides,
         }
@@ -103,11 +106,9 @@ async def _furnished(settings: Settings) -> Stores:
         assert organization is not None
         access = PostgresAccess(services.database, services.cipher)
         tokens = ManageTokens(access, services.chance, secrets.token_bytes)
-        service = await tokens.create(
-            "tests", organization=organization, role=TokenRole.SERVICE, expires_in_s=None, actor="tests"
-        )
-        operator = await tokens.create(
-            "tests", organization=None, role=TokenRole.OPERATOR, expires_in_s=None, actor="tests"
+        service = await tokens.create("tests", organization=organization, expires_in_s=None, actor="tests")
+        dead_letter_id = await services.dead_letters.add(
+            NewDeadLetter("orchestration", "x", DeadLetterReason.UNKNOWN_TASK, "no such task", payload="{}")
         )
         key = await ManageSubmitKeys(access, services.chance, secrets.token_bytes).create(
             "tests", organization=organization, actor="tests"
@@ -124,8 +125,8 @@ async def _furnished(settings: Settings) -> Stores:
         return Stores(
             settings,
             service.text.get_secret_value(),
-            operator.text.get_secret_value(),
             submitted.execution_id,
+            dead_letter_id,
             key.key.id,
             key.text,
         )

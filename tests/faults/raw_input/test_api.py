@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from nubabel_workers.gateway.app import api
 from tests.faults.raw_input.amount import cases
-from tests.faults.raw_input.conftest import Web
+from tests.faults.raw_input.conftest import OPERATOR_TOKEN, Web
 
 pytestmark = pytest.mark.integration
 
@@ -57,7 +57,7 @@ class Caller(StrEnum):
     def headers(self, web: Web) -> dict[str, str]:
         tokens = {
             Caller.SERVICE: web.stores.service_token,
-            Caller.OPERATOR: web.stores.operator_token,
+            Caller.OPERATOR: OPERATOR_TOKEN.get_secret_value(),
         }
         return {"Authorization": f"Bearer {tokens[self]}"} if self in tokens else {}
 
@@ -69,8 +69,10 @@ def test_every_answer_to_an_owner_is_as_documented(
 ) -> None:
     if "execution_id" in case.path_parameters:
         case.path_parameters["execution_id"] = web.stores.ended_execution
+    if "dead_letter_id" in case.path_parameters:
+        case.path_parameters["dead_letter_id"] = web.stores.dead_letter
 
-    check(case, Caller.SERVICE, web, session)
+    check(case, Caller.OPERATOR if case.path.startswith("/v1/operator/") else Caller.SERVICE, web, session)
 
 
 @pytest.mark.parametrize("caller", Caller)

@@ -18,7 +18,6 @@ from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.client import AsyncNubabelClient
-from nubabel_workers.domain.tenants import TokenRole
 from nubabel_workers.embedded.stack_environment import base_environment
 from nubabel_workers.gateway.app import create_app
 from nubabel_workers.gateway.dependencies import GatewayLimits
@@ -87,12 +86,11 @@ class Gateway:
             "INSERT INTO organizations (id, name) VALUES (%(id)s, %(id)s)", {"id": organization_id}
         )
         organization = await self.services.tenants.organization(organization_id)
+        assert organization is not None
         tokens = ManageTokens(
             PostgresAccess(self.services.database, self.services.cipher), self.services.chance, secrets.token_bytes
         )
-        issued = await tokens.create(
-            "tests", organization=organization, role=TokenRole.SERVICE, expires_in_s=None, actor="tests"
-        )
+        issued = await tokens.create("tests", organization=organization, expires_in_s=None, actor="tests")
         return issued.text.get_secret_value()
 
     async def client_of(self, organization_id: str) -> AsyncNubabelClient:

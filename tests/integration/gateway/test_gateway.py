@@ -1,6 +1,7 @@
 """The gateway on real PostgreSQL, Valkey and HTTP."""
 
 import asyncio
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +19,8 @@ from nubabel_workers.client import (
     Status,
     SubmitRequest,
 )
+from nubabel_workers.domain.credentials import operator_setting, operator_token_text
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from tests.integration.gateway.conftest import Gateway, served, until
 from tests.waiting import eventually
@@ -253,3 +256,31 @@ async def test_a_reader_that_takes_nothing_is_cut_off(services: Services) -> Non
         assert not await cut_off()
         await until(cut_off)
         writer.close()
+
+
+async def test_operators_see_and_settle_dead_letters_of_all_organizations(
+    services: Services, settings: Settings
+) -> None:
+    await services.dead_letters.add(
+        NewDeadLetter("orchestration", "x", DeadLetterReason.UNKNOWN_TASK, "no such task", payload='{"a": "\x00왜"}')
+    )
+    text = operator_token_text(b"n" * 32)
+    allowed = settings.model_copy(update={"operator_tokens": (operator_setting("night", text),)})
+    async with (
+        served(replace(services, settings=allowed)) as gateway,
+        httpx.AsyncClient(
+            base_url=f"{gateway.url}/v1/operator",
+            headers={"authorization": f"Bearer {text.get_secret_value()}"},
+            trust_env=False,
+        ) as http,
+    ):
+        (one,) = (await http.get("/dead-letters", params={"task": "x"})).json()["data"]
+        groups = (await http.get("/dead-letters/groups")).json()["data"]
+        shown = (await http.get(f"/dead-letters/{one['id']}")).json()
+        replay = (await http.post("/dead-letters:replay", json={"all": True})).json()
+        discard = (await http.post(f"/dead-letters/{one['id']}/discard", json={"reason": "test"})).json()
+
+    assert [(group["reason"], group["count"]) for group in groups] == [("unknown-task", 1)]
+    assert "왜" in shown["payload"]
+    assert (replay["replayed"], replay["not_replayable"]) == (0, 1)
+    assert (discard["status"], discard["resolved_by"], discard["note"]) == ("discarded", "operator:night", "test")

@@ -15,7 +15,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import OrganizationId
-from nubabel_workers.domain.tenants import BusyPolicy, Organization, TokenRole
+from nubabel_workers.domain.tenants import BusyPolicy, Organization
 from tests.integration.storage.seeds import add_organization, installation
 
 pytestmark = pytest.mark.integration
@@ -324,7 +324,6 @@ async def _add_token(access: PostgresAccess, *, expires_in_s: float | None = Non
         b"hash",
         organization_id="org_a",
         name="ci",
-        role=TokenRole.SERVICE,
         expires_in_s=expires_in_s,
         actor="cli:anna",
     )
@@ -342,7 +341,7 @@ async def test_a_token_is_found_by_its_hash_until_it_is_revoked(
     stopwatch.now += 2.0
 
     assert found is not None
-    assert (found.id, found.organization_id, found.role) == ("tok_1", "org_a", TokenRole.SERVICE)
+    assert (found.id, found.organization_id) == ("tok_1", "org_a")
     assert found.expires_at is not None
     assert first is not None
     assert first == second
@@ -357,18 +356,6 @@ async def test_an_expired_token_is_refused(
     await _add_token(access, expires_in_s=-1)
 
     assert await tenants.token(b"hash") is None
-
-
-async def test_an_operators_token_belongs_to_no_organization(access: PostgresAccess, tenants: PostgresTenants) -> None:
-    await access.add_token(
-        "tok_1", b"h", organization_id=None, name="ops", role=TokenRole.OPERATOR, expires_in_s=None, actor="cli:anna"
-    )
-
-    found = await tenants.token(b"h")
-
-    assert found is not None
-    assert found.organization_id is None
-    assert [one.id for one in await access.tokens(None)] == ["tok_1"]
 
 
 async def test_a_submit_key_is_read_back_until_it_is_revoked(

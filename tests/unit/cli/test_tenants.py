@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.cli.administration import Defaults
 from nubabel_workers.domain.administration import RotationReport
-from nubabel_workers.domain.credentials import hash_service_token
+from nubabel_workers.domain.credentials import hash_token, operator_tokens
 from nubabel_workers.domain.tenants import BusyPolicy
 from tests.unit.cli.bench import Bench, fails_with
 
@@ -56,7 +56,7 @@ def test_an_organization_is_shown_with_what_belongs_to_it(bench: Bench) -> None:
 
     assert "org_acme" in shown
     assert "Acme (T1)  active" in shown
-    assert "token ci  service" in shown
+    assert "token ci  active" in shown
     assert set(bench.json("orgs", "show", "acme")) == {
         *("organization", "workspaces", "tokens", "submit_keys", "changes")
     }
@@ -140,7 +140,7 @@ def test_a_token_is_the_only_thing_on_standard_output(bench: Bench) -> None:
     result = bench.type("tokens", "create", "ci", "--org", "acme", "--days", "30")
 
     text = result.stdout.strip()
-    assert list(bench.access.hashes.values()) == [hash_service_token(text)]
+    assert list(bench.access.hashes.values()) == [hash_token(text)]
     assert list(bench.access.lifetimes.values()) == [30 * 86_400]
     assert "not shown again" in result.stderr
 
@@ -155,10 +155,18 @@ def test_lists_never_hold_a_secret(bench: Bench) -> None:
         assert secret not in output
 
 
-def test_a_token_needs_an_organization_unless_it_is_an_operators(bench: Bench) -> None:
-    fails_with(bench.type("tokens", "create", "ci"), 2, "belongs to an organization")
+def test_a_token_needs_an_organization(bench: Bench) -> None:
+    fails_with(bench.type("tokens", "create", "ci"), 2, "--org")
 
-    assert bench.json("tokens", "create", "ops", "--operator")["token"]["role"] == "operator"
+
+def test_an_operators_token_is_shown_once_and_the_settings_get_its_digest(bench: Bench) -> None:
+    printed = bench.type("keys", "operator-token", "night-shift").stdout
+    token, setting = (line.split()[1] for line in printed.splitlines())
+
+    assert [one.is_of(token) for one in operator_tokens([setting])] == [True]
+    assert token not in setting
+    assert setting.startswith("night-shift:")
+    fails_with(bench.type("keys", "operator-token", "Night Shift"), 2, "lower-case")
 
 
 def test_revoking_names_what_was_revoked(bench: Bench) -> None:

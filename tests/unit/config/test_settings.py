@@ -57,6 +57,8 @@ def test_every_missing_setting_is_named_in_one_message(environment: pytest.Monke
         ("NUBABEL_HTTP_PORT", "70000", "less than or equal to 65535"),
         ("NUBABEL_LEASE_S", "1", "greater than or equal to 3"),
         ("NUBABEL_HINT_FLAG_MS", "5000", "less than or equal to 1000"),
+        ("NUBABEL_OPERATOR_TOKENS", "night:abc", "entry 1 is not a line of"),
+        ("NUBABEL_OPERATOR_TOKENS", "nbo_the-token-itself", "entry 1 is not a line of"),
         ("NUBABEL_SLACK_MODE", "both", "'events', 'socket' or 'off'"),
         ("NUBABEL_ENCRYPTION_KEYS", f"{KEY},hunter2", "key 2 is not a key made by"),
         ("NUBABEL_ENCRYPTION_KEYS", ",", "at least 1 item"),

@@ -6,7 +6,6 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from nubabel_workers.domain.tenants import TokenRole
 from tests.fakes.clock import START
 from tests.fakes.front_door import ACME, FrontDoor
 from tests.unit.gateway.conftest import client_of
@@ -58,11 +57,3 @@ async def test_a_disabled_organization_is_told_so(door: FrontDoor, http: httpx.A
     answer = await http.get(PATH)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "organization_disabled")
-
-
-async def test_an_operators_token_of_no_organization_is_no_callers_token(door: FrontDoor) -> None:
-    token = door.tenants.add_token(7, None, role=TokenRole.OPERATOR)
-    async with client_of(door, token=token) as http:
-        answer = await http.get(PATH)
-
-    assert (answer.status_code, answer.json()["code"]) == (403, "token_without_organization")
