@@ -1,7 +1,7 @@
 """OpenCode's JSON -> our values. Everything in it is outside text: wrong shapes raise UnexpectedAnswerError."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -44,25 +44,29 @@ class UnexpectedAnswerError(PermanentError):
         super().__init__(message, code="unexpected_answer")
 
 
+# JSON's numbers have no end; those of PostgreSQL and of Python's integers have.
+_Number = Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)]
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class _Time(_Wire):
-    created: float = 0
-    completed: float | None = None
-    updated: float = 0
+    created: _Number = 0
+    completed: _Number | None = None
+    updated: _Number = 0
 
 
 class _Cache(_Wire):
-    read: float = 0
-    write: float = 0
+    read: _Number = 0
+    write: _Number = 0
 
 
 class _Tokens(_Wire):
-    input: float = 0
-    output: float = 0
-    reasoning: float = 0
+    input: _Number = 0
+    output: _Number = 0
+    reasoning: _Number = 0
     cache: _Cache = _Cache()
 
 
@@ -81,7 +85,7 @@ class _Info(_Wire):
     # A flag on assistant messages; on user messages an object about changed files.
     summary: Any = None
     tokens: _Tokens = _Tokens()
-    cost: float = 0
+    cost: _Number = 0
     provider_id: str | None = Field(default=None, alias="providerID")
     model_id: str | None = Field(default=None, alias="modelID")
 
@@ -125,7 +129,7 @@ class _Status(_Wire):
     type: str
     attempt: int = 0
     message: str = ""
-    next: float | None = None
+    next: _Number | None = None
 
 
 class _Ask(_Wire):

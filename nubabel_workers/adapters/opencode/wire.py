@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import decoding
+from nubabel_workers.adapters.retry_after import read_retry_after
 from nubabel_workers.domain.errors import (
     CredentialsError,
     InvalidInputError,
@@ -106,8 +107,7 @@ def _refusal(call: Call[Any], answer: Answer) -> NubabelError:  # noqa: PLR0911 
 
 
 def _retry_after_s(answer: Answer) -> float | None:
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    return read_retry_after(answer.headers.get("retry-after", ""))
 
 
 def basic_authorization(username: str, password: SecretStr | None) -> SecretStr | None:

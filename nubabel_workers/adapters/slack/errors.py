@@ -12,6 +12,7 @@ import aiohttp
 import structlog
 from slack_sdk.errors import SlackApiError
 
+from nubabel_workers.adapters.retry_after import read_retry_after
 from nubabel_workers.domain.errors import (
     CredentialsError,
     NubabelError,
@@ -159,8 +160,7 @@ def _status_and_headers(error: SlackApiError) -> tuple[int, Mapping[str, str]]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    value = headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else None
+    return read_retry_after(headers.get("Retry-After", ""))
 
 
 def _scopes(error: SlackApiError) -> str:

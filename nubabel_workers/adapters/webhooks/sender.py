@@ -5,13 +5,13 @@ Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/st
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import orjson
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
+from nubabel_workers.adapters.retry_after import read_retry_after
 from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressResponse
 from nubabel_workers.domain.errors import (
     CredentialsError,
@@ -24,7 +24,6 @@ from nubabel_workers.domain.errors import (
 GONE: Final = "webhook_gone"
 
 _TRANSIENT_STATUSES: Final = frozenset({408, 425})
-_MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 
 
 class StandardWebhookSender:
@@ -90,13 +89,5 @@ def _require_success(response: EgressResponse, now: datetime) -> None:
 
 
 def _retry_after_s(response: EgressResponse, now: datetime) -> float | None:
-    """Seconds or an HTTP date; None when absent or unreadable."""
     value = next((value for name, value in response.headers.items() if name.lower() == "retry-after"), "")
-    if value.isascii() and value.isdigit():
-        return min(float(value), _MAX_RETRY_AFTER_S)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    until = until if until.tzinfo is not None else until.replace(tzinfo=UTC)
-    return min(max((until - now).total_seconds(), 0.0), _MAX_RETRY_AFTER_S)
+    return read_retry_after(value, now)
