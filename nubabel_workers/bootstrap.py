@@ -159,7 +159,8 @@ async def _open_adapters(
         stack.push_async_callback(close)
     hints = _hint_publisher(settings, metrics)
     stack.callback(hints.close)
-    executions = PostgresExecutions(database, clock, chance, lease_s=settings.lease_s)
+    lease_s, lone = settings.lease_s, settings.max_lone_deliveries
+    executions = PostgresExecutions(database, clock, chance, lease_s=lease_s, lone_deliveries=lone)
     breakers = RedisCircuitBreakers(cache, chance, policy=_breaker_policy(settings), on_opened=metrics.breaker_opened)
     return Adapters(
         settings=settings,
@@ -172,8 +173,8 @@ async def _open_adapters(
         tenants=PostgresTenants(database, cipher),
         instances=PostgresInstances(database, cipher),
         executions=executions,
-        inbound=PostgresInbound(database, chance, lease_s=settings.lease_s),
-        notifications=PostgresNotifications(database, chance, lease_s=settings.lease_s),
+        inbound=PostgresInbound(database, chance, lease_s=lease_s, lone_deliveries=lone),
+        notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),
         maintenance=PostgresMaintenance(database, chance),
         mappings=CachedSessionMappings(cache, executions),

@@ -17,6 +17,8 @@ from nubabel_workers.domain.errors import CredentialsError, InvalidInputError
 
 SUBMIT_TASK = "orchestration.submit"
 SUBMIT_QUEUE = "orchestration"
+SUBMIT_VERSION = 1
+NEWER_VERSION = "newer_version"  # code of the error for a submission that a later release knows
 SIGNATURE_WINDOW_S = 300
 MAX_METADATA_BYTES = 16_384
 MAX_NUMBER = 2**53 - 1  # RFC 7493, section 2.2
@@ -150,7 +152,15 @@ def read_request(raw: Any) -> SubmitRequest:
 
 
 def read_submission(raw: Any) -> Submission:
-    """Raises InvalidInputError that names what is wrong, without the values."""
+    """Raises InvalidInputError that names what is wrong, without the values; its code is NEWER_VERSION for a version
+    that we do not know yet.
+    """
+    version = raw.get("version") if isinstance(raw, Mapping) else None
+    if type(version) is int and version > SUBMIT_VERSION:
+        raise InvalidInputError(
+            f"version {version} of the submission is for a later release; this one reads version {SUBMIT_VERSION}",
+            code=NEWER_VERSION,
+        )
     try:
         return Submission.model_validate(raw)
     except ValidationError as error:

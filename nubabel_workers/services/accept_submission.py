@@ -11,9 +11,10 @@ from typing import Any
 import structlog
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
-from nubabel_workers.domain.errors import CredentialsError, PermanentError
+from nubabel_workers.domain.errors import CredentialsError, PermanentError, TransientError
 from nubabel_workers.domain.ports import Chance, Clock, DeadLetterStore, TenantStore
 from nubabel_workers.domain.submission import (
+    NEWER_VERSION,
     SIGNATURE_WINDOW_S,
     SUBMIT_QUEUE,
     SUBMIT_TASK,
@@ -70,7 +71,14 @@ class AcceptSubmission:
             organization_id = await self._owner(raw, submission)
             return await self._submit_for(organization_id, submission, delivery_id)
         except PermanentError as error:
+            if error.code == NEWER_VERSION and self._is_fresh(raw):
+                raise TransientError(f"left to a newer worker: {error}") from error
             return await self._refuse(raw, error, organization_id, delivery_id)
+
+    def _is_fresh(self, raw: Mapping[str, Any]) -> bool:
+        """Whether its signature would still count: so long a message waits for a worker that can read it."""
+        issued_at = raw.get("issued_at")
+        return type(issued_at) is int and abs(self._clock.now().timestamp() - issued_at) <= self._window_s
 
     async def _submit_for(self, organization_id: str, submission: Submission, delivery_id: str) -> Submitted:
         organization = await self._organization(organization_id)

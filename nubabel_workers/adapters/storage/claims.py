@@ -1,12 +1,14 @@
 """What the claims of all tables share: the rule by which they pick rows, and how claimed rows are read."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import structlog
 
 T = TypeVar("T")
+
+UNREADABLE = "this release cannot read the row; was it written by a newer one?"
 
 log = structlog.get_logger(__name__)
 
@@ -21,15 +23,34 @@ chosen AS (
 """
 
 
-def each_readable(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T]) -> list[T]:
-    """Claimed rows as values. One that cannot be read is left to its lease, and keeps no other from being worked on."""
+async def each_readable(
+    rows: Iterable[Mapping[str, Any]],
+    read: Callable[[Mapping[str, Any]], T],
+    *,
+    park: Callable[[Mapping[str, Any]], Awaitable[object]],
+    lone_deliveries: int,
+) -> list[T]:
+    """Claimed rows as values. One that cannot be read keeps no other from being worked on.
+
+    It is left to its lease, so that a newer release beside us, which may have written it, finds it; after so many lone
+    deliveries it is parked.
+    """
     values: list[T] = []
     for row in rows:
         try:
             values.append(read(row))
         except Exception:
             log.exception("row.unreadable", row_id=row["id"])
+            if row["lone_deliveries"] > lone_deliveries:
+                await _parked(row, park)
     return values
+
+
+async def _parked(row: Mapping[str, Any], park: Callable[[Mapping[str, Any]], Awaitable[object]]) -> None:
+    try:
+        await park(row)
+    except Exception:
+        log.exception("row.not_parked", row_id=row["id"])  # it comes back by its lease
 
 
 def from_stored(kind: type[T], stored: Mapping[str, Any]) -> T:

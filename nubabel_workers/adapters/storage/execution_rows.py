@@ -17,6 +17,7 @@ from nubabel_workers.domain.executions import (
     Usage,
 )
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
+from nubabel_workers.domain.notifications import reply_target
 
 OPEN = OPEN_SQL
 
@@ -71,6 +72,28 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
     )
+
+
+def salvaged_execution(row: Mapping[str, Any]) -> Execution:
+    """What a row that cannot be read is about: enough to end it and to tell whoever asked."""
+    unread: dict[str, Any] = {
+        "overrides": {},
+        "attachments": [],
+        "analysis": None,
+        "context": None,
+        "notes": [],
+        "usage": None,
+    }
+    unread |= {"error": None, "request_metadata": {}, "known_assistant_ids": None}
+    return execution_from({**row, **unread, "reply": _readable_reply(row["reply"])})
+
+
+def _readable_reply(stored: Any) -> Mapping[str, Any]:
+    try:
+        reply_target(stored)
+    except (AttributeError, KeyError, TypeError):
+        return {}
+    return dict(stored)
 
 
 def _instance(row: Mapping[str, Any]) -> InstanceId | None:

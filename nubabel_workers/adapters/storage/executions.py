@@ -4,22 +4,24 @@ A statement that finds its row changed (taken over, finished, cancelled) touches
 LeaseLostError: whoever holds the lease now decides.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage import execution_statements as sql
-from nubabel_workers.adapters.storage.claims import each_readable
+from nubabel_workers.adapters.storage.claims import UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import (
     execution_from,
     json_list,
     new_execution_params,
+    salvaged_execution,
     usage_as_dict,
 )
-from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import (
     EventKind,
@@ -43,15 +45,20 @@ from nubabel_workers.domain.ports import (
     Started,
 )
 
+T = TypeVar("T")
+
 
 class PostgresExecutions:
     """Implements ports.ExecutionStore."""
 
-    def __init__(self, database: Database, clock: Clock, chance: Chance, *, lease_s: float) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, chance: Chance, *, lease_s: float, lone_deliveries: int = 5
+    ) -> None:
         self._database = database
         self._clock = clock
         self._chance = chance
         self._lease_s = lease_s
+        self._lone_deliveries = lone_deliveries
 
     # --- acceptance ---
 
@@ -109,7 +116,7 @@ class PostgresExecutions:
             rows = await self._database.system().all(sql.CLAIM_QUEUED, params)
         except psycopg.errors.UniqueViolation:
             return []  # two processes picked two of one session; the index let one pass, the other comes again
-        return each_readable(rows, _claimed_dispatch)
+        return await self._readable(rows, _claimed_dispatch, lease)
 
     async def begin_attempt(
         self,
@@ -180,12 +187,28 @@ class PostgresExecutions:
         )
         _held(row)
 
+    async def _readable(
+        self, rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T], lease: Lease
+    ) -> list[T]:
+        async def park(row: Mapping[str, Any]) -> None:
+            execution = salvaged_execution(row)
+            finish = outcomes.failed(
+                execution,
+                code="unreadable",
+                detail=UNREADABLE,
+                reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                may_still_run=bool(row.get("open_attempt", True)),
+            )
+            await self.finish(execution, lease, finish)
+
+        return await each_readable(rows, read, park=park, lone_deliveries=self._lone_deliveries)
+
     # --- completion ---
 
     async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]:
         params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
         rows = await self._database.system().all(sql.CLAIM_CHECKS, params)
-        return each_readable(rows, _claimed_check)
+        return await self._readable(rows, _claimed_check, lease)
 
     async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
         row = await self._database.tenant(execution.organization_id).one(

@@ -6,16 +6,20 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN, each_readable, from_stored
+from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable, from_stored
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
-from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
 from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.notifications import NewNotification
+from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import Chance, ClaimedInbound
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, SlackFile
 from nubabel_workers.domain.tenants import Workspace
+from nubabel_workers.domain.wording import language_of, say
+
+_ADDRESSED = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
 
 # A thread message without a mention counts only in a thread that is ours: one with a session, or with a mention that
 # is still on its way to one. A deletion counts only for a message that was stored.
@@ -110,10 +114,11 @@ parked AS (
 class PostgresInbound:
     """Implements ports.InboundStore."""
 
-    def __init__(self, database: Database, chance: Chance, *, lease_s: float) -> None:
+    def __init__(self, database: Database, chance: Chance, *, lease_s: float, lone_deliveries: int = 5) -> None:
         self._database = database
         self._chance = chance
         self._lease_s = lease_s
+        self._lone_deliveries = lone_deliveries
 
     async def add(
         self, workspace: Workspace, event: SlackEvent, *, correlation_id: str, traceparent: str
@@ -141,7 +146,22 @@ class PostgresInbound:
         rows = await self._database.system().all(
             _CLAIM, {"id": event_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
         )
-        return each_readable(rows, _claimed)
+
+        async def park(row: Mapping[str, Any]) -> None:
+            claimed = _salvaged(row)
+            dead_letter = NewDeadLetter(
+                queue="slack-events",
+                task=HintTask.PROCESS_SLACK_EVENTS.value,
+                reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                error=f"unreadable: {UNREADABLE}",
+                subject_kind=SubjectKind.INBOUND_EVENT,
+                subject_id=claimed.id,
+                organization_id=claimed.organization_id,
+                attempts=claimed.failures + 1,
+            )
+            await self.fail(claimed, lease, dead_letter, apology=_apology(row))
+
+        return await each_readable(rows, _claimed, park=park, lone_deliveries=self._lone_deliveries)
 
     async def done(
         self, event: ClaimedInbound, lease: Lease, *, outcome: str, reply: NewNotification | None = None
@@ -187,11 +207,33 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedInbound:
     stored = dict(row["event"])
     stored["kind"] = SlackEventKind(stored["kind"])
     stored["files"] = tuple(from_stored(SlackFile, file) for file in stored["files"])
+    return _claimed_with(row, from_stored(SlackEvent, stored))
+
+
+def _salvaged(row: Mapping[str, Any]) -> ClaimedInbound:
+    """A row whose event cannot be read: enough to end it."""
+    return _claimed_with(row, SlackEvent(SlackEventKind.IGNORED, row["provider_event_id"], None, None))
+
+
+def _apology(row: Mapping[str, Any]) -> NewNotification | None:
+    """For whoever wrote what cannot be read, as far as it says where that was."""
+    stored = row["event"]
+    try:
+        target = SlackTarget(row["workspace_id"], stored["channel"], stored["thread_ts"], stored["ts"])
+    except (KeyError, TypeError):
+        return None
+    if row["kind"] not in _ADDRESSED or not (target.channel and target.message_ts):
+        return None
+    words = say("failed", language_of(str(stored.get("text", ""))), reference=row["id"])
+    return NewNotification(NotificationKind.OUTCOME, target.as_dict(), {"markdown": words})
+
+
+def _claimed_with(row: Mapping[str, Any], event: SlackEvent) -> ClaimedInbound:
     return ClaimedInbound(
         id=row["id"],
         organization_id=row["organization_id"],
         workspace_id=row["workspace_id"],
-        event=from_stored(SlackEvent, stored),
+        event=event,
         failures=row["failures"],
         busy_policy=row["busy_policy"],
         correlation_id=row["correlation_id"],

@@ -5,11 +5,12 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN, each_readable
+from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
-from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
 from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.ids import ExecutionId, NotificationId, OrganizationId
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind
@@ -151,10 +152,11 @@ RETURNING id, not_before <= now() AS due
 class PostgresNotifications:
     """Implements ports.NotificationStore."""
 
-    def __init__(self, database: Database, chance: Chance, *, lease_s: float) -> None:
+    def __init__(self, database: Database, chance: Chance, *, lease_s: float, lone_deliveries: int = 5) -> None:
         self._database = database
         self._chance = chance
         self._lease_s = lease_s
+        self._lone_deliveries = lone_deliveries
 
     async def claim(self, *, notification_id: str | None, limit: int, lease: Lease) -> list[ClaimedNotification]:
         rows = await self._database.system().all(
@@ -166,7 +168,22 @@ class PostgresNotifications:
                 "lease_s": self._lease_s,
             },
         )
-        return each_readable(rows, _claimed)
+
+        async def park(row: Mapping[str, Any]) -> None:
+            notification = _salvaged(row)
+            dead_letter = NewDeadLetter(
+                queue="notifications",
+                task=HintTask.DELIVER.value,
+                reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                error=f"unreadable: {UNREADABLE}",
+                subject_kind=SubjectKind.NOTIFICATION,
+                subject_id=notification.id,
+                organization_id=notification.organization_id,
+                attempts=notification.failures + 1,
+            )
+            await self.fail(notification, lease, error=UNREADABLE, dead_letter=dead_letter)
+
+        return await each_readable(rows, _claimed, park=park, lone_deliveries=self._lone_deliveries)
 
     async def part_sent(self, notification: Notification, lease: Lease, part_id: str) -> None:
         await self._change(notification, _PART_SENT, {"lease": lease.token, "part": part_id})
@@ -237,6 +254,11 @@ class PostgresNotifications:
         if row is None:
             raise LeaseLostError("the notification is no longer held under this lease")
         return row
+
+
+def _salvaged(row: Mapping[str, Any]) -> Notification:
+    """A row that cannot be read: enough to end it."""
+    return _claimed({**row, "kind": NotificationKind.NOTICE, "sent_parts": ()}).notification
 
 
 def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:

@@ -8,6 +8,8 @@ from psycopg.types.json import Jsonb
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.inbound import PostgresInbound
+from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.domain.leases import Lease
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
@@ -37,6 +39,86 @@ async def test_a_row_that_cannot_be_read_keeps_no_other_from_being_worked_on(dat
     await seed(database, "exe_2")
 
     assert await claimed(database) == ["exe_2"]
+
+
+SUSPECT = {"suspect": True, "lone_deliveries": 5}
+IN_SLACK = {"kind": "slack", "workspace_id": "wsp_1", "channel": "C1", "thread_ts": "1.0", "message_ts": "1.0"}
+
+
+async def letters(database: Database) -> list[tuple[str, str]]:
+    rows = await database.system().all("SELECT subject_id, reason FROM dead_letters WHERE status = 'open'")
+    return [(row["subject_id"], row["reason"]) for row in rows]
+
+
+async def told(database: Database) -> list[str]:
+    rows = await database.system().all("SELECT destination->>'channel' AS channel FROM notifications ORDER BY id")
+    return [row["channel"] for row in rows]
+
+
+async def test_an_execution_that_nobody_could_read_ends_with_an_apology_and_a_dead_letter(database: Database) -> None:
+    await add_organization(database, "org_a")
+    await seed(database, "exe_1", attachments=Jsonb(["not an object"]), reply=Jsonb(IN_SLACK), **SUSPECT)
+
+    assert await claimed(database) == []
+
+    assert await letters(database) == [("exe_1", "too-many-deliveries")]
+    assert await told(database) == ["C1"]
+    assert await database.system().one("SELECT status FROM executions") == {"status": "failed"}
+
+
+async def test_a_run_that_nobody_could_read_ends_and_its_session_is_left(database: Database) -> None:
+    await add_organization(database, "org_a")
+    columns = {"overrides": Jsonb(["?"]), "reply": Jsonb("?"), "check_at": "2000-01-01Z", **SUSPECT}
+    await add_execution(database, ExecutionSeed("exe_1", "org_a", status="running", columns=columns))
+    executions = PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+
+    assert await executions.claim_checks(execution_id=None, limit=10, lease=Lease("lse_1", 1e12)) == []
+
+    assert await letters(database) == [("exe_1", "too-many-deliveries")]
+    assert await told(database) == []
+
+
+async def test_an_event_that_nobody_could_read_ends_with_an_apology_and_a_dead_letter(database: Database) -> None:
+    await add_organization(database, "org_a")
+    await database.system().execute(
+        """INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
+           VALUES ('wsp_1', 'org_a', 'k', 'T1', 'U1', 't')"""
+    )
+    event = {"kind": "mention", "channel": "C1", "thread_ts": "1.0", "ts": "1.0", "files": "none", "text": "안녕"}
+    await database.system().execute(
+        """INSERT INTO inbound_events (id, organization_id, workspace_id, provider_event_id, dedupe_key,
+             conversation_key, kind, event, suspect, lone_deliveries)
+           VALUES ('evt_1', 'org_a', 'wsp_1', 'Ev1', 'd', 'c', 'mention', %(event)s, true, 5)""",
+        {"event": Jsonb(event)},
+    )
+    inbound = PostgresInbound(database, SystemChance(), lease_s=10)
+
+    assert await inbound.claim(event_id=None, limit=10, lease=Lease("lse_1", 1e12)) == []
+
+    assert await letters(database) == [("evt_1", "too-many-deliveries")]
+    assert await told(database) == ["C1"]
+
+
+async def test_a_notification_that_nobody_could_read_is_a_dead_letter(database: Database) -> None:
+    await add_organization(database, "org_a")
+    await database.system().execute(
+        """INSERT INTO notifications (id, organization_id, kind, destination, payload, suspect, lone_deliveries)
+           VALUES ('ntf_1', 'org_a', 'of a newer release', '{}', '{}', true, 5)"""
+    )
+    notifications = PostgresNotifications(database, SystemChance(), lease_s=10)
+
+    assert await notifications.claim(notification_id=None, limit=10, lease=Lease("lse_1", 1e12)) == []
+
+    assert await letters(database) == [("ntf_1", "too-many-deliveries")]
+
+
+async def test_a_row_that_a_newer_release_may_read_is_left_to_it_first(database: Database) -> None:
+    await add_organization(database, "org_a")
+    await seed(database, "exe_1", attachments=Jsonb(["not an object"]), suspect=True, lone_deliveries=4)
+
+    assert await claimed(database) == []
+
+    assert await letters(database) == []
 
 
 async def test_text_is_stored_without_what_postgresql_cannot_hold(database: Database) -> None:

@@ -7,8 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import UnavailableError
-from nubabel_workers.domain.submission import sign
+from nubabel_workers.domain.errors import TransientError, UnavailableError
+from nubabel_workers.domain.submission import SIGNATURE_WINDOW_S, sign
 from nubabel_workers.services.accept_submission import AcceptSubmission, Refused
 from nubabel_workers.services.submit_execution import Submitted
 from tests.fakes.clock import START
@@ -65,6 +65,34 @@ async def test_the_same_delivery_again_is_the_same_execution(door: FrontDoor, de
     assert isinstance(second, Submitted)
     assert (second.execution_id, second.created) == (first.execution_id, False)
     assert dead_letters.added == []
+
+
+async def test_a_later_version_waits_for_a_worker_that_reads_it_while_its_signature_counts(
+    door: FrontDoor, dead_letters: FakeDeadLetters
+) -> None:
+    accept = accepting(door, dead_letters).accept
+    later = signed() | {"version": 2, "request": {"question": "of a later release"}}
+
+    with pytest.raises(TransientError, match="left to a newer worker"):
+        await accept(later, delivery_id=DELIVERY)
+    door.clock.advance(SIGNATURE_WINDOW_S + 1)
+    outcome = await accept(later, delivery_id=DELIVERY)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "newer_version"
+    (letter,) = dead_letters.added
+    assert "version 2" in letter.error
+
+
+@pytest.mark.parametrize("issued_at", [None, "now", True, 10**12])
+async def test_a_later_version_of_unknown_age_is_refused(
+    door: FrontDoor, dead_letters: FakeDeadLetters, issued_at: object
+) -> None:
+    raw = {"version": 99, "request": {}, "issued_at": issued_at}
+
+    outcome = await accepting(door, dead_letters).accept(raw, delivery_id=DELIVERY)
+
+    assert isinstance(outcome, Refused)
 
 
 async def test_a_worker_that_died_before_storing_leaves_the_message_acceptable(
