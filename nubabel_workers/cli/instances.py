@@ -1,7 +1,7 @@
 """`nubabel instances`: the OpenCode servers."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
@@ -72,16 +72,18 @@ def add(
 
 @commands.command("list")
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
-    """List servers with their load and health."""
+    """List servers with their load, health and circuit breaker."""
 
-    async def work(administration: Administration) -> tuple[list[Instance], list[tuple[str, ...]]]:
+    async def work(administration: Administration) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
         found, now = await administration.instances.list(), administration.clock.now()
-        return found, [
+        gates = await administration.instances.gates()
+        return [{**vars(one), "breaker": gates[one.id].state} for one in found], [
             (
                 one.id,
                 one.url,
                 one.status,
                 "healthy" if one.healthy else "unfit",
+                gates[one.id].words,
                 f"{one.in_flight}/{one.capacity_runs}",
                 one.version or "-",
                 one.organization_id or "shared",
@@ -95,7 +97,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         say_json(found)
         return
-    titles = ("ID", "URL", "STATE", "HEALTH", "RUNS", "VERSION", "FOR", "CHECKED")
+    titles = ("ID", "URL", "STATE", "HEALTH", "BREAKER", "RUNS", "VERSION", "FOR", "CHECKED")
     table(
         [*(Column(title) for title in titles), Column("DETAIL", whole=False)],
         rows,

@@ -67,6 +67,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
         services.instances,
         services.instances,
         services.servers,
+        services.breakers,
         chance,
         agent_prefix=settings.opencode_agent_prefix,
     )

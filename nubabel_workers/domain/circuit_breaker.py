@@ -134,6 +134,13 @@ class Gate:
     def lets_probe(self) -> bool:
         return self.state is BreakerState.HALF_OPEN and self.wait_s == 0
 
+    @property
+    def words(self) -> str:
+        """For operators."""
+        if self.state is BreakerState.OPEN:
+            return f"open, next try in {self.wait_s:.0f} s"
+        return {BreakerState.CLOSED: "closed", BreakerState.HALF_OPEN: "half open, about to be tried"}[self.state]
+
 
 _PROBE_LOOK_S = 1.0  # while somebody else's probe is on its way, which takes moments
 CLOSED = Gate()

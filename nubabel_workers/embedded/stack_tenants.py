@@ -66,6 +66,7 @@ async def register_server(services: Services, new: NewInstance) -> Instance:
         services.instances,
         services.instances,
         services.servers,
+        services.breakers,
         services.chance,
         agent_prefix=services.settings.opencode_agent_prefix,
     )

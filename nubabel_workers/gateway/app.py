@@ -24,7 +24,7 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app = api()
     app.include_router(slack_router(parts.slack))
     own = GatewayMetrics(parts.registry)
-    gauges = SystemGauges(parts.maintenance, parts.queues, parts.clock)
+    gauges = SystemGauges(parts.maintenance, parts.queues, parts.breakers, parts.clock)
     parts.registry.register(gauges)
     app.state.parts = parts
     app.state.metrics = own

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
-from nubabel_workers.domain.ports import InstanceStore, OpenCodeServers
+from nubabel_workers.domain.ports import CircuitBreakers, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway.readiness import Check
 
@@ -12,8 +12,8 @@ _ASKED_AT_MOST = 10
 _SERVER_TIMEOUT_S = 1.5  # within the check's own limit: one server that hangs must not hide those that answer
 
 
-def opencode_check(instances: InstanceStore, servers: OpenCodeServers) -> Check:
-    """At least one registered server answers."""
+def opencode_check(instances: InstanceStore, servers: OpenCodeServers, breakers: CircuitBreakers) -> Check:
+    """At least one registered server answers; an open circuit breaker is told, and closes again by itself."""
 
     async def check() -> str:
         active = [instance for instance in await instances.loads() if instance.status == "active"]
@@ -23,7 +23,8 @@ def opencode_check(instances: InstanceStore, servers: OpenCodeServers) -> Check:
         answering = await _answering(asked, servers)
         if not answering:
             raise UnavailableError(f"none of {len(asked)} OpenCode servers answers")
-        return f"{answering} of {len(asked)} servers answer"
+        held_back = len(await breakers.gates())
+        return f"{answering} of {len(asked)} servers answer" + (f", {held_back} held back" if held_back else "")
 
     return check
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from nubabel_workers.domain.credentials import OperatorToken
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
-from nubabel_workers.gateway.metrics import QueueLengths
+from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
@@ -59,6 +59,7 @@ class GatewayParts:
     progress: ProgressStream
     maintenance: MaintenanceStore
     queues: QueueLengths
+    breakers: BreakerStates
     clock: Clock
     chance: Chance
     dead_letters: ManageDeadLetters

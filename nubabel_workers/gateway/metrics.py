@@ -5,7 +5,7 @@ every few seconds, however often somebody scrapes.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -14,11 +14,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.ports import Clock, MaintenanceStore
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _READ_TIMEOUT_S = 3.0
+_STATE_NUMBERS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,10 @@ class QueueLengths(Protocol):
     async def lengths(self) -> Mapping[str, int]:
         """Queue -> messages."""
         ...
+
+
+BreakerStates = Callable[[], Awaitable[Mapping[str, BreakerState]]]
+"""Every OpenCode server's circuit breaker."""
 
 
 class GatewayMetrics:
@@ -69,14 +75,22 @@ class SystemGauges(Collector):
     """Rows and queues as gauges. refresh() reads them; collect() hands out what was read last."""
 
     def __init__(
-        self, maintenance: MaintenanceStore, queues: QueueLengths, clock: Clock, *, max_age_s: float = 5.0
+        self,
+        maintenance: MaintenanceStore,
+        queues: QueueLengths,
+        breakers: BreakerStates,
+        clock: Clock,
+        *,
+        max_age_s: float = 5.0,
     ) -> None:
         self._maintenance = maintenance
         self._queues = queues
+        self._breakers = breakers
         self._clock = clock
         self._max_age_s = max_age_s
         self._rows: Mapping[str, float] = {}
         self._lengths: Mapping[str, int] = {}
+        self._states: Mapping[str, BreakerState] = {}
         self._up = {"database": False, "broker": False}
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
@@ -86,7 +100,7 @@ class SystemGauges(Collector):
             now = self._clock.monotonic()
             if self._read_at is not None and now - self._read_at < self._max_age_s:
                 return
-            await asyncio.gather(self._read_rows(), self._read_lengths())
+            await asyncio.gather(self._read_rows(), self._read_lengths(), self._read_states())
             self._read_at = self._clock.monotonic()
 
     async def _read_rows(self) -> None:
@@ -107,6 +121,13 @@ class SystemGauges(Collector):
             self._lost("broker", error)
             self._lengths = {}
 
+    async def _read_states(self) -> None:
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                self._states = await self._breakers()
+        except (NubabelError, TimeoutError):  # the servers are rows: "database" tells
+            self._states = {}
+
     def _lost(self, source: str, error: Exception) -> None:
         self._up[source] = False
         log.warning("metrics.source_unavailable", source=source, error=str(error) or type(error).__name__)
@@ -120,6 +141,12 @@ class SystemGauges(Collector):
         for queue, length in sorted(self._lengths.items()):
             lengths.add_metric((queue,), length)
         yield lengths
+        states = GaugeMetricFamily(
+            "nubabel_opencode_breaker_state", "0 closed, 1 half open, 2 open.", labels=("instance",)
+        )
+        for instance, state in sorted(self._states.items()):
+            states.add_metric((instance,), _STATE_NUMBERS[state])
+        yield states
         for name, value in sorted(self._rows.items()):
             yield GaugeMetricFamily(metric_name(name), "Read from the database.", value=value)
 

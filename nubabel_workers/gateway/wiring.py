@@ -16,10 +16,12 @@ from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
 from nubabel_workers.bootstrap import Services, manage_dead_letters, open_installation
+from nubabel_workers.domain.circuit_breaker import CLOSED, BreakerState
 from nubabel_workers.domain.credentials import operator_tokens
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.gateway.checks import opencode_check
 from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts, SlackParts
+from nubabel_workers.gateway.metrics import BreakerStates
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.gateway.slack_ingress import build_slack_app
 
@@ -49,6 +51,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             progress=RedisProgress(services.cache, streams),
             maintenance=services.maintenance,
             queues=queues,
+            breakers=_breaker_states(services),
             clock=services.clock,
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
@@ -85,8 +88,16 @@ def _checks(services: Services, queues: BrokerQueues) -> Mapping[str, Check]:
         "schema": database.schema_current,
         "broker": _answers(queues),
         "cache": _cache_check(services.cache),
-        "opencode": opencode_check(services.instances, services.servers),
+        "opencode": opencode_check(services.instances, services.servers, services.breakers),
     }
+
+
+def _breaker_states(services: Services) -> BreakerStates:
+    async def states() -> Mapping[str, BreakerState]:
+        servers, gates = await services.instances.loads(), await services.breakers.gates()
+        return {one.id: gates.get(one.id, CLOSED).state for one in servers}
+
+    return states
 
 
 def _answers(queues: BrokerQueues) -> Check:

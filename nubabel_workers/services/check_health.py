@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from nubabel_workers.domain.administration import WorkspaceSummary
+from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
@@ -98,15 +99,17 @@ class CheckHealth:
         instances = await self._instances.loads()
         if not any(instance.status == "active" for instance in instances):
             return [Probe("OpenCode", _no_instance, "register a server: nubabel instances add http://host:4096")]
-        return [self._instance_probe(instance) for instance in instances]
+        gates = await self._manage_instances.gates()
+        return [self._instance_probe(instance, gates.get(instance.id, CLOSED)) for instance in instances]
 
-    def _instance_probe(self, instance: Instance) -> Probe:
+    def _instance_probe(self, instance: Instance, gate: Gate) -> Probe:
         async def check() -> str:
             found = await self._manage_instances.look_at(instance)
             if found.problem is not None:
                 raise PermanentError(found.problem, code="instance_unfit")
             busy = f"{instance.in_flight}/{instance.capacity_runs} runs"
-            return f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
+            words = f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
+            return words if gate.lets_all else f"{words}; circuit breaker {gate.words}"
 
         return Probe(
             f"OpenCode {instance.id}",

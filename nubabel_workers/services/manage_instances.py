@@ -1,13 +1,15 @@
 """Register OpenCode servers, take them out of use, look whether they are fit for work."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
 from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.ports import Chance, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.ports import Chance, CircuitBreakers, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.ports.administration import InstanceRegistry
 from nubabel_workers.domain.tenants import Instance, Organization
 
@@ -43,6 +45,7 @@ class ManageInstances:
         registry: InstanceRegistry,
         instances: InstanceStore,
         servers: OpenCodeServers,
+        breakers: CircuitBreakers,
         chance: Chance,
         *,
         agent_prefix: str,
@@ -50,6 +53,7 @@ class ManageInstances:
         self._registry = registry
         self._instances = instances
         self._servers = servers
+        self._breakers = breakers
         self._chance = chance
         self._agent_prefix = agent_prefix
 
@@ -78,6 +82,11 @@ class ManageInstances:
 
     async def list(self) -> list[Instance]:
         return await self._instances.loads()
+
+    async def gates(self) -> Mapping[str, Gate]:
+        """Every server's circuit breaker."""
+        not_closed = await self._breakers.gates()
+        return {one.id: not_closed.get(one.id, CLOSED) for one in await self._instances.loads()}
 
     async def drain(self, instance_id: str, *, actor: str) -> Instance:
         """No new runs; what runs there goes on."""

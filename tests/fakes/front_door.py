@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI
 
 from nubabel_workers.adapters.analysis_rules import load_rules
+from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text, operator_tokens
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import MaintenanceStore
@@ -73,6 +74,7 @@ class FrontDoor:
         self.audit = FakeAudit()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
+        self.breakers: dict[str, BreakerState] = {}
         for organization in (ACME, OTHER, IMPATIENT, STRICT):
             self.tenants.add_organization(organization)
         store = self.executions.store()
@@ -96,6 +98,7 @@ class FrontDoor:
             progress=self.progress,
             maintenance=self._maintenance_store(),
             queues=self.queues,
+            breakers=self._breaker_states,
             clock=self.clock,
             chance=self.chance,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
@@ -104,6 +107,9 @@ class FrontDoor:
             limits=limits,
         )
         self.app: FastAPI = create_app(self.parts)
+
+    async def _breaker_states(self) -> Mapping[str, BreakerState]:
+        return self.breakers
 
     def _maintenance_store(self) -> MaintenanceStore:
         return self.maintenance  # type: ignore[return-value] # the gateway reads the gauges alone

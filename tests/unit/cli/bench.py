@@ -45,6 +45,7 @@ from tests.fakes.administration import (
     FakeWorkspaceCanceller,
     FakeWorkspaces,
 )
+from tests.fakes.breakers import FakeBreakers
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
@@ -145,6 +146,7 @@ class Bench:
         self.workspaces = FakeWorkspaces()
         self.access = FakeAccess()
         self.instances = FakeInstances()
+        self.breakers = FakeBreakers()
         self.servers = FakeServer()
         self.slack = FakeSlackIdentity({"xoxb-1": FakeBot()})
         self.canceller = FakeWorkspaceCanceller()
@@ -184,7 +186,7 @@ class Bench:
         cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, cancel, end)
         instances = ManageInstances(
-            self.instances, self.instances, self.servers, self.chance, agent_prefix="Sisyphus - "
+            self.instances, self.instances, self.servers, self.breakers, self.chance, agent_prefix="Sisyphus - "
         )
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),

@@ -2,6 +2,7 @@
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from tests.unit.cli.bench import Bench, fails_with
 
 
@@ -38,6 +39,17 @@ def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
     assert "0/50" in listed
     assert "healthy" in listed
     assert bench.json("instances", "list")[0]["url"] == "http://oc:4096"
+
+
+def test_an_open_circuit_breaker_is_listed(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    assert "closed" in bench.type("instances", "list").stdout
+    (instance_id,) = bench.instances.rows
+
+    bench.breakers.at[instance_id] = Gate(BreakerState.OPEN, wait_s=12.3)
+
+    assert "open, next try in 12 s" in bench.type("instances", "list").stdout
+    assert bench.json("instances", "list")[0]["breaker"] == "open"
 
 
 def test_a_password_never_leaves_in_json(bench: Bench) -> None:

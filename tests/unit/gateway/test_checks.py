@@ -7,12 +7,14 @@ from typing import Any, cast
 
 import pytest
 
+from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway import checks
 from nubabel_workers.gateway.checks import opencode_check
+from tests.fakes.breakers import FakeBreakers
 
 
 @dataclass
@@ -43,10 +45,11 @@ class Servers:
         return Server(self.behaviours[instance.id])
 
 
-async def look(*, status: str = "active", **behaviours: str) -> str:
+async def look(*, status: str = "active", breakers: FakeBreakers | None = None, **behaviours: str) -> str:
     instances = [Instance(InstanceId(name), f"http://{name}", "opencode", None, status=status) for name in behaviours]
     store, servers = Registered(instances), Servers(behaviours)
-    return await opencode_check(cast("InstanceStore", store), cast("OpenCodeServers", servers))()
+    check = opencode_check(cast("InstanceStore", store), cast("OpenCodeServers", servers), breakers or FakeBreakers())
+    return await check()
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,12 @@ def _short_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_one_server_that_answers_is_enough() -> None:
     assert await look(one="hangs", two="fails", three="answers") == "1 of 3 servers answer"
+
+
+async def test_servers_that_a_circuit_breaker_holds_back_are_told() -> None:
+    breakers = FakeBreakers({"two": Gate(BreakerState.OPEN, wait_s=5)})
+
+    assert await look(one="answers", two="fails", breakers=breakers) == "1 of 2 servers answer, 1 held back"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import UnavailableError
 from tests.fakes.front_door import FrontDoor
 from tests.unit.gateway.conftest import client_of
@@ -85,6 +86,7 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
     door = FrontDoor()
     door.maintenance.values = {"executions_queued": 3, "oldest_queued_execution_s": 1.5}
     door.queues.values = {"orchestration": 7}
+    door.breakers = {"ins_1": BreakerState.CLOSED, "ins_2": BreakerState.OPEN}
     async with client_of(door, token=door.token()) as http:
         await http.post("/v1/executions", json={"prompt": "Hello"})
         await http.get("/nothing/at/all")
@@ -92,6 +94,8 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
 
     assert "nubabel_executions_queued 3.0" in text
     assert "nubabel_oldest_queued_execution_seconds 1.5" in text
+    assert 'nubabel_opencode_breaker_state{instance="ins_1"} 0.0' in text
+    assert 'nubabel_opencode_breaker_state{instance="ins_2"} 2.0' in text
     assert 'nubabel_queue_messages{queue="orchestration"} 7.0' in text
     assert 'nubabel_http_requests_total{method="POST",route="/v1/executions",status="202"} 1.0' in text
     assert 'nubabel_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in text

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 from pydantic import SecretStr
 
+from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId, WorkspaceId
 from nubabel_workers.domain.ports import OpenCodeServer
@@ -14,6 +15,7 @@ from nubabel_workers.domain.tenants import Instance, Workspace
 from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
 from nubabel_workers.services.manage_instances import ManageInstances
 from tests.fakes.administration import FakeBot, FakeInstances, FakeSlackIdentity, FakeWorkspaces
+from tests.fakes.breakers import FakeBreakers
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.tenants import FakeTenants
 from tests.integration.storage.seeds import installation
@@ -49,12 +51,15 @@ class Servers:
 class Bench:
     probes: list[Probe] = field(default_factory=list)
     instances: FakeInstances = field(default_factory=FakeInstances)
+    breakers: FakeBreakers = field(default_factory=FakeBreakers)
     workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
     tenants: FakeTenants = field(default_factory=FakeTenants)
     slack: FakeSlackIdentity = field(default_factory=FakeSlackIdentity)
 
     async def run(self) -> dict[str, Finding]:
-        manage = ManageInstances(self.instances, self.instances, Servers(), FakeChance(), agent_prefix="Sisyphus - ")
+        manage = ManageInstances(
+            self.instances, self.instances, Servers(), self.breakers, FakeChance(), agent_prefix="Sisyphus - "
+        )
         health = CheckHealth(
             self.probes,
             frozenset({"PostgreSQL"}),
@@ -100,6 +105,15 @@ async def test_what_is_well_has_its_words_and_no_advice(bench: Bench) -> None:
     assert found["PostgreSQL"] == Finding("PostgreSQL", ok=True, detail="it answers")
     assert found["OpenCode ins_1"].ok
     assert "version 1.18.33" in found["OpenCode ins_1"].detail
+
+
+async def test_an_open_circuit_breaker_is_told(bench: Bench) -> None:
+    bench.add_instance()
+    bench.breakers.at["ins_1"] = Gate(BreakerState.OPEN, wait_s=12.3)
+
+    found = await bench.run()
+
+    assert found["OpenCode ins_1"].detail.endswith("circuit breaker open, next try in 12 s")
 
 
 async def test_what_is_broken_has_the_reason_and_the_advice(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from nubabel_workers.domain.ports import OpenCodeServer
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.manage_instances import ManageInstances, NewInstance, checked_url
 from tests.fakes.administration import FakeInstances
+from tests.fakes.breakers import FakeBreakers
 from tests.fakes.clock import FakeChance
 
 FIT = ("Sisyphus - ultraworker", "build")
@@ -46,7 +47,9 @@ def instances() -> FakeInstances:
 
 
 def _manage(instances: FakeInstances, servers: FakeServers | None = None) -> ManageInstances:
-    return ManageInstances(instances, instances, servers or FakeServers(), FakeChance(), agent_prefix="Sisyphus - ")
+    return ManageInstances(
+        instances, instances, servers or FakeServers(), FakeBreakers(), FakeChance(), agent_prefix="Sisyphus - "
+    )
 
 
 def _new(url: str = "http://oc:4096/") -> NewInstance:
