@@ -143,14 +143,6 @@ class Submission(BaseModel):
         return self.signature is not None
 
 
-def read_request(raw: Any) -> SubmitRequest:
-    """Raises InvalidInputError that names what is wrong, without the values."""
-    try:
-        return SubmitRequest.model_validate(raw)
-    except ValidationError as error:
-        raise InvalidInputError(_explain(error)) from None
-
-
 def read_submission(raw: Any) -> Submission:
     """Raises InvalidInputError that names what is wrong, without the values; its code is NEWER_VERSION for a version
     that we do not know yet.

@@ -43,11 +43,6 @@ class TraceContext:
             return None
         return cls(match["trace"], match["span"], bool(int(match["flags"], 16) & _SAMPLED))
 
-    @classmethod
-    def continue_or_start(cls, traceparent: str | None, entropy: bytes) -> Self:
-        """The context that a caller handed over, or a new one if there is none to use. entropy as for new()."""
-        return cls.parse(traceparent) or cls.new(entropy)
-
     def child(self, entropy: bytes) -> Self:
         """The same trace, one step further. entropy: SPAN_ID_BYTES random bytes."""
         return type(self)(self.trace_id, _id(entropy, SPAN_ID_BYTES), self.sampled)

@@ -1,6 +1,5 @@
 """How much waits at the broker, read directly: Flower shows only queues that a live worker consumes."""
 
-import time
 from collections.abc import Mapping, Sequence
 
 import redis.asyncio
@@ -29,14 +28,6 @@ class BrokerQueues:
         except (RedisError, OSError) as error:
             raise UnavailableError("the broker cannot be reached") from error
         return dict(zip((*self._queues, "unacknowledged"), counts, strict=True))
-
-    async def oldest_unacknowledged_s(self) -> float:
-        """Age of the message that a worker has held longest; workers stamp them with their own clock."""
-        try:
-            oldest = await self._broker.zrange(_FETCHED, 0, 0, withscores=True)
-        except (RedisError, OSError) as error:
-            raise UnavailableError("the broker cannot be reached") from error
-        return max(0.0, time.time() - float(oldest[0][1])) if oldest else 0.0
 
     async def ping(self) -> None:
         try:

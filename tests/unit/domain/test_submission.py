@@ -15,7 +15,7 @@ from nubabel_workers.domain.submission import (
     SubmitRequest,
     canonical_json,
     check_signature,
-    read_request,
+    read_submission,
     sign,
 )
 
@@ -113,7 +113,7 @@ def test_what_is_no_interoperable_json_is_refused(value: Any) -> None:
 )
 def test_what_does_not_fit_is_named_without_its_value(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(InvalidInputError, match=re.escape(word)) as refused:
-        read_request({"prompt": "Hello", **fields})
+        read_submission({"version": 1, "request": {"prompt": "Hello", **fields}})
     assert "x" * 20 not in str(refused.value)
 
 
