@@ -42,7 +42,7 @@ from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
-from nubabel_workers.domain.placement import AWAY
+from nubabel_workers.domain.placement import AWAY, PACE
 from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
@@ -181,7 +181,7 @@ async def _open_adapters(
         progress=RedisProgress(cache, reading),
         throttle=RedisThrottle(cache),
         breakers=breakers,
-        waiting=PostgresWaiting(database, reason=AWAY),
+        waiting=PostgresWaiting(database, away=AWAY, pace=PACE),
         hints=hints,
         messenger=messenger,
         webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),

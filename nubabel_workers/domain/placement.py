@@ -1,6 +1,6 @@
 """On which OpenCode server an execution runs: its session's own, else the least loaded one that may serve it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,6 +10,7 @@ from nubabel_workers.domain.tenants import Instance
 
 FULL = "capacity"
 AWAY = "server away"
+PACE = "pace"
 
 _ALL_CLOSED: Mapping[str, Gate] = MappingProxyType({})
 
@@ -68,6 +69,15 @@ class Placement:
         """Seconds until the first breaker lets a probe go, where all servers' are open; else None."""
         serving = self._serving()
         return self._soonest(serving) if all(one.id in self._probes for one in serving) else None
+
+    def pace_of(self, paced: Collection[str]) -> float | None:
+        """Prompts a second that all servers take together, where each that can be asked is among the paced; else None.
+
+        paced: servers that take no more prompts in this second.
+        """
+        closed = [one for one in self._serving() if one.id not in self._probes]
+        exhausted = all(one.id in paced for one in closed)
+        return float(sum(one.submits_per_second for one in closed)) if closed and exhausted else None
 
     def _soonest(self, instances: Sequence[Instance]) -> float | None:
         waits = [self._gates[instance.id].wait_s for instance in instances if instance.id in self._gates]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 
@@ -12,7 +12,7 @@ from nubabel_workers.domain.errors import NubabelError, UnavailableError, Uncert
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import AWAY, Placement, PlaceWait
+from nubabel_workers.domain.placement import AWAY, PACE, Placement, PlaceWait
 from nubabel_workers.domain.ports import (
     Chance,
     CircuitBreakers,
@@ -37,7 +37,6 @@ from nubabel_workers.services.submit_prompt import SubmitPrompt
 log = structlog.get_logger(__name__)
 
 _NO_PLACE_WAIT_S = 1.0
-_PACE = "pace"
 _PACE_WINDOW_S = 1.0
 _EXHAUSTED = "attempts_exhausted"
 
@@ -91,8 +90,11 @@ class DispatchExecutions:
                 return f"{tally}; {await self._nowhere(placement)}"
             async with self._leases.hold() as lease:
                 claimed = await self._executions.claim_queued(execution_id=execution_id, limit=limit, lease=lease)
-                await self._dispatch_all(claimed, placement, lease, tally)
+                paced = await self._dispatch_all(claimed, placement, lease, tally)
             await self._report.run()
+            if (per_s := placement.pace_of(paced)) is not None:
+                spaced = await self._waiting.space_out(per_s=per_s)
+                return f"{tally}; {spaced} more wait for their turn, {per_s:g} a second"
             execution_id = None
             drained = len(claimed) < limit
         if not drained:
@@ -109,7 +111,8 @@ class DispatchExecutions:
 
     async def _dispatch_all(
         self, claimed: Sequence[ClaimedDispatch], placement: Placement, lease: Lease, tally: Tally
-    ) -> None:
+    ) -> Collection[str]:
+        """Return the servers that take no more prompts in this second."""
         by_instance: dict[str, list[tuple[ClaimedDispatch, Instance]]] = defaultdict(list)
         waiting: list[tuple[ClaimedDispatch, PlaceWait]] = []
         for item in claimed:
@@ -119,6 +122,7 @@ class DispatchExecutions:
             else:
                 by_instance[instance.id].append((item, instance))
         allowed: list[tuple[ClaimedDispatch, Instance]] = []
+        paced: set[str] = set()
         for items in by_instance.values():
             instance = items[0][1]
             if placement.is_probe(instance) and not await self._breakers.take_probe(instance.id):
@@ -126,11 +130,14 @@ class DispatchExecutions:
                 continue
             granted = await self._granted(instance, len(items))
             allowed += items[:granted]
-            waiting += [(item, PlaceWait(_PACE)) for item, _ in items[granted:]]
+            waiting += [(item, PlaceWait(PACE)) for item, _ in items[granted:]]
+            if granted < len(items):
+                paced.add(instance.id)
         await asyncio.gather(
             *(self._one(item, instance, lease, tally) for item, instance in allowed),
             *(self._put_back(item, wait, lease, tally) for item, wait in waiting),
         )
+        return paced
 
     async def _granted(self, instance: Instance, wanted: int) -> int:
         """How many prompts this server may get in the current second: accepting is its bottleneck."""

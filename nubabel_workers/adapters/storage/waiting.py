@@ -5,9 +5,9 @@ from nubabel_workers.adapters.storage.execution_rows import OPEN
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 
 # The condition is that of the claim: what waits for its session waits for nothing else.
-_PUT_OFF = f"""
+_READY = f"""
 WITH ready AS (
-  SELECT e.id, e.waiting_for FROM executions e
+  SELECT e.id, e.waiting_for, e.position FROM executions e
   WHERE e.status = 'queued' AND e.not_before <= now()
     AND NOT EXISTS (
       SELECT 1 FROM executions b
@@ -15,19 +15,34 @@ WITH ready AS (
         AND (b.position < e.position OR b.{OCCUPYING_SQL}))
   ORDER BY e.position LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
-),
-off AS (
-  UPDATE executions e
-  SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
-  FROM ready WHERE e.id = ready.id
-  RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),
+)"""
+_SAY_SO = """
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'waiting', jsonb_build_object('reason', %(reason)s::text) FROM off WHERE NOT known
 )
 SELECT count(*) AS n FROM off
 """
+_PUT_OFF = f"""{_READY},
+off AS (
+  UPDATE executions e
+  SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
+  FROM ready WHERE e.id = ready.id
+  RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
+),{_SAY_SO}"""
+_SPACE_OUT = f"""{_READY},
+ahead AS (
+  SELECT count(*) AS n FROM executions WHERE status = 'queued' AND waiting_for = %(reason)s AND not_before > now()
+),
+placed AS (
+  SELECT ready.*, ahead.n + row_number() OVER (ORDER BY ready.position) AS place FROM ready, ahead
+),
+off AS (
+  UPDATE executions e
+  SET not_before = now() + make_interval(secs => placed.place / %(per_s)s::float8), waiting_for = %(reason)s
+  FROM placed WHERE e.id = placed.id
+  RETURNING e.id, e.organization_id, placed.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
+),{_SAY_SO}"""
 _BATCH = 500
 
 _WAKE = """
@@ -42,17 +57,23 @@ RETURNING id
 
 
 class PostgresWaiting:
-    """Implements ports.WaitingStore. reason: what the timeline calls it."""
+    """Implements ports.WaitingStore. away, pace: what the timeline calls the two reasons to wait."""
 
-    def __init__(self, database: Database, *, reason: str) -> None:
+    def __init__(self, database: Database, *, away: str, pace: str) -> None:
         self._database = database
-        self._reason = reason
+        self._away = away
+        self._pace = pace
 
     async def put_off(self, *, wait_s: float) -> int:
         """At most 500 at a time, so that no lock is held for long."""
-        row = await self._database.system().one(_PUT_OFF, {"wait_s": wait_s, "reason": self._reason, "limit": _BATCH})
+        row = await self._database.system().one(_PUT_OFF, {"wait_s": wait_s, "reason": self._away, "limit": _BATCH})
+        return int(row["n"]) if row else 0
+
+    async def space_out(self, *, per_s: float) -> int:
+        """At most 500 at a time as well."""
+        row = await self._database.system().one(_SPACE_OUT, {"per_s": per_s, "reason": self._pace, "limit": _BATCH})
         return int(row["n"]) if row else 0
 
     async def wake(self, instance_id: str) -> list[str]:
-        rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._reason})
+        rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})
         return [row["id"] for row in rows]

@@ -325,10 +325,14 @@ class DeadLetterStore(Protocol):
 
 
 class WaitingStore(Protocol):
-    """Queued executions whose OpenCode servers are away."""
+    """Queued executions whose OpenCode servers are away, or take no more prompts in this second."""
 
     async def put_off(self, *, wait_s: float) -> int:
         """Every execution whose turn it is waits that long; how many. Nothing is counted against them."""
+        ...
+
+    async def space_out(self, *, per_s: float) -> int:
+        """Every execution whose turn it is gets a moment of its own, so many a second, behind those that have one."""
         ...
 
     async def wake(self, instance_id: str) -> list[str]:

@@ -197,6 +197,20 @@ async def test_uninstalling_the_app_ends_the_workspace_and_its_work(pipeline: Pi
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
 
 
+async def test_more_than_the_server_takes_in_a_second_gets_its_moments_in_one_statement(pipeline: Pipeline) -> None:
+    await pipeline.services.database.system().execute("UPDATE instances SET submits_per_second = 3")
+    for number in range(40):
+        await pipeline.mention(f"number {number}")
+    await pipeline.take_events()
+
+    line = await pipeline.dispatch()
+
+    assert "3 dispatched" in line
+    assert "8 more wait for their turn, 3 a second" in line  # of 40, 32 were claimed together
+    waiting = await pipeline.one("SELECT count(*) AS n FROM executions WHERE status = 'queued' AND not_before > now()")
+    assert waiting["n"] == 37
+
+
 async def test_a_revoked_token_ends_the_workspace_with_a_dead_letter(pipeline: Pipeline) -> None:
     await pipeline.mention("hello")
     await pipeline.mention("and you?")
