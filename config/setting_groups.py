@@ -199,6 +199,9 @@ class OpenCodeSettings(SettingGroup):
     )
     opencode_connect_timeout_s: PositiveFloat = Field(3, description="Seconds to connect to an OpenCode server.")
     opencode_read_timeout_s: PositiveFloat = Field(10, description="Seconds for one answer of an OpenCode server.")
+    opencode_model_retries: PositiveInt = Field(
+        6, description="Tries of a server to reach its model, which have no end of their own, until a run is given up."
+    )
     opencode_stream_idle_s: PositiveFloat = Field(
         30, description="Seconds of silence after which an event stream counts as dead."
     )

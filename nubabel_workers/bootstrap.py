@@ -311,7 +311,7 @@ def _complete_executions(
         a.chance,
         retry=_retry(a.settings, "orchestration"),
         limits=_batch_limits(a.settings),
-        checks=CheckLimits(),
+        checks=CheckLimits(model_retries=a.settings.opencode_model_retries),
     )
 
 

@@ -127,6 +127,10 @@ class RealOpenCode:
         await asyncio.to_thread(self.process.kill)
         self._process = None
 
+    async def wipe(self) -> None:
+        """Delete what it has stored, as a lost volume would. Only while it is stopped."""
+        await asyncio.to_thread(shutil.rmtree, self._data_dir / "home" / ".local" / "share" / "opencode")
+
     def _start(self, timeout_s: float) -> None:
         home = self._data_dir / "home"
         for directory in (home, self.directory):

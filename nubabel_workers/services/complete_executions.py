@@ -1,7 +1,7 @@
 """Look at runs that may have ended, decide from OpenCode's own state, and finish them. Events are only hints."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -139,7 +139,7 @@ class CompleteExecutions:
         if stopped.kind is VerdictKind.RUNNING:  # the next attempt must not meet it
             await self._leave_session(execution, lease)
         error = TransientError(f"the model did not answer in {retrying.retry_attempt} tries")
-        return await self._again(execution, lease, error, stopped)
+        return await self._again(execution, lease, error, replace(stopped, kind=VerdictKind.CANCELLED))
 
     async def _leave_session(self, execution: Execution, lease: Lease) -> None:
         await self._executions.forget_opencode_session(execution, lease)

@@ -100,7 +100,10 @@ class ObserveRuns:
         await self._executions.note_event(execution, EventKind.STRAY_RUN_STOPPED, {})
 
     async def abort(self, server: OpenCodeServer, execution: Execution, verdict: Verdict, lease: Lease) -> Verdict:
-        """Abort what still runs and read what there is; the server ends a run within a second."""
+        """Abort what still runs and read what there is; the server ends a run within a second.
+
+        RESUBMIT: it has ended, or was dead before, and the server has not said how.
+        """
         if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.RESUBMIT}:
             return verdict
         await self._stop(server, execution, lease)
@@ -108,7 +111,7 @@ class ObserveRuns:
         for wait_s in _ABORT_LOOKS_S:
             await asyncio.sleep(wait_s)
             verdict = await self._look_again(server, execution, settled=True)
-            if verdict.kind is not VerdictKind.RUNNING:
+            if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.RESUBMIT}:
                 break
         return verdict
 

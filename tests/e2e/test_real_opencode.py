@@ -62,6 +62,7 @@ async def test_stop_reaches_the_server(conversation: Conversation) -> None:
 async def test_a_server_killed_in_the_middle_answers_after_its_restart(
     stack: Stack, conversation: Conversation
 ) -> None:
+    calls_before = _model_calls(stack)
     question = conversation.say("@nubabel [[delay=5]] [[text=still here]]")
     await conversation.until_status(question, Status.RUNNING, timeout_s=_WITHIN_S)
     await _model_is_asked(stack)
@@ -73,6 +74,12 @@ async def test_a_server_killed_in_the_middle_answers_after_its_restart(
     assert execution.status is Status.COMPLETED
     assert execution.attempt == 2
     assert [message.body for message in conversation.bot_messages(question)] == ["still here"]
+    assert _model_calls(stack) - calls_before == execution.attempt  # one run each
+
+
+def _model_calls(stack: Stack) -> int:
+    assert stack.opencode.model is not None
+    return stack.opencode.model.stats["main"]
 
 
 async def _model_is_asked(stack: Stack) -> None:

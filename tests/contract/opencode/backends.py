@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -25,7 +26,10 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class Backend:
-    """A server under test. model_calls: how often its model was asked, helpers (title, summary) not counted."""
+    """A server under test. model_calls: how often its model was asked, helpers (title, summary) not counted.
+
+    crash: killed and started again with its data; restart_empty: without. hung: accepts, but does not answer.
+    """
 
     url: str
     username: str
@@ -33,6 +37,8 @@ class Backend:
     directory: Path
     model_calls: Callable[[], int]
     crash: Callable[[], Awaitable[None]]
+    restart_empty: Callable[[], Awaitable[None]]
+    hung: Callable[[], AbstractAsyncContextManager[None]]
 
 
 def simulated(running: RunningSimulator) -> Backend:
@@ -41,6 +47,17 @@ def simulated(running: RunningSimulator) -> Backend:
     async def crash() -> None:
         running.simulator.crash()
 
+    async def restart_empty() -> None:
+        running.simulator.crash()
+        running.simulator.store.sessions.clear()
+        running.simulator.store.owners.clear()
+
+    @asynccontextmanager
+    async def hung() -> AsyncIterator[None]:
+        running.simulator.set_faults(slow_s=60)
+        yield
+        running.simulator.set_faults(slow_s=0)
+
     return Backend(
         url=running.url,
         username=config.username,
@@ -48,6 +65,8 @@ def simulated(running: RunningSimulator) -> Backend:
         directory=Path(config.directory),
         model_calls=lambda: running.simulator.engine.model_calls,
         crash=crash,
+        restart_empty=restart_empty,
+        hung=hung,
     )
 
 

@@ -1,7 +1,9 @@
 """One server of each kind per run: the simulator, and the real OpenCode with a stub model."""
 
+import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
-from nubabel_workers.adapters.opencode import HttpClient, new_http_client
+from nubabel_workers.adapters.opencode import HttpClient, OpenCodeClient, new_http_client
+from nubabel_workers.domain.verdict import VerdictKind
 from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, real_opencode
 from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
 from nubabel_workers.simulators.stub_llm import stub_llm
@@ -41,6 +44,20 @@ async def _real(directory: Path) -> AsyncIterator[Backend]:
             await server.kill()
             await server.start()
 
+        async def restart_empty() -> None:
+            await server.kill()
+            await server.wipe()
+            await server.start()
+            async with contextlib.aclosing(new_http_client()) as http:  # loads the directory
+                client = OpenCodeClient(http, server.url, username=server.username, password=server.password)
+                await client.agents(str(server.directory))
+
+        @asynccontextmanager
+        async def hung() -> AsyncIterator[None]:
+            server.process.send_signal(signal.SIGSTOP)
+            yield
+            server.process.send_signal(signal.SIGCONT)
+
         yield Backend(
             url=server.url,
             username=server.username,
@@ -48,7 +65,18 @@ async def _real(directory: Path) -> AsyncIterator[Backend]:
             directory=server.directory,
             model_calls=lambda: llm.stats["main"],
             crash=crash,
+            restart_empty=restart_empty,
+            hung=hung,
         )
+
+
+async def _load_directory(backend: Backend, http: HttpClient) -> None:
+    """It takes the real server a second, and many on a busy machine; prompts are stored late meanwhile."""
+    warm_up = await new_conversation(backend, http)
+    prompt = await warm_up.post("warm up")
+    async with asyncio.timeout(60):
+        while (await warm_up.ended(prompt)).kind is not VerdictKind.SUCCEEDED:
+            continue
 
 
 @pytest_asyncio.fixture(
@@ -62,8 +90,7 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         open_server(tmp_path_factory.mktemp("opencode")) as running,
         contextlib.aclosing(new_http_client()) as http,
     ):
-        warm_up = await new_conversation(running, http)  # loads the directory, which takes the real one a second
-        await warm_up.ask("warm up")
+        await _load_directory(running, http)
         yield running
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.pipeline.conftest import Pipeline
+from tests.integration.pipeline.conftest import Pipeline, Steps
 
 
 class Killed(BaseException):
@@ -31,7 +31,7 @@ def dies(patch: pytest.MonkeyPatch, owner: object, method: str, *, after: bool) 
     return lambda: deaths
 
 
-async def others_find_its_rows(pipeline: Pipeline) -> None:
+async def others_find_its_rows(pipeline: Steps) -> None:
     """As if time had passed: its leases are over, every wait as well, and the scheduler has looked."""
     system = pipeline.services.database.system()
     for table in ("executions", "inbound_events", "notifications"):

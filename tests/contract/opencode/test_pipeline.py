@@ -1,0 +1,345 @@
+"""What becomes of a request when its OpenCode server or the model behind it goes wrong, on the simulator and for real.
+
+Every run ends as the verdict table says, and each attempt has asked the model for one run.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from config.settings import Settings
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
+from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.executions import NewExecution, Overrides
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.simulators.slack.server import SlackSimulator
+from tests.conftest import RedisServer
+from tests.contract.opencode.backends import AGENT, Backend
+from tests.contract.opencode.wired import WiredSteps, unheard_of, wired
+from tests.integration.pipeline.conftest import ORGANIZATION, pipeline_settings
+from tests.integration.pipeline.dying import others_find_its_rows
+from tests.waiting import eventually_true
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+BASH = '[[tool=bash {"command":"true","description":"x"}]]'
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def slack() -> AsyncIterator[SlackSimulator]:
+    async with SlackSimulator() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(
+    request: pytest.FixtureRequest,
+    slack: SlackSimulator,
+    database_factory: Callable[..., str],
+    pipeline_template: str,
+    clean_redis: RedisServer,
+) -> Settings:
+    return pipeline_settings(
+        slack,
+        database_factory(template=pipeline_template),
+        clean_redis,
+        opencode_agent_prefix=AGENT,
+        opencode_model_retries=1,
+        retry_orchestration_max_attempts=2,
+        **getattr(request, "param", {}),
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def steps(settings: Settings, slack: SlackSimulator, backend: Backend) -> AsyncIterator[WiredSteps]:
+    async with wired(settings, slack, backend) as running:
+        yield running
+
+
+async def dead_letter(steps: WiredSteps) -> str:
+    return str((await steps.one("SELECT error FROM dead_letters"))["error"])
+
+
+# --- one run, and how it ends ---
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "reply"),
+    [
+        pytest.param("[[text=hello there]]", 1, "hello there", id="answer"),
+        pytest.param("[[finish=length]] [[text=half an ans]]", 1, "length limit", id="answer cut"),
+        pytest.param(f"{BASH} [[text=done]]", 2, "done", id="after a tool"),
+        pytest.param("[[drop=mid]] [[times=1]] a b c d", 2, "a b c d", id="the model's stream closed in the middle"),
+        pytest.param("[[status=429]] [[retry_after=0.1]] [[times=1]] busy", 2, "busy", id="the model busy at first"),
+        pytest.param("[[overflow]] [[times=1]] long", 2, "ECHO", id="compaction in the middle"),
+        pytest.param("[[usage=99000,50]] full", 2, "full", id="compaction after the answer"),
+    ],
+)
+async def test_one_attempt_ends_in_one_reply(steps: WiredSteps, text: str, calls: int, reply: str) -> None:
+    question = await steps.mention(unheard_of(text))
+
+    await steps.answer_everything()
+
+    (told,) = steps.replies(question)
+    assert reply in told
+    assert await steps.attempts() == ["succeeded"]
+    assert steps.calls == calls
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        pytest.param("[[status=401]]", "401", id="refused"),
+        pytest.param("[[finish=content_filter]] [[text=x]]", "ContentFilterError", id="filtered"),
+        pytest.param("[[text= ]]", "no_answer", id="nothing said"),
+    ],
+)
+async def test_a_run_that_cannot_succeed_is_one_apology_and_one_dead_letter(
+    steps: WiredSteps, text: str, cause: str
+) -> None:
+    question = await steps.mention(unheard_of(text))
+
+    await steps.answer_everything()
+
+    assert await steps.statuses() == ["failed"]
+    assert len(steps.replies(question)) == 1
+    assert cause in await dead_letter(steps)
+    assert len(await steps.attempts()) == steps.calls == 1
+
+
+async def test_a_model_that_answers_nonsense_once_is_asked_again(steps: WiredSteps) -> None:
+    question = await steps.mention(unheard_of("[[badjson]]"))
+
+    await steps.answer_everything()
+    await others_find_its_rows(steps)
+    await steps.answer_everything()
+
+    assert await steps.statuses() == ["failed"]
+    assert await steps.attempts() == ["failed", "attempts_exhausted"]
+    assert steps.calls == 2
+    assert len(steps.replies(question)) == 1
+
+
+async def test_a_model_that_is_retried_for_ever_is_given_up(steps: WiredSteps) -> None:
+    await steps.start(unheard_of("[[status=429]] [[retry_after=1]] never"))
+    await steps.model_is_asked(times=2)
+    await eventually_true(lambda: _is_retrying(steps), what="the second wait for the model")
+
+    await steps.due_now()
+    await steps.complete()
+
+    assert await steps.attempts() == ["cancelled"]
+    assert await steps.statuses() == ["queued"]
+    assert await steps.working() == 0
+
+
+async def test_an_unknown_agent_fails_at_once_although_the_server_never_tells(steps: WiredSteps) -> None:
+    await steps.services.instances.report_health(
+        "ins_1", healthy=True, detail="", version="", agents=[f"{AGENT} of old"]
+    )
+    question = await steps.mention("hello")
+
+    await steps.answer_everything()
+
+    assert await steps.statuses() == ["failed"]
+    assert "unknown_agent" in await dead_letter(steps)
+    assert len(steps.replies(question)) == 1
+    assert steps.calls == 0
+
+
+async def test_an_unknown_model_is_idle_without_an_answer_and_fails_after_its_attempts(steps: WiredSteps) -> None:
+    await steps.services.executions.accept(
+        NewExecution(
+            organization_id=OrganizationId(ORGANIZATION),
+            source="api",
+            prompt="hello",
+            session_key="api:1",
+            idempotency_key="key:1",
+            request_hash="",
+            reply={"kind": "none"},
+            overrides=Overrides(model="stub/nosuch"),
+        ),
+        working=None,
+        answer_by_s=60,
+    )
+
+    for _ in range(2):
+        await steps.dispatch()
+        await steps.run_ends()
+        await steps.complete()
+
+    assert await steps.statuses() == ["failed"]
+    assert await steps.attempts() == ["resubmit", "attempts_exhausted"]
+    assert steps.calls == 0
+
+
+async def test_a_run_past_its_deadline_is_stopped_and_what_there_is_is_shown(steps: WiredSteps) -> None:
+    question = await steps.mention(unheard_of("[[hang=mid]] [[tokens=9]]"))
+    await steps.take_events()
+    await steps.dispatch()
+    await steps.model_is_asked()
+    await steps.services.database.system().execute("UPDATE executions SET deadline_at = now()")
+
+    await steps.due_now()
+    await steps.complete()
+    await steps.deliver()
+
+    (reply,) = steps.replies(question)
+    assert "longer than allowed" in reply
+    assert await steps.attempts() == ["deadline_exceeded"]
+    assert await steps.working() == 0
+    assert await steps.one("SELECT (usage->>'lower_bound')::bool AS more FROM executions") == {"more": True}
+
+
+# --- follow-ups ---
+
+
+async def test_follow_ups_wait_their_turn_and_are_answered_in_order(steps: WiredSteps) -> None:
+    question = await steps.mention("[[delay=0.2]] one")
+    for text in ("two", "three"):
+        await steps.say(text, thread_ts=question.ts)
+    await steps.take_events()
+    for _ in range(3):
+        await steps.dispatch()
+        await steps.dispatch()
+        assert (await steps.statuses()).count("running") == 1
+        await steps.run_ends()
+        await steps.complete()
+        await steps.deliver()
+
+    answers = [reply.partition(":")[0] for reply in steps.replies(question)]
+    assert answers == ["ECHO[2]", "ECHO[4]", "ECHO[6]"]
+    assert len(await steps.attempts()) == steps.calls == 3
+
+
+# --- runs of nobody, prompts that come late ---
+
+
+async def test_a_run_that_was_given_up_unseen_is_stopped_by_the_next_comparison(
+    steps: WiredSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await steps.start(unheard_of("[[hang]]"))
+    await steps.model_is_asked()
+    with monkeypatch.context() as away:
+        away.setattr(HttpOpenCodeServer, "busy_sessions", _unreachable)
+        await steps.services.database.system().execute("UPDATE executions SET deadline_at = now()")
+        await steps.due_now()
+        await steps.complete()
+    assert await steps.statuses() == ["failed"]
+    assert await steps.working() == 1
+    await steps.services.database.system().execute("UPDATE attempts SET ended_at = now() - interval '1 minute'")
+
+    await steps.services.reconcile_instance.run("ins_1")
+
+    await eventually_true(lambda: _nothing_works(steps), what="the end of the run")
+
+
+async def test_a_prompt_that_arrives_after_its_answer_neither_runs_nor_disturbs_the_follow_up(
+    steps: WiredSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def others_go_on_to_the_follow_up() -> None:
+        await others_find_its_rows(steps)
+        await steps.dispatch()
+        await steps.run_ends()
+        await steps.complete()
+        await steps.deliver()
+        await steps.say(second, thread_ts=question.ts)
+        await steps.take_events()
+        await steps.dispatch()
+        await steps.model_is_asked(times=2)
+
+    second = unheard_of("[[delay=0.3]] second")
+    _stops_while_posting(monkeypatch, await _server(steps), others_go_on_to_the_follow_up)
+    question = await steps.mention("first")
+    await steps.take_events()
+    await steps.dispatch()
+
+    await steps.run_ends()
+    await steps.complete()
+    await steps.deliver()
+
+    assert await steps.statuses() == ["completed", "completed"]
+    told_first, told_second = steps.replies(question)
+    assert "first" in told_first
+    assert told_second.count("second") == 1
+    assert await steps.attempts() == ["succeeded", "succeeded"]
+
+
+# --- servers that forget and hang; one that is killed: `tests/e2e/test_real_opencode.py` ---
+
+
+async def test_conversations_of_a_server_that_comes_back_empty_go_on_in_new_sessions(steps: WiredSteps) -> None:
+    question = await steps.mention("my name is Ada")
+    await steps.answer_everything()
+    interrupted = await steps.mention(unheard_of("[[delay=1]] [[text=still here]]"))
+    await steps.take_events()
+    await steps.dispatch()
+    await steps.model_is_asked(times=2)
+
+    await steps.backend.restart_empty()
+    await steps.due_now()
+    await steps.complete()
+    await steps.say("what is my name?", thread_ts=question.ts)
+    await steps.answer_all()
+
+    _, second = steps.replies(question)
+    assert "Ada" in second  # the echo shows what the model was given
+    assert steps.replies(interrupted) == ["still here"]
+    # Of the two that met the loss, one was running, and the other's prompt was refused.
+    assert sorted(map(str, await steps.attempts())) == ["session_lost"] * 2 + ["succeeded"] * 3
+    assert await steps.sessions() == steps.calls == 4
+
+
+@pytest.mark.parametrize("settings", [{"opencode_read_timeout_s": 0.5}], indirect=True)
+async def test_while_a_server_hangs_its_requests_wait_without_counting_failures(steps: WiredSteps) -> None:
+    running = await steps.mention(unheard_of("[[delay=0.1]] [[text=one]]"))
+    await steps.take_events()
+    await steps.dispatch()
+    await steps.run_ends()
+    waiting = await steps.mention(unheard_of("[[text=two]]"))
+    await steps.take_events()
+
+    async with steps.backend.hung():
+        await steps.complete()
+        await steps.dispatch()
+        assert await steps.statuses() == ["running", "queued"]
+
+    failures = await steps.one("SELECT sum(failures)::int AS n FROM executions")
+    assert failures == {"n": 0}
+    await steps.answer_all()
+    assert (steps.replies(running), steps.replies(waiting)) == (["one"], ["two"])
+    assert await steps.attempts() == ["succeeded", "succeeded"]
+    assert steps.calls == 2
+
+
+async def _is_retrying(steps: WiredSteps) -> bool:
+    (instance,) = await steps.services.instances.loads()
+    states = await steps.services.servers.server(instance).busy_sessions(None)
+    return any(state.retry_attempt > 1 for state in states.values())
+
+
+async def _server(steps: WiredSteps) -> Any:
+    (instance,) = await steps.services.instances.loads()
+    return steps.services.servers.server(instance)
+
+
+async def _nothing_works(steps: WiredSteps) -> bool:
+    return await steps.working() == 0
+
+
+def _stops_while_posting(patch: pytest.MonkeyPatch, server: Any, others: Callable[[], Any]) -> None:
+    """The process stops in the middle of its POST and wakes up when the others are done; then the prompt arrives."""
+    submit = server.submit
+
+    async def stopped(*args: Any, **kwargs: Any) -> None:
+        patch.setattr(server, "submit", submit)
+        await others()
+        await submit(*args, **kwargs)
+
+    patch.setattr(server, "submit", stopped)
+
+
+async def _unreachable(*_: object, **__: object) -> None:
+    raise UnavailableError("no route to it")
