@@ -109,7 +109,7 @@ class DeliverToSlack:
         if not notification.payload.get("removed"):
             await self._messenger.add_reaction(token, **_sign(target))
             return [WORKING_REACTION]
-        if not notification.sent_parts and not notification.uncertain:
+        if not (notification.sent_parts or notification.uncertain or notification.failures):
             return None
         await self._messenger.remove_reaction(token, **_sign(target))
         return []
