@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from nubabel_workers.bootstrap import Services
+from nubabel_workers.bootstrap import Services, manage_dead_letters
+from nubabel_workers.domain.dead_letters import Replayed
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.services.submit_execution import Submitted
 from nubabel_workers.simulators.slack.model import Message
@@ -43,6 +44,7 @@ class Callers:
         workspace = self._world.slack.workspace(TEAMS[organization])
         message, _ = self._world.slack.say(workspace, CHANNEL, "U0ALICE", mention + text, thread_ts=thread_ts)
         self._said.append((organization, message))
+        self._world.note(f"{organization}: {message.text!r} at {message.ts} in {message.root_ts}")
 
     def edit_or_delete(self, which: int, *, edit: bool) -> None:
         """Raises ApiError for a message that is gone."""
@@ -55,6 +57,7 @@ class Callers:
         else:
             self._world.slack.delete_by_person(workspace, CHANNEL, message.ts)
             self.accepted.deleted.add(message.ts)
+            self._world.note(f"{organization}: {message.ts} is deleted")
 
     async def deliver(self, event: Event, process: int, interruption: Interruption) -> None:
         """Slack tries a few times until it is acknowledged; only then is an outcome owed."""
@@ -133,6 +136,11 @@ class Callers:
         )
 
     async def replay(self, dead_letter_id: str, process: int) -> None:
-        await self._world.start(
-            process, "replay", lambda services: services.dead_letters.replay(dead_letter_id, actor="tests")
-        )
+        async def work(services: Services) -> Replayed:
+            replay = manage_dead_letters(services).replay_one
+            replayed: Replayed = await self._world.stepper.through(
+                "dead_letters.replay", replay, dead_letter_id, dry_run=False, actor="tests"
+            )
+            return replayed
+
+        await self._world.start(process, "replay", work)

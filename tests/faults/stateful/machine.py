@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -78,6 +77,7 @@ class ServicesUnderFaults(RuleBasedStateMachine):
         busy = self._busy()
         if busy:
             server, session = busy[which % len(busy)]
+            self.world.note(f"the run in {session.id} ends: {how}")
             self._run(_soon(lambda: server.end(session, how)))
         return bool(busy)
 
@@ -90,9 +90,7 @@ class ServicesUnderFaults(RuleBasedStateMachine):
         return bool(news)
 
     def _schedule(self, step: str, process: int, interruption: Interruption) -> None:
-        self._run(
-            self.world.start(process, step, lambda services: getattr(services.maintain, step)(), interruption)
-        )
+        self._run(self.world.start(process, step, lambda services: getattr(services.maintain, step)(), interruption))
 
     def _busy(self) -> list[tuple[FakeOpenCode, FakeSession]]:
         return [(server, session) for server in self.world.servers.values() for session in server.busy()]
@@ -213,9 +211,7 @@ class ServicesUnderFaults(RuleBasedStateMachine):
 
     @rule(organization=organizations, policy=st.sampled_from(BusyPolicy))
     def an_administrator_chooses_a_policy(self, organization: str, policy: BusyPolicy) -> None:
-        self.world.rows.execute(
-            "UPDATE organizations SET busy_policy = %s WHERE id = %s", (policy.value, organization)
-        )
+        self.world.rows.execute("UPDATE organizations SET busy_policy = %s WHERE id = %s", (policy.value, organization))
 
     @rule(which=some, process=processes, flow=flows)
     def an_operator_replays(self, which: int, process: int, flow: Flow) -> None:
@@ -254,6 +250,7 @@ class ServicesUnderFaults(RuleBasedStateMachine):
                 target.lose_everything()
             case "down" | "up":  # as the listener reports it
                 self.world.rows.execute("UPDATE instances SET healthy = %s WHERE id = %s", (fault == "up", server))
+        self.world.note(f"{server}: {fault}")
         self.life_goes_on(flow)
 
     @rule(
@@ -266,6 +263,7 @@ class ServicesUnderFaults(RuleBasedStateMachine):
         world = self.world
         plan = {"post": world.messenger.plan, "read": world.messenger.reads, "hook": world.webhooks.plan}[call]
         plan.extend(answers)
+        world.note(f"next {call}s: {[str(answer) for answer in answers]}")
         self.life_goes_on(flow)
 
     # --- what must hold ---
@@ -276,14 +274,17 @@ class ServicesUnderFaults(RuleBasedStateMachine):
             return
         broken = self.watch.broken()
         self.sound = not broken
-        assert not broken, "\n".join(broken)
+        assert not broken, self._told(broken)
+
+    def _told(self, complaints: list[str]) -> str:
+        return "\n".join(["", *complaints, "What happened (second of the test, what):", *self.world.journal])
 
     def teardown(self) -> None:
         try:
             if self.sound:
                 self._run(come_to_rest(self.world))
                 complaints = [*self.watch.broken(), *unsettled(self.world, self.callers.accepted)]
-                assert not complaints, "\n".join(complaints)
+                assert not complaints, self._told(complaints)
         finally:
             for process in self.world.processes:
                 self._run(self.world.kill(process))

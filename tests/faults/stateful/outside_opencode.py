@@ -26,7 +26,8 @@ from nubabel_workers.domain.verdict import (
 
 TOKEN = re.compile(r"\bq[ab]\d+\b")  # what every prompt of the test is known by; the letter is its organization
 LATE_S = 0.1
-_USED = Usage(input_tokens=10, output_tokens=5, cost=0.25)
+TOKENS = 10  # that each completed message says it took
+_USED = Usage(input_tokens=TOKENS, output_tokens=5, cost=0.25)
 _numbers = itertools.count(1)
 
 
@@ -67,6 +68,7 @@ class FakeOpenCode:
         self.violations = violations
         self.sessions: dict[str, FakeSession] = {}
         self.runs: Counter[str] = Counter()  # message -> model runs for it
+        self.produced: Counter[str] = Counter()  # message -> answers and parts of answers that cost something
         self.news: list[str] = []  # sessions that went idle, for the listener
         self.away = False
 
@@ -98,7 +100,7 @@ class FakeOpenCode:
         if session.running is None:
             self._start(session, message_id)
 
-    async def run_messages(self, opencode_session_id: str, *, limit: int = 200) -> list[RunMessage]:
+    async def run_messages(self, opencode_session_id: str, *, since: str) -> list[RunMessage]:
         return list(self._session(opencode_session_id).messages)
 
     async def has_message(self, opencode_session_id: str, message_id: str) -> bool:
@@ -144,6 +146,7 @@ class FakeOpenCode:
         if how is End.SILENT:
             return
         ended = _ended(last, how, token=self._token(session, last))
+        self.produced[last.parent_id or ""] += ended.completed
         if how is End.LATE:
             asyncio.get_running_loop().call_later(LATE_S, session.messages.append, ended)
         else:

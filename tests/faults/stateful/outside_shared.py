@@ -8,6 +8,7 @@ from typing import Any
 from nubabel_workers.adapters.process import SystemChance
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.ports import SessionMapping
+from tests.faults.stateful.outside_breakers import Standings
 
 
 class CyclicChance(SystemChance):
@@ -25,23 +26,22 @@ class SharedMemory:
 
     def __init__(self) -> None:
         self.hints: list[Hint] = []
+        self.breakers: Standings = {}
         self._windows: dict[tuple[str, int], int] = {}
         self._blocks: dict[str, float] = {}
         self._mappings: dict[tuple[str, str], SessionMapping] = {}
 
     def wipe(self) -> None:
         self.hints.clear()
+        self.breakers.clear()
         self._windows.clear()
         self._blocks.clear()
         self._mappings.clear()
 
-    # --- HintPublisher and HintFlags ---
+    # --- HintPublisher ---
 
     def publish(self, hint: Hint) -> None:
         self.hints.append(hint)
-
-    async def clear(self, task: str) -> None:
-        return None
 
     # --- Throttle ---
 

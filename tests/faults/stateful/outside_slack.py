@@ -1,7 +1,8 @@
-"""Slack and webhooks at the port, over the simulator's world of channels and threads; each call's fate can be planned."""
+"""Slack and webhooks at the port, over the simulator's world of channels; how each call is answered can be planned."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,9 +55,7 @@ class FakeMessenger:
         self.reads: deque[Answer] = deque()  # of the next look-ups
         self._world = world
 
-    async def post(
-        self, token: SecretStr, *, channel: str, thread_ts: str, markdown: str, delivery_id: str
-    ) -> str:
+    async def post(self, token: SecretStr, *, channel: str, thread_ts: str, markdown: str, delivery_id: str) -> str:
         answer = self.plan.popleft() if self.plan else Answer.OK
         _refuse(answer)
         workspace = self._workspace(token)
@@ -160,18 +159,11 @@ def _refuse(answer: Answer) -> None:
             return
 
 
-class _words_of_slack:  # noqa: N801 - reads as a statement
-    """The simulator's errors as the adapter tells them."""
-
-    def __init__(self, *already: str) -> None:
-        self._already = already
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
-        if not isinstance(error, ApiError):
-            return False
-        if error.code in self._already:
-            return True
-        raise PermanentError(error.code, code=error.code) from error
+@contextmanager
+def _words_of_slack(*already: str) -> Iterator[None]:
+    """The simulator's errors as the adapter tells them. already: codes that say that the wished-for state is there."""
+    try:
+        yield
+    except ApiError as error:
+        if error.code not in already:
+            raise PermanentError(error.code, code=error.code) from error

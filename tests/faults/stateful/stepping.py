@@ -34,13 +34,18 @@ class Fate(StrEnum):
 class SteppableLoop(asyncio.SelectorEventLoop):
     """An event loop whose time stands still until it is moved: what happens depends on no machine's speed."""
 
-    ahead_s = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_advance: Callable[[], None] = lambda: None
+        self._now_s = 0.0
 
     def time(self) -> float:
-        return self.ahead_s
+        # The loop asks for the time while it is being made.
+        return getattr(self, "_now_s", 0.0)
 
     def advance(self, seconds: float) -> None:
-        self.ahead_s += seconds
+        self._now_s += seconds
+        self.on_advance()
 
     def next_timer_in_s(self) -> float | None:
         """Seconds until the next timer; None when there is none."""
@@ -123,7 +128,7 @@ class Call:
             self.cancel()
 
     def go_on(self, gates: int | None, fate: Fate = Fate.PAUSE) -> None:
-        self._left, self._fate = gates, fate
+        self._left, self._fate, self.at = gates, fate, ""
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():

@@ -45,15 +45,17 @@ class StoppedClock:
         self._loop = loop
         self._rows = rows
         self._started = loop.time()
-        loop.advance = self.advance
+        loop.on_advance = self._tell_the_time
         self.restart()
 
     def restart(self) -> None:
         self._started = self._loop.time()
-        self._rows.execute(_SET, (self.now(),))
+        self._tell_the_time()
 
     def advance(self, seconds: float) -> None:
-        self._loop.ahead_s += seconds
+        self._loop.advance(seconds)
+
+    def _tell_the_time(self) -> None:
         self._rows.execute(_SET, (self.now(),))
         self.on_advance()
 

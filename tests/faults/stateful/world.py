@@ -17,10 +17,12 @@ from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Adapters, Services
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.errors import IllegalTransitionError, NubabelError
 from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.simulators.slack.delivery import envelope
 from nubabel_workers.simulators.slack.model import SlackWorld, Workspace
+from tests.faults.stateful.outside_breakers import FakeBreakers, Heeded
 from tests.faults.stateful.outside_opencode import FakeOpenCode
 from tests.faults.stateful.outside_shared import CyclicChance, SharedMemory
 from tests.faults.stateful.outside_slack import FakeMessenger, FakeWebhooks
@@ -34,7 +36,7 @@ CHANNEL = "C0GENERAL"
 PROCESSES = 3
 _RENEWED_EVERY_S = 3
 _SECRET = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-_STORES = ("tenants", "executions", "inbound", "notifications", "dead_letters", "maintenance", "instances")
+_STORES = ("tenants", "executions", "inbound", "notifications", "dead_letters", "maintenance", "instances", "waiting")
 _FORGOTTEN = ("sessions", "executions", "inbound_events", "dead_letters", "notifications", "audit_log")
 _AFRESH = """
 UPDATE organizations SET busy_policy = 'queue', disabled_at = NULL;
@@ -87,16 +89,16 @@ class World:
 
     def reset(self) -> None:
         """Empty tables, an empty outside, fresh processes."""
-        self.clock.restart()
         self.violations: list[str] = []
         self.crashes: list[str] = []
+        self.journal: list[str] = []  # what happened, for who reads of a failure
         self.memory = SharedMemory()
         self.events: list[Event] = []  # told by Slack, not acknowledged
         self.slack = SlackWorld(emit=self._emit, echo_own_messages=False)
         for team in TEAMS.values():
             self.slack.add_workspace(team)
         self.clock.on_advance = self._tell_slack_the_time
-        self._tell_slack_the_time()
+        self.clock.restart()
         self.messenger = FakeMessenger(self.slack)
         self.webhooks = FakeWebhooks()
         self.servers = {name: FakeOpenCode(name, self.violations) for name in INSTANCES}
@@ -110,7 +112,7 @@ class World:
         def gated(name: str, real: object, timeout_s: float | None = None) -> Any:
             return Gated(self.stepper, name, real, timeout_s=timeout_s)
 
-        settings = self.base.settings
+        settings, breakers = self.base.settings, FakeBreakers(self.memory.breakers)
         stores = {name: gated(name, getattr(self.base, name)) for name in _STORES}
         return bootstrap._wire(
             dataclasses.replace(
@@ -122,10 +124,10 @@ class World:
                 progress=cast("Any", self.memory),
                 throttle=cast("Any", self.memory),
                 hints=cast("Any", self.memory),
-                flags=cast("Any", self.memory),
+                breakers=cast("Any", breakers),
                 messenger=gated("slack", self.messenger, settings.slack_timeout_s),
                 webhooks=gated("webhook", self.webhooks, settings.webhook_timeout_s),
-                servers=cast("Any", _Servers(self)),
+                servers=cast("Any", _Servers(self, breakers)),
             )
         )
 
@@ -144,16 +146,24 @@ class World:
         call = await self.stepper.start(
             chosen, name, work(chosen.services), gates=interruption.gates, fate=interruption.fate, then=then
         )
+        if call.at:
+            self.note(f"{name} in process {process}: {interruption.fate} {call.at}")
         self._bury()
         return call
 
+    def note(self, what: str) -> None:
+        self.journal.append(f"{self.clock.monotonic():8.2f} {what}")
+
     async def go_on(self, call: Call, interruption: Interruption) -> None:
+        self.note(f"{call.name} goes on after it was {call.at}")
         call.go_on(interruption.gates, interruption.fate)
         await self.stepper.settle()
+        self.note(f"{call.name}: {interruption.fate} {call.at}" if call.paused else f"{call.name} went on")
         call.strike()
         await self._at_rest()
 
     async def kill(self, process: LivingProcess) -> None:
+        self.note(f"process {self.processes.index(process)} is killed")
         process.kill()
         await self._at_rest()
 
@@ -164,6 +174,7 @@ class World:
     def _bury(self) -> None:
         """Look at what ended, and put new processes in the place of dead ones."""
         for call in self.stepper.collect():
+            self.note(f"{call.name}: {call.result if call.error is None else repr(call.error)}")
             if call.error is not None and not _is_fault(call.error):
                 self.crashes.append(f"{call.name} at {call.at}: {call.error!r}")
             if "crashed" in str(call.result):
@@ -221,18 +232,16 @@ class World:
 
 
 class _Servers:
-    """Implements ports.OpenCodeServers."""
+    """Implements ports.OpenCodeServers for one process."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, breakers: FakeBreakers) -> None:
         self._world = world
+        self._breakers = breakers
 
     def server(self, instance: Instance) -> Any:
-        return Gated(
-            self._world.stepper,
-            "opencode",
-            self._world.servers[instance.id],
-            timeout_s=2 * self._world.base.settings.opencode_read_timeout_s,
-        )
+        timeout_s = 2 * self._world.base.settings.opencode_read_timeout_s
+        server = Gated(self._world.stepper, "opencode", self._world.servers[instance.id], timeout_s=timeout_s)
+        return Heeded(server, instance.id, self._breakers)
 
 
 async def _task(services: Services, task: HintTask, row_id: str | None) -> str:
@@ -247,8 +256,6 @@ async def _task(services: Services, task: HintTask, row_id: str | None) -> str:
 
 def _is_fault(error: BaseException) -> bool:
     """Whether a call may end with it: by our taxonomy, or because somebody ended the call."""
-    from nubabel_workers.domain.errors import IllegalTransitionError, NubabelError
-
     return not isinstance(error, Exception) or (
         isinstance(error, NubabelError) and not isinstance(error, IllegalTransitionError)
     )

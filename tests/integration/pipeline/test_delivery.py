@@ -149,6 +149,16 @@ async def test_a_failing_reaction_harms_nobody(pipeline: Pipeline) -> None:
     assert await pipeline.services.database.system().all("SELECT id FROM dead_letters") == []
 
 
+async def test_a_sign_whose_answer_was_lost_does_not_stay(pipeline: Pipeline) -> None:
+    pipeline.slack.faults.plan(Fault("reactions.add", FaultKind.LOST_ANSWER))
+    question = await answered_but_not_told(pipeline)
+    assert "eyes" in question.reactions
+
+    await deliver_later(pipeline)
+
+    assert "eyes" not in question.reactions
+
+
 async def test_upstream_hears_by_a_signed_webhook(pipeline: Pipeline) -> None:
     secret = SecretStr("whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     await pipeline.set_webhook_secret(secret)
