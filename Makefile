@@ -8,7 +8,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OPENCODE ?= simulator
 UV := .var/uv
-DURATION ?= 300
 SEED ?= 1
 RATE ?= 20
 
@@ -42,8 +41,14 @@ bench: $(INSTALLED) ## Measure speed and size (BENCH="..." passes arguments on)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: chaos
+chaos: DURATION ?= 300
 chaos: $(INSTALLED) ## Everything fails under load for minutes; was anything lost or doubled? (DURATION SEED RATE CONTROL=1)
 	@$(BIN)/python -m tests.faults.chaos --duration $(DURATION) --seed $(SEED) --rate $(RATE) $(if $(CONTROL),--control)
+
+.PHONY: soak
+soak: DURATION ?= 600
+soak: $(INSTALLED) ## Load without faults; does the memory of any process grow? (DURATION SEED RATE)
+	@$(BIN)/python -m tests.faults.chaos --duration $(DURATION) --seed $(SEED) --rate $(RATE) --fault-every 0
 
 ##@ Look after it
 

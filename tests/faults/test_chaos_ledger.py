@@ -101,6 +101,13 @@ def test_a_follow_up_whose_run_overtakes_violates_the_order() -> None:
     assert order_violations(fates, runs) == [(1, 2)]
 
 
+def test_webhooks_may_arrive_in_any_order() -> None:
+    asked = [Job(number, "t", Way.WEBHOOK, number, accepted_at=number + 0.5) for number in (1, 2)]
+    fates = fates_of(asked, [told(number=1, at=6), told(number=2, at=5)])
+
+    assert order_violations(fates, {}) == []
+
+
 def test_what_was_accepted_after_its_successor_was_asked_may_come_later() -> None:
     fates = fates_of([job(1, accepted_at=3), job(2, said_at=2)], [told(number=1, at=6), told(number=2, at=5)])
 

@@ -9,7 +9,7 @@ from tests.faults.chaos.suffering import Suffered, Takeover
 
 
 def fate(number: int, fate: Fate, *, accepted_at: float = 1.0, outcome_at: float | None = 4.0) -> JobFate:
-    job = Job(number, "t", Way.EVENTS, 0.0, accepted_at=accepted_at)
+    job = Job(number, "t", Way.EVENTS, accepted_at - 0.1, accepted_at=accepted_at)
     outcomes = [] if outcome_at is None else [Told(outcome_at, Saying.ANSWER, "t", number)]
     return JobFate(job, fate, outcomes)
 

@@ -1,8 +1,10 @@
 """`python -m tests.faults.chaos`: load, faults, quiet, a table. Exits 1 when anything was lost, doubled or stuck."""
 
 import argparse
+import asyncio
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -10,8 +12,11 @@ import uvloop
 
 from tests.faults.chaos.ledger import Fate
 from tests.faults.chaos.load import LoadOptions
-from tests.faults.chaos.report import table
+from tests.faults.chaos.memory import MemoryLog, memory_table
+from tests.faults.chaos.report import Result, table
 from tests.faults.chaos.rig import Rig, RigOptions
+
+_SAMPLE_EVERY_S = 5.0
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,15 +33,24 @@ def _arguments() -> argparse.Namespace:
 async def _run(arguments: argparse.Namespace) -> int:
     load = LoadOptions(seed=arguments.seed, duration_s=arguments.duration, rate=arguments.rate)
     options = RigOptions(load, fault_every_s=arguments.fault_every, control=arguments.control)
+    memory = MemoryLog()
     async with Rig(options) as rig:
+        sampling = asyncio.create_task(memory.follow(rig.stack, every_s=_SAMPLE_EVERY_S))
         result = await rig.run(rig.plan())
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
         if arguments.keep_logs is not None:
             _keep_logs(rig, arguments.keep_logs)
     print(f"\nseed {arguments.seed}, {arguments.rate:g} requests a second, a fault each {arguments.fault_every:g} s\n")
+    if arguments.fault_every <= 0:
+        print(f"{memory_table(memory.samples)}\n")
     print(table(result))
-    if arguments.control:
-        return 0 if result.count(Fate.TWICE) or result.count(Fate.LOST) else 1
-    return 1 if result.broken else 0
+    return 0 if _as_expected(result, control=arguments.control) else 1
+
+
+def _as_expected(result: Result, *, control: bool) -> bool:
+    return bool(result.count(Fate.TWICE) or result.count(Fate.LOST)) if control else not result.broken
 
 
 def _keep_logs(rig: Rig, folder: Path) -> None:

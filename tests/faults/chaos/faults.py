@@ -70,7 +70,7 @@ class Injector:
 
     async def _suffer(self, planned: PlannedFault) -> None:
         began = time.monotonic()
-        log.info("chaos.fault", kind=planned.kind, target=planned.target, hold_s=round(planned.hold_s, 1))
+        log.info("chaos.fault", kind=str(planned.kind), target=planned.target, hold_s=round(planned.hold_s, 1))
         await self._acts[planned.kind](planned)
         self.suffered.append(Suffered(planned.kind, planned.target, began, time.monotonic()))
 

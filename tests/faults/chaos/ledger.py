@@ -19,6 +19,10 @@ class Way(StrEnum):
     WEBHOOK = "HTTP, webhook"
     POLLING = "HTTP, polled"
 
+    @property
+    def in_slack(self) -> bool:
+        return self in {Way.EVENTS, Way.SOCKET}
+
 
 class Saying(StrEnum):
     ANSWER = "answer"
@@ -106,7 +110,8 @@ def fates_of(jobs: Iterable[Job], told: Iterable[Told]) -> list[JobFate]:
 def order_violations(fates: Sequence[JobFate], runs: Mapping[int, Sequence[ModelRun]]) -> list[tuple[int, int]]:
     """Pairs of jobs of a thread where the later one was answered, or run, before the earlier one was through.
 
-    Only jobs that the earlier one's acceptance precedes count: what comes in late was asked late.
+    Only jobs that the earlier one's acceptance precedes count: what comes in late was asked late. Webhooks promise no
+    order, and who polls sees an outcome when it looks: over HTTP the order of the runs counts.
     """
     by_thread: defaultdict[str, list[JobFate]] = defaultdict(list)
     for fate in fates:
@@ -180,6 +185,8 @@ def _fate_of_outcomes(job: Job, outcomes: Sequence[Told]) -> Fate:
 
 
 def _told_before(later: JobFate, earlier: JobFate) -> bool:
+    if not later.job.way.in_slack:
+        return False
     first, second = earlier.outcome_at, later.outcome_at
     return first is not None and second is not None and second < first
 

@@ -72,12 +72,8 @@ def recovery_s(fault: Suffered, fates: Iterable[JobFate]) -> float | None:
 
 
 def first_outcome_s(fault: Suffered, fates: Iterable[JobFate]) -> float | None:
-    """From the fault's end until the first request that was accepted afterwards had its outcome."""
-    later = [
-        one.outcome_at
-        for one in fates
-        if one.outcome_at is not None and one.job.accepted_at is not None and one.job.accepted_at > fault.ended
-    ]
+    """From the fault's end until the first request that was made afterwards had its outcome."""
+    later = [one.outcome_at for one in fates if one.outcome_at is not None and one.job.said_at > fault.ended]
     return min(later) - fault.ended if later else None
 
 
@@ -169,11 +165,29 @@ def _waits(takeovers: Sequence[Takeover]) -> list[tuple[str, object]]:
 
 
 def _offenders(result: Result) -> str:
-    bad = [one for one in result.fates if one.fate in {Fate.LOST, Fate.TWICE, Fate.STUCK}]
-    lines = [f"  #{one.job.number} {one.fate}: {one.job.way}, {one.job.thread}" for one in bad]
-    lines += [f"  #{later} before #{earlier}: out of order" for earlier, later in result.out_of_order]
-    lines += [f"  #{number}: asked of the model again though answered" for number in result.rerun]
+    by_number = {one.job.number: one for one in result.fates}
+    bad = [one.job.number for one in result.fates if one.fate in {Fate.LOST, Fate.TWICE, Fate.STUCK}]
+    lines = [_biography(by_number[number], result.runs) for number in bad]
+    for earlier, later in result.out_of_order:
+        lines += ["  out of order:", *(_biography(by_number[number], result.runs) for number in (earlier, later))]
+    lines += [f"  asked of the model again: {_biography(by_number[number], result.runs)}" for number in result.rerun]
     return "\n".join(["look at", *lines]) if lines else ""
+
+
+def _biography(one: JobFate, runs: Mapping[int, Sequence[ModelRun]]) -> str:
+    """Times in seconds since the request was made."""
+    job = one.job
+
+    def since(at: float | None) -> str:
+        return _NEVER if at is None else f"{at - job.said_at:.1f}"
+
+    told = ", ".join(f"{told.saying} {since(told.at)}" for told in one.outcomes) or "nothing"
+    its_runs = ", ".join(
+        f"{since(run.began)} to {since(run.ended)}{'' if run.answered else ' without an answer'}"
+        for run in runs.get(job.number, ())
+    )
+    where = f"{job.way}, {job.thread}"
+    return f"  #{job.number} {one.fate} ({where}): accepted {since(job.accepted_at)}, runs {its_runs}, told {told}"
 
 
 def _rows(title: str, rows: Sequence[tuple[object, object]]) -> str:

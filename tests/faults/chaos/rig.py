@@ -12,8 +12,10 @@ import structlog
 
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST, free_port
+from nubabel_workers.embedded.stack_tenants import Tenant
 from tests.faults.chaos.balancer import Balancer
 from tests.faults.chaos.book import Book, RunObserver, SlackObserver
+from tests.faults.chaos.farewells import Farewells
 from tests.faults.chaos.faults import Injector
 from tests.faults.chaos.ledger import Fate, Way, fates_of, order_violations, unexplained_reruns
 from tests.faults.chaos.load import Load, LoadOptions
@@ -22,7 +24,7 @@ from tests.faults.chaos.plan import PlannedFault, PlanOptions, make_plan
 from tests.faults.chaos.report import Result
 from tests.faults.chaos.upstream import Upstream
 
-ORGANIZATIONS: Mapping[str, int] = {"Acme": 1, "Hanbit": 1, "Borealis": 1, "Namsan": 1}
+ORGANIZATIONS: Mapping[str, int] = {"Acme": 1, "Hanbit": 1, "Borealis": 1, "Namsan": 1, "Leaving": 1}
 SOCKET_TEAMS = ("T002001", "T004001")
 _KINDS = ("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "listener", "scheduler")
 _OPENCODE_SERVERS = 2
@@ -79,13 +81,18 @@ class Rig:
     async def __aexit__(self, *_exc: object) -> None:
         await self._parts.aclose()
 
+    @property
+    def staying(self) -> Sequence[Tenant]:
+        """The organizations that keep their workspace."""
+        return self.stack.tenants[:-1]
+
     def plan(self) -> list[PlannedFault]:
         """The faults that follow from the seed."""
         options = self.options
         if options.fault_every_s <= 0:
             return []
         processes = [name for name in self.stack.processes.names() if name.partition(".")[0] in _KINDS]
-        teams = [tenant.team for tenant in self.stack.tenants]
+        teams = [tenant.team for tenant in self.staying]
         return make_plan(
             options.load.seed,
             PlanOptions(
@@ -101,10 +108,13 @@ class Rig:
     async def run(self, plan: Sequence[PlannedFault]) -> Result:
         takeovers = Takeovers(self.stack, self.book)
         injector = Injector(self.stack, self.book, takeovers)
+        staying, leaving = self.stack.tenants[0], self.stack.tenants[-1]
+        farewells = Farewells(self.stack, self.book, self.load, staying=staying, leaving=leaving)
         began = time.monotonic()
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self.load.run(self.stack.tenants))
-            both.create_task(injector.run(plan))
+        async with asyncio.TaskGroup() as all_of_it:
+            all_of_it.create_task(self.load.run(self.staying))
+            all_of_it.create_task(farewells.run())
+            all_of_it.create_task(injector.run(plan))
         load_s = time.monotonic() - began
         log.info("chaos.waiting_for_quiet", load_s=round(load_s, 1))
         quiet_after_s = await self.until_quiet()
