@@ -6,7 +6,7 @@ written to be complete by themselves: one per state change.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,11 @@ Pool = AsyncConnectionPool[BoundedConnection]
 
 _SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
 _CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
-_ENDED_IN_A_WAIT = (
+_MAY_LACK_A_STATEMENT = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.QueryCanceled,
     psycopg.errors.DeadlockDetected,
+    psycopg.errors.InvalidSqlStatementName,
 )
 
 
@@ -120,17 +121,19 @@ async def healing(pool: Pool, connection: BoundedConnection) -> AsyncIterator[No
     whole time limit. So the first that is found dead ends those that rest in the pool.
 
     psycopg (3.3.9) takes a statement for prepared once it has been sent for that. One that ended there, waiting for a
-    lock on its table, is unknown to the server, and would fail on this connection for ever.
+    lock on its table, is unknown to the server, and would fail on this connection for ever: it is closed.
     """
+    forgetful = False
     try:
         yield
-    except _ENDED_IN_A_WAIT:
-        with suppress(psycopg.Error):  # a connection that cannot even do that is replaced
-            await connection.execute("DEALLOCATE ALL")
+    except _MAY_LACK_A_STATEMENT:
+        forgetful = True
         raise
     finally:
         if connection.closed:
             await pool.drain()
+        elif forgetful:
+            await connection.close()
 
 
 class translated_errors:  # noqa: N801 - reads as a statement
@@ -146,6 +149,8 @@ class translated_errors:  # noqa: N801 - reads as a statement
             raise TransientError("the database took too long") from error
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise TransientError("the database asked to try again") from error
+        if isinstance(error, psycopg.errors.InvalidSqlStatementName):
+            raise TransientError("the connection lacked a statement that was to be prepared") from error
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             if error.sqlstate is None:
                 raise ConnectionLostError("the connection to the database was lost in the middle") from error

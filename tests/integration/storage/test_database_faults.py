@@ -136,19 +136,24 @@ async def test_a_lock_is_waited_for_briefly(database_url: str, database: Databas
         assert time.monotonic() - began < LIMITS.statement_timeout_s
 
 
-async def test_a_statement_that_could_not_be_prepared_behind_a_lock_runs_afterwards(database_url: str) -> None:
+@pytest.mark.parametrize("tries_behind_the_lock", [1, 2 * PREPARED_AFTER])
+async def test_statements_that_could_not_be_prepared_behind_a_lock_run_afterwards(
+    database_url: str, tries_behind_the_lock: int
+) -> None:
     async with opened(database_url, ONE_CONNECTION) as database:
         scope = database.tenant("org_one")
-        statement = "UPDATE organizations SET name = 'x' WHERE id = %(id)s"
+        statements = ["UPDATE organizations SET name = 'x'", "SELECT name FROM organizations"]
         async with await psycopg.AsyncConnection.connect(database_url) as locker:
             for _ in range(PREPARED_AFTER):
-                await scope.execute(statement, {"id": "org_one"})
+                await asyncio.gather(*map(scope.all, statements))
             await locker.execute("LOCK TABLE organizations IN EXCLUSIVE MODE")
-            with pytest.raises(TransientError):
-                await scope.execute(statement, {"id": "org_one"})
+            for _ in range(tries_behind_the_lock):
+                with pytest.raises(TransientError, match="took too long"):
+                    await scope.all(statements[0])
             await locker.rollback()
 
-            assert await scope.execute(statement, {"id": "org_one"}) == 0
+            for _ in range(2 * PREPARED_AFTER):
+                assert await asyncio.gather(*map(scope.all, statements)) == [[], []]
 
 
 async def test_a_pool_without_a_free_connection_refuses_in_time_and_recovers(database: Database) -> None:
