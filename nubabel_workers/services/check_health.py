@@ -105,11 +105,12 @@ class CheckHealth:
     def _instance_probe(self, instance: Instance, gate: Gate) -> Probe:
         async def check() -> str:
             found = await self._manage_instances.look_at(instance)
+            breaker = "" if gate.lets_all else f"; circuit breaker {gate.words}"
             if found.problem is not None:
-                raise PermanentError(found.problem, code="instance_unfit")
+                raise PermanentError(found.problem + breaker, code="instance_unfit")
             busy = f"{instance.in_flight}/{instance.capacity_runs} runs"
             words = f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
-            return words if gate.lets_all else f"{words}; circuit breaker {gate.words}"
+            return words + breaker
 
         return Probe(
             f"OpenCode {instance.id}",
