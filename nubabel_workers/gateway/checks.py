@@ -23,7 +23,8 @@ def opencode_check(instances: InstanceStore, servers: OpenCodeServers, breakers:
         answering = await _answering(asked, servers)
         if not answering:
             raise UnavailableError(f"none of {len(asked)} OpenCode servers answers")
-        held_back = len(await breakers.gates())
+        gates = await breakers.gates()
+        held_back = sum(instance.id in gates for instance in active)
         return f"{answering} of {len(asked)} servers answer" + (f", {held_back} held back" if held_back else "")
 
     return check

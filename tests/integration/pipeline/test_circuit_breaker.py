@@ -1,5 +1,6 @@
 """An OpenCode server that is away: what has to run there waits as rows and costs it one call at a time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import orjson
@@ -10,7 +11,7 @@ from nubabel_workers.domain.circuit_breaker import BreakerState, CallKind, CallO
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from tests.integration.pipeline.conftest import Pipeline
-from tests.waiting import eventually_true
+from tests.waiting import eventually, eventually_true
 
 pytestmark = pytest.mark.integration
 
@@ -142,6 +143,33 @@ async def test_what_waited_goes_on_when_the_listener_gets_through(pipeline: Pipe
 
     assert await breaker(pipeline) is BreakerState.CLOSED
     assert (await pipeline.dispatch()).startswith("5 dispatched")
+
+
+async def test_a_server_that_the_listener_cannot_connect_to_is_held_back(pipeline: Pipeline) -> None:
+    goes_away(pipeline)
+
+    for _ in range(FAILURES):
+        await follow_until_it_breaks(pipeline)
+
+    assert await breaker(pipeline) is BreakerState.OPEN
+
+
+async def test_a_stream_that_breaks_and_is_opened_again_is_no_failure(pipeline: Pipeline) -> None:
+    for _ in range(FAILURES):
+        following = asyncio.create_task(follow_until_it_breaks(pipeline))
+        await eventually(lambda: len(pipeline.opencode.simulator.streams.readers) == 1, what="the event stream")
+        pipeline.opencode.simulator.streams.disconnect()
+        await following
+
+    assert await pipeline.services.cache.exists("nubabel:breakers") == 0
+
+
+async def follow_until_it_breaks(pipeline: Pipeline) -> None:
+    """As the listener does."""
+    (instance,) = await pipeline.services.instances.loads()
+    with pytest.raises(ExceptionGroup):
+        await pipeline.services.follow_instance.follow(instance, set())
+    await pipeline.services.follow_instance.report_down(instance, "the stream ended")
 
 
 async def test_new_sessions_go_to_another_server_and_nothing_fails(
