@@ -1,10 +1,11 @@
 """Further processes beside those of a running stack: with another clock, another log, or from another release."""
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -105,3 +106,16 @@ async def beside(stack: Stack, kinds: Iterable[str], around: Surroundings) -> As
         yield started
     finally:
         await asyncio.gather(*(asyncio.to_thread(one.process.stop) for one in started.values()))
+
+
+@contextmanager
+def all_stopped(pids: Iterable[int]) -> Iterator[None]:
+    """SIGSTOP: they do nothing and hear nothing until the end of the block."""
+    stopped = list(pids)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)

@@ -1,11 +1,8 @@
 """Every process twice: stopped, hung, with another clock, without room for its log; every question is answered once."""
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -18,7 +15,7 @@ from nubabel_workers.embedded.procfile import read_procfile
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.simulators.slack.delivery import envelope, signature_headers
 from nubabel_workers.simulators.slack.model import Message
-from tests.e2e.beside import Beside, Surroundings, beside
+from tests.e2e.beside import Beside, Surroundings, all_stopped, beside
 from tests.e2e.conversation import Conversation, answered_once
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -157,19 +154,6 @@ async def _stopped(stack: Stack, kind: str) -> float:
     began = time.monotonic()
     await stack.processes.stop(kind)
     return time.monotonic() - began
-
-
-@contextmanager
-def all_stopped(pids: Iterable[int]) -> Iterator[None]:
-    """SIGSTOP: they do nothing and hear nothing until the end of the block."""
-    stopped = list(pids)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
 
 
 def family(pid: int) -> list[int]:

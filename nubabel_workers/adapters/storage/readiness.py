@@ -9,7 +9,7 @@ import psycopg
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
-from nubabel_workers.adapters.storage.schema import head_revision
+from nubabel_workers.adapters.storage.schema import head_revision, is_later
 from nubabel_workers.domain.errors import PermanentError, UnavailableError
 
 
@@ -35,12 +35,15 @@ class PostgresReadiness:
         return f"PostgreSQL {row['version']}" if row else "PostgreSQL"
 
     async def schema_current(self) -> str:
+        """On the schema of this release or of a later one, beside whose processes we go on working."""
         wanted = await asyncio.to_thread(head_revision)
         exists = await self._database.system().one("SELECT to_regclass('public.alembic_version') AS table_name")
         if exists is None or exists["table_name"] is None:
             raise UnavailableError(f"the database is empty (revision {wanted} is needed)")
         row = await self._database.system().one("SELECT version_num FROM alembic_version")
         found = row["version_num"] if row else "none"
+        if row is not None and await asyncio.to_thread(is_later, found):
+            return f"revision {found}, of a later release"
         if found != wanted:
             raise UnavailableError(f"the schema is at revision {found}, this version needs {wanted}")
         return f"revision {found}"

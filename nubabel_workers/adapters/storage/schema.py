@@ -14,6 +14,8 @@ from nubabel_workers.adapters.storage.models import Base
 
 # Any number of processes may migrate at once; the lock makes them take turns (the number is arbitrary, ours alone).
 _MIGRATION_LOCK = 7_203_511
+# A change of a table waits for its readers, and everybody else behind it: rather it fails and is run again.
+_LOCK_TIMEOUT_S = 10
 
 
 def _config(connection: sa.Connection | None = None) -> Config:
@@ -36,20 +38,36 @@ def head_revision() -> str:
     return head
 
 
+def is_later(revision: str) -> bool:
+    """Whether that revision of a database is of a later release than this code: nothing here knows it."""
+    return revision not in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Migrate up as the database's owner. Safe to run at any number of places at once."""
-    _run(database_url, lambda config: command.upgrade(config, revision))
+    """Migrate up as the database's owner. Safe to run at any number of places at once.
+
+    A database that a later release has migrated stays as it is: releases side by side, or the way back to an earlier
+    one, must work on the later schema.
+    """
+
+    def step(config: Config, connection: sa.Connection) -> None:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is None or not is_later(current):
+            command.upgrade(config, revision)
+
+    _run(database_url, step)
 
 
 def downgrade(database_url: str, revision: str = "base") -> None:
-    _run(database_url, lambda config: command.downgrade(config, revision))
+    _run(database_url, lambda config, _connection: command.downgrade(config, revision))
 
 
-def _run(database_url: str, step: Callable[[Config], None]) -> None:
+def _run(database_url: str, step: Callable[[Config, sa.Connection], None]) -> None:
     engine = _engine(database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        step(_config(connection))
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
+        step(_config(connection), connection)
     engine.dispose()
 
 

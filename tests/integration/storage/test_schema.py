@@ -6,7 +6,9 @@ import psycopg
 import pytest
 
 from nubabel_workers.adapters.storage import schema
+from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.models import Base
+from nubabel_workers.adapters.storage.readiness import PostgresReadiness
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 
 pytestmark = pytest.mark.integration
@@ -51,3 +53,14 @@ def test_row_level_security_is_on_for_every_tenant_table(empty_database_url: str
     assert {row[0] for row in rows} == set(TENANT_TABLES)
     with_tenant = {name for name, table in Base.metadata.tables.items() if "organization_id" in table.columns}
     assert with_tenant - set(TENANT_TABLES) == {"instances"}  # shared or dedicated; read by the system role only
+
+
+async def test_on_the_schema_of_a_later_release_this_one_goes_on(database: Database, database_url: str) -> None:
+    check = PostgresReadiness(database).schema_current
+    with psycopg.connect(database_url, autocommit=True) as owner:
+        owner.execute("UPDATE alembic_version SET version_num = 'of a later release'")
+
+    schema.upgrade(database_url)
+
+    assert schema.current_revision(database_url) == "of a later release"
+    assert "of a later release" in await check()

@@ -8,6 +8,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+# expand: the release before this one works on it unchanged. contract: takes away what no release in use still reads.
+phase = "expand"
 
 
 def upgrade() -> None:
