@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import HTTPServer
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client import start_http_server as start_prometheus_server
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
@@ -61,11 +69,18 @@ class ProcessMetrics:
         self._incidents = Counter(
             "nubabel_incidents",
             "Rare things that were dealt with: late_prompt (posted by a process that had lost its lease), stray_run "
-            "(a run on OpenCode that belonged to nobody, stopped), marked_repeat (a Slack post of unknown outcome).",
+            "(a run on OpenCode that belonged to nobody, stopped), marked_repeat (a Slack post of unknown outcome), "
+            "lease_takeover (a row of a process that was gone).",
             ("kind",),
             registry=self.registry,
         )
 
+        self._rounds = Gauge(
+            "nubabel_last_round_timestamp_seconds",
+            "When a process with periodic work last did it: a step of the scheduler's, or listen (the listener's).",
+            ("work",),
+            registry=self.registry,
+        )
         self._breaker_openings = Counter(
             "nubabel_opencode_breaker_openings",
             "How often this process's calls made a server's circuit breaker open, or open again.",
@@ -83,8 +98,11 @@ class ProcessMetrics:
     def hint(self, task: str, outcome: str) -> None:
         self._hints.labels(task, outcome).inc()
 
-    def count(self, incident: str) -> None:
-        self._incidents.labels(incident).inc()
+    def count(self, incident: str, *, times: int = 1) -> None:
+        self._incidents.labels(incident).inc(times)
+
+    def round_done(self, work: str) -> None:
+        self._rounds.labels(work).set_to_current_time()
 
     def parked(self, reason: str, kept_in: str) -> None:
         self._parked.labels(reason, kept_in).inc()

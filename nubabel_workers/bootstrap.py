@@ -218,7 +218,9 @@ def _wire(a: Adapters) -> Services:
         report_servers=report,
         reconcile_instance=reconcile,
         follow_instance=_follow_instance(a, reconcile, asks, report),
-        maintain=Maintain(a.maintenance, a.executions, end, reconcile, a.breakers, a.hints, pace=_pace(settings)),
+        maintain=Maintain(
+            a.maintenance, a.executions, end, reconcile, a.breakers, a.hints, a.metrics, pace=_pace(settings)
+        ),
     )
 
 
@@ -322,6 +324,7 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
         a.notifications,
         a.throttle,
         leases,
+        a.metrics,
         read_quota_per_minute=a.settings.slack_read_quota_per_minute,
     )
     return DeliverNotifications(

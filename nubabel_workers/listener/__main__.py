@@ -27,6 +27,7 @@ async def run(settings: Settings) -> None:
             services.progress,
             services.chance,
             lease_s=settings.listener_lease_s,
+            on_round=lambda: services.metrics.round_done("listen"),
         )
         with serving_metrics(settings, services.metrics):
             await listener.run(stop)

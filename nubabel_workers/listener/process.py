@@ -1,6 +1,7 @@
 """The listener process: shares the OpenCode servers with other listeners, one connection per server, and takes over."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -32,7 +33,9 @@ class Listener:
         chance: Chance,
         *,
         lease_s: float,
+        on_round: Callable[[], None],
     ) -> None:
+        """on_round is told of each round in which the others could be asked."""
         self._instances = instances
         self._follow = follow
         self._executions = executions
@@ -40,6 +43,7 @@ class Listener:
         self._progress = progress
         self._chance = chance
         self._round_s = lease_s / 4
+        self._on_round = on_round
         self._following: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, set[str]] = {}  # server -> sessions whose text somebody reads
         self._watched_until: dict[str, asyncio.TimerHandle] = {}  # session -> when nobody reads it any more
@@ -67,6 +71,7 @@ class Listener:
             for instance in known.values():
                 if len(self._following) < fair and instance.id not in self._following:
                     await self._take(instance)
+            self._on_round()
         except NubabelError as error:
             # Without the cache nobody can take over either: go on with what is followed now.
             log.warning("listener.round_failed", error=str(error))

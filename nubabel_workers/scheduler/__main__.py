@@ -15,11 +15,12 @@ async def run(settings: Settings) -> None:
     async with open_services(settings, application_name="nubabel-scheduler") as services:
         maintain = services.maintain
         with serving_metrics(settings, services.metrics):
+            done = services.metrics.round_done
             await asyncio.gather(
-                repeat("publish_overdue", maintain.publish_overdue, every_s=tick, stop=stop),
-                repeat("keep_deadlines", maintain.keep_deadlines, every_s=tick, stop=stop),
-                repeat("reconcile", maintain.reconcile, every_s=tick, stop=stop),
-                repeat("expire", maintain.expire, every_s=retention, stop=stop),
+                repeat("publish_overdue", maintain.publish_overdue, every_s=tick, stop=stop, on_done=done),
+                repeat("keep_deadlines", maintain.keep_deadlines, every_s=tick, stop=stop, on_done=done),
+                repeat("reconcile", maintain.reconcile, every_s=tick, stop=stop, on_done=done),
+                repeat("expire", maintain.expire, every_s=retention, stop=stop, on_done=done),
             )
 
 

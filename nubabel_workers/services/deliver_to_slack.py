@@ -18,6 +18,8 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind, SlackTarget, reply_target
 from nubabel_workers.domain.ports import (
     ClaimedNotification,
+    Incident,
+    Incidents,
     Messenger,
     NotificationStore,
     TenantStore,
@@ -52,6 +54,7 @@ class DeliverToSlack:
         notifications: NotificationStore,
         throttle: Throttle,
         leases: LeaseHolder,
+        incidents: Incidents,
         *,
         read_quota_per_minute: int,
     ) -> None:
@@ -60,6 +63,7 @@ class DeliverToSlack:
         self._notifications = notifications
         self._throttle = throttle
         self._leases = leases
+        self._incidents = incidents
         self._read_quota_per_minute = read_quota_per_minute
 
     async def deliver(self, claimed: ClaimedNotification, lease: Lease) -> Sequence[str] | None:
@@ -158,6 +162,7 @@ class DeliverToSlack:
         if notification.repeated:
             raise PermanentError("whether the repeated post arrived could not be read", code="outcome_unknown")
         await self._notifications.mark_repeated(notification, lease)
+        self._incidents.count(Incident.MARKED_REPEAT)
         log.warning("notification.repeated_marked", parts_sent=len(notification.sent_parts))
 
     async def _find(

@@ -14,7 +14,15 @@ from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
-from nubabel_workers.domain.ports import CircuitBreakers, ExecutionStore, Finish, HintPublisher, MaintenanceStore
+from nubabel_workers.domain.ports import (
+    CircuitBreakers,
+    ExecutionStore,
+    Finish,
+    HintPublisher,
+    Incident,
+    Incidents,
+    MaintenanceStore,
+)
 from nubabel_workers.domain.wording import say_in_both
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
@@ -45,6 +53,7 @@ class Maintain:
         reconcile: ReconcileInstance,
         breakers: CircuitBreakers,
         hints: HintPublisher,
+        incidents: Incidents,
         *,
         pace: MaintenancePace,
     ) -> None:
@@ -54,6 +63,7 @@ class Maintain:
         self._reconcile = reconcile
         self._breakers = breakers
         self._hints = hints
+        self._incidents = incidents
         self._pace = pace
 
     async def publish_overdue(self) -> int:
@@ -61,6 +71,7 @@ class Maintain:
         released = await self._maintenance.release_expired_leases()
         if released:
             log.warning("scheduler.leases_taken_over", rows=released)
+            self._incidents.count(Incident.LEASE_TAKEOVER, times=released)
         hints = await self._maintenance.overdue_hints(older_than_s=0 if released else self._pace.hint_after_s)
         for hint in hints:
             self._hints.publish(hint)

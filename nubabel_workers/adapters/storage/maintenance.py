@@ -159,6 +159,9 @@ SELECT
   (SELECT count(*) FROM notifications WHERE status IN ('ready', 'sending')) AS notifications_unsent,
   (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM notifications
    WHERE status = 'ready' AND not_before <= now()) AS oldest_notification_s,
+  (SELECT COALESCE(extract(epoch FROM now() - min(created_at)), 0) FROM notifications
+   WHERE kind = 'outcome' AND status IN ('ready', 'sending')) AS oldest_untold_outcome_s,
+  (SELECT count(*) FROM notifications WHERE kind = 'webhook' AND status = 'ready' AND failures > 0) AS webhooks_failing,
   (SELECT count(*) FROM dead_letters WHERE status = 'open') AS dead_letters_open,
   (SELECT count(*) FROM instances WHERE status = 'active' AND healthy) AS instances_healthy,
   (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered

@@ -31,8 +31,9 @@ class Incident(StrEnum):
 
     LATE_PROMPT = "late_prompt"  # posted to OpenCode by a process that had lost its lease meanwhile
     STRAY_RUN = "stray_run"  # a run on OpenCode that belonged to nobody: stopped
+    LEASE_TAKEOVER = "lease_takeover"  # a row whose process was gone, or stopped for longer than its lease
     MARKED_REPEAT = "marked_repeat"  # a Slack post of unknown outcome, posted once more and marked
 
 
 class Incidents(Protocol):
-    def count(self, incident: Incident) -> None: ...
+    def count(self, incident: Incident, *, times: int = 1) -> None: ...

@@ -29,6 +29,7 @@ def listener(pipeline: Pipeline, name: str) -> Listener:
         services.progress,
         services.chance,
         lease_s=LEASE_S,
+        on_round=lambda: services.metrics.round_done("listen"),
     )
 
 
