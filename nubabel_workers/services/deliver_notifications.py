@@ -45,7 +45,8 @@ _DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
 _THREAD_GONE = frozenset({"thread_not_found", "message_not_found"})
 _TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
 _LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
-_NO_ANSWER_YET_S = 0.5
+_LIMIT_WAIT_S = 5.0  # where Slack does not say how long its limit holds
+_LIMIT_SPREAD_S = 0.5
 
 
 class DeliverNotifications:
@@ -152,7 +153,7 @@ class DeliverNotifications:
     async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
         notification = claimed.notification
         if isinstance(error, LookUpLaterError | RateLimitedError):  # waiting for a limit is no failure
-            wait_s = (error.retry_after_s or _NO_ANSWER_YET_S) + self._chance.jitter() * _NO_ANSWER_YET_S
+            wait_s = (error.retry_after_s or _LIMIT_WAIT_S) + self._chance.jitter() * _LIMIT_SPREAD_S
             await self._again(claimed, lease, error, wait_s, uncertain=notification.uncertain, failed=False)
             return "limited"
         if isinstance(error, UncertainError) and not notification.uncertain:

@@ -183,8 +183,9 @@ class DeliverToSlack:
         except PermanentError:
             raise
         except NubabelError as error:  # not readable now: that is not the same as "not there"
+            asked_s = error.retry_after_s if isinstance(error, RateLimitedError) else None
             raise LookUpLaterError(
-                f"looking up the earlier post failed: {error}", retry_after_s=_QUOTA_WAIT_S
+                f"looking up the earlier post failed: {error}", retry_after_s=asked_s or _QUOTA_WAIT_S
             ) from error
 
     async def _post(

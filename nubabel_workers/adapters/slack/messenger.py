@@ -22,7 +22,7 @@ SLACK_API_URL: Final = "https://slack.com/api/"
 METADATA_EVENT_TYPE: Final = "nubabel_reply"
 
 _MAX_PLAIN_TEXT_CHARS: Final = 40_000  # Slack truncates `text` of a post beyond this
-_BLOCKS_REFUSED: Final = ("invalid_blocks", "msg_blocks_too_long")
+_BLOCKS_REFUSED: Final = ("invalid_blocks", "msg_blocks_too_long", "msg_too_long")
 _LOOKUP_LIMIT: Final = 100
 _FILE_HOSTS: Final = ("slack.com", "slack-files.com")
 _CHUNK_BYTES: Final = 64 * 1024

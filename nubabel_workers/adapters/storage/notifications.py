@@ -44,7 +44,8 @@ RETURNING id
 """
 
 _PART_SENT = """
-UPDATE notifications SET sent_parts = sent_parts || to_jsonb(%(part)s::text), uncertain = false
+UPDATE notifications
+SET sent_parts = sent_parts || to_jsonb(%(part)s::text), uncertain = false, uncertain_since = NULL
 WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
 RETURNING id
 """

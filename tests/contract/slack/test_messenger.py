@@ -97,6 +97,7 @@ async def test_failed_post_is_told_as_refused_uncertain_or_again_and_never_repea
 
     assert type(raised.value) is error
     assert len(landed(slack, root)) == count
+    assert len(slack.world.logged("call")) == 1
 
 
 async def test_late_answer_is_uncertain_and_landed_once(slack: SlackSimulator, token: SecretStr) -> None:
@@ -186,7 +187,7 @@ async def test_look_up_in_a_thread_too_long_to_see_is_uncertain(
         )
 
 
-@pytest.mark.parametrize("code", ["invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long"])
+@pytest.mark.parametrize("code", ["invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long"])
 async def test_refused_blocks_are_posted_once_as_plain_text(
     slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr, code: str
 ) -> None:

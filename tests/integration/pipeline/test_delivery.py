@@ -85,17 +85,6 @@ async def test_one_channels_limit_holds_up_no_other(pipeline: Pipeline) -> None:
     assert len(pipeline.replies(other, channel="C0OTHER")) == 1
 
 
-async def test_an_internal_error_after_the_post_is_found_and_not_repeated(pipeline: Pipeline) -> None:
-    question = await answered_but_not_told(pipeline)
-    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.ERROR_AFTER, code="internal_error"))
-    await pipeline.deliver()
-
-    await deliver_later(pipeline)
-
-    assert len(pipeline.replies(question)) == 1
-    assert (await outcome(pipeline))["repeated"] is False
-
-
 async def test_what_could_not_be_looked_up_for_long_is_posted_once_more_and_marked(pipeline: Pipeline) -> None:
     question = await answered_but_not_told(pipeline)
     pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.LOST_ANSWER))
@@ -113,18 +102,6 @@ async def test_what_could_not_be_looked_up_for_long_is_posted_once_more_and_mark
     assert "repeated" not in first
     assert "possibly repeated" in second
     assert (await outcome(pipeline))["repeated"] is True
-
-
-async def test_an_archived_channel_is_a_dead_letter_that_says_why(pipeline: Pipeline) -> None:
-    await answered_but_not_told(pipeline)
-    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.ERROR, code="is_archived"))
-
-    await pipeline.deliver()
-
-    assert (await outcome(pipeline))["status"] == "failed"
-    letter = await pipeline.one("SELECT reason, error FROM dead_letters")
-    assert letter["reason"] == "permanent-error"
-    assert "is_archived" in str(letter["error"])
 
 
 async def test_a_dead_letter_of_a_notification_is_delivered_by_its_replay(pipeline: Pipeline) -> None:
@@ -248,16 +225,6 @@ async def test_answers_of_a_thread_come_in_their_order_whatever_delays_one(pipel
     await pipeline.deliver()
 
     assert pipeline.replies(question) == ["first", "second"]
-
-
-async def test_an_answer_whose_thread_is_gone_is_a_dead_letter(pipeline: Pipeline) -> None:
-    await answered_but_not_told(pipeline)
-    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.ERROR, code="thread_not_found"))
-
-    await pipeline.deliver()
-
-    assert (await outcome(pipeline))["status"] == "failed"
-    assert "thread_not_found" in str((await pipeline.one("SELECT error FROM dead_letters"))["error"])
 
 
 async def test_a_cancellation_whose_thread_is_gone_needs_no_words(pipeline: Pipeline) -> None:

@@ -296,21 +296,6 @@ async def test_a_session_lost_on_its_server_goes_on_in_a_new_one_with_its_earlie
     assert "Ada" in pipeline.replies(question)[1]
 
 
-async def test_a_post_whose_answer_was_lost_is_found_and_not_repeated(pipeline: Pipeline) -> None:
-    question = await pipeline.mention("hello")
-    await pipeline.take_events()
-    await pipeline.deliver()
-    pipeline.slack.faults.plan(Fault("chat.postMessage", FaultKind.LOST_ANSWER))
-    await pipeline.answer_everything()
-    await pipeline.services.database.system().execute("UPDATE notifications SET not_before = now()")
-
-    await pipeline.deliver()
-
-    assert len(pipeline.replies(question)) == 1
-    told = await pipeline.one("SELECT status, repeated FROM notifications WHERE kind = 'outcome'")
-    assert told == {"status": "sent", "repeated": False}
-
-
 async def test_the_timeline_tells_what_happened(pipeline: Pipeline) -> None:
     await pipeline.mention("hello")
     await pipeline.answer_everything()

@@ -16,10 +16,19 @@ def test_earlier_messages_stand_in_their_order_with_their_authors() -> None:
 
 
 def test_too_much_context_keeps_the_newest_and_says_how_much_is_missing() -> None:
-    text = thread_context([message("x" * 10_000) for _ in range(4)])
+    text = thread_context([message("x" * 5_000) for _ in range(6)])
 
     assert "(2 older left out)" in text
-    assert text.count("<U1>") == 2
+    assert text.count("<U1>") == 4
+
+
+def test_one_long_message_is_shortened_in_its_middle_and_pushes_out_no_other() -> None:
+    text = earlier_turns([("my name is Ada", "hello Ada"), ("write a lot", f"it begins {'x' * 30_000} and ends")])
+
+    assert "my name is Ada" in text
+    assert "it begins" in text
+    assert "and ends" in text
+    assert len(text) < 10_000
 
 
 def test_no_messages_are_no_context() -> None:
