@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -26,6 +26,18 @@ class BatchLimits:
     task_s: float = 15.0
     row_s: float = 25.0
     lone_deliveries: int = 5
+
+
+class Claimed(Protocol):
+    """others_wait: ready rows were left, as suspect ones are taken one at a time."""
+
+    @property
+    def others_wait(self) -> bool: ...
+
+
+def took_all(claimed: Sequence[Claimed], limit: int) -> bool:
+    """Whether the claim left nothing that was ready."""
+    return len(claimed) < limit and not any(item.others_wait for item in claimed)
 
 
 class Tally:

@@ -21,7 +21,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.verdict import LOST, UNSEEN, RunError, Verdict, VerdictKind
-from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
@@ -84,7 +84,7 @@ class CompleteExecutions:
                 async with self._observe.batch() as batch:
                     await asyncio.gather(*(self._one(item, batch, lease, tally) for item in claimed))
             execution_id = None
-            if len(claimed) < self._limits.batch:
+            if took_all(claimed, self._limits.batch):
                 return str(tally)
         self._hints.publish(Hint(HintTask.COMPLETE, claimed[-1].execution.id))
         return str(tally)

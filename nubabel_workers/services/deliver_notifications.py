@@ -30,7 +30,7 @@ from nubabel_workers.domain.ports import (
     WebhookSender,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
-from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack, LookUpLaterError
 from nubabel_workers.services.hold_leases import LeaseHolder
@@ -87,7 +87,7 @@ class DeliverNotifications:
                 )
                 await asyncio.gather(*(self._one(item, lease, tally) for item in claimed))
             notification_id = None
-            if len(claimed) < self._limits.batch:
+            if took_all(claimed, self._limits.batch):
                 return str(tally)
         self._hints.publish(Hint(HintTask.DELIVER, claimed[-1].notification.id))
         return str(tally)

@@ -27,7 +27,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
-from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
@@ -96,7 +96,7 @@ class DispatchExecutions:
                 spaced = await self._waiting.space_out(per_s=per_s)
                 return f"{tally}; {spaced} more wait for their turn, {per_s:g} a second"
             execution_id = None
-            drained = len(claimed) < limit
+            drained = took_all(claimed, limit)
         if not drained:
             self._hints.publish(Hint(HintTask.DISPATCH, claimed[-1].execution.id))
         return str(tally)

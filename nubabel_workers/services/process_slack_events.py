@@ -26,7 +26,7 @@ from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_s
 from nubabel_workers.domain.tenants import BusyPolicy
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
-from nubabel_workers.services.batches import BatchLimits, Tally
+from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 
@@ -89,7 +89,7 @@ class ProcessSlackEvents:
                 claimed = await self._inbound.claim(event_id=event_id, limit=self._limits.batch, lease=lease)
                 batch = _Batch(lease)
                 await asyncio.gather(*(self._one(event, batch, tally) for event in claimed))
-            if batch.last_ones == len(claimed) < self._limits.batch:
+            if batch.last_ones == len(claimed) and took_all(claimed, self._limits.batch):
                 return str(tally)
             event_id = None
         self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, claimed[-1].id))

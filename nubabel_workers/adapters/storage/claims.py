@@ -13,11 +13,12 @@ UNREADABLE = "this release cannot read the row; was it written by a newer one?"
 log = structlog.get_logger(__name__)
 
 # From `candidate(id, suspect, rank, named)`: the named row first, then by rank. A suspect row (its last delivery
-# ended without a result) is taken alone, so that a poison row takes no innocent ones with it.
+# ended without a result) is taken alone, so that a poison row takes no innocent ones with it; others_wait says that
+# for its sake ready rows were left. By rank: suspects that came last would wait for ever where there is always work.
 CHOSEN = """
-numbered AS (SELECT id, suspect, row_number() OVER (ORDER BY named DESC, suspect, rank) AS place FROM candidate),
+numbered AS (SELECT id, suspect, row_number() OVER (ORDER BY named DESC, rank) AS place FROM candidate),
 chosen AS (
-  SELECT id FROM numbered
+  SELECT id, (SELECT bool_or(suspect) FROM numbered) AS others_wait FROM numbered
   WHERE CASE WHEN (SELECT suspect FROM numbered WHERE place = 1) THEN place = 1 ELSE NOT suspect END
 )
 """

@@ -71,7 +71,7 @@ WITH candidate AS (
       SELECT 1 FROM executions b
       WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN}
         AND (b.position < e.position OR b.{OCCUPYING_SQL}))
-  ORDER BY named DESC, e.suspect, e.position
+  ORDER BY named DESC, e.position
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 ), {CHOSEN},
@@ -80,9 +80,9 @@ taken AS (
   SET status = 'dispatching', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
     lone_deliveries = e.lone_deliveries + e.suspect::int
   FROM chosen WHERE e.id = chosen.id
-  RETURNING e.*
+  RETURNING e.*, chosen.others_wait
 )
-SELECT {EXECUTION_COLUMNS},
+SELECT {EXECUTION_COLUMNS}, e.others_wait,
   EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open_attempt,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids
@@ -201,7 +201,7 @@ WITH candidate AS (
   SELECT e.id, e.suspect, e.check_at AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
   FROM executions e
   WHERE e.status = 'running' AND e.check_at <= now() AND e.lease_owner IS NULL
-  ORDER BY named DESC, e.suspect, e.check_at
+  ORDER BY named DESC, e.check_at
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 ), {CHOSEN},
@@ -210,9 +210,9 @@ taken AS (
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = '9999-01-01Z',
     lone_deliveries = e.lone_deliveries + e.suspect::int
   FROM chosen WHERE e.id = chosen.id
-  RETURNING e.*
+  RETURNING e.*, chosen.others_wait
 )
-SELECT {EXECUTION_COLUMNS}, e.deadline_at <= now() AS past_deadline,
+SELECT {EXECUTION_COLUMNS}, e.others_wait, e.deadline_at <= now() AS past_deadline,
   extract(epoch FROM now() - e.running_since)::float8 AS running_for_s,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids

@@ -380,6 +380,7 @@ def _claimed_dispatch(row: Mapping[str, Any]) -> ClaimedDispatch:
         cancel_requested=row["cancel_requested_at"] is not None,
         open_attempt=row["open_attempt"],
         suspect=row["suspect"],
+        others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],
     )
 
@@ -391,5 +392,6 @@ def _claimed_check(row: Mapping[str, Any]) -> ClaimedCheck:
         past_deadline=row["past_deadline"],
         running_for_s=row["running_for_s"] or 0.0,
         suspect=row["suspect"],
+        others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],
     )

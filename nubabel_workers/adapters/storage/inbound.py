@@ -55,7 +55,7 @@ WITH candidate AS (
       SELECT 1 FROM inbound_events b
       WHERE b.workspace_id = i.workspace_id AND b.conversation_key = i.conversation_key AND b.conversation_key <> ''
         AND b.status = 'ready' AND b.position < i.position)
-  ORDER BY named DESC, i.suspect, i.position
+  ORDER BY named DESC, i.position
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 ), {CHOSEN},
@@ -64,7 +64,7 @@ taken AS (
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
     lone_deliveries = i.lone_deliveries + i.suspect::int
   FROM chosen WHERE i.id = chosen.id
-  RETURNING i.*
+  RETURNING i.*, chosen.others_wait
 )
 SELECT i.*, o.busy_policy FROM taken i JOIN organizations o ON o.id = i.organization_id ORDER BY i.position
 """
@@ -239,5 +239,6 @@ def _claimed_with(row: Mapping[str, Any], event: SlackEvent) -> ClaimedInbound:
         correlation_id=row["correlation_id"],
         traceparent=row["traceparent"],
         suspect=row["suspect"],
+        others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],
     )

@@ -26,7 +26,7 @@ WITH candidate AS (
       SELECT 1 FROM notifications o
       WHERE o.session_id = n.session_id AND o.kind = 'outcome' AND o.status IN ('ready', 'sending')
         AND o.created_at < n.created_at))
-  ORDER BY named DESC, n.suspect, n.created_at
+  ORDER BY named DESC, n.created_at
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 ), {CHOSEN}
@@ -34,7 +34,7 @@ UPDATE notifications n
 SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
   lone_deliveries = n.lone_deliveries + n.suspect::int
 FROM chosen WHERE n.id = chosen.id
-RETURNING n.*, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
+RETURNING n.*, chosen.others_wait, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
 """
 
 _MARK_REPEATED = """
@@ -281,5 +281,9 @@ def _claimed(row: Mapping[str, Any]) -> ClaimedNotification:
         traceparent=row["traceparent"],
     )
     return ClaimedNotification(
-        notification, suspect=row["suspect"], lone_deliveries=row["lone_deliveries"], revision=row["revision"]
+        notification,
+        suspect=row["suspect"],
+        others_wait=row["others_wait"],
+        lone_deliveries=row["lone_deliveries"],
+        revision=row["revision"],
     )

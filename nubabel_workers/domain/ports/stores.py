@@ -75,6 +75,7 @@ class ClaimedCheck:
     past_deadline: bool
     running_for_s: float = 0.0  # since its prompt was accepted, by the database's clock
     suspect: bool = False
+    others_wait: bool = False
     lone_deliveries: int = 0
 
 
@@ -86,6 +87,7 @@ class ClaimedDispatch:
     cancel_requested: bool
     open_attempt: bool  # the last attempt's prompt may have arrived: look first
     suspect: bool = False
+    others_wait: bool = False
     lone_deliveries: int = 0
 
 
@@ -116,7 +118,7 @@ class ExecutionStore(Protocol):
     async def claim_queued(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedDispatch]:
         """Take queued executions whose session is free and whose time has come: the named one first.
 
-        A suspect row is taken only when it alone is returned.
+        A suspect row is taken only when it alone is returned; others_wait: for its sake ready rows were left.
         """
         ...
 
@@ -265,6 +267,7 @@ class ClaimedInbound:
     correlation_id: str
     traceparent: str
     suspect: bool = False
+    others_wait: bool = False
     lone_deliveries: int = 0
 
 
@@ -272,6 +275,7 @@ class ClaimedInbound:
 class ClaimedNotification:
     notification: Notification
     suspect: bool = False
+    others_wait: bool = False
     lone_deliveries: int = 0
     revision: int = 1
 

@@ -148,6 +148,10 @@ class Steps:
     async def replay(self, dead_letter_id: str) -> Replayed:
         return await manage_dead_letters(self.services).replay_one(dead_letter_id, dry_run=False, actor="tests")
 
+    async def suspect(self, table: str) -> None:
+        """As after the end of workers that held every row of the table, when their leases are over."""
+        await self.services.database.system().execute(f"UPDATE {table} SET suspect = true")
+
     async def run_ends(self) -> None:
         """Wait until nothing runs on OpenCode, and tell the rows as the listener would."""
         await eventually_true(self._nothing_runs, what="the end of every run")

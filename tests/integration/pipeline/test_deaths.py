@@ -54,3 +54,25 @@ async def test_one_answer_whenever_a_worker_dies(
         "SELECT count(*) AS n FROM notifications WHERE status NOT IN ('sent', 'dropped') OR repeated"
     )
     assert unsettled == {"n": 0}
+
+
+async def test_one_task_takes_over_whatever_the_dead_have_left_behind(pipeline: Pipeline) -> None:
+    """Suspect rows are taken one at a time, yet none waits for a hint of its own."""
+    questions = [await pipeline.mention(f"question {number}") for number in range(5)]
+    await pipeline.suspect("inbound_events")
+    await pipeline.take_events()
+    await pipeline.suspect("executions")
+    await pipeline.mention("and one that nobody has touched")
+    await pipeline.take_events()
+
+    await pipeline.dispatch()
+    assert await pipeline.statuses() == ["running"] * 6
+
+    await pipeline.run_ends()
+    await pipeline.suspect("executions")
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["completed"] * 6
+
+    await pipeline.suspect("notifications")
+    await pipeline.deliver()
+    assert [len(pipeline.replies(question)) for question in questions] == [1] * 5
