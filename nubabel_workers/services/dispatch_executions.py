@@ -29,6 +29,7 @@ from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.file_room import FileRoom
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
 from nubabel_workers.services.report_servers import ReportServers
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 _NO_PLACE_WAIT_S = 1.0
 _PACE_WINDOW_S = 1.0
 _EXHAUSTED = "attempts_exhausted"
+_FILES = "files"
 
 
 class DispatchExecutions:
@@ -78,6 +80,7 @@ class DispatchExecutions:
         self._clock = clock
         self._retry = retry
         self._limits = limits
+        self._file_room = FileRoom()
 
     async def run(self, execution_id: str | None) -> str:
         """Dispatch the named execution and others whose turn it is. Returns one line for Flower."""
@@ -133,8 +136,14 @@ class DispatchExecutions:
             waiting += [(item, PlaceWait(PACE)) for item, _ in items[granted:]]
             if granted < len(items):
                 paced.add(instance.id)
+        begun: list[tuple[ClaimedDispatch, Instance]] = []
+        for item, instance in allowed:
+            if self._file_room.take(item.execution):
+                begun.append((item, instance))
+            else:
+                waiting.append((item, PlaceWait(_FILES)))
         await asyncio.gather(
-            *(self._one(item, instance, lease, tally) for item, instance in allowed),
+            *(self._one(item, instance, lease, tally) for item, instance in begun),
             *(self._put_back(item, wait, lease, tally) for item, wait in waiting),
         )
         return paced
@@ -146,12 +155,15 @@ class DispatchExecutions:
         )
 
     async def _one(self, claimed: ClaimedDispatch, instance: Instance, lease: Lease, tally: Tally) -> None:
-        with about(claimed.execution):
-            await tally.settle(
-                claimed.execution.id,
-                self._dispatch(claimed, instance, lease),
-                lambda error: self._after_failure(claimed.execution, lease, error),
-            )
+        try:
+            with about(claimed.execution):
+                await tally.settle(
+                    claimed.execution.id,
+                    self._dispatch(claimed, instance, lease),
+                    lambda error: self._after_failure(claimed.execution, lease, error),
+                )
+        finally:
+            self._file_room.give_back(claimed.execution)
 
     async def _put_back(self, claimed: ClaimedDispatch, wait: PlaceWait, lease: Lease, tally: Tally) -> None:
         with about(claimed.execution):

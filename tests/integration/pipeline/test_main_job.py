@@ -6,6 +6,7 @@ from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
+from tests.integration.pipeline.dying import work_until_quiet
 from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.integration
@@ -132,6 +133,24 @@ async def test_attached_files_are_passed_on_and_those_too_large_are_named(pipeli
     (reply,) = pipeline.replies(question)
     assert "Not read: huge.bin" in reply
     assert "notes.txt" not in reply.split("Not read:")[1]
+
+
+async def test_requests_with_files_are_taken_a_few_at_a_time(pipeline: Pipeline) -> None:
+    bot = pipeline.slack.workspace(TEAM).bot_user_id
+    files = [{"name": "notes.txt", "mimetype": "text/plain", "content": "hello"}]
+    questions = [
+        pipeline.slack.say(f"<@{bot}> read {number}", team=TEAM, channel=CHANNEL, files=files) for number in range(4)
+    ]
+    for question in questions:
+        await pipeline.receive(pipeline.envelope({**question.wire(TEAM), "type": "app_mention", "channel": CHANNEL}))
+    await pipeline.take_events()
+
+    line = await pipeline.dispatch()
+    await work_until_quiet(pipeline)
+
+    assert "2 dispatched" in line
+    assert "2 waiting" in line
+    assert [len(pipeline.replies(question)) for question in questions] == [1, 1, 1, 1]
 
 
 async def test_the_word_stop_cancels_what_runs_down_to_opencode(pipeline: Pipeline) -> None:
