@@ -6,7 +6,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from nubabel_workers.domain.ports import Chance, Clock
-from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports
+from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports, RestoreMarks
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -56,6 +56,7 @@ class Administration:
     dead_letters: ManageDeadLetters
     health: CheckHealth
     audit: AuditTrail
+    restore: RestoreMarks
     reports: ExecutionReports
     submit: SubmitExecution
     read: ReadExecution

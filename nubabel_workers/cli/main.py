@@ -21,6 +21,7 @@ from nubabel_workers.cli.doctor import doctor
 from nubabel_workers.cli.enqueue import enqueue
 from nubabel_workers.cli.invocation import from_system
 from nubabel_workers.cli.migrate import migrate
+from nubabel_workers.cli.restored import restored
 from nubabel_workers.cli.up import command as up
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ app.command("up")(up)
 app.command("demo")(demo)
 app.command()(doctor)
 app.command()(migrate)
+app.command()(restored)
 app.command()(enqueue)
 app.add_typer(executions.commands, name="executions")
 app.add_typer(dead_letters.commands, name="dead-letters")

@@ -25,6 +25,7 @@ from nubabel_workers.adapters.storage.execution_reports import PostgresExecution
 from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
+from nubabel_workers.adapters.storage.restore import PostgresRestore
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import (
     Services,
@@ -90,6 +91,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
             services.clock,
         ),
         audit=audit,
+        restore=PostgresRestore(database),
         reports=PostgresExecutionReports(database),
         submit=services.submit_execution,
         read=services.read_execution,

@@ -34,6 +34,7 @@ class AuditAction(StrEnum):
     INSTANCE_REMOVED = "instance.removed"
     SECRETS_ROTATED = "secrets.rotated"
     EXECUTION_CANCELLED = "execution.cancelled"
+    RESTORED = "database.restored"
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"
@@ -207,6 +208,14 @@ class DeadLetterHistory:
     timeline: tuple[TimelineEvent, ...] = ()
     attempts: tuple[AttemptSummary, ...] = ()
     others: tuple[DeadLetter, ...] = ()
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """How many rows are in doubt after a restore: their outcome is looked up before it is told."""
+
+    executions: int = 0
+    notifications: int = 0
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,11 @@ class EmbeddedPostgres:
         return True
 
 
+def client_programs() -> Path:
+    """The folder of pg_dump, pg_restore and psql, of the server's own version."""
+    return _binaries(None)
+
+
 def _options(socket_dir: Path, *, durable: bool) -> list[str]:
     options = {
         "listen_addresses": "",

@@ -11,6 +11,7 @@ from nubabel_workers.domain.administration import (
     DeadLetterGroup,
     DeadLetterHistory,
     Installation,
+    RestoreReport,
     RotationReport,
     SubmitKeySummary,
     WorkspaceSummary,
@@ -239,6 +240,11 @@ class FakeAudit:
 
     async def list(self, *, organization_id: str | None, limit: int) -> list[AuditEntry]:
         return [one for one in reversed(self.entries) if organization_id in (None, one.organization_id)][:limit]
+
+
+class FakeRestore:
+    async def mark(self, *, actor: str) -> RestoreReport:
+        return RestoreReport(executions=2, notifications=3)
 
 
 @dataclass

@@ -234,7 +234,7 @@ WITH exe AS (
     error = %(error)s, notes = %(notes)s, finished_at = now(), lease_owner = NULL, lease_until = NULL, suspect = false,
     lone_deliveries = 0, check_at = NULL, waiting_for = NULL
   WHERE id = %(id)s AND status = ANY(%(sources)s) AND {held}
-  RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent, replays
+  RETURNING id, organization_id, session_id, attempt, correlation_id, traceparent, replays, outcome_in_doubt, created_at
 ),
 att AS (
   UPDATE attempts a SET ended_at = now(), verdict = %(verdict)s, usage = %(attempt_usage)s
@@ -251,13 +251,16 @@ tell AS (
 ),
 told AS (
   INSERT INTO notifications (
-    id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent)
-  SELECT n.id, exe.organization_id, exe.id, exe.session_id, n.kind,
+    id, organization_id, execution_id, session_id, kind, dedupe, destination, payload, correlation_id, traceparent,
+    uncertain, uncertain_since, created_at)
+  SELECT 'ntf_' || n.kind || '_' || substr(exe.id, 5) || '_' || exe.replays, exe.organization_id, exe.id,
+    exe.session_id, n.kind,
     n.dedupe || CASE WHEN exe.replays > 0 THEN '#' || exe.replays ELSE '' END, n.destination,
     n.payload || CASE WHEN n.clears_working THEN '{{"clears_working": true}}'::jsonb ELSE '{{}}'::jsonb END,
-    exe.correlation_id, exe.traceparent
+    exe.correlation_id, exe.traceparent, exe.outcome_in_doubt, CASE WHEN exe.outcome_in_doubt THEN now() END,
+    CASE WHEN exe.outcome_in_doubt THEN exe.created_at ELSE now() END
   FROM exe, tell n
-  ON CONFLICT (execution_id, kind, dedupe) DO NOTHING
+  ON CONFLICT DO NOTHING
   RETURNING id
 ),
 abandoned AS (

@@ -201,6 +201,8 @@ class ExecutionRow(Leased, Base):
     message_created_ms: Mapped[int] = mapped_column(BigInteger)
     answer_by: Mapped[datetime]
     told_late: Mapped[bool] = mapped_column(server_default=text("false"))
+    # After a restore: its outcome may have been told already, look before telling.
+    outcome_in_doubt: Mapped[bool] = mapped_column(server_default=text("false"))
     deadline_s: Mapped[int | None]
     deadline_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -219,6 +221,7 @@ class ExecutionRow(Leased, Base):
         UniqueConstraint("organization_id", "idempotency_key"),
         # One run at a time in a session (DESIGN invariant 5), whatever the code believes.
         Index("uq_executions_one_per_session", "session_id", unique=True, postgresql_where=text(OCCUPYING_SQL)),
+        Index("ix_executions_by_session", "session_id", "position"),  # a session's turns; and its deletion asks
         Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
         Index("ix_executions_queued", "position", postgresql_where=text("status = 'queued'")),
         Index("ix_executions_check", "check_at", postgresql_where=text("status = 'running'")),
@@ -268,7 +271,7 @@ class NotificationRow(Leased, Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = _tenant()
     execution_id: Mapped[str | None] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"))
-    session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))  # outcomes' order
+    session_id: Mapped[str | None]  # outcomes' order; goes with its execution
     kind: Mapped[str]
     dedupe: Mapped[str] = mapped_column(server_default=text("''"))
     destination: Mapped[Json]
@@ -350,7 +353,10 @@ class DeadLetterRow(Base):
     resolved_at: Mapped[datetime | None]
     resolved_by: Mapped[str | None]
     note: Mapped[str | None]
-    __table_args__ = (Index("ix_dead_letters_status", "status", "created_at"),)
+    __table_args__ = (
+        Index("ix_dead_letters_status", "status", "created_at"),
+        Index("ix_dead_letters_subject", "subject_id"),
+    )
 
 
 class UsageRow(Base):

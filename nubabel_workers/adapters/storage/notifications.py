@@ -136,8 +136,11 @@ RETURNING id
 
 _SHOW_PROGRESS = """
 INSERT INTO notifications (
-  id, organization_id, execution_id, session_id, kind, destination, payload, correlation_id, traceparent)
-SELECT %(id)s, e.organization_id, e.id, e.session_id, 'progress', e.reply, %(payload)s, e.correlation_id, e.traceparent
+  id, organization_id, execution_id, session_id, kind, destination, payload, correlation_id, traceparent, uncertain,
+  uncertain_since, created_at)
+SELECT 'ntf_progress_' || substr(e.id, 5), e.organization_id, e.id, e.session_id, 'progress', e.reply, %(payload)s,
+  e.correlation_id, e.traceparent, e.outcome_in_doubt, CASE WHEN e.outcome_in_doubt THEN now() END,
+  CASE WHEN e.outcome_in_doubt THEN e.created_at ELSE now() END
 FROM executions e
 WHERE e.id = %(execution_id)s AND e.status IN ('dispatching', 'running') AND e.reply->>'kind' = 'slack'
 ON CONFLICT (execution_id, kind, dedupe) DO UPDATE
@@ -240,7 +243,6 @@ class PostgresNotifications:
         row = await self._database.tenant(organization_id).one(
             _SHOW_PROGRESS,
             {
-                "id": self._chance.new_id("ntf"),
                 "execution_id": execution_id,
                 "payload": Jsonb({"text": text}),
                 "pace_s": pace_s,

@@ -17,6 +17,7 @@ from nubabel_workers.domain.administration import (
     Delivery,
     ExecutionSummary,
     Installation,
+    RestoreReport,
     RotationReport,
     SessionWait,
     SubmitKeySummary,
@@ -120,6 +121,12 @@ class InstanceRegistry(Protocol):
 
 class KeyRotation(Protocol):
     async def rotate(self) -> RotationReport: ...
+
+
+class RestoreMarks(Protocol):
+    async def mark(self, *, actor: str) -> RestoreReport:
+        """Put what the restored rows would tell in doubt: it may have been told after the backup."""
+        ...
 
 
 class AuditTrail(Protocol):

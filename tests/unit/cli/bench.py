@@ -40,6 +40,7 @@ from tests.fakes.administration import (
     FakeDeadLetterRegistry,
     FakeInstances,
     FakeOrganizations,
+    FakeRestore,
     FakeRotation,
     FakeSlackIdentity,
     FakeWorkspaceCanceller,
@@ -207,6 +208,7 @@ class Bench:
                 self.clock,
             ),
             audit=self.audit,
+            restore=FakeRestore(),
             reports=self.reports,
             submit=SubmitExecution(
                 store,

@@ -103,3 +103,8 @@ def test_changes_are_listed_with_who_made_them(bench: Bench) -> None:
     listed = bench.type("audit", "--org", "acme").stdout
 
     assert "2026-11-21 12:00:00  cli:ben  token.revoked  tok_1    org_acme      why leaked" in listed
+
+
+def test_after_a_restore_what_may_have_been_told_is_put_in_doubt(bench: Bench) -> None:
+    assert bench.type("restored").stdout == "2 open executions and 3 untold messages are looked up first\n"
+    assert bench.json("restored") == {"executions": 2, "notifications": 3}

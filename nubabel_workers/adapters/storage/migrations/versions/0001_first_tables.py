@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_dead_letters_subject", "dead_letters", ["subject_id"], unique=False)
     op.create_index("ix_dead_letters_status", "dead_letters", ["status", "created_at"], unique=False)
     op.create_table(
         "instances",
@@ -306,6 +307,7 @@ def upgrade() -> None:
         sa.Column("message_created_ms", sa.BigInteger(), nullable=False),
         sa.Column("answer_by", sa.DateTime(timezone=True), nullable=False),
         sa.Column("told_late", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("outcome_in_doubt", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("deadline_s", sa.Integer(), nullable=True),
         sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
@@ -333,6 +335,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("organization_id", "idempotency_key"),
     )
+    op.create_index("ix_executions_by_session", "executions", ["session_id", "position"], unique=False)
     op.create_index("ix_executions_by_organization", "executions", ["organization_id", "created_at"], unique=False)
     op.create_index(
         "ix_executions_check", "executions", ["check_at"], unique=False, postgresql_where=sa.text("status = 'running'")
@@ -459,7 +462,6 @@ def upgrade() -> None:
         sa.Column("suspect", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("lone_deliveries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.ForeignKeyConstraint(["execution_id"], ["executions.id"], ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["session_id"], ["sessions.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("execution_id", "kind", "dedupe"),
