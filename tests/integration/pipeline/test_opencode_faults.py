@@ -11,7 +11,7 @@ import pytest
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from tests.integration.pipeline.conftest import Pipeline
 from tests.integration.pipeline.dying import work_until_quiet
-from tests.integration.pipeline.test_listener import listening, until_due
+from tests.integration.pipeline.test_listener import listening, readers, until_due
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -203,6 +203,55 @@ async def test_what_a_refused_run_used_is_exact(pipeline: Pipeline) -> None:
 
     execution, (attempt,), _ = await used(pipeline)
     assert execution == attempt == {"tokens": 0, "lower_bound": False}
+
+
+async def test_a_server_that_answers_slowly_is_waited_for(pipeline: Pipeline) -> None:
+    pipeline.opencode.simulator.set_faults(slow_s=0.15)
+    question = await pipeline.mention("hello")
+
+    await pipeline.answer_everything()
+
+    assert len(pipeline.replies(question)) == 1
+    assert await attempts(pipeline) == ["succeeded"]
+    assert model_runs(pipeline) == 1
+
+
+async def test_an_event_stream_that_breaks_in_the_middle_of_a_turn_costs_a_moment(pipeline: Pipeline) -> None:
+    async with listening(pipeline):
+        await start(pipeline, "[[delay=0.3]] hello")
+        await pipeline.services.database.system().execute(  # old enough to be compared with the server
+            "UPDATE executions SET running_since = now() - interval '1 minute'"
+        )
+        first = readers(pipeline)
+        pipeline.opencode.simulator.set_faults(deaf_s=0.2)
+        pipeline.opencode.simulator.streams.disconnect()
+        await eventually(lambda: readers(pipeline) - first, what="the new stream")
+
+        await until_due(pipeline)
+        await eventually(lambda: pipeline.opencode.simulator.engine.active == 0, what="the end of the run")
+
+    await due_now(pipeline)
+    await pipeline.complete()
+    assert await attempts(pipeline) == ["succeeded"]
+    assert model_runs(pipeline) == 1
+
+
+async def test_a_follow_up_does_not_overtake_a_turn_whose_server_was_killed(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[hang]] [[times=1]] first")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.say("second", thread_ts=question.ts)
+    await pipeline.take_events()
+    pipeline.opencode.simulator.crash()
+    await due_now(pipeline)
+    await pipeline.complete()
+
+    await work_until_quiet(pipeline, rounds=3)
+
+    first, second = pipeline.replies(question)
+    assert ("first" in first, "second" in second) == (True, True)
+    assert await attempts(pipeline) == ["resubmit", "succeeded", "succeeded"]
+    assert model_runs(pipeline) == 3
 
 
 async def _does_nothing(*_: Any, **__: Any) -> None:
