@@ -33,13 +33,10 @@ def post(kind: FaultKind, *, code: str = "internal_error", status: int = 500, se
     [
         pytest.param(post(FaultKind.LOST_ANSWER), id="answer lost after the post"),
         pytest.param(post(FaultKind.CLOSED), id="connection closed before the post"),
-        pytest.param(post(FaultKind.HTTP_STATUS, status=500), id="HTTP 500"),
         pytest.param(post(FaultKind.HTTP_STATUS, status=503), id="HTTP 503"),
         pytest.param(post(FaultKind.HTML), id="a page instead of an answer, posted"),
-        pytest.param(post(FaultKind.NOT_JSON), id="a broken answer, posted"),
         pytest.param(post(FaultKind.ERROR, code="internal_error"), id="internal_error, not posted"),
         pytest.param(post(FaultKind.ERROR_AFTER, code="internal_error"), id="internal_error, posted"),
-        pytest.param(post(FaultKind.ERROR_AFTER, code="fatal_error"), id="fatal_error, posted"),
         pytest.param(post(FaultKind.ERROR, code="msg_too_long"), id="too long as a block"),
         pytest.param(post(FaultKind.RATE_LIMITED, seconds=30), id="429"),
     ],
