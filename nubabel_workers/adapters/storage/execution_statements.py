@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.claims import CHOSEN
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
+from nubabel_workers.adapters.storage.row_sets import AWAITS_TURN_SQL, SESSION_TAKEN_SQL
 
 _ACCEPT = """
 WITH cause AS ({cause}),
@@ -40,7 +40,8 @@ ntf AS (
   RETURNING id
 )
 SELECT exe.id, exe.session_id, (SELECT id FROM ntf) AS notification_id,
-  (SELECT array_agg(b.id ORDER BY b.position) FROM executions b WHERE b.session_id = ses.id AND b.{open}) AS busy,
+  (SELECT array_agg(b.id ORDER BY b.position) FROM executions b
+   WHERE b.session_id = ses.id AND b.{open} AND NOT ({awaits_turn})) AS busy,
   {followed} AS followed
 FROM ses LEFT JOIN exe ON true
 """
@@ -54,8 +55,9 @@ _FOLLOWED = """EXISTS (
     SELECT 1 FROM cause c JOIN inbound_events i
       ON i.workspace_id = c.workspace_id AND i.conversation_key = c.conversation_key
     WHERE i.conversation_key <> '' AND i.status = 'ready' AND i.position > c.position)"""
-ACCEPT = _ACCEPT.format(cause="SELECT 1", open=OPEN, followed="false")
-ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, open=OPEN, followed=_FOLLOWED)
+_OTHERS = {"open": OPEN, "awaits_turn": AWAITS_TURN_SQL}
+ACCEPT = _ACCEPT.format(cause="SELECT 1", followed="false", **_OTHERS)
+ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, followed=_FOLLOWED, **_OTHERS)
 
 FIND_BY_KEY = """
 SELECT id, session_id, status, request_hash FROM executions
@@ -67,10 +69,7 @@ WITH candidate AS (
   SELECT e.id, e.suspect, e.position AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
   FROM executions e
   WHERE e.status = 'queued' AND e.not_before <= now()
-    AND NOT EXISTS (
-      SELECT 1 FROM executions b
-      WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN}
-        AND (b.position < e.position OR b.{OCCUPYING_SQL}))
+    AND NOT {SESSION_TAKEN_SQL}
   ORDER BY named DESC, e.position
   LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED

@@ -6,7 +6,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL, SESSION_TAKEN_SQL
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import NotificationKind
 from nubabel_workers.domain.ports import Chance
@@ -27,10 +27,7 @@ SELECT
    LIMIT 1) AS "{HintTask.PROCESS_SLACK_EVENTS.value}",
   (SELECT e.id FROM executions e
    WHERE e.status = 'queued' AND {_overdue("e", "created_at")}
-     AND NOT EXISTS (
-       SELECT 1 FROM executions b
-       WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN_SQL}
-         AND (b.position < e.position OR b.{OCCUPYING_SQL}))
+     AND NOT {SESSION_TAKEN_SQL}
    LIMIT 1) AS "{HintTask.DISPATCH.value}",
   (SELECT e.id FROM executions e
    WHERE e.status = 'running' AND e.lease_owner IS NULL

@@ -6,6 +6,14 @@ Apart from `models`, so that processes which only run statements need not load S
 OCCUPYING_SQL = "status IN ('dispatching', 'running', 'waiting_input', 'waiting_budget')"
 OPEN_SQL = "status IN ('queued', 'dispatching', 'running', 'waiting_input', 'waiting_budget')"
 
+# A replayed execution that waits for its turn, as `b`. Its place in its session's order has passed: it holds nobody up.
+AWAITS_TURN_SQL = "b.status = 'queued' AND b.replays > 0 AND b.waiting_for IS NULL AND b.not_before > now()"
+# Whether another execution of its session keeps execution `e` from starting: an earlier one, or one that occupies it.
+SESSION_TAKEN_SQL = f"""EXISTS (
+      SELECT 1 FROM executions b
+      WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN_SQL}
+        AND (b.position < e.position AND NOT ({AWAITS_TURN_SQL}) OR b.{OCCUPYING_SQL}))"""
+
 # Tables whose rows belong to one organization: row-level security for nubabel_tenant on each.
 TENANT_TABLES = (
     "organizations",

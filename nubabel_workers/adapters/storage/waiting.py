@@ -1,18 +1,14 @@
 """Executions that wait for their OpenCode server: all that are ready put off in one statement, and woken in one."""
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.execution_rows import OPEN
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
+from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 
 # The condition is that of the claim: what waits for its session waits for nothing else.
 _READY = f"""
 WITH ready AS (
   SELECT e.id, e.waiting_for, e.position FROM executions e
   WHERE e.status = 'queued' AND e.not_before <= now()
-    AND NOT EXISTS (
-      SELECT 1 FROM executions b
-      WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN}
-        AND (b.position < e.position OR b.{OCCUPYING_SQL}))
+    AND NOT {SESSION_TAKEN_SQL}
   ORDER BY e.position LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
 )"""

@@ -97,6 +97,22 @@ async def test_a_pace_is_kept_by_the_rows_themselves(pipeline: Pipeline) -> None
     assert told == {"n": 1}
 
 
+@pytest.mark.parametrize("busy_policy", ["queue", "interrupt", "reject"])
+async def test_a_thread_goes_on_while_its_replay_waits_for_its_turn(pipeline: Pipeline, busy_policy: str) -> None:
+    await failed(pipeline)
+    question, _ = await failed(pipeline)
+    await pipeline.services.database.system().execute(f"UPDATE organizations SET busy_policy = '{busy_policy}'")
+    await manage_dead_letters(pipeline.services).replay_matching(
+        DeadLetterFilter(cause="model_error"), limit=2, pace_per_s=0.001, dry_run=False, actor="tests"
+    )
+
+    await pipeline.mention("what about Tuesday", thread_ts=question.ts)
+    await pipeline.answer_everything()
+
+    assert "what about Tuesday" in pipeline.replies(question)[-1]
+    assert await pipeline.statuses() == ["completed", "queued", "completed"]
+
+
 async def oldest_execution(pipeline: Pipeline) -> object:
     return (await pipeline.one("SELECT id FROM executions ORDER BY position LIMIT 1"))["id"]
 
