@@ -1,6 +1,7 @@
 """Process `web` as the Procfile starts it."""
 
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,31 @@ async def test_it_serves_and_ends_open_streams_when_it_is_stopped(
     assert '"level":"error"' not in lines, lines
     assert "Hello" not in lines
     assert token not in lines
+
+
+async def test_without_file_descriptors_it_lives_on_and_serves_again(settings: Settings, short_dir: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = ChildProcess(
+        ["/bin/sh", "-c", f"ulimit -n 48; exec {sys.executable} -m nubabel_workers.gateway"],
+        cwd=Path.cwd(),
+        log_path=short_dir / "web.log",
+        env=environment_of(settings, http_port=port),
+    )
+    try:
+        process.wait_until(lambda: answers(url), timeout_s=30)
+        crowd = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(80)]
+        assert not answers(url)
+
+        for one in crowd:
+            one.close()
+
+        process.wait_until(lambda: answers(url), timeout_s=10)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout_s=8)
+    finally:
+        process.stop()
+    assert process.returncode == 0, process.log_tail()
 
 
 def _read(events: Iterator[ProgressEvent], seen: list[ProgressEvent]) -> None:
