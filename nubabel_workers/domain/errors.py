@@ -72,6 +72,10 @@ class UncertainError(NubabelError):
     """A request was sent and its outcome is unknown: look it up before repeating it."""
 
 
+class UnansweredError(UncertainError):
+    """We gave up waiting: the other side may still act, so that for a while what is not there proves nothing."""
+
+
 class LeaseLostError(NubabelError):
     """The row's lease ran out or was taken over; whatever was being done must stop and write nothing."""
 

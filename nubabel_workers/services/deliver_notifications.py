@@ -15,6 +15,7 @@ from nubabel_workers.domain.errors import (
     PermanentError,
     RateLimitedError,
     TransientError,
+    UnansweredError,
     UncertainError,
 )
 from nubabel_workers.domain.executions import Status
@@ -184,7 +185,13 @@ class DeliverNotifications:
         failed: bool = True,
     ) -> None:
         await self._notifications.retry(
-            claimed.notification, lease, wait_s=wait_s, error=str(error), uncertain=uncertain, failed=failed
+            claimed.notification,
+            lease,
+            wait_s=wait_s,
+            error=str(error),
+            uncertain=uncertain,
+            unanswered=isinstance(error, UnansweredError),
+            failed=failed,
         )
 
     async def _park(self, claimed: ClaimedNotification, lease: Lease, reason: DeadLetterReason, error: str) -> None:

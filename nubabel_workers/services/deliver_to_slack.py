@@ -12,7 +12,7 @@ from nubabel_workers.domain.errors import (
     PermanentError,
     RateLimitedError,
     TransientError,
-    UncertainError,
+    UnansweredError,
 )
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind, SlackTarget, reply_target
@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 WORKING_REACTION = "eyes"
 _MAX_CALL_S = 10.0
 _SIGN_S = 2.0  # the answer stands already, and is not yet written down as told
+_TAKEN_WITHIN_S = 60.0  # a post that Slack did not answer in time, and that is not there after that, was not taken
 _LOOK_FOR_S = 600  # so long a doubtful post waits for the read quota; then it is posted marked
 _LOOK_BACK = timedelta(minutes=5)  # Slack's clock and the database's may differ
 _QUOTA_WAIT_S = 15.0
@@ -173,7 +174,7 @@ class DeliverToSlack:
             raise LookUpLaterError("Slack's read quota is used up", retry_after_s=_QUOTA_WAIT_S)
         since: datetime = notification.created_at - _LOOK_BACK
         try:
-            return await self._messenger.find_by_delivery_id(
+            found = await self._messenger.find_by_delivery_id(
                 token,
                 channel=target.channel,
                 thread_ts=target.thread_ts,
@@ -187,6 +188,9 @@ class DeliverToSlack:
             raise LookUpLaterError(
                 f"looking up the earlier post failed: {error}", retry_after_s=asked_s or _QUOTA_WAIT_S
             ) from error
+        if found is None and (wait_s := _may_come_for_s(notification)) > 0:
+            raise LookUpLaterError("the earlier post is not there, but may still arrive", retry_after_s=wait_s)
+        return found
 
     async def _post(
         self,
@@ -210,7 +214,7 @@ class DeliverToSlack:
                     delivery_id=_delivery_id(notification, part),
                 )
         except TimeoutError as error:
-            raise UncertainError("Slack did not answer the post within the lease") from error
+            raise UnansweredError("Slack did not answer the post within the lease") from error
 
 
 def _sign(target: SlackTarget) -> dict[str, str]:
@@ -219,6 +223,11 @@ def _sign(target: SlackTarget) -> dict[str, str]:
 
 def _doubtful_for_long(notification: Notification) -> bool:
     return notification.uncertain_for_s is not None and notification.uncertain_for_s > _LOOK_FOR_S
+
+
+def _may_come_for_s(notification: Notification) -> float:
+    """How long an earlier post that Slack did not answer may still appear; 0 or less: not any more."""
+    return _TAKEN_WITHIN_S - notification.uncertain_for_s if notification.uncertain_for_s is not None else 0.0
 
 
 def _parts(notification: Notification, *, marked: bool) -> Sequence[str]:

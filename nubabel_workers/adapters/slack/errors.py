@@ -19,6 +19,7 @@ from nubabel_workers.domain.errors import (
     PermanentError,
     RateLimitedError,
     TransientError,
+    UnansweredError,
     UnavailableError,
     UncertainError,
 )
@@ -117,7 +118,7 @@ def translate(error: Exception, *, method: str, repeatable: bool) -> NubabelErro
     if isinstance(error, _NEVER_SENT):
         return UnavailableError(f"{method}: Slack could not be reached ({type(error).__name__})")
     if not isinstance(error, SlackApiError):
-        return _open_outcome(f"{method}: no usable answer ({type(error).__name__})", repeatable=repeatable)
+        return _without_answer(error, method, repeatable=repeatable)
     status, headers = _status_and_headers(error)
     code = error_code(error)
     log.warning("slack.call_failed", method=method, status=status, code=code, request_id=headers.get("x-slack-req-id"))
@@ -128,6 +129,12 @@ def translate(error: Exception, *, method: str, repeatable: bool) -> NubabelErro
     if status in {_HTTP_OK, _HTTP_REQUEST_TIMEOUT} or status >= _HTTP_SERVER_ERROR:
         return _open_outcome(f"{method}: no usable answer (HTTP {status})", repeatable=repeatable)
     return PermanentError(f"{method}: refused with HTTP {status}", code=f"http_{status}")
+
+
+def _without_answer(error: Exception, method: str, *, repeatable: bool) -> NubabelError:
+    if isinstance(error, TimeoutError) and not repeatable:
+        return UnansweredError(f"{method}: no answer in time")
+    return _open_outcome(f"{method}: no usable answer ({type(error).__name__})", repeatable=repeatable)
 
 
 def _from_code(

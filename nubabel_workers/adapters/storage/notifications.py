@@ -92,7 +92,9 @@ WITH again AS (
   UPDATE notifications
   SET status = 'ready', not_before = now() + make_interval(secs => %(wait_s)s), error = %(error)s,
     failures = failures + %(failed)s::int, uncertain = %(uncertain)s,
-    uncertain_since = CASE WHEN %(uncertain)s THEN COALESCE(uncertain_since, now()) END,
+    uncertain_since = CASE
+      WHEN %(unanswered)s THEN now()
+      WHEN %(uncertain)s THEN COALESCE(uncertain_since, now() - interval '1 minute') END,
     lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'sending'
   RETURNING id, organization_id, execution_id, kind
@@ -218,6 +220,7 @@ class PostgresNotifications:
         wait_s: float,
         error: str,
         uncertain: bool,
+        unanswered: bool = False,
         failed: bool = True,
     ) -> None:
         await self._change(
@@ -228,6 +231,7 @@ class PostgresNotifications:
                 "wait_s": wait_s,
                 "error": error,
                 "uncertain": uncertain,
+                "unanswered": unanswered,
                 "failed": failed,
             },
         )

@@ -308,8 +308,14 @@ class NotificationStore(Protocol):
         wait_s: float,
         error: str,
         uncertain: bool,
+        unanswered: bool = False,
         failed: bool = True,
-    ) -> None: ...
+    ) -> None:
+        """Ready again after wait_s. unanswered: the last post may still arrive; the doubt about it begins now.
+
+        Any other doubt counts as a minute old: what Slack has answered, or hung up on, does not arrive later.
+        """
+        ...
 
     async def fail(
         self, notification: Notification, lease: Lease, *, error: str, dead_letter: NewDeadLetter

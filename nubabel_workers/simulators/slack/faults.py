@@ -13,6 +13,7 @@ class FaultKind(StrEnum):
     ERROR_AFTER = "error_after"  # the same answer although the call took effect (internal_error does that)
     CLOSED = "closed"  # connection closed before handling
     LOST_ANSWER = "lost_answer"  # handled, then the connection is closed
+    TAKEN_LATE = "taken_late"  # handled only after `seconds`, whether or not the caller still waits
     LATE = "late"  # handled, answered after `seconds`
     HTML = "html"  # handled, but the answer is an HTML page with status 200
     NOT_JSON = "not_json"  # handled, but the body is not the JSON that its content type promises

@@ -69,6 +69,8 @@ class WebApi:
         if fault is not None and (early := _before(fault, request)) is not None:
             self._world.note("call", method=method, channel=args.get("channel"), fault=fault.kind)
             return early
+        if fault is not None and fault.kind is FaultKind.TAKEN_LATE:
+            await asyncio.sleep(fault.seconds)
         status, headers, answer = self._answer(request, method, args, token)
         self._world.note(
             "call",
@@ -80,7 +82,7 @@ class WebApi:
             fault=fault.kind if fault is not None else None,
             peer_port=_peer_port(request),
         )
-        if fault is not None:
+        if fault is not None and fault.kind is not FaultKind.TAKEN_LATE:
             return await _after(fault, request, answer)
         return web.json_response(answer, status=status, headers=headers)
 

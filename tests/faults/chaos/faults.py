@@ -24,9 +24,11 @@ from tests.faults.chaos.suffering import Suffered
 _POST = "chat.postMessage"
 _SEVERAL = 3
 _RETRY_AFTER_S = 5.0
+_LONGER_THAN_ANYBODY_WAITS_S = 14.0
 _FAULTS_OF_SLACK = {
     FaultKind.SLACK_LOST_ANSWER: SlackFault(_POST, SlackFaultKind.LOST_ANSWER, times=2),
     FaultKind.SLACK_INTERNAL_ERROR: SlackFault(_POST, SlackFaultKind.ERROR_AFTER, times=2),
+    FaultKind.SLACK_TAKEN_LATE: SlackFault(_POST, SlackFaultKind.TAKEN_LATE, seconds=_LONGER_THAN_ANYBODY_WAITS_S),
     FaultKind.SLACK_RATE_LIMIT: SlackFault(_POST, SlackFaultKind.RATE_LIMITED, times=_SEVERAL, seconds=_RETRY_AFTER_S),
     FaultKind.SLACK_5XX: SlackFault(_POST, SlackFaultKind.HTTP_STATUS, times=_SEVERAL, status=503),
 }

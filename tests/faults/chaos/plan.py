@@ -24,6 +24,7 @@ class FaultKind(StrEnum):
     OPENCODE_HANG = "opencode hangs"
     SLACK_LOST_ANSWER = "slack: answer lost"  # posted, then the connection closed
     SLACK_INTERNAL_ERROR = "slack: internal_error"  # HTTP 200 although it was posted
+    SLACK_TAKEN_LATE = "slack: taken late"  # when nobody waits for the answer any more
     SLACK_RATE_LIMIT = "slack: 429"
     SLACK_5XX = "slack: 5xx"
 

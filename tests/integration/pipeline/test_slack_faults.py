@@ -5,9 +5,11 @@ from datetime import timedelta
 
 import pytest
 
+from nubabel_workers.services import deliver_to_slack
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from tests.integration.pipeline.conftest import CHANNEL, TEAM, Pipeline
 from tests.integration.pipeline.test_delivery import answered_but_not_told, deliver_later, outcome
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -184,3 +186,39 @@ async def test_a_message_that_is_too_long_in_any_form_is_one_explained_dead_lett
     (letter,) = await dead_letters(pipeline)
     assert "msg_too_long" in letter
     assert pipeline.replies(question) == []
+
+
+async def test_a_post_that_slack_takes_after_we_gave_up_is_not_repeated(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver_to_slack, "_MAX_CALL_S", 0.1)
+    question = await answered_but_not_told(pipeline)
+    pipeline.slack.faults.plan(post(FaultKind.TAKEN_LATE, seconds=1.0))
+    await deliver_later(pipeline)
+    await deliver_later(pipeline)
+    assert pipeline.replies(question) == []
+
+    await eventually(lambda: pipeline.replies(question), what="Slack has taken the post")
+    await deliver_later(pipeline)
+
+    assert len(pipeline.replies(question)) == 1
+    assert (await outcome(pipeline))["status"] == "sent"
+    assert marked_repeats(pipeline) == 0
+
+
+async def test_a_post_that_slack_never_took_is_repeated_when_it_cannot_come_any_more(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver_to_slack, "_MAX_CALL_S", 0.1)
+    question = await answered_but_not_told(pipeline)
+    pipeline.slack.faults.plan(post(FaultKind.TAKEN_LATE, seconds=3600))
+    await deliver_later(pipeline)
+    monkeypatch.undo()
+    await pipeline.services.database.system().execute(
+        "UPDATE notifications SET uncertain_since = uncertain_since - %(ago)s", {"ago": timedelta(minutes=1)}
+    )
+
+    await deliver_later(pipeline)
+
+    assert len(pipeline.replies(question)) == 1
+    assert marked_repeats(pipeline) == 0

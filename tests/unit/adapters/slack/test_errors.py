@@ -15,6 +15,7 @@ from nubabel_workers.domain.errors import (
     PermanentError,
     RateLimitedError,
     TransientError,
+    UnansweredError,
     UnavailableError,
     UncertainError,
 )
@@ -80,8 +81,8 @@ def test_missing_scope_says_which_one_is_needed() -> None:
         (aiohttp.ServerDisconnectedError(), UncertainError),
         (aiohttp.ClientOSError(104, "reset"), UncertainError),
         (aiohttp.ClientPayloadError(), UncertainError),
-        (aiohttp.SocketTimeoutError(), UncertainError),
-        (TimeoutError(), UncertainError),
+        (aiohttp.SocketTimeoutError(), UnansweredError),
+        (TimeoutError(), UnansweredError),
         (ConnectionResetError(), UncertainError),
         (AttributeError("'str' object has no attribute 'get'"), UncertainError),
         (aiohttp.ConnectionTimeoutError(), UnavailableError),
