@@ -267,8 +267,14 @@ class WorkSettings(SettingGroup):
     scheduler_reconcile_s: PositiveFloat = Field(15, description="Seconds between comparisons with each server.")
     scheduler_retention_interval_s: PositiveFloat = Field(300, description="Seconds between deletions of old rows.")
     listener_lease_s: PositiveFloat = Field(10, description="Seconds after which another listener takes over.")
+    mapping_keep_h: PositiveInt = Field(
+        24, description="Hours to keep session mappings in the cache; PostgreSQL knows them for longer."
+    )
+    progress_keep_s: PositiveInt = Field(3600, description="Seconds to keep a progress stream after its last event.")
     retention_executions_days: PositiveInt = Field(90, description="Days to keep finished executions.")
-    retention_inbound_days: PositiveInt = Field(14, description="Days to keep handled Slack events.")
+    retention_inbound_days: PositiveInt = Field(
+        14, description="Days to keep handled Slack events and what was told about them."
+    )
     retention_dead_letters_days: PositiveInt = Field(90, description="Days to keep resolved dead letters.")
     retention_audit_days: PositiveInt = Field(365, description="Days to keep the audit log.")
 

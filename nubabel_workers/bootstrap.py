@@ -177,8 +177,8 @@ async def _open_adapters(
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),
         maintenance=PostgresMaintenance(database, chance),
-        mappings=CachedSessionMappings(cache, executions),
-        progress=RedisProgress(cache, reading),
+        mappings=CachedSessionMappings(cache, executions, keep_s=settings.mapping_keep_h * 3600),
+        progress=RedisProgress(cache, reading, keep_s=settings.progress_keep_s),
         throttle=RedisThrottle(cache),
         breakers=breakers,
         waiting=PostgresWaiting(database, away=AWAY, pace=PACE),
@@ -484,6 +484,7 @@ def _pace(settings: Settings) -> MaintenancePace:
         keep_idempotency_keys_s=settings.idempotency_keep_h * 3600.0,
         retention_s={
             "inbound_events": settings.retention_inbound_days * _DAY_S,
+            "notifications": settings.retention_inbound_days * _DAY_S,
             "executions": settings.retention_executions_days * _DAY_S,
             "sessions": settings.retention_executions_days * _DAY_S,
             "dead_letters": settings.retention_dead_letters_days * _DAY_S,

@@ -48,7 +48,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             read=services.read_execution,
             cancel=services.cancel_execution,
             tenants=services.tenants,
-            progress=RedisProgress(services.cache, streams),
+            progress=RedisProgress(services.cache, streams, keep_s=settings.progress_keep_s),
             maintenance=services.maintenance,
             queues=queues,
             breakers=_breaker_states(services),

@@ -1,4 +1,4 @@
-"""Session mappings in both directions: Redis for a day, in front of PostgreSQL which knows them for good."""
+"""Session mappings in both directions: Redis for a while, in front of PostgreSQL which knows them for good."""
 
 import orjson
 import redis.asyncio as redis
@@ -11,15 +11,14 @@ from nubabel_workers.domain.ports import SessionMapping
 
 log = structlog.get_logger(__name__)
 
-KEEP_S = 24 * 3600
-
 
 class CachedSessionMappings:
     """Implements ports.SessionMappings. A cache that is away or wrong in form counts as empty."""
 
-    def __init__(self, cache: "redis.Redis", executions: PostgresExecutions) -> None:
+    def __init__(self, cache: "redis.Redis", executions: PostgresExecutions, *, keep_s: int) -> None:
         self._cache = cache
         self._executions = executions
+        self._keep_s = keep_s
 
     async def find(self, organization_id: str, session_id: str) -> SessionMapping | None:
         cached = await self._get(_session_key(organization_id, session_id))
@@ -48,11 +47,11 @@ class CachedSessionMappings:
         try:
             with translated_errors():
                 async with self._cache.pipeline(transaction=False) as pipeline:
-                    pipeline.set(_session_key(organization_id, session_id), orjson.dumps(forward), ex=KEEP_S)
+                    pipeline.set(_session_key(organization_id, session_id), orjson.dumps(forward), ex=self._keep_s)
                     pipeline.set(
                         _opencode_key(mapping.instance_id, mapping.opencode_session_id),
                         orjson.dumps([organization_id, session_id]),
-                        ex=KEEP_S,
+                        ex=self._keep_s,
                     )
                     await pipeline.execute()
         except UnavailableError:

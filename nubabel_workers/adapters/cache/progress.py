@@ -12,7 +12,6 @@ from nubabel_workers.domain.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
 
-KEEP_S = 3600
 MAX_EVENTS = 1000
 _FIRST = "0-0"
 _WATCH = f"{PREFIX}watch"
@@ -22,10 +21,11 @@ _PUBSUB_WAIT_S = 10.0
 class RedisProgress:
     """Implements ports.ProgressStream, and tells the listener which executions somebody watches."""
 
-    def __init__(self, cache: "redis.Redis", reading: "redis.Redis") -> None:
-        """reading: a client whose sockets may rest in XREAD for a while."""
+    def __init__(self, cache: "redis.Redis", reading: "redis.Redis", *, keep_s: int) -> None:
+        """reading: a client whose sockets may rest in XREAD for a while. keep_s: after the last event."""
         self._cache = cache
         self._reading = reading
+        self._keep_s = keep_s
 
     async def append(self, organization_id: str, execution_id: str, event: Mapping[str, Any]) -> None:
         key = _key(organization_id, execution_id)
@@ -33,7 +33,7 @@ class RedisProgress:
             with translated_errors():
                 async with self._cache.pipeline(transaction=False) as pipeline:
                     pipeline.xadd(key, {"e": orjson.dumps(event)}, maxlen=MAX_EVENTS, approximate=True)
-                    pipeline.expire(key, KEEP_S)
+                    pipeline.expire(key, self._keep_s)
                     await pipeline.execute()
         except UnavailableError:
             log.warning("cache.progress_lost", execution_id=execution_id)

@@ -167,9 +167,14 @@ SELECT
 # table -> which rows t may go; each delete takes a bounded number of rows and holds no lock for long. What an open
 # dead letter is about is kept: it may be replayed.
 _KEPT_FOR_REPLAY = "EXISTS (SELECT 1 FROM dead_letters d WHERE d.status = 'open' AND d.subject_id = t.id)"
+_UNTOLD = """EXISTS (
+  SELECT 1 FROM notifications n JOIN dead_letters d ON d.subject_id = n.id AND d.status = 'open'
+  WHERE n.execution_id = t.id)"""
 _EXPIRED: Mapping[str, str] = {
     "inbound_events": f"t.status <> 'ready' AND t.received_at < {{before}} AND NOT {_KEPT_FOR_REPLAY}",
-    "executions": f"t.finished_at < {{before}} AND NOT {_KEPT_FOR_REPLAY}",
+    "executions": f"t.finished_at < {{before}} AND NOT {_KEPT_FOR_REPLAY} AND NOT {_UNTOLD}",
+    "notifications": f"t.execution_id IS NULL AND t.created_at < {{before}}"
+    f" AND t.status NOT IN ('ready', 'sending') AND NOT {_KEPT_FOR_REPLAY}",
     "sessions": "t.last_active_at < {before} AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = t.id)",
     "dead_letters": "t.status <> 'open' AND t.resolved_at < {before}",
     "audit_log": "t.at < {before}",

@@ -297,6 +297,7 @@ class NotificationRow(Leased, Base):
             "created_at",
             postgresql_where=text("kind = 'outcome' AND status IN ('ready', 'sending')"),
         ),
+        Index("ix_notifications_alone", "created_at", postgresql_where=text("execution_id IS NULL")),
         Index("ix_notifications_ready", "not_before", postgresql_where=text("status = 'ready'")),
         Index("ix_notifications_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
     )

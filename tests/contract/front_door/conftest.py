@@ -52,6 +52,6 @@ async def progress(request: pytest.FixtureRequest) -> AsyncIterator[ProgressStre
         return
     cache_url: str = request.getfixturevalue("cache_url")
     clients = [connection.connect(cache_url, timeout_s=timeout_s, max_connections=5) for timeout_s in (2, 5)]
-    yield RedisProgress(*clients)
+    yield RedisProgress(*clients, keep_s=60)
     for client in clients:
         await client.aclose()

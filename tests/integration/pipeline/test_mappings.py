@@ -37,3 +37,19 @@ async def test_a_forgotten_session_is_nobodys(pipeline: Pipeline) -> None:
 
     assert await mappings.session_of("ins_1", str(session["opencode_session_id"])) is None
     assert await mappings.find(ORGANIZATION, str(session["id"])) is None
+
+
+async def test_mappings_and_progress_expire_in_the_cache(pipeline: Pipeline) -> None:
+    await pipeline.mention("hello")
+    await pipeline.answer_everything()
+
+    cache, settings = pipeline.services.cache, pipeline.services.settings
+    limits = {
+        "nubabel:session:*": settings.mapping_keep_h * 3600,
+        "nubabel:opencode:*": settings.mapping_keep_h * 3600,
+        "nubabel:progress:*": settings.progress_keep_s,
+    }
+    for pattern, limit_s in limits.items():
+        keys = [key async for key in cache.scan_iter(pattern)]
+        assert keys
+        assert all([0 < await cache.ttl(key) <= limit_s for key in keys])

@@ -121,6 +121,7 @@ async def test_a_run_past_its_deadline_is_aborted_and_what_there_is_is_shown(pip
 
     (reply,) = pipeline.replies(question)
     assert "longer than allowed" in reply
+    assert "half of" in reply  # what there was until then
     assert await pipeline.statuses() == ["failed"]
     (instance,) = await pipeline.services.instances.loads()
     assert await pipeline.services.servers.server(instance).busy_sessions(None) == {}

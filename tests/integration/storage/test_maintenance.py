@@ -202,8 +202,48 @@ async def test_what_an_open_dead_letter_is_about_does_not_expire(
 
 
 async def test_every_table_that_expires_may_be_cleaned_by_the_system_role(maintenance: PostgresMaintenance) -> None:
-    tables = ("inbound_events", "executions", "sessions", "dead_letters", "audit_log")
+    tables = ("inbound_events", "notifications", "executions", "sessions", "dead_letters", "audit_log")
 
     deleted = await maintenance.expire(retention_s=dict.fromkeys(tables, 60.0), batch=10)
 
     assert deleted == dict.fromkeys(tables, 0)
+
+
+async def test_the_run_behind_an_answer_that_could_not_be_told_does_not_expire(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await seed(database, "exe_1", status="completed", finished_at=PAST)
+    await database.system().execute(
+        """INSERT INTO notifications (id, organization_id, execution_id, kind, destination, payload, status)
+           VALUES ('ntf_1', 'org_a', 'exe_1', 'outcome', '{}', '{}', 'failed')"""
+    )
+    await database.system().execute(
+        """INSERT INTO dead_letters (id, organization_id, queue, task, reason, error, subject_kind, subject_id)
+           VALUES ('dlq_1', 'org_a', 'q', 't', 'r', 'e', 'notification', 'ntf_1')"""
+    )
+
+    assert await maintenance.expire(retention_s={"executions": 60}, batch=10) == {"executions": 0}
+    await database.system().execute("UPDATE dead_letters SET status = 'discarded', resolved_at = now()")
+    assert await maintenance.expire(retention_s={"executions": 60}, batch=10) == {"executions": 1}
+
+
+async def test_words_that_belong_to_no_execution_expire_when_they_were_told(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    await database.system().execute(
+        """INSERT INTO notifications (id, organization_id, kind, destination, payload, status, created_at)
+           SELECT 'ntf_' || status, 'org_a', 'outcome', '{}', '{}', status, now() - interval '30 days'
+           FROM unnest(ARRAY['sent', 'dropped', 'ready']) AS status"""
+    )
+
+    assert await maintenance.expire(retention_s={"notifications": 86_400}, batch=10) == {"notifications": 2}
+    assert await database.system().all("SELECT id FROM notifications") == [{"id": "ntf_ready"}]
+
+
+async def test_a_session_is_deleted_without_reading_all_executions(database_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url) as owner:
+        await owner.execute("SET enable_seqscan = off")  # the table is empty here
+        asked = "EXPLAIN (GENERIC_PLAN) SELECT 1 FROM executions WHERE session_id = $1"  # as its deletion does
+        plan = await (await owner.execute(asked)).fetchall()
+
+    assert any("ix_executions_by_session" in line for (line,) in plan)

@@ -481,6 +481,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("kind = 'outcome' AND status IN ('ready', 'sending')"),
     )
     op.create_index(
+        "ix_notifications_alone",
+        "notifications",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("execution_id IS NULL"),
+    )
+    op.create_index(
         "ix_notifications_ready",
         "notifications",
         ["not_before"],
