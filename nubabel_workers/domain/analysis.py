@@ -45,6 +45,7 @@ class Rules:
     max_skills: int
     categories: Mapping[str, str]
     skills: Mapping[str, str]
+    deadlines_s: Mapping[str, int]  # category -> seconds that its runs may take; the others have the setting's
     awards: Mapping[str, Sequence[Award]]
     main_agent: str  # the default agent is the one whose name begins like this
     index: KeywordIndex = field(repr=False, compare=False)
@@ -201,7 +202,7 @@ def _quoted(value: str) -> str:
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 _FIELDS = frozenset({"default_category", "minimum_points", "max_skills", "categories", "skills"})
-_ENTRY_FIELDS = frozenset({"meaning", "keywords", "by_caller_only"})
+_ENTRY_FIELDS = frozenset({"meaning", "keywords", "by_caller_only", "deadline_s"})
 
 
 def parse_rules(*layers: Mapping[str, Any], main_agent: str = SISYPHUS) -> Rules:
@@ -231,11 +232,22 @@ def parse_rules(*layers: Mapping[str, Any], main_agent: str = SISYPHUS) -> Rules
         minimum_points=_positive(merged["minimum_points"], "minimum_points"),
         max_skills=_positive(merged["max_skills"], "max_skills"),
         categories=names[_CATEGORY],
+        deadlines_s=_deadlines(layers),
         skills=names[_SKILL],
         awards=awards,
         main_agent=main_agent,
         index=KeywordIndex(awards),
     )
+
+
+def _deadlines(layers: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Seconds per category; a later layer's word counts."""
+    return {
+        name: _positive(entry["deadline_s"], f"categories.{name}.deadline_s")
+        for layer in layers
+        for name, entry in (layer.get("categories") or {}).items()
+        if "deadline_s" in entry
+    }
 
 
 def _read_entry(

@@ -184,7 +184,7 @@ class SubmitPrompt:
             analysis=plan.analysis.as_dict(),
             context=remembered if plan.gathered.thread or plan.gathered.notes else None,
             notes=plan.gathered.notes,
-            run_deadline_s=execution.deadline_s or self._limits.run_deadline_s,
+            run_deadline_s=self._deadline_s(execution, plan.analysis),
         )
         if new_session:
             mapping = SessionMapping(instance.id, plan.opencode_session_id, directory)
@@ -214,6 +214,11 @@ class SubmitPrompt:
             await self._strays.stop(instance, [opencode_session_id])
         except NubabelError as error:
             log.warning("opencode.late_prompt_not_stopped", error=str(error))
+
+    def _deadline_s(self, execution: Execution, analysis: Analysis) -> float:
+        """The caller's, else the category's, else the setting's."""
+        by_category = self._rules.deadlines_s.get(analysis.category or "")
+        return execution.deadline_s or by_category or self._limits.run_deadline_s
 
     async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         with in_doubt_unless_written("OpenCode has the prompt"):

@@ -1,6 +1,7 @@
 """What people are promised whatever happens at the same time: order, one run, deadlines, policies, outages."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -205,3 +206,30 @@ async def test_somebody_elses_organization_is_not_cancelled(pipeline: Pipeline) 
 
     assert await pipeline.services.executions.request_cancel("org_other", str(execution["id"]), reason="x") is None
     assert await pipeline.statuses() == ["queued"]
+
+
+@pytest.mark.parametrize(
+    ("of_the_request", "of_the_category", "deadline_s"), [(120, 600, 120), (None, 600, 600), (None, None, 1800)]
+)
+async def test_a_run_has_its_own_deadline_or_its_categorys_or_the_settings(
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    of_the_request: int | None,
+    of_the_category: int | None,
+    deadline_s: int,
+) -> None:
+    submit = pipeline.services.dispatch_executions._submit_prompt
+    by_category = {} if of_the_category is None else dict.fromkeys(submit._rules.categories, of_the_category)
+    monkeypatch.setattr(submit, "_rules", replace(submit._rules, deadlines_s=by_category))
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET deadline_s = %(seconds)s", {"seconds": of_the_request}
+    )
+
+    await pipeline.dispatch()
+
+    left = await pipeline.one(
+        "SELECT round(extract(epoch FROM deadline_at - now()) / 10)::int * 10 AS s FROM executions"
+    )
+    assert left == {"s": deadline_s}

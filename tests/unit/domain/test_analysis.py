@@ -419,3 +419,14 @@ def test_later_layer_adds_changes_and_takes_away() -> None:
 def test_rules_that_do_not_fit_are_refused_with_their_place(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(InvalidInputError, match=place.replace(".", r"\.")):
         small_rules(**changes)
+
+
+def test_a_category_may_have_a_deadline_and_the_last_word_counts() -> None:
+    layers: list[dict[str, Any]] = [
+        {"default_category": "quick", "categories": {"quick": {"deadline_s": 60}, "deep": {}}},
+        {"categories": {"quick": {"deadline_s": 90}}},
+    ]
+
+    assert parse_rules(*layers).deadlines_s == {"quick": 90}
+    with pytest.raises(InvalidInputError, match=r"categories\.deep\.deadline_s"):
+        parse_rules(*layers, {"categories": {"deep": {"deadline_s": 0}}})
