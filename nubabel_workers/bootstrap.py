@@ -374,6 +374,8 @@ def _breaker_policy(settings: Settings) -> BreakerPolicy:
         window_s=settings.breaker_window_s,
         first_wait_s=settings.breaker_first_wait_s,
         max_wait_s=settings.breaker_max_wait_s,
+        # As long as one call may take: whoever holds the probe may have been killed, and all others wait for it.
+        probe_s=settings.opencode_connect_timeout_s + settings.opencode_read_timeout_s,
     )
 
 
