@@ -13,6 +13,7 @@ from standardwebhooks import Webhook
 class Receiver:
     url: str = ""
     received: list[dict[str, Any]] = field(default_factory=list)
+    message_ids: list[str] = field(default_factory=list)  # of those: a repeat has the same one
 
 
 @asynccontextmanager
@@ -24,6 +25,7 @@ async def webhook_receiver(secret: str) -> AsyncIterator[Receiver]:
         body = await request.text()
         try:
             receiver.received.append(Webhook(secret).verify(body, dict(request.headers)))
+            receiver.message_ids.append(request.headers["webhook-id"])
         except Exception:  # noqa: BLE001 - whatever is wrong with it, it is not signed
             return web.Response(status=401)
         return web.Response(status=204)

@@ -1,0 +1,164 @@
+"""What operators type. One whose command is killed types it again, and what was changed is there once."""
+
+from tests.faults.kill_points.conversations import Check, Scenario, Thread, answers, ask
+from tests.faults.kill_points.lane import Lane
+from tests.faults.kill_points.processes import CLI, LISTENER
+
+QUIET_COMMANDS = (
+    "audit",
+    "dead-letters list",
+    "dead-letters list --all",
+    "doctor",
+    "executions list",
+    "instances list",
+    "orgs list",
+    "restored",
+    "workspaces list",
+)
+
+
+def _nothing_to_see() -> None:
+    """Its rows were looked at already."""
+
+
+async def new_organization(lane: Lane) -> Check:
+    name = f"org-{lane.number():05d}"
+    await lane.type_until_it_ends(f"orgs create {name}")
+    assert await lane.count("organizations WHERE name = %(name)s", name=name) == 1
+    assert await lane.count(_audited("organizations", "name"), name=name) == 1
+    return _nothing_to_see
+
+
+async def organization_is_changed(lane: Lane) -> Check:
+    name = await _organization(lane)
+    await lane.type_until_it_ends(f"orgs set-policy {name} --busy reject")
+    await lane.type_until_it_ends(f"webhooks secret {name}")
+    assert await lane.count("organizations WHERE name = %(name)s AND busy_policy = 'reject'", name=name) == 1
+    return _nothing_to_see
+
+
+async def organization_is_disabled(lane: Lane) -> Check:
+    name = await _organization(lane)
+    await lane.type_until_it_ends(f"orgs disable {name}")
+    assert await lane.count("organizations WHERE name = %(name)s AND disabled_at IS NOT NULL", name=name) == 1
+    return _nothing_to_see
+
+
+async def token_comes_and_goes(lane: Lane) -> Check:
+    """A token that was made by a command that died was never shown: it is revoked like the other."""
+    name = await _organization(lane)
+    await lane.type_until_it_ends(f"tokens create {name} --org {name}")
+    await lane.type_until_it_ends(f"tokens list --org {name}")
+    for token in await lane.ids("service_tokens WHERE name = %(name)s", name=name):
+        await lane.type_until_it_ends(f"tokens revoke {token}")
+    assert await lane.count("service_tokens WHERE name = %(name)s AND revoked_at IS NULL", name=name) == 0
+    return _nothing_to_see
+
+
+async def submit_key_comes_and_goes(lane: Lane) -> Check:
+    name = await _organization(lane)
+    await lane.type_until_it_ends(f"submit-keys create {name} --org {name}")
+    await lane.type_until_it_ends(f"submit-keys list --org {name}")
+    for key in await lane.ids("submit_keys WHERE name = %(name)s", name=name):
+        await lane.type_until_it_ends(f"submit-keys revoke {key}")
+    assert await lane.count("submit_keys WHERE name = %(name)s AND revoked_at IS NULL", name=name) == 0
+    return _nothing_to_see
+
+
+async def keys_are_rotated(lane: Lane) -> Check:
+    """What was encrypted stays readable: the thread gets its answer."""
+    await lane.type_until_it_ends("keys rotate")
+    thread = ask(lane, answers("Done."))
+    await thread.until_told("Done.")
+    return lambda: thread.check("Done.")
+
+
+async def workspace_comes_and_goes(lane: Lane) -> Check:
+    workspace = lane.slack.world.add_workspace(f"T{lane.number():05d}")
+    lane.processes[CLI].environment["SECOND_TOKEN"] = workspace.bot_token
+    await lane.type_until_it_ends(f"workspaces add {lane.tenant.id} --token-env SECOND_TOKEN")
+    (added,) = await lane.ids("workspaces WHERE team_id = %(team)s", team=workspace.team_id)
+    await lane.type_until_it_ends(f"workspaces remove {added}")
+    assert await lane.count("workspaces WHERE id = %(id)s AND status = 'revoked'", id=added) == 1
+    return _nothing_to_see
+
+
+async def server_comes_and_goes(lane: Lane) -> Check:
+    """One that does not answer is registered, and the command says so. A listener tries to follow it until it goes."""
+    url = f"http://127.0.0.1:1/{lane.number()}"
+    mark, kills = lane.mark(), lane.processes[LISTENER].kills
+
+    def listener_did(call: str) -> bool:
+        """Or was killed: the next one may never hear of a server that is gone by then."""
+        return lane.made(LISTENER, call, mark) or lane.processes[LISTENER].kills > kills
+
+    await lane.type_until_it_ends(f"instances add {url}", may_complain=True)
+    (added,) = await lane.ids("instances WHERE url = %(url)s", url=url)
+    await lane.until(lambda: listener_did("instances.report_health"), "the listener's report")
+    await lane.type_until_it_ends(f"instances remove {added}")
+    await lane.until(lambda: listener_did("leadership.release"), "the listener's leaving")
+    assert await lane.count("instances WHERE id = %(id)s AND status = 'removed'", id=added) == 1
+    return _nothing_to_see
+
+
+def looking(command: str) -> Scenario:
+    """A command that changes nothing while all is quiet."""
+
+    async def look(lane: Lane) -> Check:
+        await lane.type_until_it_ends(command, may_complain=command == "doctor")
+        return _nothing_to_see
+
+    look.__name__ = f"nubabel {command}"
+    return look
+
+
+async def looking_at_one(lane: Lane) -> Check:
+    thread = ask(lane, answers("Done."))
+    await thread.until_told("Done.")
+    *_, newest = await lane.ids("executions")
+    await lane.type_until_it_ends(f"executions show {newest}")
+    await lane.type_until_it_ends(f"orgs show {lane.tenant.id}")
+    return lambda: thread.check("Done.")
+
+
+async def dead_letter_is_discarded(lane: Lane) -> Check:
+    thread = await _dead_letter(lane)
+    *_, letter = await lane.ids("dead_letters WHERE status = 'open'")
+    await lane.type_until_it_ends(f"dead-letters show {letter}")
+    await lane.type_until_it_ends(f"dead-letters discard {letter} --because known")
+    assert await lane.count("dead_letters WHERE id = %(id)s AND status = 'discarded'", id=letter) == 1
+    return lambda: thread.check("Sorry")
+
+
+async def dead_letters_are_discarded_together(lane: Lane) -> Check:
+    thread = await _dead_letter(lane)
+    await lane.type_until_it_ends("dead-letters discard --all --because known")
+    assert await lane.count("dead_letters WHERE status = 'open'") == 0
+    return lambda: thread.check("Sorry")
+
+
+async def dead_letters_are_replayed_together(lane: Lane) -> Check:
+    """One that has been replayed by a command that died is not replayed again by the next."""
+    await lane.database("UPDATE dead_letters SET status = 'discarded' WHERE status = 'open'")
+    thread = await _dead_letter(lane)
+    await lane.type_until_it_ends("dead-letters replay --all --dry-run")
+    await lane.type_until_it_ends("dead-letters replay --all")
+    await thread.until_told_again("Sorry")
+    return lambda: thread.check_again("Sorry")
+
+
+async def _dead_letter(lane: Lane) -> Thread:
+    thread = ask(lane, f"[[status=400]] [[times=1]] {answers('Done.')}")
+    await thread.until_told("Sorry")
+    await lane.until_quiet()
+    return thread
+
+
+async def _organization(lane: Lane) -> str:
+    name = f"org-{lane.number():05d}"
+    await lane.database("INSERT INTO organizations (id, name) VALUES (%(name)s, %(name)s)", name=name)
+    return name
+
+
+def _audited(table: str, column: str) -> str:
+    return f"audit_log WHERE organization_id = (SELECT id FROM {table} WHERE {column} = %({column})s)"

@@ -1,0 +1,136 @@
+"""Which calls are kill points: every method of every port, and every commit inside of one that makes several."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import ModuleType
+from typing import Any
+
+from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
+from nubabel_workers.adapters.cache.circuit_breakers import RedisCircuitBreakers
+from nubabel_workers.adapters.cache.leadership import RedisLeadership
+from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
+from nubabel_workers.adapters.cache.progress import RedisProgress
+from nubabel_workers.adapters.cache.throttle import RedisThrottle
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServer
+from nubabel_workers.adapters.slack.messenger import SlackMessenger
+from nubabel_workers.adapters.storage.access import PostgresAccess
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
+from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
+from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.inbound import PostgresInbound
+from nubabel_workers.adapters.storage.instances import PostgresInstances
+from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
+from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
+from nubabel_workers.adapters.storage.notifications import PostgresNotifications
+from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
+from nubabel_workers.adapters.storage.restore import PostgresRestore
+from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.waiting import PostgresWaiting
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
+from nubabel_workers.domain import ports
+from nubabel_workers.domain.ports import administration
+
+# Name in the table of results -> the adapter that serves it, and the ports that it implements.
+ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
+    "executions": (PostgresExecutions, (ports.ExecutionStore,)),
+    "inbound": (PostgresInbound, (ports.InboundStore,)),
+    "notifications": (PostgresNotifications, (ports.NotificationStore,)),
+    "dead_letters": (PostgresDeadLetters, (ports.DeadLetterStore,)),
+    "maintenance": (PostgresMaintenance, (ports.MaintenanceStore,)),
+    "waiting": (PostgresWaiting, (ports.WaitingStore,)),
+    "tenants": (PostgresTenants, (ports.TenantStore,)),
+    "instances": (PostgresInstances, (ports.InstanceStore, administration.InstanceRegistry)),
+    "mappings": (CachedSessionMappings, (ports.SessionMappings,)),
+    "progress": (RedisProgress, (ports.ProgressStream,)),
+    "throttle": (RedisThrottle, (ports.Throttle,)),
+    "breakers": (RedisCircuitBreakers, (ports.CircuitBreakers,)),
+    "hints": (BrokerHintPublisher, (ports.HintPublisher,)),
+    "leadership": (RedisLeadership, ()),
+    "messenger": (SlackMessenger, (ports.Messenger, administration.SlackIdentity)),
+    "webhooks": (StandardWebhookSender, (ports.WebhookSender,)),
+    "opencode": (HttpOpenCodeServer, (ports.OpenCodeServer,)),
+    "opencode_events": (HttpOpenCodeEvents, (ports.OpenCodeEvents,)),
+    "organizations": (PostgresOrganizations, (administration.OrganizationRegistry,)),
+    "workspaces": (PostgresWorkspaces, (administration.WorkspaceRegistry,)),
+    "access": (PostgresAccess, (administration.AccessRegistry,)),
+    "key_rotation": (PostgresKeyRotation, (administration.KeyRotation,)),
+    "restore": (PostgresRestore, (administration.RestoreMarks,)),
+    "audit": (PostgresAuditTrail, (administration.AuditTrail,)),
+    "execution_reports": (PostgresExecutionReports, (administration.ExecutionReports,)),
+    "dead_letter_registry": (PostgresDeadLetterRegistry, (administration.DeadLetterRegistry,)),
+}
+
+# Ports behind which nothing outside of the process is called.
+WITHIN_THE_PROCESS: Mapping[type, str] = {
+    ports.Clock: "reads this process's own clock",
+    ports.Chance: "rolls this process's own dice",
+    ports.Incidents: "counts in this process's own metrics",
+    ports.OpenCodeServers: "names a server; the calls to it are OpenCodeServer's",
+    administration.BotIdentity: "a value that auth_test returned",
+    administration.WorkspaceCanceller: "a service; the ports that it calls are kill points",
+}
+
+# Written for a caller that does not exist yet: what is called one day is taken off here, or the test fails.
+NOT_CALLED: Mapping[str, str] = {
+    "mappings.find": "sessions are found in the claimed row; for the callbacks of OpenCode's plugin",
+    "mappings.session_of": "for the callbacks of OpenCode's plugin",
+}
+
+
+class Moment(StrEnum):
+    BEFORE = "before"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, order=True)
+class KillPoint:
+    """A call that one of the processes makes, and on which side of it the process is killed."""
+
+    process: str
+    call: str  # "port.method", or "port.method#2": the second commit inside of it
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"{self.process} {self.moment} {self.call}"
+
+
+def every_call() -> frozenset[str]:
+    """`port.method` of everything that the ports promise, whether somebody calls it or not."""
+    return frozenset(
+        f"{name}.{method}"
+        for name, (_, protocols) in ADAPTERS.items()
+        for protocol in protocols
+        for method in methods_of(protocol)
+    )
+
+
+def ports_without_an_adapter_here() -> set[str]:
+    """Ports that nobody wraps: a new one has to be added above."""
+    known = {protocol for _, protocols in ADAPTERS.values() for protocol in protocols} | WITHIN_THE_PROCESS.keys()
+    return {protocol.__name__ for module in (ports, administration) for protocol in _protocols(module)} - {
+        protocol.__name__ for protocol in known
+    }
+
+
+def methods_of(kind: type) -> list[str]:
+    """Its public ones; closing happens when a process ends anyway."""
+    return [
+        name
+        for name, value in vars(kind).items()
+        if not name.startswith("_") and name != "close" and inspect.isfunction(value)
+    ]
+
+
+def _protocols(module: ModuleType) -> Iterator[type]:
+    for value in vars(module).values():
+        if inspect.isclass(value) and _is_protocol(value) and value.__module__ != "typing":
+            yield value
+
+
+def _is_protocol(kind: Any) -> bool:
+    return bool(getattr(kind, "_is_protocol", False))
