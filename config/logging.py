@@ -158,7 +158,7 @@ def _render_json(_logger: WrappedLogger, _method: str, event_dict: MutableMappin
     try:
         return orjson.dumps(event_dict, default=str, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:  # lone surrogates, integers of more than 64 bits: other people's values are no reason to fail
-        return json.dumps(event_dict, default=str, skipkeys=True).encode()
+        return json.dumps(event_dict, default=str, skipkeys=True, separators=(",", ":")).encode()
 
 
 class _LineLogger:

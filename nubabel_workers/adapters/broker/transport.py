@@ -13,6 +13,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty
 from typing import Any, ClassVar
 
 import redis
@@ -191,13 +192,15 @@ class GuardedChannel(LeanChannel):
                 log.warning("broker.fetched_message_put_back", queue=queue)
         self._seen_fetched = found
 
-    def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
+    def _receive_one(self, c: Any) -> Any:
         """Remote control is published, not queued: nothing to keep, but nothing to fall over either."""
         try:
-            return super()._deliver_fanout_message(message, exchange)  # type: ignore[misc]  # newer than the stubs
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            log.warning("broker.control_message_refused", exchange=exchange, error=type(error).__name__)
-            return True
+            return super()._receive_one(c)  # type: ignore[misc]  # not in the stubs
+        except (Empty, redis.RedisError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001  # what kombu doesn't catch here would end the worker
+            log.warning("broker.control_message_refused", error=type(error).__name__)
+            return None
 
 
 class GuardedTransport(Transport):

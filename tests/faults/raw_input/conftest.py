@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -79,22 +80,33 @@ class Web:
         return [line for line in self.log if "Traceback" in line]
 
 
-@pytest.fixture(scope="session")
-def stores(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Stores]:
-    redis_server.flush()
-    url = postgres_server.create_database()
+@contextmanager
+def furnished_stores(postgres: PostgresServer, *, broker_url: str, cache_url: str) -> Iterator[Stores]:
+    """A migrated database with the organization in it; dropped at the end."""
+    url = postgres.create_database()
     schema.upgrade(url)
     settings = Settings(
         _env_file=None,
         environment="development",
         database_url=SecretStr(url),
-        broker_url=SecretStr(redis_server.broker_url),
-        cache_url=SecretStr(redis_server.cache_url),
+        broker_url=SecretStr(broker_url),
+        cache_url=SecretStr(cache_url),
         encryption_keys=(generate_key(),),
         database_pool_min=0,
     )
-    yield asyncio.run(_furnished(settings))
-    postgres_server.drop_database(url)
+    try:
+        yield asyncio.run(_furnished(settings))
+    finally:
+        postgres.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def stores(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[Stores]:
+    redis_server.flush()
+    with furnished_stores(
+        postgres_server, broker_url=redis_server.broker_url, cache_url=redis_server.cache_url
+    ) as furnished:
+        yield furnished
 
 
 async def _furnished(settings: Settings) -> Stores:

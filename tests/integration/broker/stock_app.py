@@ -1,6 +1,7 @@
 """The same Celery app without guards: shows which messages a stock worker of the installed version does not survive."""
 
 import os
+import time
 from pathlib import Path
 
 from celery import Celery, signals
@@ -21,6 +22,8 @@ def __getattr__(name: str) -> Celery:
 
     @app.task(name=str(TaskName.DISPATCH))
     def dispatch(row_id: str) -> str:
+        if row_id == "slow":
+            time.sleep(5)
         with (Path(os.environ["NBT_DIR"]) / "done").open("a", encoding="utf-8") as done:
             done.write(f"{row_id}\n")
         return f"1 dispatched {row_id}"
