@@ -1,7 +1,8 @@
 """How each kind of notification is told in Slack. Posts are never repeated blindly: look first, mark if in doubt."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 import structlog
@@ -82,7 +83,7 @@ class DeliverToSlack:
         try:
             match notification.kind:
                 case NotificationKind.WORKING:
-                    return await self._show_working(workspace.bot_token, notification, target)
+                    return await self._show_working(workspace.bot_token, notification, target, lease)
                 case NotificationKind.PROGRESS:
                     return await self._show_progress(workspace.bot_token, notification, target, lease)
                 case _:
@@ -109,10 +110,12 @@ class DeliverToSlack:
         return True
 
     async def _show_working(
-        self, token: SecretStr, notification: Notification, target: SlackTarget
+        self, token: SecretStr, notification: Notification, target: SlackTarget, lease: Lease
     ) -> Sequence[str] | None:
         if not notification.payload.get("removed"):
-            await self._messenger.add_reaction(token, **_sign(target))
+            # A process that was stopped must not show it after others have taken it away.
+            async with _time_limit(self._leases.time_to_act_s(lease, _MAX_CALL_S), "the sign"):
+                await self._messenger.add_reaction(token, **_sign(target))
             return [WORKING_REACTION]
         if not (notification.sent_parts or notification.uncertain or notification.failures):
             return None
@@ -203,18 +206,24 @@ class DeliverToSlack:
         part: int,
     ) -> str:
         # The last look at the lease before what cannot be undone, which must end while the lease still holds.
-        limit_s = self._leases.time_to_act_s(lease, _MAX_CALL_S)
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._messenger.post(
-                    token,
-                    channel=target.channel,
-                    thread_ts=target.thread_ts,
-                    markdown=markdown,
-                    delivery_id=_delivery_id(notification, part),
-                )
-        except TimeoutError as error:
-            raise UnansweredError("Slack did not answer the post within the lease") from error
+        async with _time_limit(self._leases.time_to_act_s(lease, _MAX_CALL_S), "the post"):
+            return await self._messenger.post(
+                token,
+                channel=target.channel,
+                thread_ts=target.thread_ts,
+                markdown=markdown,
+                delivery_id=_delivery_id(notification, part),
+            )
+
+
+@asynccontextmanager
+async def _time_limit(limit_s: float, what: str) -> AsyncIterator[None]:
+    """What takes longer may have taken effect."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise UnansweredError(f"Slack did not answer {what} within the lease") from error
 
 
 def _sign(target: SlackTarget) -> dict[str, str]:

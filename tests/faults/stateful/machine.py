@@ -48,16 +48,24 @@ class ServicesUnderFaults(RuleBasedStateMachine):
 
     @rule(flow=flows)
     def life_goes_on(self, flow: Flow) -> None:
-        """Slack delivers, workers take hints, runs end, the listener hears of it; the scheduler when all is quiet."""
+        """Slack delivers, workers take hints, runs end, the listener hears of it. When all is quiet somebody asks, or
+        time passes and the scheduler looks.
+        """
         for kind, which, how, process, interruption in flow:
             usual = [self._deliver, self._take_hint, self._take_hint, self._take_hint, self._end_run, self._hear]
             for offset in range(len(usual)):
                 if usual[(kind + offset) % len(usual)](which, how, process, interruption):
                     break
             else:
-                self._run(self.world.pass_time(3, renewing=True))
-                self._schedule("publish_overdue", process, interruption)
-                return
+                self._while_all_is_quiet(which, process, interruption)
+
+    def _while_all_is_quiet(self, which: int, process: int, interruption: Interruption) -> None:
+        if which % 2:
+            organization = ORGANIZATIONS[which % 3 % 2]
+            self.callers.write(organization, which, "follow up" if which % 5 else "ask", addressed=True)
+        else:
+            self._run(self.world.pass_time(3, renewing=True))
+            self._schedule("publish_overdue", process, interruption)
 
     def _deliver(self, which: int, how: End, process: int, interruption: Interruption) -> bool:
         told = self.world.events
@@ -184,6 +192,21 @@ class ServicesUnderFaults(RuleBasedStateMachine):
         paused = self.world.paused()
         if paused:
             self._run(self.world.go_on(paused[which % len(paused)], interruption))
+        self.life_goes_on(flow)
+
+    @rule(which=some, hints=st.integers(1, 4), process=processes, interruption=interruptions, flow=flows)
+    def a_stopped_process_wakes_up_late(
+        self, which: int, hints: int, process: int, interruption: Interruption, flow: Flow
+    ) -> None:
+        """Others have taken over meanwhile."""
+        paused = self.world.paused()
+        if not paused:
+            return
+        self._run(self.world.pass_time(12, renewing=False))
+        self._schedule("publish_overdue", process, UNDISTURBED)
+        for _ in range(hints):
+            self._take_hint(0, End.ANSWERED, process, UNDISTURBED)
+        self._run(self.world.go_on(paused[which % len(paused)], interruption))
         self.life_goes_on(flow)
 
     @rule(process=processes, flow=flows)

@@ -159,7 +159,7 @@ def _signs_left(world: World) -> Iterator[str]:
     for team, workspace in world.slack.workspaces.items():
         for channel in workspace.channels.values():
             for message in channel.messages.values():
-                if "eyes" in message.reactions and message.ts not in kept:
+                if "eyes" in message.reactions and not message.tombstone and message.ts not in kept:
                     yield f"{message.ts} in {team} still looks worked on"
 
 

@@ -128,7 +128,11 @@ class Call:
             self.cancel()
 
     def go_on(self, gates: int | None, fate: Fate = Fate.PAUSE) -> None:
-        self._left, self._fate, self.at = gates, fate, ""
+        self.at = ""
+        self._let_on(gates, fate)
+
+    def _let_on(self, gates: int | None, fate: Fate) -> None:
+        self._left, self._fate = gates, fate
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
@@ -138,7 +142,7 @@ class Call:
         """As by the time limit of its task: the coroutine ends, its process lives on."""
         if self.task is not None:
             self.task.cancel()
-        self.go_on(None)
+        self._let_on(None, Fate.PAUSE)
 
     def die(self) -> None:
         for future in self._waiting:

@@ -13,6 +13,7 @@ from nubabel_workers.domain.notifications import WebhookTarget
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
+from tests.integration.pipeline.dying import others_find_its_rows
 from tests.integration.pipeline.webhook_receiver import webhook_receiver
 
 pytestmark = pytest.mark.integration
@@ -134,6 +135,31 @@ async def test_a_sign_whose_answer_was_lost_does_not_stay(pipeline: Pipeline) ->
     await deliver_later(pipeline)
 
     assert "eyes" not in question.reactions
+
+
+async def test_a_process_that_wakes_up_after_its_lease_was_taken_shows_no_sign(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants, clock = pipeline.services.tenants, pipeline.services.clock
+    workspace = tenants.workspace
+
+    async def stopped_for_long(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(tenants, "workspace", workspace)
+        await others_find_its_rows(pipeline)
+        await pipeline.answer_everything()
+        late = clock.monotonic() + 60
+        monkeypatch.setattr(clock, "monotonic", lambda: late)
+        return await workspace(*args, **kwargs)
+
+    question = await pipeline.mention("hello")
+    await pipeline.take_events()
+    monkeypatch.setattr(tenants, "workspace", stopped_for_long)
+
+    line = await pipeline.deliver()
+
+    assert "1 lost" in line
+    assert "eyes" not in question.reactions
+    assert len(pipeline.replies(question)) == 1
 
 
 async def test_upstream_hears_by_a_signed_webhook(pipeline: Pipeline) -> None:
