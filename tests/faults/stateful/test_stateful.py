@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from nubabel_workers.services.deliver_to_slack import DeliverToSlack
 from tests.faults.stateful.machine import ServicesUnderFaults
 from tests.faults.stateful.world import World
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 _PLAIN = settings(
     deadline=None,
-    max_examples=30,
+    max_examples=20,
     stateful_step_count=30,
     derandomize=True,
     database=None,
@@ -41,3 +42,19 @@ def test_every_accepted_request_has_one_outcome(world: tuple[asyncio.Runner, Wor
     profile = _PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "plain")]
 
     run_state_machine_as_test(cast("Any", lambda: ServicesUnderFaults(*world)), settings=profile)
+
+
+@pytest.mark.timeout(0)
+def test_a_post_that_is_repeated_without_a_look_is_found(
+    world: tuple[asyncio.Runner, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a search that cannot fail proves nothing."""
+
+    async def finds_nothing(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(DeliverToSlack, "_find", finds_nothing)
+    until_found = settings(_PLAIN, max_examples=200, phases=[Phase.generate])
+
+    with pytest.raises(AssertionError, match="was posted 2 times"):
+        run_state_machine_as_test(cast("Any", lambda: ServicesUnderFaults(*world)), settings=until_found)
