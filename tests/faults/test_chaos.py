@@ -24,7 +24,7 @@ _SHORT_WAITS = {
     "retry_orchestration_max_wait_s": "5",
     "retry_notifications_max_wait_s": "5",
 }
-_LOAD_S = 55.0
+_LOAD_S = 50.0
 
 
 async def test_a_minute_of_chaos_loses_and_doubles_nothing() -> None:
