@@ -55,6 +55,22 @@ def test_row_level_security_is_on_for_every_tenant_table(empty_database_url: str
     assert with_tenant - set(TENANT_TABLES) == {"instances"}  # shared or dedicated; read by the system role only
 
 
+def test_what_refers_to_rows_that_expire_is_found_by_an_index(empty_database_url: str) -> None:
+    """Else each deleted row reads the whole table, and expiry takes longer than a statement may."""
+    schema.upgrade(empty_database_url)
+
+    with psycopg.connect(empty_database_url) as connection:
+        without_index = connection.execute(
+            """SELECT c.conrelid::regclass::text, c.conname FROM pg_constraint c
+               WHERE c.contype = 'f' AND c.confrelid IN ('executions'::regclass, 'sessions'::regclass)
+                 AND NOT EXISTS (
+                   SELECT 1 FROM pg_index i
+                   WHERE i.indrelid = c.conrelid AND i.indpred IS NULL AND i.indkey[0] = c.conkey[1])"""
+        ).fetchall()
+
+    assert without_index == []
+
+
 async def test_on_the_schema_of_a_later_release_this_one_goes_on(database: Database, database_url: str) -> None:
     check = PostgresReadiness(database).schema_current
     with psycopg.connect(database_url, autocommit=True) as owner:
