@@ -149,6 +149,7 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included, sub-agents not
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
+    ended_ids: frozenset[str] = frozenset()  # those of them that have their end: what they used changes no more
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
 
@@ -261,12 +262,15 @@ def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
     """The verdict "still running", with everything the run has produced so far."""
     by_model: dict[str, Usage] = {}
     text = ""
-    ids: list[str] = []
+    ids: set[str] = set()
+    ended: set[str] = set()
     for message in assistants:
         model = message.model or "unknown"
         by_model[model] = by_model.get(model, Usage()) + message.known_usage
         text = text if message.summary else message.text or text
-        ids.append(message.id)
+        ids.add(message.id)
+        if message.completed or message.error is not None:
+            ended.add(message.id)
     return Verdict(
         VerdictKind.RUNNING,
         partial_text=text,
@@ -274,4 +278,5 @@ def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
         usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
         assistant_ids=frozenset(ids),
+        ended_ids=frozenset(ended),
     )

@@ -220,6 +220,7 @@ class CompleteExecutions:
             attempt_verdict=run.kind.value,
             usage=run.usage,
             usage_by_model=run.usage_by_model,
+            counted_ids=run.ended_ids,
         )
         log.warning("execution.retry", reason=str(error), wait_s=wait_s)
         if wait_s == 0.0:

@@ -181,7 +181,9 @@ exe AS (
     %(kind)s::text = 'waiting' AND before.waiting_for IS NOT DISTINCT FROM %(waiting_for)s::text AS known
 ),
 att AS (
-  UPDATE attempts a SET ended_at = now(), verdict = %(attempt_verdict)s, usage = %(attempt_usage)s
+  UPDATE attempts a
+  SET ended_at = now(), verdict = %(attempt_verdict)s, usage = %(attempt_usage)s,
+    known_assistant_ids = a.known_assistant_ids || %(counted_ids)s
   FROM exe
   WHERE a.execution_id = exe.id AND a.number = exe.attempt AND a.ended_at IS NULL
     AND %(attempt_verdict)s::text IS NOT NULL

@@ -169,6 +169,7 @@ class PostgresExecutions:
         attempt_verdict: str | None,
         usage: Usage | None = None,
         usage_by_model: Mapping[str, Usage] | None = None,
+        counted_ids: Collection[str] = (),
     ) -> None:
         row = await self._database.tenant(execution.organization_id).one(
             sql.REQUEUE,
@@ -182,6 +183,7 @@ class PostgresExecutions:
                 "waiting_for": detail.get("reason"),
                 "failed": failed,
                 "attempt_verdict": attempt_verdict,
+                "counted_ids": Jsonb(sorted(counted_ids)),
                 **_usage_params(execution, usage, usage_by_model or {}),
             },
         )

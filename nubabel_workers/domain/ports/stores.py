@@ -157,11 +157,13 @@ class ExecutionStore(Protocol):
         attempt_verdict: str | None,
         usage: Usage | None = None,
         usage_by_model: Mapping[str, Usage] | None = None,
+        counted_ids: Collection[str] = (),
     ) -> None:
         """Back to queued, not before wait_s seconds from now; gives the lease back and clears suspicion.
 
         failed: counts against the retry policy. attempt_verdict ends the current attempt; None leaves it open: its
         prompt may have arrived, the next dispatch looks first. usage: of the current attempt, added to the execution's.
+        counted_ids: assistant messages that it counts; should the attempt go on after all, they count no more.
         """
         ...
 

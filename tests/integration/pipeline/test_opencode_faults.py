@@ -183,6 +183,26 @@ async def test_what_a_crashed_attempt_used_is_added_to_the_bill_as_a_lower_bound
     assert (execution, model) == (total, total)
 
 
+async def test_what_an_attempt_used_before_it_was_declared_dead_is_counted_once_when_it_answers_after_all(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.opencode.simulator.set_faults(idle_before_final_s=1.5)
+    await start(pipeline, '[[tool=bash {"command":"true","description":"x"}]] hello')
+    await pipeline.run_ends()
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["queued"]
+    await eventually(lambda: pipeline.opencode.simulator.engine.active == 0, what="the last message")
+
+    await pipeline.dispatch()
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["completed"]
+    (session,) = pipeline.opencode.simulator.store.sessions.values()
+    spent = sum(message.info["tokens"]["input"] for message in session.messages.values() if not message.is_user)
+    execution, _, model = await used(pipeline)
+    assert (execution["tokens"], model["tokens"]) == (spent, spent)
+
+
 async def test_what_a_stopped_run_used_is_recorded_as_a_lower_bound(pipeline: Pipeline) -> None:
     await hangs_in_its_second_step(pipeline)
     await pipeline.services.database.system().execute("UPDATE executions SET deadline_at = now()")
