@@ -145,10 +145,7 @@ class DeliverNotifications:
         notification = claimed.notification
         log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
         if isinstance(error, CredentialsError) and error.code in _TOKEN_ENDED:
-            if await self._token_was_replaced(claimed):
-                error = TransientError("Slack refused a token that has been replaced since")
-            else:
-                await self._end_workspace(claimed, error)
+            await self._end_workspace(claimed, error)
         return await self._retry_or_park(claimed, lease, error)
 
     async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
@@ -207,12 +204,6 @@ class DeliverNotifications:
             attempts=notification.failures + 1,
         )
         await self._notifications.fail(notification, lease, error=error, dead_letter=dead_letter)
-
-    async def _token_was_replaced(self, claimed: ClaimedNotification) -> bool:
-        """Whether the token that Slack refused is an older one, remembered from before the app was installed again."""
-        key = claimed.notification.organization_id, str(claimed.notification.destination.get("workspace_id", ""))
-        used, current = await self._tenants.workspace(*key), await self._tenants.workspace(*key, afresh=True)
-        return used is not None and current is not None and used.bot_token != current.bot_token
 
     async def _end_workspace(self, claimed: ClaimedNotification, error: CredentialsError) -> None:
         """Slack refused the workspace's token for good: nobody there can be told anything any more."""

@@ -9,6 +9,7 @@ import structlog
 from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import (
+    CredentialsError,
     NubabelError,
     PermanentError,
     RateLimitedError,
@@ -27,6 +28,7 @@ from nubabel_workers.domain.ports import (
     Throttle,
 )
 from nubabel_workers.domain.slack_text import reply_parts
+from nubabel_workers.domain.tenants import Workspace
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -92,6 +94,15 @@ class DeliverToSlack:
             if error.retry_after_s and not isinstance(error, LookUpLaterError):
                 await self._throttle.block(limit, for_s=error.retry_after_s)
             raise
+        except CredentialsError as error:
+            if await self._was_replaced(workspace):
+                raise TransientError("Slack refused a token that has been replaced since") from error
+            raise
+
+    async def _was_replaced(self, used: Workspace) -> bool:
+        """Whether the app was installed again since the token that Slack refused was remembered here."""
+        current = await self._tenants.workspace(used.organization_id, used.id, afresh=True)
+        return current is not None and current.active and current.bot_token != used.bot_token
 
     async def take_sign_away(self, notification: Notification) -> bool:
         """The working sign goes with the outcome. False when it could not be taken away: its own row will try."""

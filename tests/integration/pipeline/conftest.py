@@ -127,7 +127,9 @@ class Steps:
             scopes=("chat:write",),
         )
         workspaces = PostgresWorkspaces(self.services.database, self.services.cipher)
-        await workspaces.save(ORGANIZATION, self.services.chance.new_id("wsp"), installation, actor="tests")
+        known = await workspaces.installed(installation.key)
+        workspace_id = known.id if known is not None else self.services.chance.new_id("wsp")
+        assert await workspaces.save(ORGANIZATION, workspace_id, installation, actor="tests") is not None
 
     async def set_webhook_secret(self, secret: SecretStr) -> None:
         organizations = PostgresOrganizations(self.services.database, self.services.cipher)

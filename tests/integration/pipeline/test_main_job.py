@@ -260,6 +260,22 @@ async def test_a_token_that_was_replaced_meanwhile_ends_nothing(pipeline: Pipeli
     assert pipeline.replies(question) == ["done"]
 
 
+async def test_a_late_refusal_of_a_token_that_was_replaced_meanwhile_ends_nothing(pipeline: Pipeline) -> None:
+    """By then another refusal has made this process look at the installation afresh."""
+    await pipeline.install("xoxb-of-an-earlier-installation")
+    await pipeline.mention("hello")
+    await pipeline.mention("and you?")
+    await pipeline.take_events()
+    workspace = await pipeline.one("SELECT id FROM workspaces")
+    await pipeline.services.tenants.workspace(ORGANIZATION, str(workspace["id"]))  # remembered from now on
+    await pipeline.install(pipeline.slack.workspace(TEAM).bot_token)
+    pipeline.slack.faults.plan(Fault("reactions.add", FaultKind.LATE, seconds=0.3))
+
+    await pipeline.deliver()
+
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "active"
+
+
 async def test_a_failure_of_the_model_is_an_apology_and_a_dead_letter(pipeline: Pipeline) -> None:
     question = await pipeline.mention("[[status=401]] hello")
 
