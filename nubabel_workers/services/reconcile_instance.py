@@ -62,9 +62,16 @@ class ReconcileInstance:
     async def _quiet_ones(self, instance: Instance, directory: str | None, session_ids: list[str]) -> list[str]:
         try:
             busy = await self._servers.server(instance).busy_sessions(directory)
-            await self._asks.refuse_pending(instance, directory, set(busy))
-            await self._strays.stop(instance, busy.keys() - set(session_ids))
         except NubabelError as error:
             log.warning("opencode.not_reconciled", instance_id=instance.id, error=str(error))
             return []
+        await self._tidy(instance, directory, set(busy), set(session_ids))
         return [session_id for session_id in session_ids if session_id not in busy]
+
+    async def _tidy(self, instance: Instance, directory: str | None, busy: set[str], ours: set[str]) -> None:
+        """What cannot be tidied up now keeps no run from being woken."""
+        try:
+            await self._asks.refuse_pending(instance, directory, busy)
+            await self._strays.stop(instance, busy - ours)
+        except NubabelError as error:
+            log.warning("opencode.not_tidied", instance_id=instance.id, error=str(error))

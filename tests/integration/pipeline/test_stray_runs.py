@@ -192,6 +192,23 @@ async def test_a_run_that_was_given_up_while_its_server_was_away_is_stopped_late
     assert incidents(pipeline, "stray_run") == 1
 
 
+async def test_a_stray_run_that_cannot_be_stopped_keeps_no_other_from_being_woken(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await given_up_while_the_server_was_away(pipeline, monkeypatch)
+    await a_while_ago(pipeline)
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await eventually(lambda: working(pipeline) == 1, what="the end of the second run")
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET running_since = now() - interval '1 minute' WHERE status = 'running'"
+    )
+    monkeypatch.setattr(HttpOpenCodeServer, "abort", _unreachable)
+
+    assert await pipeline.services.reconcile_instance.run("ins_1") == 1
+
+
 async def test_what_somebody_else_runs_on_the_server_is_left_alone(pipeline: Pipeline) -> None:
     server = await the_server(pipeline)
     foreign = await server.create_session(title="an operator's own", metadata={}, directory=None)
