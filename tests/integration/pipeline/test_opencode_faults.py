@@ -118,6 +118,7 @@ async def test_a_run_that_could_not_be_stopped_is_not_met_by_the_next_attempt(
 
     await due_now(pipeline)
     await pipeline.complete()
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
     await pipeline.dispatch()
 
     places = await pipeline.one("SELECT count(DISTINCT opencode_session_id) AS n FROM attempts")

@@ -17,8 +17,8 @@ _ROWS = {
     "organizations": "INSERT INTO organizations (id, name) VALUES ('{o}', '{o}')",
     "workspaces": """INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
                      VALUES ('wsp_{n}', '{o}', '-:T{n}', 'T{n}', 'U', '')""",
-    "service_tokens": """INSERT INTO service_tokens (id, organization_id, name, role, token_hash)
-                         VALUES ('tok_{n}', '{o}', 'n', 'service', 'hash{n}')""",
+    "service_tokens": """INSERT INTO service_tokens (id, organization_id, name, token_hash)
+                         VALUES ('tok_{n}', '{o}', 'n', 'hash{n}')""",
     "submit_keys": "INSERT INTO submit_keys (id, organization_id, name, secret) VALUES ('key_{n}', '{o}', 'n', '')",
     "sessions": """INSERT INTO sessions (id, organization_id, session_key, source)
                    VALUES ('ses_{n}', '{o}', 'k{n}', 's')""",
