@@ -53,6 +53,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     troubles.run_that_ends_in_silence,
     troubles.stream_that_breaks,
     troubles.stream_that_breaks_late,
+    troubles.run_of_somebody_else,
+    troubles.slack_that_takes_its_time,
     troubles.look_that_comes_early,
     troubles.session_that_is_lost,
     troubles.permission_ask,
@@ -146,6 +148,10 @@ async def run_campaign(
     try:
         campaign.complete = await _play_all(places, [Case([scenario]) for scenario in scenarios])
         campaign.killed = await _play_all(places, plan(campaign.complete))
+        # Where the machine was too busy for what a process does by itself, once more with nothing beside it.
+        missed = [played for played in campaign.killed if not played.reached and not played.wrong]
+        campaign.killed = [played for played in campaign.killed if played not in missed]
+        campaign.killed += await _play_all(places[:1], [played.case for played in missed])
         campaign.undone = [wrong for place in places for wrong in await place.close()]
     finally:
         await asyncio.gather(*(place.close() for place in places))

@@ -1,11 +1,14 @@
 """Conversations in which OpenCode, the database or Slack has a bad day on top of the killed process."""
 
+import time
 from collections.abc import Sequence
 
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.opencode_ids import prompt_ids
+from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.simulators.opencode.state import SimulatedSession
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from tests.faults.kill_points.conversations import Check, Thread, answers, ask
@@ -156,6 +159,35 @@ async def stream_that_breaks_late(lane: Lane) -> Check:
     await lane.until_true(lambda: lane.count("executions WHERE status = 'running'"), "the run's row")
     await lane.database("UPDATE executions SET running_since = now() - interval '1 minute' WHERE status = 'running'")
     lane.opencode.simulator.streams.disconnect()
+    await thread.until_told("Done.")
+    return lambda: thread.check("Done.")
+
+
+async def slack_that_takes_its_time(lane: Lane) -> Check:
+    """A lease is renewed while the post is on its way."""
+    lane.slack.faults.plan(Fault("chat.postMessage", FaultKind.LATE, seconds=2.5))
+    thread = ask(lane, answers("Done."))
+    await thread.until_told("Done.")
+    return lambda: thread.check("Done.")
+
+
+async def run_of_somebody_else(lane: Lane) -> Check:
+    """A busy session without a request of ours is looked up when the listener compares, and left alone."""
+    (instance,) = await lane.services.instances.loads()
+    server = lane.services.servers.server(instance)
+    session = await server.create_session(title="Somebody else's", metadata={}, directory=instance.directory)
+    ids = prompt_ids("org_none", session, f"theirs{lane.number()}", created_ms=int(time.time() * 1000), parts=1)
+    await server.submit(
+        session,
+        message_id=ids.message_id,
+        parts=[PromptPart(ids.part_ids[0], text=f"[[delay=3]] {answers('Not for you.')}")],
+        agent=None,
+        model=None,
+        system=None,
+        timeout_s=5,
+    )
+    lane.opencode.simulator.streams.disconnect()
+    thread = ask(lane, f"[[delay=2.5]] {answers('Done.')}")
     await thread.until_told("Done.")
     return lambda: thread.check("Done.")
 
