@@ -33,7 +33,7 @@ from nubabel_workers.simulators.opencode.running import RunningSimulator, simula
 from nubabel_workers.simulators.slack.model import Message
 from nubabel_workers.simulators.slack.server import SlackSimulator, SlackSimulatorOptions
 from tests.faults.kill_points.points import Moment
-from tests.faults.kill_points.processes import BLIND, CLI, SERVING, WORKER, SystemProcess
+from tests.faults.kill_points.processes import BLIND, CLI, POISON, SERVING, WORKER, SystemProcess
 from tests.integration.pipeline.webhook_receiver import Receiver, webhook_receiver
 from tests.waiting import eventually, eventually_true
 
@@ -305,10 +305,11 @@ async def lane(
     *,
     patience_s: float = _STUCK_AFTER_S,
     blind: bool = False,
+    poison: str = "",
 ) -> AsyncIterator[Lane]:
     """directory: for its trace and its processes' logs. patience_s: what takes longer is stuck.
 
-    blind: its processes never find an earlier post of theirs.
+    blind: its processes never find an earlier post of theirs. poison: the word of a prompt that kills who submits it.
     """
     made, port = StackSecrets(), free_port()
     async with AsyncExitStack() as stack:
@@ -324,7 +325,7 @@ async def lane(
         )
         opencode = await stack.enter_async_context(simulator(SimulatorConfig(retry_wait_s=0.05)))
         environment = base_environment() | _environment(stores, made, slack, port)
-        environment |= {BLIND: "yes"} if blind else {}
+        environment |= ({BLIND: "yes"} if blind else {}) | ({POISON: poison} if poison else {})
         settings = _settings(environment)
         services = await stack.enter_async_context(open_services(settings, application_name="kill-points"))
         tenant = await create_tenant(services, "Lane", [slack.workspace("T0LANE")])

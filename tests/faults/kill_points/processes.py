@@ -4,18 +4,21 @@ Each runs the very command of the Procfile (workers: one for all queues); only t
 """
 
 import asyncio
+import functools
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.adapters.slack.messenger import SlackMessenger
+from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.embedded.guardian import guardian
 from nubabel_workers.embedded.procfile import read_procfile
 from tests.faults.kill_points.points import KillPoint
@@ -23,6 +26,7 @@ from tests.faults.kill_points.seam import ORDER_BYTES, Seam, SharedOrder, order_
 
 WORKER, LISTENER, SCHEDULER, WEB, CLI = "worker", "listener", "scheduler", "web", "cli"
 BLIND = "KILL_POINTS_BLIND"  # environment variable: earlier posts are never found
+POISON = "KILL_POINTS_POISON"  # environment variable: who submits a prompt with this word dies, each time
 SERVING = (WORKER, LISTENER, SCHEDULER, WEB)  # run all the time; the command line only now and then
 
 _IMPORTED_BEFORE_FORKING = (
@@ -152,6 +156,8 @@ def _run(
     _write_to(log)
     if BLIND in environment:
         SlackMessenger.find_by_delivery_id = _finds_nothing  # type: ignore[method-assign]  # one guard switched off
+    if word := environment.get(POISON):
+        HttpOpenCodeServer.submit = _dying_of(word, HttpOpenCodeServer.submit)  # type: ignore[method-assign, assignment]
     Seam(name, os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT), order).install()
     program, *arguments = command
     if program == "python":
@@ -171,6 +177,16 @@ def _run(
 
 async def _finds_nothing(*_args: Any, **_kwargs: Any) -> None:
     return None
+
+
+def _dying_of(word: str, real: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(real)
+    async def submit(*args: Any, parts: Sequence[PromptPart], **kwargs: Any) -> None:
+        if any(word in (part.text or "") for part in parts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        await real(*args, parts=parts, **kwargs)
+
+    return submit
 
 
 def _write_to(log: Path) -> None:
