@@ -69,6 +69,7 @@ def test_the_message_that_a_dead_worker_was_handed_is_run_by_the_next(
     dying = start_worker(tmp_path, own_valkey, name="dying")
     broker.lpush(QUEUE, good("before"))
     dying.wait_for_done("before")
+    wait_for(lambda: nothing_is_left(broker), what="its acknowledgement")
     dying.process.send_signal(signal.SIGSTOP)  # it waits for a message, and the server hands it the next one
 
     broker.lpush(QUEUE, good("handed over"))
