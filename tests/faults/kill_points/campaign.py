@@ -5,7 +5,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -92,12 +92,14 @@ class Case:
     """Where a process is killed, and the scenarios in which it passes there. point None: nobody is killed.
 
     The first scenario is played; the next one only if the point was not reached, as background work varies.
-    only_if_found: the call must come back with something to do; the later half is content with any call.
+    only_if_found: the call must come back with something to do; the later half is content with any call. others: all
+    that ever passed there, the surest first, for where those tries were too few.
     """
 
     scenarios: Sequence[Scenario]
     point: KillPoint | None = None
     only_if_found: bool = False
+    others: Sequence[Scenario] = ()
 
     def __str__(self) -> str:
         where = f", killed: {self.point}" if self.point else ""
@@ -148,10 +150,10 @@ async def run_campaign(
     try:
         campaign.complete = await _play_all(places, [Case([scenario]) for scenario in scenarios])
         campaign.killed = await _play_all(places, plan(campaign.complete))
-        # Where the machine was too busy for what a process does by itself, once more with nothing beside it.
+        # What a process does by itself it may do elsewhere this time: once more, wherever it was ever seen.
         missed = [played for played in campaign.killed if not played.reached and not played.wrong]
         campaign.killed = [played for played in campaign.killed if played not in missed]
-        campaign.killed += await _play_all(places[:1], [played.case for played in missed])
+        campaign.killed += await _play_all(places, [_wherever(played.case) for played in missed])
         campaign.undone = [wrong for place in places for wrong in await place.close()]
     finally:
         await asyncio.gather(*(place.close() for place in places))
@@ -191,7 +193,12 @@ def _case(point: KillPoint, passages: Sequence[_Passage]) -> Case:
     fruitful = [passage for passage in cheapest if passage.found]
     tries = [*islice(cycle(fruitful), _TRIES // 2), *islice(cycle(cheapest), _TRIES)]
     scenarios = [passage.scenario for passage in tries[:_TRIES]]
-    return Case(scenarios, point, only_if_found=bool(fruitful) and point.process != CLI)
+    surest = [passage.scenario for passage in sorted(own, key=lambda passage: (-passage.times, passage.cost))]
+    return Case(scenarios, point, only_if_found=bool(fruitful) and point.process != CLI, others=surest)
+
+
+def _wherever(case: Case) -> Case:
+    return replace(case, scenarios=case.others, only_if_found=False)
 
 
 class _Place:
