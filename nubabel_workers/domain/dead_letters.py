@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.ids import DeadLetterId
 
 
@@ -172,3 +173,35 @@ class DiscardReport:
     dry_run: bool
     discarded: int
     more: bool
+
+
+def letter_of_event(
+    event_id: str, organization_id: str, *, reason: DeadLetterReason, error: str, attempts: int
+) -> NewDeadLetter:
+    """For an incoming Slack event that cannot be worked on."""
+    return NewDeadLetter(
+        queue="slack-events",
+        task=HintTask.PROCESS_SLACK_EVENTS.value,
+        reason=reason,
+        error=error,
+        subject_kind=SubjectKind.INBOUND_EVENT,
+        subject_id=event_id,
+        organization_id=organization_id,
+        attempts=attempts,
+    )
+
+
+def letter_of_notification(
+    notification_id: str, organization_id: str, *, reason: DeadLetterReason, error: str, attempts: int
+) -> NewDeadLetter:
+    """For something that cannot be told."""
+    return NewDeadLetter(
+        queue="notifications",
+        task=HintTask.DELIVER.value,
+        reason=reason,
+        error=error,
+        subject_kind=SubjectKind.NOTIFICATION,
+        subject_id=notification_id,
+        organization_id=organization_id,
+        attempts=attempts,
+    )

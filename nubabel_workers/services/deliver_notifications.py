@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_notification
 from nubabel_workers.domain.errors import (
     CredentialsError,
     NubabelError,
@@ -193,14 +193,11 @@ class DeliverNotifications:
 
     async def _park(self, claimed: ClaimedNotification, lease: Lease, reason: DeadLetterReason, error: str) -> None:
         notification = claimed.notification
-        dead_letter = NewDeadLetter(
-            queue="notifications",
-            task=HintTask.DELIVER.value,
+        dead_letter = letter_of_notification(
+            notification.id,
+            notification.organization_id,
             reason=reason,
             error=error,
-            subject_kind=SubjectKind.NOTIFICATION,
-            subject_id=notification.id,
-            organization_id=notification.organization_id,
             attempts=notification.failures + 1,
         )
         await self._notifications.fail(notification, lease, error=error, dead_letter=dead_letter)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_event
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, NewExecution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -117,14 +117,11 @@ class ProcessSlackEvents:
 
     async def _park(self, event: ClaimedInbound, lease: Lease, reason: DeadLetterReason, error: str) -> str:
         """Set it aside; who wrote it is told, as for every request that cannot be served."""
-        dead_letter = NewDeadLetter(
-            queue="slack-events",
-            task=HintTask.PROCESS_SLACK_EVENTS.value,
+        dead_letter = letter_of_event(
+            event.id,
+            event.organization_id,
             reason=reason,
             error=error,
-            subject_kind=SubjectKind.INBOUND_EVENT,
-            subject_id=event.id,
-            organization_id=event.organization_id,
             attempts=event.failures + 1,
         )
         apology = _reply(event, "failed") if event.event.kind in _MESSAGES else None

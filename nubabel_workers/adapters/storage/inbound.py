@@ -9,9 +9,8 @@ from psycopg.types.json import Jsonb
 from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable, from_stored
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
-from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, letter_of_event
 from nubabel_workers.domain.errors import LeaseLostError
-from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import Chance, ClaimedInbound
@@ -149,14 +148,11 @@ class PostgresInbound:
 
         async def park(row: Mapping[str, Any]) -> None:
             claimed = _salvaged(row)
-            dead_letter = NewDeadLetter(
-                queue="slack-events",
-                task=HintTask.PROCESS_SLACK_EVENTS.value,
+            dead_letter = letter_of_event(
+                claimed.id,
+                claimed.organization_id,
                 reason=DeadLetterReason.TOO_MANY_DELIVERIES,
                 error=f"unreadable: {UNREADABLE}",
-                subject_kind=SubjectKind.INBOUND_EVENT,
-                subject_id=claimed.id,
-                organization_id=claimed.organization_id,
                 attempts=claimed.failures + 1,
             )
             await self.fail(claimed, lease, dead_letter, apology=_apology(row))

@@ -8,9 +8,8 @@ from psycopg.types.json import Jsonb
 from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
-from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, letter_of_notification
 from nubabel_workers.domain.errors import LeaseLostError
-from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.ids import ExecutionId, NotificationId, OrganizationId
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import Notification, NotificationKind
@@ -177,14 +176,11 @@ class PostgresNotifications:
 
         async def park(row: Mapping[str, Any]) -> None:
             notification = _salvaged(row)
-            dead_letter = NewDeadLetter(
-                queue="notifications",
-                task=HintTask.DELIVER.value,
+            dead_letter = letter_of_notification(
+                notification.id,
+                notification.organization_id,
                 reason=DeadLetterReason.TOO_MANY_DELIVERIES,
                 error=f"unreadable: {UNREADABLE}",
-                subject_kind=SubjectKind.NOTIFICATION,
-                subject_id=notification.id,
-                organization_id=notification.organization_id,
                 attempts=notification.failures + 1,
             )
             await self.fail(notification, lease, error=UNREADABLE, dead_letter=dead_letter)
