@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 _FIRST_WAIT_S = 0.2
 _MAX_WAIT_S = 5.0
 _WATCHED_FOR_S = 60.0
+_LEAVE_S = 0.5
 
 
 class Listener:
@@ -86,9 +87,10 @@ class Listener:
     async def _drop(self, instance_id: str) -> None:
         log.info("listener.left", instance_id=instance_id)
         task = self._following.pop(instance_id)
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        while not task.done():
+            # Again if need be: a task group whose child fails at that moment swallows a cancellation (Python 3.11).
+            task.cancel()
+            await asyncio.wait({task}, timeout=_LEAVE_S)
         with suppress(NubabelError):
             await self._leadership.release(instance_id)
 

@@ -9,6 +9,7 @@ import pytest
 from nubabel_workers.adapters.cache.leadership import RedisLeadership
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
+from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.listener.process import Listener
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
@@ -248,3 +249,28 @@ async def test_a_listener_bears_a_bug_in_what_it_does_with_news(
             await eventually(lambda: readers(pipeline) - first, what="another stream")
 
         await eventually_true(lambda: one_of_several_is_due(pipeline), what="news")
+
+
+async def test_a_listener_ends_although_its_stream_breaks_in_that_moment(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task group one of whose tasks fails swallows the cancellation of its parent (Python 3.11)."""
+    follow, broken = pipeline.services.follow_instance.follow, asyncio.Event()
+
+    async def breaks_when_cancelled(instance: Instance, watched: set[str]) -> None:
+        try:
+            await follow(instance, watched)
+        except asyncio.CancelledError:
+            if broken.is_set():
+                raise
+            broken.set()
+            raise ExceptionGroup("", [UnavailableError("the event stream broke")]) from None
+
+    monkeypatch.setattr(pipeline.services.follow_instance, "follow", breaks_when_cancelled)
+
+    async with asyncio.timeout(10) as limit, listening(pipeline):
+        pass
+
+    assert broken.is_set()
+    assert not limit.expired()
+    await eventually(lambda: connections(pipeline) == 0, what="no stream")
