@@ -11,6 +11,7 @@ InboundEventId = NewType("InboundEventId", str)
 DeadLetterId = NewType("DeadLetterId", str)
 InstanceId = NewType("InstanceId", str)
 ServiceTokenId = NewType("ServiceTokenId", str)
+ToolConnectionId = NewType("ToolConnectionId", str)
 
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 RANDOM_BYTES = 10  # 80 random bits beside 48 bits of milliseconds, as in ULID (https://github.com/ulid/spec)

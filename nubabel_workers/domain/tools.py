@@ -1,0 +1,66 @@
+"""Connections to MCP servers that an organization made, and what a call to one of their tools needs.
+
+Model Context Protocol: https://modelcontextprotocol.io/specification
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from nubabel_workers.domain.ids import OrganizationId, ToolConnectionId
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class ConnectionKind(StrEnum):
+    HTTP = "http"  # a server at a URL, spoken to through the egress guard
+    COMMAND = "command"  # a process that we start, from the operator's catalogue only
+
+
+class ConnectionStatus(StrEnum):
+    """Only an active connection serves calls."""
+
+    PENDING_AUTHORIZATION = "pending_authorization"  # somebody of the organization has yet to agree at the provider
+    ACTIVE = "active"
+    REFUSED = "refused"  # its credentials were refused; it has to be authorized again
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True)
+class ToolConnection:
+    """One organization's connection to one MCP server, without its credentials."""
+
+    id: ToolConnectionId
+    organization_id: OrganizationId
+    provider: str  # its name within the organization, unique there; what the agent calls it by
+    kind: ConnectionKind
+    status: ConnectionStatus
+    url: str | None = None  # of an HTTP server
+    command_name: str | None = None  # of a command server: its name in the operator's catalogue
+    allowed_tools: frozenset[str] | None = None  # None allows all that the server has
+    is_default: bool = False  # serves a tool name that several providers have; at most one per organization
+
+    def allows(self, tool_name: str) -> bool:
+        return self.allowed_tools is None or tool_name in self.allowed_tools
+
+
+@dataclass(frozen=True)
+class ToolCredentials:
+    """What to show a server. revision grows with every new token: a pooled client of an older one is stale."""
+
+    revision: int
+    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)  # of each request to an HTTP server
+    environment: Mapping[str, str] = field(default=_NOTHING, repr=False)  # of a command server, beside its own
+
+
+@dataclass(frozen=True)
+class CommandServer:
+    """An entry of the operator's catalogue: how a server is started. It gets nothing of our own environment."""
+
+    name: str
+    command: str  # absolute path
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default=_NOTHING, repr=False)  # the same for every organization
+    credential_names: frozenset[str] = frozenset()  # variables that an organization's credentials may set
