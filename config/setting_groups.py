@@ -155,7 +155,7 @@ class GatewaySettings(SettingGroup):
     )
     egress_allow: CommaSeparated = Field(
         (),
-        description="Exceptions to the guard of outgoing URLs (webhooks, callbacks), comma-separated host:port; "
+        description="Exceptions to the guard of outgoing URLs (webhooks, MCP servers), comma-separated host:port; "
         "these may be private addresses and plain http.",
     )
     webhook_timeout_s: PositiveFloat = Field(10, description="Seconds that a webhook may take to answer.")

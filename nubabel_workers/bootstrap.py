@@ -18,6 +18,7 @@ from nubabel_workers.adapters.cache.circuit_breakers import RedisCircuitBreakers
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
+from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
@@ -38,7 +39,6 @@ from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy

@@ -11,8 +11,8 @@ import orjson
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
+from nubabel_workers.adapters.egress.guard import EgressGuard, EgressResponse
 from nubabel_workers.adapters.retry_after import read_retry_after
-from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressResponse
 from nubabel_workers.domain.errors import (
     CredentialsError,
     PermanentError,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.errors import NubabelError, TransientError
 from tasks.runtime import LoopThread

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from nubabel_workers.adapters.webhooks.egress import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.errors import (
     CredentialsError,
@@ -19,7 +19,7 @@ from nubabel_workers.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
-from tests.unit.adapters.webhooks.conftest import Receiver
+from tests.unit.adapters.conftest import Receiver
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""The one way out to addresses that somebody else names: webhooks, callbacks, tool servers.
+"""The one way out to addresses that somebody else names: webhooks, MCP servers and their authorization servers.
 
 An address is checked where it is used: the name is resolved by us, and the connection goes to the checked address, so
 that a DNS answer that changes in between (rebinding) changes nothing.
@@ -189,16 +189,23 @@ class EgressGuard:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UncertainError(f"{target.host} gave no answer ({type(error).__name__})") from None
 
+    def new_session(self) -> aiohttp.ClientSession:
+        """Connections that lead to checked addresses only; whoever asks closes it, and calls `check_url` for each URL.
+
+        Literal addresses are not resolved, hence not checked here.
+        """
+        resolver = CheckedResolver(self._policy, self._resolver or ThreadedResolver())
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._timeout_s / 2),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # a small answer must stay small
+            headers={"User-Agent": "nubabel-workers", "Accept-Encoding": "identity"},
+        )
+
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
-            resolver = CheckedResolver(self._policy, self._resolver or ThreadedResolver())
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False),
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=self._timeout_s / 2),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a small answer must stay small
-                headers={"User-Agent": "nubabel-workers", "Accept-Encoding": "identity"},
-            )
+            self._session = self.new_session()
         return self._session
 
 

@@ -7,9 +7,9 @@ import ipaddress
 import pytest
 from aiohttp import web
 
-from nubabel_workers.adapters.webhooks.egress import CheckedResolver, EgressGuard, EgressPolicy
+from nubabel_workers.adapters.egress.guard import CheckedResolver, EgressGuard, EgressPolicy
 from nubabel_workers.domain.errors import InvalidInputError, PermanentError, UnavailableError, UncertainError
-from tests.unit.adapters.webhooks.conftest import Receiver, ScriptedResolver
+from tests.unit.adapters.conftest import Receiver, ScriptedResolver
 
 PRIVATE = [
     *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254"),
