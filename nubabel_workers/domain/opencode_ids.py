@@ -5,11 +5,14 @@ A message id is a key of the whole server, so everything that tells two prompts 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _HEAD_BITS = 48
 _TAIL_LENGTH = 14
+# Longer ones work in some of the server's routes only.
+_TAIL = re.compile(r"[A-Za-z0-9._-]{1,120}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ def opencode_id(prefix: str, unix_ms: int, seed: str, n: int = 1) -> str:
         head ^= (1 << _HEAD_BITS) - 1
     digest = hashlib.sha256(seed.encode()).digest()
     return f"{prefix}_{head:012x}" + "".join(_BASE62[byte % 62] for byte in digest[:_TAIL_LENGTH])
+
+
+def is_opencode_id(prefix: str, value: str) -> bool:
+    """Whether the server may be asked for it. prefix: ses, msg, prt, per or que.
+
+    Wider than the format, as the server is: clients may choose the ids of their messages.
+    """
+    return value.startswith(prefix) and _TAIL.fullmatch(value.removeprefix(prefix)) is not None
 
 
 def prompt_ids(

@@ -12,7 +12,9 @@ from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.models import (
     Agent,
+    AuthMethod,
     Health,
+    McpServer,
     MessagePage,
     PermissionRequest,
     PermissionRule,
@@ -20,6 +22,9 @@ from nubabel_workers.adapters.opencode.models import (
     QuestionRequest,
     ServerConfig,
     Session,
+    SessionPage,
+    Skill,
+    ToolCall,
 )
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer, HttpOpenCodeServers
 from nubabel_workers.adapters.opencode.sse import EventDecoder
@@ -48,6 +53,7 @@ from nubabel_workers.domain.ports import PromptPart
 
 __all__ = [
     "Agent",
+    "AuthMethod",
     "CallReport",
     "Disposed",
     "EventDecoder",
@@ -56,6 +62,7 @@ __all__ = [
     "HttpClient",
     "HttpOpenCodeServer",
     "HttpOpenCodeServers",
+    "McpServer",
     "MessagePage",
     "OpenCodeClient",
     "PermissionAsked",
@@ -72,10 +79,13 @@ __all__ = [
     "Session",
     "SessionError",
     "SessionIdle",
+    "SessionPage",
     "SessionStatus",
+    "Skill",
     "SyncOpenCodeClient",
     "TextDelta",
     "Timeouts",
+    "ToolCall",
     "ToolUpdate",
     "UnexpectedAnswerError",
     "events",

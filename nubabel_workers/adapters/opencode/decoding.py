@@ -8,12 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nubabel_workers.adapters.opencode.models import (
     Agent,
+    AuthMethod,
     Health,
+    McpServer,
     PermissionRequest,
     Provider,
     QuestionRequest,
     ServerConfig,
     Session,
+    Skill,
+    ToolCall,
 )
 from nubabel_workers.domain.errors import PermanentError
 from nubabel_workers.domain.executions import Usage
@@ -142,11 +146,52 @@ class _Ask(_Wire):
 
 class _Provider(_Wire):
     id: str
+    name: str = ""
     models: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Providers(_Wire):
     providers: list[_Provider]
+    default: dict[str, str] = Field(default_factory=dict)
+
+
+class _Connected(_Wire):
+    connected: list[str]
+
+
+class _AuthMethod(_Wire):
+    type: str
+    label: str = ""
+
+
+class _Skill(_Wire):
+    name: str
+    description: str = ""
+    location: str = ""
+
+
+class _McpStatus(_Wire):
+    status: str
+    error: str | None = None
+
+
+class _FullState(_Wire):
+    status: str
+    title: str | None = None
+    input: dict[str, Any] = Field(default_factory=dict)
+    output: str | None = None
+    error: str | None = None
+
+
+class _ToolPart(_Wire):
+    type: str
+    call_id: str = Field(default="", alias="callID")
+    tool: str = ""
+    state: _FullState | None = None
+
+
+class _ToolMessage(_Wire):
+    parts: list[_ToolPart] = Field(default_factory=list)
 
 
 class _Config(_Wire):
@@ -168,6 +213,11 @@ _AGENTS = TypeAdapter(list[_Agent])
 _STATUSES = TypeAdapter(dict[str, _Status])
 _ASKS = TypeAdapter(list[_Ask])
 _PROVIDERS = TypeAdapter(_Providers)
+_CONNECTED = TypeAdapter(_Connected)
+_AUTH_METHODS = TypeAdapter(dict[str, list[_AuthMethod]])
+_SKILLS = TypeAdapter(list[_Skill])
+_MCP = TypeAdapter(dict[str, _McpStatus])
+_TOOL_MESSAGE = TypeAdapter(_ToolMessage)
 _CONFIG = TypeAdapter(_Config)
 _HEALTH = TypeAdapter(_Health)
 
@@ -287,6 +337,19 @@ def _permission_request(ask: _Ask) -> PermissionRequest:
     return PermissionRequest(ask.id, ask.session_id, ask.permission, tuple(ask.patterns))
 
 
+def _mcp_server(name: str, told: _McpStatus) -> McpServer:
+    lines = (told.error or "").strip().splitlines()
+    return McpServer(name, told.status, lines[0][:_MAX_ERROR_LENGTH] if lines else None)
+
+
+def _tool_calls(message: _ToolMessage) -> list[ToolCall]:
+    return [
+        ToolCall(part.call_id, part.tool, s.status, s.title or None, s.input, s.output, s.error)
+        for part in message.parts
+        if part.type == PartKind.TOOL and (s := part.state) is not None
+    ]
+
+
 decode_health = _decoder(_HEALTH, lambda health: Health(health.healthy, health.version))
 decode_session = _decoder(_SESSION, _session)
 decode_sessions = _decoder(_SESSIONS, lambda sessions: [_session(s) for s in sessions])
@@ -297,8 +360,19 @@ decode_statuses = _decoder(_STATUSES, lambda statuses: {sid: _session_state(s) f
 decode_permissions = _decoder(_ASKS, lambda asks: [_permission_request(a) for a in asks])
 decode_questions = _decoder(_ASKS, lambda asks: [QuestionRequest(a.id, a.session_id, a.questions) for a in asks])
 decode_providers = _decoder(
-    _PROVIDERS, lambda answer: [Provider(p.id, tuple(sorted(p.models))) for p in answer.providers]
+    _PROVIDERS,
+    lambda answer: [
+        Provider(p.id, tuple(sorted(p.models)), p.name, answer.default.get(p.id)) for p in answer.providers
+    ],
 )
+decode_connected = _decoder(_CONNECTED, lambda answer: answer.connected)
+decode_auth_methods = _decoder(
+    _AUTH_METHODS,
+    lambda answer: {provider: [AuthMethod(m.type, m.label) for m in ways] for provider, ways in answer.items()},
+)
+decode_skills = _decoder(_SKILLS, lambda skills: [Skill(s.name, s.description, s.location) for s in skills])
+decode_mcp = _decoder(_MCP, lambda servers: [_mcp_server(name, told) for name, told in servers.items()])
+decode_tool_calls = _decoder(_TOOL_MESSAGE, _tool_calls)
 decode_config = _decoder(
     _CONFIG, lambda config: ServerConfig(config.model, config.permission, tuple(map(str, config.plugin)))
 )

@@ -27,6 +27,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionPage:
+    """Sessions, the last changed first. next_cursor: pass it as `cursor` for the page of older ones; None: no more."""
+
+    sessions: list[Session]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """name: exactly what a prompt's agent field wants. mode: primary, subagent or all."""
 
@@ -42,6 +50,53 @@ class Provider:
 
     id: str
     models: tuple[str, ...]
+    name: str = ""
+    default_model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthMethod:
+    """A way to give a provider its credentials. kind: api (a key) or oauth."""
+
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """location: a file on the server, or `<built-in>`. Its text is not read."""
+
+    name: str
+    description: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """An MCP server that OpenCode itself connects to. status: connected, disabled, failed, needs_auth or later ones.
+
+    error: one bounded line, where it has failed.
+    """
+
+    name: str
+    status: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call of an answer with what went in and came out: text from outside, as long as the tool made it.
+
+    status: pending, running, completed or error.
+    """
+
+    call_id: str
+    tool: str
+    status: str
+    title: str | None = None
+    input: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    output: str | None = field(default=None, repr=False)
+    error: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class Call(Generic[_T]):
     """One request and how to read its answer.
 
     repeatable: doing it twice does no harm. What is not repeatable and was sent without a clear answer is uncertain.
+    patience_s: the server answers when it has finished its work, which may take this long; None: at once.
+    secret: the body holds credentials and is shown to nobody, not even to hooks that asked for bodies.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Call(Generic[_T]):
     decode: Callable[[Answer], _T] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
     repeatable: bool = True
+    patience_s: float | None = None
+    secret: bool = False
 
 
 def read_answer(call: Call[_T], answer: Answer) -> _T:

@@ -17,8 +17,10 @@ from nubabel_workers.simulators.opencode.answers import (
     server_error,
     wrong_id,
 )
-from nubabel_workers.simulators.opencode.config import VERSION, SimulatorConfig
+from nubabel_workers.simulators.opencode.catalogue import Catalogue
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.engine import Engine
+from nubabel_workers.simulators.opencode.forks import Forks
 from nubabel_workers.simulators.opencode.identifiers import IdSource
 from nubabel_workers.simulators.opencode.prompts import BadRequestError, PromptDesk, read_prompt
 from nubabel_workers.simulators.opencode.state import Json, SimulatedSession, Store
@@ -46,6 +48,8 @@ class Api:
         desk: PromptDesk,
     ) -> None:
         self._settings = settings
+        self._catalogue = Catalogue(settings)
+        self._forks = Forks(store, ids, tell)
         self._store = store
         self._streams = streams
         self._ids = ids
@@ -56,19 +60,28 @@ class Api:
     def routes(self) -> dict[tuple[str, str], Handler]:
         """Method and path, `*` for an id, -> handler."""
         return {
-            ("GET", "global/health"): self._health,
-            ("GET", "agent"): self._agents,
-            ("GET", "config"): self._config,
-            ("GET", "config/providers"): self._providers,
+            ("GET", "global/health"): self._catalogue.health,
+            ("GET", "agent"): self._catalogue.agents,
+            ("GET", "config"): self._catalogue.config,
+            ("GET", "config/providers"): self._catalogue.configured_providers,
+            ("GET", "provider"): self._catalogue.all_providers,
+            ("GET", "provider/auth"): self._catalogue.auth_methods,
+            ("PUT", "auth/*"): self._catalogue.set_auth,
+            ("DELETE", "auth/*"): self._catalogue.remove_auth,
+            ("GET", "skill"): self._catalogue.skills,
+            ("GET", "mcp"): self._catalogue.mcp_status,
             ("GET", "path"): self._path,
             ("POST", "instance/dispose"): self._dispose,
             ("POST", "session"): self._create_session,
             ("GET", "session"): self._list_sessions,
+            ("GET", "experimental/session"): self._page_of_sessions,
             ("GET", "session/status"): self._status,
             ("GET", "session/*"): self._get_session,
             ("PATCH", "session/*"): self._update_session,
             ("DELETE", "session/*"): self._delete_session,
             ("GET", "session/*/children"): self._children,
+            ("POST", "session/*/fork"): self._fork,
+            ("POST", "session/*/summarize"): self._summarize,
             ("POST", "session/*/abort"): self._abort,
             ("POST", "session/*/prompt_async"): self._prompt_async,
             ("POST", "session/*/message"): self._prompt,
@@ -94,28 +107,6 @@ class Api:
     def _directory(self, request: web.BaseRequest) -> str:
         return request.query.get("directory") or request.headers.get("x-opencode-directory") or self._settings.directory
 
-    async def _health(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        return json_answer({"healthy": True, "version": VERSION})
-
-    async def _agents(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        shown = [
-            {"name": a.name, "mode": a.mode, "native": a.name in {"build", "plan"}, "permission": [], "options": {}}
-            | {"hidden": a.hidden or None}  # oh-my-opencode's agents have null where theirs is not set
-            for a in self._settings.agents
-        ]
-        return json_answer(shown)
-
-    async def _config(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        denied = dict.fromkeys(("question", "doom_loop", "external_directory"), "deny")
-        return json_answer({"model": self._settings.models[0], "share": "disabled", "plugin": [], "permission": denied})
-
-    async def _providers(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        models: dict[str, dict[str, Json]] = {}
-        for name in self._settings.models:
-            provider, _, model = name.partition("/")
-            models.setdefault(provider, {})[model] = {"id": model, "providerID": provider}
-        return json_answer({"providers": [{"id": p, "name": p, "models": m} for p, m in models.items()], "default": {}})
-
     async def _path(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         return json_answer({"directory": self._directory(request), "worktree": "/"})
 
@@ -132,7 +123,8 @@ class Api:
     async def _create_session(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         given = await read_body(request, bad={"_tag": "BadRequest"}) if request.can_read_body else {}
         title = given.get("title")
-        if title is not None and not isinstance(title, str):
+        model = given.get("model")
+        if not isinstance(title, str | None) or not isinstance(model, dict | None):
             raise RefusedError(400, {"_tag": "BadRequest"})
         info = wire_forms.session_info(
             self._ids.new("ses"), directory=self._directory(request), title=title, given=given
@@ -142,10 +134,33 @@ class Api:
         return json_answer(info)
 
     async def _list_sessions(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        directory = request.query.get("directory")
-        chosen = [s.info for s in self._store.sessions.values() if directory in {None, s.directory}]
-        chosen.sort(key=lambda info: info["time"]["created"], reverse=True)
+        chosen = self._chosen_sessions(request)
         return json_answer(chosen[: int(request.query.get("limit", _DEFAULT_LIST_LIMIT))])
+
+    async def _page_of_sessions(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
+        """The list that has pages. Its cursor is the time of a page's last session, so equal times may fall out."""
+        chosen = self._chosen_sessions(request)
+        if (cursor := request.query.get("cursor")) is not None:
+            chosen = [info for info in chosen if info["time"]["updated"] < int(cursor)]
+        page = chosen[: int(request.query.get("limit", _DEFAULT_LIST_LIMIT))]
+        headers = {"x-next-cursor": str(page[-1]["time"]["updated"])} if page and len(page) < len(chosen) else {}
+        return json_answer(page, headers=headers)
+
+    def _chosen_sessions(self, request: web.BaseRequest) -> list[Json]:
+        """Those that the query asks for, the last changed first."""
+        query = request.query
+        if query.get("roots", "true") not in {"true", "false"}:
+            text = 'Expected "true" | "false"\n  at ["roots"]'
+            raise RefusedError(400, bad_request(text, "Query"))
+        directory, search, roots = query.get("directory"), query.get("search", "").lower(), query.get("roots") == "true"
+        chosen = [
+            s.info
+            for s in self._store.sessions.values()
+            if directory in {None, s.directory}
+            and search in s.info["title"].lower()
+            and not (roots and "parentID" in s.info)
+        ]
+        return sorted(chosen, key=lambda info: (-info["time"]["updated"], info["id"]))
 
     async def _get_session(self, _request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
         return json_answer(self._session(ids[0]).info)
@@ -167,6 +182,28 @@ class Api:
     async def _children(self, _request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
         return json_answer([child.info for child in self._store.children(self._session(ids[0]).id)])
 
+    async def _fork(self, request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
+        origin = self._session(ids[0])
+        given = await read_body(request, bad={"_tag": "BadRequest"}) if request.can_read_body else {}
+        before = given.get("messageID")
+        if before is not None and not str(before).startswith("msg"):
+            raise RefusedError(400, {"_tag": "BadRequest"})
+        return json_answer(self._forks.fork(origin, before=before).info)
+
+    async def _summarize(self, request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
+        session = self._session(ids[0])
+        given = await read_body(request, bad=server_error(), status=500)
+        if missing := [name for name in ("providerID", "modelID") if name not in given]:
+            raise RefusedError(400, bad_request(f'Missing key\n  at ["{missing[0]}"]', "Payload"))
+        while session.run is not None and session.run.task is not None:
+            await asyncio.wait({session.run.task})
+        model = {name: given[name] for name in ("providerID", "modelID")}
+        if not self._engine.knows_model(model):
+            raise RefusedError(500, server_error())
+        task = self._engine.summarize(session, model=model)
+        await asyncio.wait({task})
+        return json_answer(data=True)
+
     async def _status(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         return json_answer(self._store.busy.get(self._directory(request), {}))
 
@@ -186,8 +223,8 @@ class Api:
         if session.run is None or session.run.task is None:
             raise RefusedError(500, server_error())
         await asyncio.wait({session.run.task})
-        last = session.last_assistant()
-        if last is None:
+        last, asked = session.last_assistant(), session.newest_user()
+        if last is None or asked is None or last.info["parentID"] != asked.id:
             raise RefusedError(500, server_error())
         return json_answer(last.wire)
 
@@ -240,8 +277,15 @@ class Api:
 
     async def _reply_question(self, request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
         answers = (await read_body(request, bad=server_error())).get("answers", [])
-        told = ", ".join(label for labels in answers for label in labels)
-        message = f"User has answered your questions: {told}."
+        if not isinstance(answers, list):
+            raise RefusedError(400, bad_request('Expected array\n  at ["answers"]', "Payload"))
+        ask = self._store.asks.get(ids[0])
+        questions = ask.request.get("questions", []) if ask is not None else []
+        told = "; ".join(
+            f'"{question["question"]}"="{", ".join(chosen)}"'
+            for question, chosen in zip(questions, answers, strict=False)
+        )
+        message = f"User has answered your questions: {told}. You can now continue with the user's answers in mind."
         self._answer_ask(request, ids[0], "Question", granted=True, message=message, reply="replied")
         return json_answer(data=True)
 

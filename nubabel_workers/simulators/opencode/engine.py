@@ -4,8 +4,10 @@ Order of events, stored messages and error behaviour follow opencode 1.18.33, co
 """
 
 import asyncio
+import functools
 import itertools
 import random
+from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
 import structlog
@@ -44,6 +46,9 @@ _COMPACTED_FOR_SIZE = (
     "The previous request exceeded the provider's size limit due to large media attachments. The conversation was "
     "compacted and media files were removed from context.\n\n"
 )
+
+
+Work = Callable[[SimulatedSession, Run], Awaitable[None]]
 
 
 class _Next(Enum):
@@ -94,11 +99,22 @@ class Engine:
         if session.run is None:
             session.run = run = Run()
             self._store.set_status(session, wire_forms.BUSY)
-            run.task = asyncio.create_task(self._run(session, run))
+            run.task = asyncio.create_task(self._run(session, run, self._loop))
             self._active.add(run.task)
             run.task.add_done_callback(self._active.discard)
             self.peak = max(self.peak, len(self._active))
         return session.run
+
+    def summarize(self, session: SimulatedSession, *, model: Json) -> "asyncio.Task[None]":
+        """Compact an idle session because somebody asked for it; nothing goes on afterwards."""
+        session.run = run = Run()
+        run.task = task = asyncio.create_task(self._run(session, run, functools.partial(self._summarize, model=model)))
+        self._active.add(task)
+        task.add_done_callback(self._active.discard)
+        return task
+
+    def knows_model(self, model: Json) -> bool:
+        return f"{model['providerID']}/{model['modelID']}" in self._config.models
 
     def abort(self, session: SimulatedSession) -> None:
         self.aborts += 1
@@ -123,9 +139,19 @@ class Engine:
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
-    async def _run(self, session: SimulatedSession, run: Run) -> None:
+    async def _summarize(self, session: SimulatedSession, run: Run, *, model: Json) -> None:
+        last = session.newest_user()
+        agent = last.info["agent"] if last is not None else self._config.default_agent
+        request = self._tell.add_user(session, agent=agent, model=model)
+        self._tell.message(session, request)
+        self._tell.add_part(session, request, "compaction", auto=False)
+        await self._write_summary(session, run, request)
+        self._tell.event(session, "session.compacted")
+        self._tell.idle(session)
+
+    async def _run(self, session: SimulatedSession, run: Run, work: Work) -> None:
         try:
-            await self._loop(session, run)
+            await work(session, run)
         except asyncio.CancelledError:
             if session.run is run:  # after a crash it is not
                 self._end_aborted(session, run)
@@ -138,7 +164,7 @@ class Engine:
 
     async def _loop(self, session: SimulatedSession, run: Run) -> None:
         user = session.newest_user()
-        if user is not None and not self._knows_model(user):
+        if user is not None and not self.knows_model(user.info["model"]):
             self._end_without_model(session, user)
             return
         if self.take_fault("idle_without_answer"):
@@ -312,6 +338,16 @@ class Engine:
         origin = session.messages[message.info["parentID"]]
         request = self._insert_user(session, origin)
         self._tell.add_part(session, request, "compaction", auto=True, overflow=overflow)
+        await self._write_summary(session, run, request)
+        going_on = self._insert_user(session, origin)
+        text = _COMPACTED_FOR_SIZE + _CONTINUE if overflow else _CONTINUE
+        self._tell.add_part(
+            session, going_on, "text", synthetic=True, text=text, metadata={"compaction_continue": True}
+        )
+        self._tell.event(session, "session.compacted")
+        return _Next.STEP
+
+    async def _write_summary(self, session: SimulatedSession, run: Run, request: Message) -> None:
         self._tell.busy(session)
         summary = self._tell.open_assistant(session, request, summary=True)
         run.message = summary
@@ -322,13 +358,6 @@ class Engine:
         self._tell.deltas(session, part, ["Stub summary"])
         self._tell.end_text(session, part, ["Stub summary"])
         self._tell.end_step(session, summary, "stop", ReportedUsage(11, 2))
-        going_on = self._insert_user(session, origin)
-        text = _COMPACTED_FOR_SIZE + _CONTINUE if overflow else _CONTINUE
-        self._tell.add_part(
-            session, going_on, "text", synthetic=True, text=text, metadata={"compaction_continue": True}
-        )
-        self._tell.event(session, "session.compacted")
-        return _Next.STEP
 
     def _insert_user(self, session: SimulatedSession, origin: Message) -> Message:
         """A user message that nobody sent."""
@@ -357,10 +386,6 @@ class Engine:
             self._tell.complete(session, message, error=wire_forms.ABORTED)
             self._tell.message(session, message)
         self._tell.idle(session)
-
-    def _knows_model(self, user: Message) -> bool:
-        model = user.info["model"]
-        return f"{model['providerID']}/{model['modelID']}" in self._config.models
 
     def _end_without_model(self, session: SimulatedSession, user: Message) -> None:
         model = user.info["model"]

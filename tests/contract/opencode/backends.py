@@ -94,7 +94,7 @@ class Conversation:
         await self.client.submit_prompt(
             self.session.id,
             message_id=prompt.message_id,
-            parts=[PromptPart(prompt.part_id, text=prompt.text)],
+            parts=prompt.parts,
             agent=agent,
             model=model,
         )
@@ -145,6 +145,10 @@ class Prompt:
     message_id: str
     part_id: str
     text: str
+
+    @property
+    def parts(self) -> list[PromptPart]:
+        return [PromptPart(self.part_id, text=self.text)]
 
     @classmethod
     def new(cls, session_id: str, text: str) -> "Prompt":
