@@ -11,7 +11,17 @@ from typing import Final
 
 from nubabel_workers.domain.ids import OrganizationId, ToolConnectionId
 
-_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+# Every variable that mcp.client.stdio hands on from the process that starts a server (DEFAULT_INHERITED_ENV_VARS).
+_BARE_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/nonexistent",
+        "LOGNAME": "nobody",
+        "USER": "nobody",
+        "SHELL": "/bin/false",
+        "TERM": "dumb",
+    }
+)
 
 
 class ConnectionKind(StrEnum):
@@ -51,8 +61,8 @@ class ToolCredentials:
     """What to show a server. revision grows with every new token: a pooled client of an older one is stale."""
 
     revision: int
-    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)  # of each request to an HTTP server
-    environment: Mapping[str, str] = field(default=_NOTHING, repr=False)  # of a command server, beside its own
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of each request to an HTTP server
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # of a command server, beside its own
 
 
 @dataclass(frozen=True)
@@ -62,5 +72,10 @@ class CommandServer:
     name: str
     command: str  # absolute path
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default=_NOTHING, repr=False)  # the same for every organization
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)  # the same for every organization
     credential_names: frozenset[str] = frozenset()  # variables that an organization's credentials may set
+
+    def environment_with(self, credentials: ToolCredentials) -> Mapping[str, str]:
+        """The whole environment of its process. What the SDK would hand on of ours by itself is overwritten."""
+        given = {name: text for name, text in credentials.environment.items() if name in self.credential_names}
+        return {**_BARE_ENVIRONMENT, **self.environment, **given}
