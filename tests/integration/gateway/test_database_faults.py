@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
 
 import httpx
 import orjson
@@ -14,6 +16,7 @@ from config.settings import Settings
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import open_services
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.gateway.problems import MEDIA_TYPE
 from nubabel_workers.simulators.slack.delivery import envelope, signature_headers
 from nubabel_workers.simulators.slack.model import Workspace
@@ -56,9 +59,16 @@ async def submit(http: httpx.AsyncClient, token: str, key: str) -> httpx.Respons
 
 
 async def stored(gateway: Gateway) -> int:
-    row = await gateway.services.database.system().one("SELECT count(*) AS n FROM executions")
-    assert row is not None
-    return int(row["n"])
+    """How many executions there are, as soon as the pool has a connection again."""
+    rows: list[Any] = []
+
+    async def counted() -> bool:
+        with suppress(UnavailableError):
+            rows.append(await gateway.services.database.system().one("SELECT count(*) AS n FROM executions"))
+        return bool(rows)
+
+    await until(counted)
+    return int(rows[0]["n"])
 
 
 @pytest.mark.parametrize("fault", ["hang", "cut"])

@@ -86,9 +86,7 @@ def test_the_signed_form_is_what_other_languages_compute() -> None:
     assert canonical_json(value).decode() == '{"A":null,"a":"가\\"\\n\x7f","b":[1,1e+21,0.000001,0],"é":true}'
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 2**53, "\ud800", {"\ud800": 1}, {1: 1}, object()], ids=repr
-)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53, "\ud800", {"\ud800": 1}, {1: 1}, {1}], ids=repr)
 def test_what_is_no_interoperable_json_is_refused(value: Any) -> None:
     with pytest.raises(InvalidInputError):
         canonical_json(value)

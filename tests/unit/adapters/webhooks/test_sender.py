@@ -91,8 +91,8 @@ async def test_answer_decides_whether_to_send_again(
     ("value", "seconds"),
     [
         ("30", 30.0),
-        ((NOW + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 90.0),
-        ((NOW - timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 0.0),
+        pytest.param((NOW + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 90.0, id="a later date"),
+        pytest.param((NOW - timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 0.0, id="an earlier date"),
         ("999999999", 86_400.0),
         ("soon", None),
         ("-5", None),
