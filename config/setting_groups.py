@@ -275,6 +275,9 @@ class WorkSettings(SettingGroup):
     retention_inbound_days: PositiveInt = Field(
         14, description="Days to keep handled Slack events and what was told about them."
     )
+    retention_tool_calls_days: PositiveInt = Field(
+        30, description="Days to keep tool calls; their arguments and results go with them."
+    )
     retention_dead_letters_days: PositiveInt = Field(90, description="Days to keep resolved dead letters.")
     retention_audit_days: PositiveInt = Field(365, description="Days to keep the audit log.")
 

@@ -489,6 +489,7 @@ def _pace(settings: Settings) -> MaintenancePace:
             "notifications": settings.retention_inbound_days * _DAY_S,
             "executions": settings.retention_executions_days * _DAY_S,
             "sessions": settings.retention_executions_days * _DAY_S,
+            "tool_calls": settings.retention_tool_calls_days * _DAY_S,
             "dead_letters": settings.retention_dead_letters_days * _DAY_S,
             "audit_log": settings.retention_audit_days * _DAY_S,
         },

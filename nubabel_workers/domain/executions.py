@@ -75,6 +75,8 @@ class EventKind(StrEnum):
     CONTEXT = "context"
     SUBMITTED = "submitted"
     TOOL = "tool"
+    TOOL_CALL_STARTED = "tool_call_started"  # one that we make, with the organization's credentials
+    TOOL_CALL_ENDED = "tool_call_ended"
     ASK_REJECTED = "ask_rejected"
     RETRY = "retry"
     RESUBMIT = "resubmit"

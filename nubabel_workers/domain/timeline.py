@@ -124,6 +124,24 @@ def _asked(detail: Mapping[str, Any]) -> str:
     return f"OpenCode asked for {what}: refused, nobody is there to answer"
 
 
+def _tool(detail: Mapping[str, Any]) -> str:
+    return f"tool {detail.get('tool', '?')} of {detail.get('provider', '?')}"
+
+
+def _again_for_the(detail: Mapping[str, Any]) -> str:
+    number = detail.get("try", 1)
+    return f", try {number}" if number != 1 else ""
+
+
+def _called(detail: Mapping[str, Any]) -> str:
+    seconds = detail.get("seconds")
+    lasted = f" after {seconds:.2f} s" if isinstance(seconds, int | float) else ""
+    outcome, code = detail.get("outcome"), detail.get("code")
+    if outcome == "unknown":
+        return f"{_tool(detail)}: the outcome is unknown{lasted}; it may have taken effect"
+    return f"{_tool(detail)} {outcome or 'ended'}{lasted}" + (f" ({code})" if code else "")
+
+
 _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.ACCEPTED: lambda d: f"accepted from {d.get('source', 'outside')}",
     EventKind.WAITING: lambda d: f"waits for {_waited_for(d)}{_again(d)}",
@@ -132,6 +150,8 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.CONTEXT: lambda _: "the thread's earlier messages were read",
     EventKind.SUBMITTED: _submitted,
     EventKind.TOOL: lambda d: f"tool {d.get('tool', '')}".rstrip(),
+    EventKind.TOOL_CALL_STARTED: lambda d: f"calls {_tool(d)}{_again_for_the(d)}",
+    EventKind.TOOL_CALL_ENDED: _called,
     EventKind.ASK_REJECTED: _asked,
     EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.RESUBMIT: lambda d: f"the run was lost: {d.get('reason', 'no reason known')}{_again(d)}",

@@ -6,10 +6,16 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL, SESSION_TAKEN_SQL
+from nubabel_workers.adapters.storage.row_sets import (
+    OCCUPYING_SQL,
+    OPEN_SQL,
+    SESSION_TAKEN_SQL,
+    TOOL_CALL_ENDED_DETAIL_SQL,
+)
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import NotificationKind
 from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.tool_calls import UNKNOWN_OUTCOME
 
 # The conditions are those of the claims: a row that could not be claimed needs no hint.
 
@@ -38,9 +44,9 @@ SELECT
    LIMIT 1) AS "{HintTask.DELIVER.value}"
 """
 
-# A worker that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id, a post
-# by its delivery id.
-_RELEASE = """
+# A process that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id, a post
+# by its delivery id; a tool call cannot be looked up, and stays unknown.
+_RELEASE = f"""
 WITH dispatching AS (
   UPDATE executions
   SET status = 'queued', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now()
@@ -79,9 +85,22 @@ telling AS (
     WHERE status = 'sending' AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id
+),
+calling AS (
+  UPDATE tool_calls
+  SET status = 'unknown', lease_owner = NULL, lease_until = NULL, ended_at = now(), error = %(unknown)s
+  WHERE id IN (
+    SELECT id FROM tool_calls
+    WHERE status = 'started' AND lease_owner IS NOT NULL AND lease_until < now()
+    ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
+  RETURNING *
+),
+calls_told AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT t.organization_id, t.execution_id, 'tool_call_ended', {TOOL_CALL_ENDED_DETAIL_SQL} FROM calling t
 )
 SELECT (SELECT count(*) FROM dispatching) + (SELECT count(*) FROM checking) + (SELECT count(*) FROM inbound)
-  + (SELECT count(*) FROM telling) AS released
+  + (SELECT count(*) FROM telling) + (SELECT count(*) FROM calling) AS released
 """
 
 _PAST_DEADLINE = """
@@ -138,8 +157,13 @@ i AS (
 n AS (
   UPDATE notifications SET lease_until = now() + make_interval(secs => %(lease_s)s)
   FROM given WHERE lease_owner = token AND lease_until > now() RETURNING lease_owner
+),
+t AS (
+  UPDATE tool_calls SET lease_until = now() + make_interval(secs => %(lease_s)s)
+  FROM given WHERE lease_owner = token AND lease_until > now() RETURNING lease_owner
 )
 SELECT lease_owner FROM e UNION SELECT lease_owner FROM i UNION SELECT lease_owner FROM n
+UNION SELECT lease_owner FROM t
 """
 
 _GAUGES = f"""
@@ -176,6 +200,7 @@ _EXPIRED: Mapping[str, str] = {
     "notifications": f"t.execution_id IS NULL AND t.created_at < {{before}}"
     f" AND t.status NOT IN ('ready', 'sending') AND NOT {_KEPT_FOR_REPLAY}",
     "sessions": "t.last_active_at < {before} AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = t.id)",
+    "tool_calls": "t.status <> 'started' AND t.started_at < {before}",
     "dead_letters": "t.status <> 'open' AND t.resolved_at < {before}",
     "audit_log": "t.at < {before}",
 }
@@ -215,7 +240,8 @@ class PostgresMaintenance:
         return [Hint(HintTask(task), row_id) for task, row_id in (row or {}).items() if row_id is not None]
 
     async def release_expired_leases(self) -> int:
-        row = await self._database.system().one(_RELEASE)
+        unknown = Jsonb({"code": UNKNOWN_OUTCOME.code, "message": UNKNOWN_OUTCOME.message})
+        row = await self._database.system().one(_RELEASE, {"unknown": unknown})
         return int(row["released"]) if row else 0
 
     async def running_past_deadline(self) -> list[str]:

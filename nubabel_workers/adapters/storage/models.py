@@ -376,6 +376,39 @@ class UsageRow(Base):
     __table_args__ = (Index("ix_usage_by_day", "organization_id", "day"),)
 
 
+class ToolCallRow(Base):
+    """The ledger of tool calls. arguments, result: redacted and bounded."""
+
+    __tablename__ = "tool_calls"
+    id: Mapped[str] = mapped_column(primary_key=True)  # derived: the same call has the same id
+    organization_id: Mapped[str] = _tenant()
+    execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"))
+    opencode_session_id: Mapped[str]
+    call_id: Mapped[str]
+    message_id: Mapped[str | None]
+    connection_id: Mapped[str]  # outlives the connection
+    provider: Mapped[str]
+    tool_name: Mapped[str]
+    fingerprint: Mapped[str]
+    arguments: Mapped[Json]
+    repeatable: Mapped[bool]
+    status: Mapped[str] = mapped_column(server_default=text("'started'"))  # started, succeeded, failed, unknown
+    try_number: Mapped[int] = mapped_column(server_default=text("1"))
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    result: Mapped[Json | None]
+    error: Mapped[Json | None]
+    altered: Mapped[bool] = mapped_column(server_default=text("false"))  # the result is less than what came
+    started_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    ended_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index("ix_tool_calls_execution", "execution_id", "started_at"),
+        Index("ix_tool_calls_organization", "organization_id", "started_at"),
+        Index("ix_tool_calls_started", "started_at"),
+        Index("ix_tool_calls_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
+    )
+
+
 class AuditLogRow(Base):
     __tablename__ = "audit_log"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

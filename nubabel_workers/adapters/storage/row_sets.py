@@ -14,6 +14,11 @@ SESSION_TAKEN_SQL = f"""EXISTS (
       WHERE b.session_id = e.session_id AND b.id <> e.id AND b.{OPEN_SQL}
         AND (b.position < e.position AND NOT ({AWAITS_TURN_SQL}) OR b.{OCCUPYING_SQL}))"""
 
+# What a tool call t that nobody makes any more leaves in its execution's timeline.
+TOOL_CALL_ENDED_DETAIL_SQL = """jsonb_strip_nulls(jsonb_build_object(
+      'id', t.id, 'provider', t.provider, 'tool', t.tool_name, 'outcome', t.status, 'code', t.error->>'code',
+      'seconds', round(extract(epoch FROM t.ended_at - t.started_at)::numeric, 3)))"""
+
 # Tables whose rows belong to one organization: row-level security for nubabel_tenant on each.
 TENANT_TABLES = (
     "organizations",
@@ -28,5 +33,6 @@ TENANT_TABLES = (
     "inbound_events",
     "dead_letters",
     "usage",
+    "tool_calls",
     "audit_log",
 )
