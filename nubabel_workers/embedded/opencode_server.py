@@ -14,8 +14,9 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -26,11 +27,12 @@ from nubabel_workers.embedded.processes import ChildProcess
 
 MODEL = "stub/echo"
 CONTEXT_TOKENS = 100_000
-_SOURCE = Path(__file__).resolve().parents[2] / "opencode-server"
+SOURCE = Path(__file__).resolve().parents[2] / "opencode-server"
 _MANIFESTS = ("package.json", "package-lock.json")
 _HOST = "127.0.0.1"
 _INSTALL_TIMEOUT_S = 600.0
 _START_TIMEOUT_S = 60.0
+_NOWHERE = "http://127.0.0.1:9"  # discard: nothing listens there
 _READY_LINE = "opencode server listening on"
 
 
@@ -43,19 +45,31 @@ def install(cache_dir: Path | None = None) -> Path:
 
     cache_dir: None is the user's cache directory.
     """
+    return _installed(SOURCE, "opencode", cache_dir) / "node_modules" / ".bin" / "opencode"
+
+
+def install_plugins(cache_dir: Path | None = None) -> Path:
+    """The same for what the deployed server loads, half a gigabyte; returns its `node_modules`. As the image does, it
+    runs no scripts: they fetch binaries for features that are off.
+    """
+    return _installed(SOURCE / "config", "opencode-config", cache_dir, "--ignore-scripts") / "node_modules"
+
+
+def _installed(source: Path, name: str, cache_dir: Path | None, *options: str) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise OpenCodeNotInstallableError("npm is not installed; the real OpenCode needs Node.js 20 or newer")
-    lock_digest = hashlib.sha256(b"".join((_SOURCE / name).read_bytes() for name in _MANIFESTS)).hexdigest()[:16]
-    home = (cache_dir or _user_cache()) / f"opencode-{lock_digest}"
-    executable = home / "node_modules" / ".bin" / "opencode"
+    digest = hashlib.sha256(b"".join((source / manifest).read_bytes() for manifest in _MANIFESTS)).hexdigest()[:16]
+    home = (cache_dir or _user_cache()) / f"{name}-{digest}"
     done = home / ".installed"
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home / ".lock"):
         if not done.exists():
-            _npm_ci(npm, home)
+            for manifest in _MANIFESTS:
+                shutil.copyfile(source / manifest, home / manifest)
+            _npm_ci(npm, home, *options)
             done.touch()
-    return executable
+    return home
 
 
 def _user_cache() -> Path:
@@ -69,12 +83,10 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _npm_ci(npm: str, home: Path) -> None:
-    for name in _MANIFESTS:
-        shutil.copyfile(_SOURCE / name, home / name)
+def _npm_ci(npm: str, home: Path, *options: str) -> None:
     try:
         subprocess.run(  # noqa: S603  # npm from PATH with constant arguments
-            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline"],
+            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", *options],
             cwd=home,
             check=True,
             capture_output=True,
@@ -94,7 +106,9 @@ class RealOpenCode:
         """llm_url: base URL of the stub LLM, without `/v1`."""
         self.username = DEFAULT_USERNAME
         self.password = SecretStr(secrets.token_urlsafe(24))
-        self.directory = (data_dir / "work").resolve()  # where sessions live that name no directory
+        self.home = data_dir.resolve() / "home"
+        self.directory = data_dir.resolve() / "work"  # where sessions live that name no directory
+        self.log_path = data_dir.resolve() / "opencode.log"
         self.url = f"http://{_HOST}:{port or _free_port()}"
         self._executable = executable
         self._data_dir = data_dir.resolve()
@@ -129,20 +143,16 @@ class RealOpenCode:
 
     async def wipe(self) -> None:
         """Delete what it has stored, as a lost volume would. Only while it is stopped."""
-        await asyncio.to_thread(shutil.rmtree, self._data_dir / "home" / ".local" / "share" / "opencode")
+        await asyncio.to_thread(shutil.rmtree, self.home / ".local" / "share" / "opencode")
 
     def _start(self, timeout_s: float) -> None:
-        home = self._data_dir / "home"
-        for directory in (home, self.directory):
+        for directory in (self.home, self.directory):
             directory.mkdir(parents=True, exist_ok=True)
-        config_path = self._data_dir / "opencode.json"
-        config_path.write_text(json.dumps(_config(self._llm_url), indent=2))
-        port = self.url.rpartition(":")[2]
         process = ChildProcess(
-            [self._executable, "serve", "--hostname", _HOST, "--port", port],
+            self._command(),
             cwd=self.directory,
-            log_path=self._data_dir / "opencode.log",
-            env=_environment(home, config_path, self.password),
+            log_path=self.log_path,
+            env=self._environment(),
         )
         self._process = process
         try:
@@ -152,6 +162,71 @@ class RealOpenCode:
             self._process = None
             raise
 
+    def _command(self) -> list[Path | str]:
+        return [self._executable, "serve", "--hostname", _HOST, "--port", self._port]
+
+    def _environment(self) -> dict[str, str]:
+        config_path = self._data_dir / "opencode.json"
+        config_path.write_text(json.dumps(_config(self._llm_url), indent=2))
+        return {**isolated_environment(self.home, config_path, self.password), "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1"}
+
+    @property
+    def _port(self) -> str:
+        return self.url.rpartition(":")[2]
+
+
+class DeployedOpenCode(RealOpenCode):
+    """The server as its image has it: started by `opencode-server/start`, with oh-my-opencode and our plugin, without a
+    way to a registry. Only the model is the stub.
+    """
+
+    def __init__(
+        self,
+        executable: Path,
+        plugins: Path,
+        data_dir: Path,
+        *,
+        llm_url: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """executable, plugins: of install() and install_plugins(). environment: NUBABEL_BRIDGE_URL and the like."""
+        super().__init__(executable, data_dir, llm_url=llm_url)
+        self.directory = self.home / "work"
+        self._plugins = plugins
+        self._extra = environment
+        self._root = self._data_dir / "opt"
+
+    def _start(self, timeout_s: float) -> None:
+        if not self._root.exists():
+            self._assemble()
+        super()._start(timeout_s)
+
+    def _assemble(self) -> None:
+        """What the Dockerfile copies, with links to the installed packages."""
+        shutil.copytree(SOURCE, self._root, ignore=shutil.ignore_patterns("node_modules", "tests", "Dockerfile"))
+        (self._root / "node_modules").symlink_to(self._executable.parents[1])
+        (self._root / "config" / "node_modules").symlink_to(self._plugins)
+
+    def _command(self) -> list[Path | str]:
+        return [self._root / "start"]
+
+    def _environment(self) -> dict[str, str]:
+        config_path = self._data_dir / "stub.json"
+        config_path.write_text(json.dumps(_stub_provider(self._llm_url)))
+        return {
+            **isolated_environment(self.home, config_path, self.password),
+            "OPENCODE_HOST": _HOST,
+            "PORT": self._port,
+            "OPENCODE_MODEL": MODEL,
+            "OMO_DISABLE_POSTHOG": "1",
+            "OMO_SEND_ANONYMOUS_TELEMETRY": "0",
+            "npm_config_registry": _NOWHERE,
+            "HTTPS_PROXY": _NOWHERE,
+            "HTTP_PROXY": _NOWHERE,
+            "NO_PROXY": _HOST,
+            **self._extra,
+        }
+
 
 def _config(llm_url: str) -> dict[str, Any]:
     """Everything is asked of the stub LLM, nothing is asked of a person."""
@@ -160,13 +235,19 @@ def _config(llm_url: str) -> dict[str, Any]:
         "small_model": MODEL,
         "autoupdate": False,
         "share": "disabled",
-        "enabled_providers": ["stub"],
         "permission": {
             "question": "deny",
             "doom_loop": "deny",
             "external_directory": "deny",
             "read": {"*": "allow", "*.env": "deny", "*.env.*": "deny"},
         },
+        **_stub_provider(llm_url),
+    }
+
+
+def _stub_provider(llm_url: str) -> dict[str, Any]:
+    return {
+        "enabled_providers": ["stub"],
         "provider": {
             "stub": {
                 "npm": "@ai-sdk/openai-compatible",
@@ -184,7 +265,7 @@ def _config(llm_url: str) -> dict[str, Any]:
     }
 
 
-def _environment(home: Path, config_path: Path, password: SecretStr) -> dict[str, str]:
+def isolated_environment(home: Path, config_path: Path, password: SecretStr) -> dict[str, str]:
     """The whole environment: the user's own configuration, keys and proxies stay outside."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -199,7 +280,6 @@ def _environment(home: Path, config_path: Path, password: SecretStr) -> dict[str
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
         "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
         "OPENCODE_DISABLE_CLAUDE_CODE": "1",
     }
 
@@ -209,6 +289,25 @@ def _free_port() -> int:
         probe.bind((_HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@contextlib.asynccontextmanager
+async def deployed_opencode(
+    data_dir: Path,
+    *,
+    llm_url: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    cache_dir: Path | None = None,
+) -> AsyncIterator[DeployedOpenCode]:
+    """As real_opencode, for the server as it is deployed."""
+    executable = await asyncio.to_thread(install, cache_dir)
+    plugins = await asyncio.to_thread(install_plugins, cache_dir)
+    server = DeployedOpenCode(executable, plugins, data_dir, llm_url=llm_url, environment=environment)
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
 
 
 @contextlib.asynccontextmanager

@@ -52,7 +52,7 @@ def test_server_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test")
 
-    environment = opencode_server._environment(tmp_path, tmp_path / "opencode.json", SecretStr("pw"))
+    environment = opencode_server.isolated_environment(tmp_path, tmp_path / "opencode.json", SecretStr("pw"))
 
     assert not {"ANTHROPIC_API_KEY", "HTTPS_PROXY"} & environment.keys()
     assert environment["HOME"] == str(tmp_path)

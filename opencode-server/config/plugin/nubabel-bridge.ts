@@ -1,0 +1,58 @@
+// The plugin of Nubabel: keeps the doors of doors.ts closed, tells Nubabel what its sessions do, and gives agents the
+// tools of their organization. Loaded once for each directory that OpenCode works in; what is sent goes through one queue.
+import type { Hooks, PluginInput } from "@opencode-ai/plugin";
+import { admit, allowedTools } from "../bridge/doors.ts";
+import { Endpoint } from "../bridge/endpoint.ts";
+import type { ServerEvent } from "../bridge/events.ts";
+import { Observer } from "../bridge/observer.ts";
+import { closePermissions } from "../bridge/permissions.ts";
+import { Reports } from "../bridge/reports.ts";
+import { Sessions, type SessionRecord } from "../bridge/sessions.ts";
+import { commandEnvironment, serverKind, takeBridgeSettings } from "../bridge/settings.ts";
+import { OrganizationTools } from "../bridge/tools.ts";
+
+// Of the process, not of a tenant: the key is gone from the environment when a second directory is loaded.
+let connection: { endpoint: Endpoint; reports: Reports } | null | undefined;
+
+export const NubabelBridge = async ({ client, directory }: PluginInput): Promise<Hooks> => {
+  const kind = serverKind(process.env);
+  const sessions = new Sessions(async (id) => {
+    const { data, error } = await client.session.get({ path: { id } });
+    if (!data) throw new Error(`session ${id} cannot be read: ${JSON.stringify(error)}`);
+    return data as SessionRecord;
+  });
+  const owner = (id: string) => sessions.owner(id);
+  const bridge = connect();
+  return {
+    config: async (config) => closePermissions(config, allowedTools(kind)),
+    "tool.execute.before": ({ tool, sessionID }, output) => {
+      output.args ??= {};
+      return admit({ tool, sessionID, args: output.args }, { kind, directory, owner });
+    },
+    "shell.env": async (_, output) => {
+      Object.assign(output.env, commandEnvironment(process.env));
+    },
+    ...(bridge ? bridgeHooks(bridge, sessions) : {}),
+  };
+};
+
+function bridgeHooks({ endpoint, reports }: { endpoint: Endpoint; reports: Reports }, sessions: Sessions): Hooks {
+  const observer = new Observer(reports, sessions);
+  return {
+    tool: new OrganizationTools(endpoint, sessions).definitions(),
+    event: async ({ event }) => observer.see(event as ServerEvent),
+  };
+}
+
+function connect(): { endpoint: Endpoint; reports: Reports } | null {
+  if (connection !== undefined) return connection;
+  const reading = takeBridgeSettings(process.env);
+  if (!reading.on) {
+    console.error(`nubabel-bridge: off, Nubabel is told nothing and agents have no connections: ${reading.reason}`);
+    connection = null;
+  } else {
+    const endpoint = new Endpoint(reading.settings);
+    connection = { endpoint, reports: new Reports((...call) => endpoint.post(...call)) };
+  }
+  return connection;
+}
