@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,7 @@ class StubLlm:
         """delay_s, tokens: for prompts that say nothing about them; 0 tokens is the echo."""
         self.stats: Counter[str] = Counter(requests=0, main=0, aux=0, active=0, peak=0)
         self.recent: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_REQUESTS)
+        self.on_request: Callable[[dict[str, Any]], None] | None = None  # sees each request's body
         self._delay_s = delay_s
         self._tokens = tokens
         self._seen: dict[str, int] = {}  # prompt -> model calls for it so far
@@ -80,6 +81,8 @@ class StubLlm:
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.read())
+        if self.on_request is not None:
+            self.on_request(body)
         asked = _request_of(body)
         self._count(asked, body, dict(request.headers))
         try:
