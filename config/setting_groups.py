@@ -282,6 +282,20 @@ class WorkSettings(SettingGroup):
     retention_audit_days: PositiveInt = Field(365, description="Days to keep the audit log.")
 
 
+class ToolSettings(SettingGroup):
+    title = "Tools of organizations (MCP)"
+
+    tool_commands_file: Path | None = Field(
+        None,
+        description="YAML catalogue of MCP servers that may be started by a command; organizations choose by name. "
+        "Empty: none.",
+    )
+    tool_oauth_timeout_s: float = Field(
+        10, gt=0, le=30, description="Seconds that one call to a provider's authorization server may take."
+    )
+    tool_check_timeout_s: PositiveFloat = Field(20, description="Seconds that the check of one connection may take.")
+
+
 class FlowerSettings(SettingGroup):
     title = "Flower"
 
@@ -298,5 +312,6 @@ GROUPS: tuple[type[SettingGroup], ...] = (
     SlackSettings,
     OpenCodeSettings,
     WorkSettings,
+    ToolSettings,
     FlowerSettings,
 )

@@ -20,6 +20,7 @@ from config.setting_groups import (
     ProcessSettings,
     SlackSettings,
     StoreSettings,
+    ToolSettings,
     WorkSettings,
 )
 
@@ -47,6 +48,7 @@ class Settings(
     SlackSettings,
     OpenCodeSettings,
     WorkSettings,
+    ToolSettings,
     FlowerSettings,
     BaseSettings,
 ):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from secrets import token_bytes
 
 import redis.asyncio as redis
 
@@ -19,6 +20,7 @@ from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.mcp.catalogue import load_catalogue
 from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
@@ -27,6 +29,7 @@ from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.connection_credentials import PostgresConnectionCredentials
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
@@ -37,6 +40,7 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
@@ -47,18 +51,22 @@ from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.authorize_connection import AuthorizeConnection
 from nubabel_workers.services.batches import BatchLimits
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.complete_executions import CheckLimits, CompleteExecutions
+from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.deliver_notifications import DeliverNotifications
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack
 from nubabel_workers.services.dispatch_executions import DispatchExecutions
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.follow_instance import FollowInstance
 from nubabel_workers.services.gather_context import ContextLimits, GatherContext
+from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshLimits
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
+from nubabel_workers.services.manage_connections import ManageConnections
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.observe_runs import ObserveRuns
@@ -103,6 +111,7 @@ class Adapters:
     webhooks: StandardWebhookSender
     servers: HttpOpenCodeServers
     events: HttpOpenCodeEvents
+    egress: EgressGuard
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ async def _open_adapters(
         webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),
         servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings), on_call=_heeded_by(breakers)),
         events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
+        egress=guard,
     )
 
 
@@ -433,6 +443,35 @@ def open_installation(services: Services, stack: AsyncExitStack) -> InstallWorks
     links, states = install_states(settings.encryption_keys[0])
     workspaces = manage_workspaces(services)
     return InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
+
+
+def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
+    """Connections to MCP servers: for the processes that manage or use them."""
+    # Imported here: the SDK takes a second and 60 MB, which workers, listener and scheduler need not pay.
+    from nubabel_workers.adapters.mcp.authorization import HttpAuthorizationServers  # noqa: PLC0415
+    from nubabel_workers.adapters.mcp.probe import McpProbe  # noqa: PLC0415
+
+    settings = services.settings
+    catalogue = load_catalogue(settings.tool_commands_file)
+    store = PostgresToolConnections(services.database, services.cipher)
+    credentials = PostgresConnectionCredentials(services.database, services.cipher)
+    servers = HttpAuthorizationServers(services.egress, timeout_s=settings.tool_oauth_timeout_s)
+    limits = RefreshLimits(call_s=settings.tool_oauth_timeout_s, lease_s=2 * settings.tool_oauth_timeout_s)
+    access = GrantToolAccess(store, credentials, servers, services.clock, services.chance, limits=limits)
+    stack.push_async_callback(access.close)
+    manage = ManageConnections(
+        store,
+        access,
+        McpProbe(services.egress, catalogue, timeout_s=settings.tool_check_timeout_s),
+        services.egress.check_url,
+        services.chance,
+        catalogue=catalogue,
+        check_s=settings.tool_check_timeout_s,
+    )
+    authorize = AuthorizeConnection(
+        store, credentials, servers, services.chance, token_bytes, public_url=settings.public_url
+    )
+    return Connections(manage, authorize, access, catalogue)
 
 
 def _database_limits(settings: Settings) -> DatabaseLimits:

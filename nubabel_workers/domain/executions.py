@@ -90,6 +90,7 @@ class EventKind(StrEnum):
     DELIVERY_RETRY = "delivery_retry"
     DELIVERY_FAILED = "delivery_failed"
     REPLAYED = "replayed"
+    CONNECTION_REFUSED = "connection_refused"
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,9 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.DELIVERY_RETRY: lambda d: f"{_destination(d)} not delivered: {d.get('error', 'no reason')}{_again(d)}",
     EventKind.DELIVERY_FAILED: lambda d: f"{_destination(d)} not delivered, given up: {d.get('error', 'no reason')}",
     EventKind.REPLAYED: lambda d: f"replayed by {d.get('by', 'an operator')}",
+    EventKind.CONNECTION_REFUSED: lambda d: (
+        f"the connection {d.get('provider', '')} was refused: {d.get('reason', 'no reason given')}; authorize it again"
+    ),
 }
 
 

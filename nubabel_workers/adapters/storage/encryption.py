@@ -18,6 +18,9 @@ class SecretPurpose(StrEnum):
     SUBMIT_KEY = "submit-key"
     WEBHOOK_SECRET = "webhook-secret"  # noqa: S105 - a name, not a secret
     INSTANCE_PASSWORD = "instance-password"  # noqa: S105 - a name, not a secret
+    CONNECTION_CREDENTIALS = "connection-credentials"
+    CONNECTION_CLIENT = "connection-client"
+    AUTHORIZATION = "authorization"
 
 
 def generate_key() -> SecretStr:

@@ -12,6 +12,9 @@ SECRET_COLUMNS = (
     ("workspaces", "bot_token"),
     ("submit_keys", "secret"),
     ("instances", "password"),
+    ("mcp_connections", "credentials"),
+    ("mcp_connections", "client_secret"),
+    ("mcp_authorizations", "secrets"),
 )
 
 

@@ -226,6 +226,7 @@ one_off AS (
 SELECT count(*) AS forgotten FROM forgotten
 """
 _EXPIRE_NONCES = "DELETE FROM submit_nonces WHERE seen_at < now() - interval '15 minutes'"
+_EXPIRE_AUTHORIZATIONS = "DELETE FROM mcp_authorizations WHERE expires_at < now()"
 
 
 class PostgresMaintenance:
@@ -272,7 +273,8 @@ class PostgresMaintenance:
             deleted[table] = await self._database.system().execute(
                 _EXPIRE.format(table=table, condition=condition, lock=lock), {"seconds": seconds, "batch": batch}
             )
-        await self._database.system().execute(_EXPIRE_NONCES)
+        for expire in (_EXPIRE_NONCES, _EXPIRE_AUTHORIZATIONS):
+            await self._database.system().execute(expire)
         return deleted
 
     async def forget_idempotency_keys(self, *, after_s: float, batch: int) -> int:

@@ -409,6 +409,59 @@ class ToolCallRow(Base):
     )
 
 
+class ToolConnectionRow(Base):
+    """One organization's connection to one MCP server."""
+
+    __tablename__ = "mcp_connections"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    provider: Mapped[str]  # its name within the organization
+    kind: Mapped[str]  # http, command
+    url: Mapped[str | None]
+    command_name: Mapped[str | None]
+    authentication: Mapped[str]  # oauth, token, none, environment
+    status: Mapped[str]  # pending_authorization, active, refused, disabled
+    status_detail: Mapped[str] = mapped_column(server_default=text("''"))
+    allowed_tools: Mapped[list[Any] | None]  # null allows all
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+    scope: Mapped[str | None]  # to ask for; null: what the server says
+    client: Mapped[Json | None]  # OAuth: as whom to begin an authorization
+    client_secret: Mapped[bytes | None]  # encrypted
+    terms: Mapped[Json | None]  # OAuth: where, as whom and for what the present tokens were granted
+    credentials: Mapped[bytes | None]  # encrypted
+    revision: Mapped[int] = mapped_column(server_default=text("0"))  # of the credentials
+    expires_at: Mapped[datetime | None]
+    refresh_owner: Mapped[str | None]  # who refreshes; kept when it did not end in order: then it is in doubt
+    refresh_until: Mapped[datetime | None]
+    healthy: Mapped[bool | None]
+    health_detail: Mapped[str] = mapped_column(server_default=text("''"))
+    checked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _created()
+    __table_args__ = (
+        UniqueConstraint("organization_id", "provider"),
+        Index("uq_mcp_connections_one_default", "organization_id", unique=True, postgresql_where=text("is_default")),
+    )
+
+
+class ToolAuthorizationRow(Base):
+    """Somebody was sent to a provider to agree. Deleted when they are back: a state is good once."""
+
+    __tablename__ = "mcp_authorizations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    connection_id: Mapped[str] = mapped_column(ForeignKey("mcp_connections.id", ondelete="CASCADE"))
+    state_hash: Mapped[bytes] = mapped_column(unique=True)
+    terms: Mapped[Json]
+    secrets: Mapped[bytes]  # encrypted: code verifier and the client's secret
+    actor: Mapped[str]
+    created_at: Mapped[datetime] = _created()
+    expires_at: Mapped[datetime]
+    __table_args__ = (
+        Index("ix_mcp_authorizations_connection", "connection_id"),
+        Index("ix_mcp_authorizations_expires", "expires_at"),
+    )
+
+
 class AuditLogRow(Base):
     __tablename__ = "audit_log"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -34,5 +34,7 @@ TENANT_TABLES = (
     "dead_letters",
     "usage",
     "tool_calls",
+    "mcp_connections",
+    "mcp_authorizations",
     "audit_log",
 )

@@ -19,7 +19,7 @@ from tests.integration.storage.seeds import add_organization, installation
 
 pytestmark = pytest.mark.integration
 
-_NOT_SECRET = {("service_tokens", "token_hash")}
+_NOT_SECRET = {("service_tokens", "token_hash"), ("mcp_authorizations", "state_hash")}
 
 
 def test_every_binary_column_is_rotated_or_known_not_to_be_a_secret() -> None:

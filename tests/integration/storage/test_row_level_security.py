@@ -43,6 +43,11 @@ _ROWS = {
     "tool_calls": """INSERT INTO tool_calls (id, organization_id, execution_id, opencode_session_id, call_id,
                                              connection_id, provider, tool_name, fingerprint, arguments, repeatable)
                      VALUES ('tc_{n}', '{o}', 'exe_{o}', 's', 'c', 'con', 'p', 't', 'f', '{{}}', false)""",
+    "mcp_connections": """INSERT INTO mcp_connections (id, organization_id, provider, kind, authentication, status)
+                          VALUES ('mcp_{n}', '{o}', 'p{n}', 'http', 'none', 'active')""",
+    "mcp_authorizations": """INSERT INTO mcp_authorizations (id, organization_id, connection_id, state_hash, terms,
+                                                             secrets, actor, expires_at)
+                             VALUES ('mca_{n}', '{o}', 'mcp_{o}', 'h{n}', '{{}}', '', 'a', now())""",
     "audit_log": "INSERT INTO audit_log (organization_id, actor, action) VALUES ('{o}', 'a', 'x')",
 }
 
@@ -52,7 +57,8 @@ async def two_tenants(database: Database) -> Database:
     """org_a and org_b, each with what the rows of _ROWS refer to."""
     for organization_id in ("org_a", "org_b"):
         await add_organization(database, organization_id)
-        await database.system().execute(_ROWS["workspaces"].format(o=organization_id, n=organization_id))
+        for referred in ("workspaces", "mcp_connections"):
+            await database.system().execute(_ROWS[referred].format(o=organization_id, n=organization_id))
         await add_execution(
             database, ExecutionSeed(f"exe_{organization_id}", organization_id, session_id=f"ses_{organization_id}")
         )
