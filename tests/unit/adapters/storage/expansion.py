@@ -16,6 +16,8 @@ _BREAKS = {
     "adds a rule that the earlier release may break": r"\bADD (CONSTRAINT|UNIQUE|CHECK|FOREIGN KEY)\b"
     r"|\bCREATE UNIQUE INDEX\b",
 }
+_NEW_TABLE = re.compile(r"\s*CREATE TABLE (\w+)", re.IGNORECASE)
+_NEW_INDEX = re.compile(r"\s*CREATE UNIQUE INDEX \w+ ON (\w+)", re.IGNORECASE)
 _NEW_COLUMN = re.compile(r"\bADD COLUMN\b(?P<column>[^,;]*)", re.IGNORECASE)
 
 
@@ -36,8 +38,9 @@ def rendered(upgrade: object) -> str:
 def breaks(sql: str) -> list[str]:
     """Why the release before would not work beside this; empty when it does. New tables break nobody."""
     found: list[str] = []
+    new_tables = set(_NEW_TABLE.findall(sql))
     for statement in sql.split(";"):
-        if re.match(r"\s*CREATE TABLE\b", statement, re.IGNORECASE):
+        if _NEW_TABLE.match(statement) or _indexed_table(statement) in new_tables:
             continue
         found += [why for why, pattern in _BREAKS.items() if re.search(pattern, statement, re.IGNORECASE | re.DOTALL)]
         for column in _NEW_COLUMN.finditer(statement):
@@ -45,3 +48,8 @@ def breaks(sql: str) -> list[str]:
             if "NOT NULL" in words and "DEFAULT" not in words and "GENERATED" not in words:
                 found.append("adds a column that the earlier release does not fill")
     return found
+
+
+def _indexed_table(statement: str) -> str | None:
+    found = _NEW_INDEX.match(statement)
+    return found and found[1]

@@ -46,6 +46,7 @@ def test_the_first_tables_can_be_read_as_sql() -> None:
         (lambda: op.create_index("i", "executions", ["source"], unique=True), "adds a rule"),
         (lambda: op.execute("ALTER TABLE executions ADD CONSTRAINT c CHECK (attempt < 9) NOT VALID"), "adds a rule"),
         (lambda: op.execute("alter table executions drop column notes"), "takes a column away"),
+        (lambda: op.execute("CREATE TABLE m (id text); CREATE UNIQUE INDEX i ON executions (source)"), "adds a rule"),
     ],
 )
 def test_what_breaks_the_release_before_is_seen(change: Callable[[], object], why: str) -> None:
@@ -56,6 +57,7 @@ def test_what_breaks_the_release_before_is_seen(change: Callable[[], object], wh
     "change",
     [
         lambda: op.create_table("moods", sa.Column("id", sa.Text(), nullable=False), sa.PrimaryKeyConstraint("id")),
+        lambda: op.execute("CREATE TABLE moods (id text); CREATE UNIQUE INDEX one_mood ON moods (id) WHERE id <> 'x'"),
         lambda: op.add_column("executions", sa.Column("mood", sa.Text())),
         lambda: op.add_column("executions", sa.Column("mood", sa.Text(), server_default="", nullable=False)),
         lambda: op.alter_column("executions", "prompt", nullable=True),
