@@ -17,6 +17,6 @@ basic_auth = [_settings.flower_basic_auth.get_secret_value()]
 read_only = True  # it is a view: workers are controlled by their supervisor, executions by `nubabel`
 tasks_columns = "name,state,result,received,runtime,worker,uuid"  # result: the line that says what a task moved
 enable_events = _settings.worker_send_events  # by default Flower turns them on in every worker, whatever we set
-inspect_timeout = 5_000  # ms; whoever answers later, as workers of a busy machine do, is left out of the queues' page
+inspect_timeout = 5_000.0  # ms; whoever answers later, as workers of a busy machine do, is left out of the queues' page
 if _settings.flower_cookie_secret is not None:
     cookie_secret = _settings.flower_cookie_secret.get_secret_value()
