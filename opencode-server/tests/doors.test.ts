@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { admit, allowedTools, type Surroundings } from "../config/bridge/doors.ts";
-import { closePermissions } from "../config/bridge/permissions.ts";
+import { admit, allowedTools, openedTools, type Surroundings } from "../config/bridge/doors.ts";
+import { setPermissions } from "../config/bridge/permissions.ts";
 import type { ServerKind } from "../config/bridge/settings.ts";
 
 const directory = realpathSync(mkdtempSync(join(tmpdir(), "doors-")));
@@ -95,6 +95,7 @@ for (const filePath of [
   join(directory, ".opencode", "plugin", "mine.ts"),
   `${mine}-other/x`,
   "",
+  "~/.ssh/id_rsa",
   undefined,
   7,
 ]) {
@@ -123,6 +124,7 @@ test("a skill is a name", async () => {
 
 test("agents get no permission that the server has not", () => {
   const config = {
+    permission: { "*": "deny", bash: "deny" },
     agent: {
       sisyphus: { permission: { question: "allow", task: "allow", "task_*": "allow", bash: "deny", webfetch: "allow" } },
       oracle: { permission: "allow" },
@@ -131,7 +133,7 @@ test("agents get no permission that the server has not", () => {
     },
   };
 
-  closePermissions(config as never, allowedTools("shared"));
+  setPermissions(config as never, allowedTools("shared"), openedTools("shared"));
 
   assert.deepEqual(config.agent, {
     sisyphus: { permission: { task: "allow", bash: "deny" } },
@@ -139,4 +141,14 @@ test("agents get no permission that the server has not", () => {
     silent: { permission: { "*": "deny" } },
     plain: { permission: {} },
   });
+  assert.deepEqual(config.permission, { "*": "deny", bash: "deny" });
+});
+
+test("a dedicated server opens the shell, and nothing else of what is closed", () => {
+  const config = { permission: { webfetch: "allow", "*": "allow", bash: "deny", question: "deny" } };
+
+  setPermissions(config as never, allowedTools("dedicated"), openedTools("dedicated"));
+
+  assert.deepEqual(config.permission, { "*": "deny", bash: "allow", webfetch: "allow", question: "deny" });
+  assert.equal(Object.keys(config.permission)[0], "*");
 });

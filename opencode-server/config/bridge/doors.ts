@@ -63,20 +63,22 @@ const ON_SHARED_SERVERS: Readonly<Record<string, Arguments>> = {
   },
 };
 
+// A shell, and the network.
+const DEDICATED_ONLY = ["bash", "webfetch"];
+
 /** null: any arguments. The files, the shell and the network of a dedicated server are its organization's own. */
 const ON_DEDICATED_SERVERS: Readonly<Record<string, Arguments | null>> = {
   ...ON_EVERY_SERVER,
-  read: null,
-  write: null,
-  edit: null,
-  glob: null,
-  grep: null,
-  bash: null,
-  webfetch: null,
+  ...Object.fromEntries(["read", "write", "edit", "glob", "grep", ...DEDICATED_ONLY].map((tool) => [tool, null])),
 };
 
 export function allowedTools(kind: ServerKind): readonly string[] {
   return Object.keys(kind === "shared" ? ON_SHARED_SERVERS : ON_DEDICATED_SERVERS);
+}
+
+/** What the configuration denies and this kind of server has all the same. */
+export function openedTools(kind: ServerKind): readonly string[] {
+  return kind === "dedicated" ? DEDICATED_ONLY : [];
 }
 
 /** Throws an Error that tells the model why; else the call may go on with the arguments as they are then. */
@@ -134,8 +136,8 @@ function relativePattern(value: unknown, call: Call): unknown {
 async function ownPath(value: unknown, call: Call, around: Surroundings): Promise<unknown> {
   if (typeof value !== "string" || !value) throw new Error(`${call.tool}: a path is needed`);
   const folder = await folderOf(call, around);
-  const path = isAbsolute(value) ? value : resolve(folder, value);
-  if (!isInside(folder, await resolved(path))) {
+  const path = resolve(folder, value);
+  if (value.startsWith("~") || !isInside(folder, await resolved(path))) {
     throw new Error(`${call.tool}: only files in ${folder} are available; give a path relative to it`);
   }
   return path;

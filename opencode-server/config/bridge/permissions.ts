@@ -4,8 +4,12 @@ import type { Config } from "@opencode-ai/plugin";
 
 type Rules = Record<string, unknown>;
 
-/** allowed: names of tools. Keys of agents' permissions that are neither allowed nor denied are taken away. */
-export function closePermissions(config: Config, allowed: readonly string[]): void {
+/** allowed: names of tools. The configuration's own permissions are a shared server's; another kind is opened here. */
+export function setPermissions(config: Config, allowed: readonly string[], opened: readonly string[]): void {
+  // The last match decides, and oh-my-opencode puts rules before the one for everything else.
+  const { "*": _, ...named } = rulesOf(config.permission);
+  const rules: Rules = { "*": "deny", ...named, ...Object.fromEntries(opened.map((tool) => [tool, "allow"])) };
+  (config as { permission?: Rules }).permission = rules;
   const agents = (config.agent ?? {}) as Record<string, { permission?: unknown } | undefined>;
   for (const agent of Object.values(agents)) {
     if (!agent) continue;
@@ -15,6 +19,10 @@ export function closePermissions(config: Config, allowed: readonly string[]): vo
 
 function closed(permission: unknown, allowed: readonly string[]): Rules {
   if (permission === "deny") return { "*": "deny" };
-  const rules = typeof permission === "object" && permission !== null ? (permission as Rules) : {};
-  return Object.fromEntries(Object.entries(rules).filter(([name, rule]) => allowed.includes(name) || rule === "deny"));
+  const kept = Object.entries(rulesOf(permission)).filter(([name, rule]) => allowed.includes(name) || rule === "deny");
+  return Object.fromEntries(kept);
+}
+
+function rulesOf(permission: unknown): Rules {
+  return typeof permission === "object" && permission !== null ? (permission as Rules) : {};
 }

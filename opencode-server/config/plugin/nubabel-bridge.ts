@@ -1,11 +1,11 @@
 // The plugin of Nubabel: keeps the doors of doors.ts closed, tells Nubabel what its sessions do, and gives agents the
 // tools of their organization. Loaded once for each directory that OpenCode works in; what is sent goes through one queue.
 import type { Hooks, PluginInput } from "@opencode-ai/plugin";
-import { admit, allowedTools } from "../bridge/doors.ts";
+import { admit, allowedTools, openedTools } from "../bridge/doors.ts";
 import { Endpoint } from "../bridge/endpoint.ts";
 import type { ServerEvent } from "../bridge/events.ts";
 import { Observer } from "../bridge/observer.ts";
-import { closePermissions } from "../bridge/permissions.ts";
+import { setPermissions } from "../bridge/permissions.ts";
 import { Reports } from "../bridge/reports.ts";
 import { Sessions, type SessionRecord } from "../bridge/sessions.ts";
 import { commandEnvironment, serverKind, takeBridgeSettings } from "../bridge/settings.ts";
@@ -24,7 +24,7 @@ export const NubabelBridge = async ({ client, directory }: PluginInput): Promise
   const owner = (id: string) => sessions.owner(id);
   const bridge = connect();
   return {
-    config: async (config) => closePermissions(config, allowedTools(kind)),
+    config: async (config) => setPermissions(config, allowedTools(kind), openedTools(kind)),
     "tool.execute.before": ({ tool, sessionID }, output) => {
       output.args ??= {};
       return admit({ tool, sessionID, args: output.args }, { kind, directory, owner });

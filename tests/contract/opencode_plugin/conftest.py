@@ -20,7 +20,7 @@ async def _running(factory: pytest.TempPathFactory, kind: str) -> AsyncIterator[
         pytest.skip(f"NOT CHECKED against the real OpenCode: {error}")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployed]:
     async for running in _running(tmp_path_factory, "shared"):
         yield running
