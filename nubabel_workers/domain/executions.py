@@ -74,6 +74,7 @@ class EventKind(StrEnum):
     ANALYSED = "analysed"
     CONTEXT = "context"
     SUBMITTED = "submitted"
+    DELEGATED = "delegated"  # what the main agent handed on to a sub-agent, told when the run has ended
     TOOL = "tool"
     TOOL_CALL_STARTED = "tool_call_started"  # one that we make, with the organization's credentials
     TOOL_CALL_ENDED = "tool_call_ended"

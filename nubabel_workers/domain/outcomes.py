@@ -38,6 +38,8 @@ def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Fi
         output=text,
         run=verdict,
         notes=notes,
+        # Asked for in the system text, which is a request to the model; here is whether it did.
+        detail={"delegated": bool(verdict.delegations)} if execution.analysis.get("category") else None,
     )
 
 
@@ -135,6 +137,7 @@ def _finish(
         notifications=_notifications(execution, status, markdown, output=output, error=error),
         dead_letter=dead_letter,
         detail=detail or {},
+        delegations=run.delegations if run else (),
         abandon_session=may_still_run or (run is not None and run.kind is VerdictKind.RUNNING),
     )
 

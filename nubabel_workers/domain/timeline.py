@@ -102,12 +102,21 @@ def _submitted(detail: Mapping[str, Any]) -> str:
     return f"submitted to OpenCode{where}, attempt {detail.get('attempt', 1)}" + (f" ({chosen})" if chosen else "")
 
 
+def _delegated(detail: Mapping[str, Any]) -> str:
+    to = f"category {detail['category']}" if detail.get("category") else str(detail.get("agent") or "a sub-agent")
+    known = [f"skills {', '.join(map(str, detail['skills']))}"] if detail.get("skills") else []
+    known += [f"model {detail['model']}"] if detail.get("model") else []
+    known += [f"session {detail['session_id']}"] if detail.get("session_id") else []
+    return f"delegated to {to}" + (f" ({'; '.join(known)})" if known else "")
+
+
 def _finished(detail: Mapping[str, Any]) -> str:
     verdict, reason = detail.get("verdict"), detail.get("reason")
     words = str(detail.get("status", "finished"))
     if verdict and verdict not in {words, "succeeded"}:
         words += f": {verdict}"
-    return words + (f" ({reason})" if reason else "")
+    words += f" ({reason})" if reason else ""
+    return words + ("; nothing was delegated" if detail.get("delegated") is False else "")
 
 
 def _delivered(detail: Mapping[str, Any]) -> str:
@@ -149,6 +158,7 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.ANALYSED: lambda d: f"analysed: {d.get('category', 'no category')}",
     EventKind.CONTEXT: lambda _: "the thread's earlier messages were read",
     EventKind.SUBMITTED: _submitted,
+    EventKind.DELEGATED: _delegated,
     EventKind.TOOL: lambda d: f"tool {d.get('tool', '')}".rstrip(),
     EventKind.TOOL_CALL_STARTED: lambda d: f"calls {_tool(d)}{_again_for_the(d)}",
     EventKind.TOOL_CALL_ENDED: _called,

@@ -53,6 +53,26 @@ class PartKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Delegation:
+    """What the main agent handed on to a sub-agent, as the server tells it."""
+
+    session_id: str  # the sub-agent's, on OpenCode
+    category: str | None = None
+    agent: str | None = None
+    skills: tuple[str, ...] = ()
+    model: str | None = None  # provider/model
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "session_id": self.session_id,
+            "category": self.category,
+            "agent": self.agent,
+            "skills": list(self.skills),
+            "model": self.model,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RunPart:
     """A part of a message, reduced to what a verdict needs."""
 
@@ -61,6 +81,7 @@ class RunPart:
     synthetic: bool = False  # written by OpenCode itself, not by a client
     tool: str | None = None
     tool_status: str | None = None  # pending, running, completed, error
+    delegation: Delegation | None = None  # of a call of `task` that did reach a sub-agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +171,7 @@ class Verdict:
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
     ended_ids: frozenset[str] = frozenset()  # those of them that have their end: what they used changes no more
+    delegations: tuple[Delegation, ...] = ()  # of this attempt, in their order; a session that went on is there once
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
 
@@ -264,11 +286,13 @@ def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
     text = ""
     ids: set[str] = set()
     ended: set[str] = set()
+    delegations: dict[str, Delegation] = {}
     for message in assistants:
         model = message.model or "unknown"
         by_model[model] = by_model.get(model, Usage()) + message.known_usage
         text = text if message.summary else message.text or text
         ids.add(message.id)
+        delegations |= {part.delegation.session_id: part.delegation for part in message.parts if part.delegation}
         if message.completed or message.error is not None:
             ended.add(message.id)
     return Verdict(
@@ -279,4 +303,5 @@ def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
         usage_by_model=by_model,
         assistant_ids=frozenset(ids),
         ended_ids=frozenset(ended),
+        delegations=tuple(delegations.values()),
     )

@@ -22,6 +22,7 @@ from nubabel_workers.adapters.opencode.models import (
 from nubabel_workers.domain.errors import PermanentError
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.verdict import (
+    Delegation,
     PartKind,
     Role,
     RunError,
@@ -35,6 +36,8 @@ _Model = TypeVar("_Model")
 _Value = TypeVar("_Value")
 
 _MAX_ERROR_LENGTH = 300
+_MAX_NAME = 120
+_MAX_NAMES = 20
 _RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 _FIRST_SERVER_ERROR = 500
 # OpenCode's "something else went wrong": a broken stream or a bug, worth another attempt.
@@ -96,6 +99,7 @@ class _Info(_Wire):
 
 class _ToolState(_Wire):
     status: str | None = None
+    metadata: Any = None  # of the tool's own making
 
 
 class _Part(_Wire):
@@ -298,10 +302,36 @@ def _parts(parts: list[_Part]) -> list[RunPart]:
             kept.append(RunPart(PartKind.TEXT, text=part.text, synthetic=part.synthetic))
         elif part.type == PartKind.TOOL:
             status = part.state.status if part.state is not None else None
-            kept.append(RunPart(PartKind.TOOL, tool=part.tool, tool_status=status))
+            kept.append(RunPart(PartKind.TOOL, tool=part.tool, tool_status=status, delegation=_delegation(part)))
         elif part.type == PartKind.COMPACTION:
             kept.append(RunPart(PartKind.COMPACTION))
     return kept
+
+
+def _delegation(part: _Part) -> Delegation | None:
+    """From what oh-my-opencode 4.19.4 leaves in the metadata of its tool `task`; without a session nothing was done.
+
+    A name of the model's choice among it is short, or it is none.
+    """
+    told = part.state.metadata if part.tool == "task" and part.state is not None else None
+    if not isinstance(told, dict) or not (session_id := _name(told.get("sessionId"))):
+        return None
+    skills, model = told.get("load_skills"), told.get("model")
+    names = [_name(skill) for skill in skills[:_MAX_NAMES]] if isinstance(skills, list) else []
+    provider, model_id = (
+        (_name(model.get(k)) for k in ("providerID", "modelID")) if isinstance(model, dict) else ("", "")
+    )
+    return Delegation(
+        session_id=session_id,
+        category=_name(told.get("category")) or None,
+        agent=_name(told.get("agent")) or None,
+        skills=tuple(name for name in names if name),
+        model=f"{provider}/{model_id}" if provider and model_id else None,
+    )
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= _MAX_NAME and value.isprintable() else ""
 
 
 def _session(session: _Session) -> Session:

@@ -290,6 +290,8 @@ parked AS (
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'delegated', d.detail FROM exe, jsonb_array_elements(%(delegations)s) AS d(detail)
+  UNION ALL
   SELECT organization_id, id, 'finished', %(detail)s FROM exe
 )
 SELECT

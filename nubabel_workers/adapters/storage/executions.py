@@ -242,6 +242,7 @@ class PostgresExecutions:
             "notes": Jsonb(list(finish.notes)),
             "notifications": json_list([self._notification_row(new) for new in finish.notifications]),
             "dead_letters": json_list([self._dead_letter_row(finish.dead_letter)] if finish.dead_letter else []),
+            "delegations": json_list([delegation.as_dict() for delegation in finish.delegations]),
             "detail": Jsonb({"status": finish.status.value, "verdict": finish.verdict, **finish.detail}),
         }
 

@@ -19,6 +19,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
+from nubabel_workers.domain.verdict import Delegation
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Finish:
 
     usage: of the last attempt; it is added to what earlier ones used.
 
+    delegations: what the run handed on to sub-agents; each is an event of the timeline, before the end.
+
     abandon_session: the run may still go on, so its OpenCode session is left to it; the next turn gets a new one.
     """
 
@@ -55,6 +58,7 @@ class Finish:
     notifications: Sequence[NewNotification] = ()
     dead_letter: NewDeadLetter | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    delegations: Sequence[Delegation] = ()
     abandon_session: bool = False
 
 

@@ -116,7 +116,9 @@ class ToolRunner:
         metadata = {
             "category": call.arguments.get("category"),
             "load_skills": call.arguments.get("load_skills", []),
+            "agent": agent,
             "sessionId": child.id,
+            "model": _model_of(session),
         }
         self._tell.tool_state(session, part, "running", metadata=metadata)
         prompt = str(call.arguments.get("prompt", ""))

@@ -1,5 +1,7 @@
 """From a Slack message to a threaded reply, step by step, with what may go wrong between the steps."""
 
+import json
+
 import pytest
 
 from nubabel_workers.domain.errors import UnavailableError
@@ -383,3 +385,25 @@ async def answers(pipeline: Pipeline) -> bool:
         return False
     finally:
         await pipeline.services.report_servers.run()  # as the listener does
+
+
+async def test_the_timeline_tells_what_was_delegated(pipeline: Pipeline) -> None:
+    task = {"category": "quick", "load_skills": ["git-master"], "description": "part", "prompt": "[[text=done]]"}
+    await pipeline.mention(f"[[tool=task {json.dumps(task)}]] [[text=all done]]")
+    await pipeline.answer_everything()
+
+    row = await pipeline.one("SELECT id FROM executions")
+    timeline = await pipeline.services.executions.timeline(ORGANIZATION, str(row["id"]))
+    (delegated,) = [event for event in timeline if event.kind is EventKind.DELEGATED]
+    (finished,) = [event for event in timeline if event.kind is EventKind.FINISHED]
+
+    child = next(s for s in pipeline.opencode.simulator.store.sessions.values() if s.info.get("parentID"))
+    assert delegated.detail == {
+        "session_id": child.id,
+        "category": "quick",
+        "agent": "Sisyphus-Junior",
+        "skills": ["git-master"],
+        "model": "stub/echo",
+    }
+    assert finished.detail["delegated"] is True
+    assert timeline.index(delegated) < timeline.index(finished)

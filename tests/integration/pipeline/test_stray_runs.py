@@ -8,6 +8,7 @@ import pytest
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
+from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
 from tests.integration.pipeline.dying import others_find_its_rows
@@ -226,3 +227,23 @@ async def test_what_somebody_else_runs_on_the_server_is_left_alone(pipeline: Pip
 
 async def _unreachable(*_: object, **__: object) -> None:
     raise UnavailableError("no route to it")
+
+
+async def test_a_session_that_goes_on_by_itself_after_its_answer_is_stopped(pipeline: Pipeline) -> None:
+    """As oh-my-opencode does by its continuation hooks, where they are not off."""
+    await pipeline.mention("hello")
+    await pipeline.answer_everything()
+    (session,) = pipeline.opencode.simulator.store.sessions.values()
+    go_on = PromptPart("prt_by_itself", text="[SYSTEM DIRECTIVE: TODO CONTINUATION] [[hang]]")
+    server = await the_server(pipeline)
+    await server.submit(
+        session.id, message_id="msg_by_itself", parts=[go_on], agent=None, model=None, system=None, timeout_s=5
+    )
+    await eventually(lambda: working(pipeline) == 1, what="the run that nobody asked for")
+
+    await a_while_ago(pipeline)
+    await pipeline.services.reconcile_instance.run("ins_1")
+
+    await eventually(lambda: working(pipeline) == 0, what="the end of the stray run")
+    assert (await events(pipeline))[-1] is EventKind.STRAY_RUN_STOPPED
+    assert incidents(pipeline, "stray_run") == 1

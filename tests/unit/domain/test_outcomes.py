@@ -9,7 +9,7 @@ from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.executions import Status, Usage
 from nubabel_workers.domain.notifications import NotificationKind, SlackTarget, WebhookTarget
 from nubabel_workers.domain.ports import Finish
-from nubabel_workers.domain.verdict import Verdict, VerdictKind
+from nubabel_workers.domain.verdict import Delegation, Verdict, VerdictKind
 from tests.unit.domain.test_placement import EXECUTION
 
 IN_SLACK = replace(EXECUTION, reply=SlackTarget("wsp_1", "C1", "1.1", "1.2").as_dict())
@@ -102,3 +102,13 @@ def test_text_that_no_database_can_hold_is_made_storable() -> None:
     finish = outcomes.answered(IN_SLACK, replace(ANSWER, text="a\x00b\ud800"), ())
 
     assert finish.output == "ab?"
+
+
+def test_an_answer_says_whether_what_was_to_be_delegated_was() -> None:
+    asked = replace(IN_SLACK, analysis={"category": "deep"})
+    by_sub_agent = replace(ANSWER, delegations=(Delegation("ses_1", "deep"),))
+
+    assert outcomes.answered(asked, ANSWER, ()).detail == {"delegated": False}
+    assert outcomes.answered(asked, by_sub_agent, ()).detail == {"delegated": True}
+    assert outcomes.answered(asked, by_sub_agent, ()).delegations == by_sub_agent.delegations
+    assert outcomes.answered(IN_SLACK, ANSWER, ()).detail == {}

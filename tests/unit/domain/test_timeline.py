@@ -155,3 +155,19 @@ def test_details_are_put_into_words(event: TimelineEvent, words: str) -> None:
 def test_no_events_are_no_story() -> None:
     assert narrate([]) == []
     assert time_spent([], session_wait=None, until=_at(5)) == []
+
+
+def test_a_delegation_is_told_with_what_is_known_of_it() -> None:
+    known = {"category": "deep", "skills": ["git-master", "frontend"], "model": "a/b", "session_id": "ses_1"}
+    steps = narrate([_event(0, EventKind.DELEGATED, **known), _event(0, EventKind.DELEGATED, agent="oracle")])
+
+    assert [step.words for step in steps] == [
+        "delegated to category deep (skills git-master, frontend; model a/b; session ses_1)",
+        "delegated to oracle",
+    ]
+
+
+def test_an_answer_without_delegation_says_so() -> None:
+    (step,) = narrate([_event(0, EventKind.FINISHED, status="completed", verdict="succeeded", delegated=False)])
+
+    assert step.words == "completed; nothing was delegated"

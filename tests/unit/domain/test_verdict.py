@@ -8,6 +8,7 @@ from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.verdict import (
     BUSY,
     IDLE,
+    Delegation,
     PartKind,
     Role,
     RunError,
@@ -285,3 +286,22 @@ def test_usage_of_a_step_that_broke_off_is_a_lower_bound(last: RunMessage, *, lo
 
     assert verdict.usage.lower_bound is lower_bound
     assert verdict.usage.input_tokens == 22
+
+
+def delegated(message_id: str, *sessions: str) -> RunMessage:
+    calls = [RunPart(PartKind.TOOL, tool="task", delegation=Delegation(session, "quick")) for session in sessions]
+    return assistant(message_id, *calls, finish="tool-calls")
+
+
+def test_delegations_of_a_run_are_told_in_their_order_each_session_once() -> None:
+    steps = (delegated("msg_1", "ses_b", "ses_a"), delegated("msg_2", "ses_b"))
+
+    verdict = decided(user(), *steps, ANSWER)
+
+    assert [delegation.session_id for delegation in verdict.delegations] == ["ses_b", "ses_a"]
+
+
+def test_delegations_of_an_earlier_attempt_are_not_told_again() -> None:
+    verdict = decided(user(), delegated("msg_1", "ses_a"), ANSWER, known=frozenset({"msg_1"}))
+
+    assert verdict.delegations == ()

@@ -7,7 +7,7 @@ import pytest
 
 from nubabel_workers.adapters.opencode import UnexpectedAnswerError, decoding
 from nubabel_workers.domain.executions import Usage
-from nubabel_workers.domain.verdict import PartKind, Role, RunPart, SessionActivity, SessionState
+from nubabel_workers.domain.verdict import Delegation, PartKind, Role, RunPart, SessionActivity, SessionState
 
 ASSISTANT: dict[str, Any] = {
     "info": {
@@ -127,3 +127,46 @@ def test_keys_of_providers_are_not_read() -> None:
 
     assert "secret" not in repr(decoding.decode_providers(body))
     assert decoding.decode_providers(body)[0].models == ("a", "b")
+
+
+def delegating(metadata: object, *, tool: str = "task") -> RunPart:
+    state = {"status": "completed", "metadata": metadata}
+    message = {"info": {"id": "msg_1", "role": "assistant"}, "parts": [{"type": "tool", "tool": tool, "state": state}]}
+    (part,) = decoding.decode_message(encoded(message)).parts
+    return part
+
+
+def test_delegation_is_read_from_the_call_of_task() -> None:
+    metadata = {
+        "category": "quick",
+        "load_skills": ["git-master"],
+        "agent": "Sisyphus-Junior",
+        "sessionId": "ses_1",
+        "model": {"providerID": "stub", "modelID": "echo"},
+    }
+
+    expected = Delegation("ses_1", "quick", "Sisyphus-Junior", ("git-master",), "stub/echo")
+    assert delegating(metadata).delegation == expected
+    assert delegating(metadata, tool="bash").delegation is None
+
+
+@pytest.mark.parametrize("metadata", [None, "x", {}, {"category": "quick"}, {"sessionId": 7}, {"sessionId": ""}])
+def test_call_of_task_that_reached_no_sub_agent_is_no_delegation(metadata: object) -> None:
+    assert delegating(metadata).delegation is None
+
+
+def test_names_that_a_model_makes_up_are_left_out() -> None:
+    metadata = {
+        "sessionId": "ses_1",
+        "category": "x" * 1_000,
+        "agent": "a\x00b",
+        "load_skills": [7, "y" * 1_000, "ok", *["more"] * 100],
+        "model": {"providerID": "stub"},
+    }
+
+    found = delegating(metadata).delegation
+
+    assert found is not None
+    assert (found.category, found.agent, found.model) == (None, None, None)
+    assert len(found.skills) < 20
+    assert set(found.skills) == {"ok", "more"}
