@@ -13,17 +13,25 @@ import uvloop
 from config.logging import configure_logging
 from config.metrics import ProcessMetrics, serve_metrics
 from config.settings import Settings, SettingsError, load_settings
+from nubabel_workers.domain.errors import InvalidInputError
 
 log = structlog.get_logger(__name__)
 
 
 def run_process(name: str, run: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
-    """Run an async process of the Procfile until it ends; returns the exit code. 2: the settings are not valid."""
+    """Run an async process of the Procfile until it ends; returns the exit code.
+
+    2: the settings, or a file that they name, are not valid.
+    """
     settings = settings_or_none()
     if settings is None:
         return 2
     configure_logging(process=name, level=settings.log_level, log_format=settings.log_format)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except InvalidInputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     return 0
 
 

@@ -1,5 +1,6 @@
 """What commands work with: the operators' services in one piece. `wiring` builds it, tests build their own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth
+from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
@@ -64,6 +66,7 @@ class Administration:
     wait: AwaitExecution
     clock: Clock
     chance: Chance
+    connections: Callable[[], Connections]  # loads the MCP SDK, which takes a second
     installation: InstallationLinks | None = None  # None without OAuth credentials and a public URL
     defaults: Defaults = field(default_factory=Defaults)
 

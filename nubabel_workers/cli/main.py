@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nubabel_workers.cli import (
+    connections,
     dead_letters,
     executions,
     instances,
@@ -68,4 +69,5 @@ app.add_typer(tokens.submit_keys, name="submit-keys")
 app.add_typer(secrets.webhooks, name="webhooks")
 app.add_typer(secrets.keys, name="keys")
 app.add_typer(instances.commands, name="instances")
+app.add_typer(connections.commands, name="connections")
 app.command()(audit)

@@ -30,6 +30,8 @@ _STYLES = {
     "failed": "red",
     "unfit": "red",
     "disabled": "red",
+    "refused": "red",
+    "pending_authorization": "yellow",
     "revoked": "red",
     "ended": "red",
     "open": "red",

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -31,6 +31,7 @@ from nubabel_workers.bootstrap import (
     Services,
     manage_dead_letters,
     manage_workspaces,
+    open_connections,
     open_installation,
     open_services,
 )
@@ -38,6 +39,7 @@ from nubabel_workers.cli.administration import Administration, Defaults, Install
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
@@ -56,10 +58,15 @@ async def open_administration() -> AsyncIterator[Administration]:
         services = await stack.enter_async_context(open_services(settings, application_name="nubabel cli"))
         broker = _redis(settings, settings.broker_url)
         stack.push_async_callback(broker.aclose)
-        yield _wired(services, broker, _installation_links(services, stack))
+        yield _wired(services, broker, _installation_links(services, stack), lambda: open_connections(services, stack))
 
 
-def _wired(services: Services, broker: "redis.Redis", installation: InstallationLinks | None) -> Administration:
+def _wired(
+    services: Services,
+    broker: "redis.Redis",
+    installation: InstallationLinks | None,
+    connections: Callable[[], Connections],
+) -> Administration:
     database, cipher, chance, settings = services.database, services.cipher, services.chance, services.settings
     access = PostgresAccess(database, cipher)
     workspaces = PostgresWorkspaces(database, cipher)
@@ -99,6 +106,7 @@ def _wired(services: Services, broker: "redis.Redis", installation: Installation
         wait=AwaitExecution(services.read_execution, services.progress, services.clock),
         clock=services.clock,
         chance=chance,
+        connections=connections,
         installation=installation,
         defaults=Defaults(
             opencode_username=settings.opencode_username,

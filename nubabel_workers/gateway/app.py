@@ -9,11 +9,12 @@ from nubabel_workers.gateway.openapi import describe
 from nubabel_workers.gateway.problems import install_problem_handlers
 from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
-from nubabel_workers.gateway.routes import dead_letters, docs, events, executions, health, metrics
+from nubabel_workers.gateway.routes import connections, dead_letters, docs, events, executions, health, metrics
 from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
 
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
+    {"name": "connections", "description": "Tools of your own providers, by the Model Context Protocol."},
     {"name": "dead letters", "description": "What was set aside: for operators, across organizations."},
     {"name": "operations", "description": "For those who run it."},
 ]
@@ -22,7 +23,7 @@ _TAGS = [
 def create_app(parts: GatewayParts) -> FastAPI:
     """Nothing is connected or started here; the parts are opened and closed by whoever made them."""
     app = api()
-    app.include_router(slack_router(parts.slack))
+    app.include_router(slack_router(parts.slack, secure_cookies=parts.secure_cookies))
     own = GatewayMetrics(parts.registry)
     gauges = SystemGauges(parts.maintenance, parts.queues, parts.breakers, parts.clock)
     parts.registry.register(gauges)
@@ -50,7 +51,16 @@ def api() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours; asking for it is a tenth of a request
         generate_unique_id_function=lambda route: route.name,
     )
-    for router in (executions.router, events.router, dead_letters.router, health.router, metrics.router, docs.router):
+    for router in (
+        executions.router,
+        events.router,
+        connections.router,
+        connections.browsers,
+        dead_letters.router,
+        health.router,
+        metrics.router,
+        docs.router,
+    ):
         app.include_router(router)
     install_problem_handlers(app)
     describe(app)

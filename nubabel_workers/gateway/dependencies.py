@@ -12,6 +12,7 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
 from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
 from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_execution import ReadExecution
@@ -24,14 +25,10 @@ class CancelExecution(Protocol):
 
 @dataclass(frozen=True)
 class SlackParts:
-    """events: the Events API's handler, None in Socket Mode. install: None without OAuth credentials.
-
-    secure_cookies: browsers reach us by https, whatever a proxy makes of it.
-    """
+    """events: the Events API's handler, None in Socket Mode. install: None without OAuth credentials."""
 
     events: Callable[[Request], Awaitable[Response]] | None = None
     install: InstallWorkspace | None = None
-    secure_cookies: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,11 @@ class GatewayParts:
     clock: Clock
     chance: Chance
     dead_letters: ManageDeadLetters
+    connections: Connections
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)
     slack: SlackParts = field(default_factory=SlackParts)
+    secure_cookies: bool = True  # browsers reach us by https, whatever a proxy makes of it
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # where the process counts
 

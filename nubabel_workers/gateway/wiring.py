@@ -15,7 +15,7 @@ from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
-from nubabel_workers.bootstrap import Services, manage_dead_letters, open_installation
+from nubabel_workers.bootstrap import Services, manage_dead_letters, open_connections, open_installation
 from nubabel_workers.domain.circuit_breaker import CLOSED, BreakerState
 from nubabel_workers.domain.credentials import operator_tokens
 from nubabel_workers.domain.errors import UnavailableError
@@ -55,13 +55,14 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             clock=services.clock,
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
+            connections=open_connections(services, stack),
             operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),
             slack=SlackParts(
                 events=_slack_events(services),
                 install=open_installation(services, stack),
-                secure_cookies=(settings.public_url or "").startswith("https://"),
             ),
+            secure_cookies=(settings.public_url or "").startswith("https://"),
             limits=limits,
             registry=services.metrics.registry,
         )

@@ -23,6 +23,12 @@ from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry
 from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.connections import (
+    FakeAuthorizationServers,
+    FakeConnectionStore,
+    FakeToolServers,
+    connections_over,
+)
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
@@ -90,6 +96,9 @@ class FrontDoor:
             answer_by_s=3600,
             max_prompt_bytes=2000,
         )
+        self.tool_connections = FakeConnectionStore()
+        self.authorization_servers = FakeAuthorizationServers()
+        self.tool_servers = FakeToolServers()
         self.parts = GatewayParts(
             submit=self.submit,
             read=ReadExecution(store),
@@ -102,6 +111,7 @@ class FrontDoor:
             clock=self.clock,
             chance=self.chance,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
+            connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),
             operator_tokens=operator_tokens(operator_setting(name, text) for name, text in OPERATORS.items()),
             readiness_checks=checks or {},
             limits=limits,

@@ -27,11 +27,11 @@ _MEANINGS = {
 Signed = Annotated[str, Query(min_length=1, max_length=2048)]
 
 
-def slack_router(slack: SlackParts) -> APIRouter:
+def slack_router(slack: SlackParts, *, secure_cookies: bool) -> APIRouter:
     """Not part of the published API: browsers that come from Slack are the only callers."""
     router = APIRouter(prefix="/slack", include_in_schema=False)
     if slack.install is not None:
-        _add_installation(router, slack.install, secure_cookies=slack.secure_cookies)
+        _add_installation(router, slack.install, secure_cookies=secure_cookies)
     return router
 
 

@@ -23,6 +23,7 @@ from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
@@ -48,6 +49,12 @@ from tests.fakes.administration import (
 )
 from tests.fakes.breakers import FakeBreakers
 from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.connections import (
+    FakeAuthorizationServers,
+    FakeConnectionStore,
+    FakeToolServers,
+    connections_over,
+)
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
@@ -160,6 +167,9 @@ class Bench:
         self.executions = AcceptedExecutions(self.clock, self.chance)
         self.reports = FakeReports(self.executions)
         self.migrations = FakeMigrations()
+        self.tool_connections = FakeConnectionStore()
+        self.tool_servers = FakeToolServers()
+        self.public_url: str | None = "https://nubabel.example"
         self.probes: list[Probe] = []
         self.opening_fails: Exception | None = None
         self.defaults = Defaults()
@@ -180,6 +190,11 @@ class Bench:
         if self.opening_fails is not None:
             raise self.opening_fails
         yield self._administration()
+
+    def _connections(self) -> Connections:
+        return connections_over(
+            self.tool_connections, FakeAuthorizationServers(), self.tool_servers, public_url=self.public_url
+        )
 
     def _administration(self) -> Administration:
         store = self.executions.store()
@@ -225,6 +240,7 @@ class Bench:
             wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
             clock=self.clock,
             chance=self.chance,
+            connections=self._connections,
             defaults=self.defaults,
         )
 
