@@ -14,6 +14,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
@@ -55,6 +56,7 @@ class Administration:
     submit_keys: ManageSubmitKeys
     keys: ManageKeys
     instances: ManageInstances
+    callback_keys: ManageCallbackKeys
     dead_letters: ManageDeadLetters
     health: CheckHealth
     audit: AuditTrail

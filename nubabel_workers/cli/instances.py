@@ -165,6 +165,37 @@ def remove(
     say(f"removed {run(context, work).id}")
 
 
+@commands.command()
+def callback_key(
+    context: typer.Context,
+    instance_id: InstanceArgument,
+    end_old: Annotated[
+        bool, typer.Option("--end-old", help="Make none: end the one before the newest, which alone stays good.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a server's plugin a new key to sign its calls with, shown this once. The one before stays good beside it.
+
+    To replace a key: make one, give it to the server (NUBABEL_BRIDGE_KEY), restart it, then --end-old.
+    """
+
+    async def work(administration: Administration) -> SecretStr | bool:
+        if end_old:
+            return await administration.callback_keys.end_previous(instance_id, actor=actor(context))
+        return await administration.callback_keys.create(instance_id, actor=actor(context))
+
+    done = run(context, work)
+    if isinstance(done, bool):
+        say("the old key is refused within seconds" if done else "there was no old key")
+        return
+    if as_json:
+        say_json({"instance_id": instance_id, "callback_key": done.get_secret_value()})
+        return
+    say(done.get_secret_value())
+    note("keep it now, it is not shown again; the one before stays good until the server has this one and you say")
+    note(f"nubabel instances callback-key {instance_id} --end-old")
+
+
 def _print_check(found: InstanceCheck) -> None:
     word, detail = ("OK", f"version {found.version}, {len(found.agents)} agents")
     if found.problem is not None:

@@ -40,6 +40,7 @@ from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
@@ -86,6 +87,7 @@ def _wired(
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
         keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
         instances=instances,
+        callback_keys=ManageCallbackKeys(services.instances, secrets.token_bytes),
         dead_letters=manage_dead_letters(services),
         health=CheckHealth(
             _probes(services, broker),

@@ -60,6 +60,10 @@ def submit_key_text(entropy: bytes) -> SecretStr:
     return SecretStr(f"nbk_{_urlsafe(entropy)}")
 
 
+def callback_key_text(entropy: bytes) -> SecretStr:
+    return SecretStr(f"nck_{_urlsafe(entropy)}")
+
+
 def webhook_secret_text(entropy: bytes) -> SecretStr:
     """Source of the form: Standard Webhooks, https://www.standardwebhooks.com ("Signature scheme")."""
     return SecretStr(f"whsec_{base64.b64encode(entropy).decode()}")

@@ -176,6 +176,7 @@ class FakeInstances:
 
     rows: dict[str, Instance] = field(default_factory=dict)
     actors: list[str] = field(default_factory=list)
+    keys: dict[str, tuple[SecretStr, ...]] = field(default_factory=dict)  # callback keys, newest first
 
     async def loads(self) -> list[Instance]:
         return [one for one in self.rows.values() if one.status != "removed"]
@@ -201,6 +202,21 @@ class FakeInstances:
         self.rows[instance.id] = instance
         self.actors.append(actor)
         return instance
+
+    async def add_callback_key(self, instance_id: str, key: SecretStr, *, actor: str) -> bool:
+        if instance_id not in self.rows or self.rows[instance_id].status == "removed":
+            return False
+        self.keys[instance_id] = (key, *self.keys.get(instance_id, ()))[:2]
+        self.actors.append(actor)
+        return True
+
+    async def end_previous_callback_key(self, instance_id: str, *, actor: str) -> bool:
+        before = self.keys.get(instance_id, ())
+        self.keys[instance_id] = before[:1]
+        return len(before) > 1
+
+    async def callback_keys(self, instance_id: str) -> Sequence[SecretStr]:
+        return self.keys.get(instance_id, ())
 
     async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
         before = self.rows[instance_id]

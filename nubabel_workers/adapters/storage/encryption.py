@@ -18,6 +18,7 @@ class SecretPurpose(StrEnum):
     SUBMIT_KEY = "submit-key"
     WEBHOOK_SECRET = "webhook-secret"  # noqa: S105 - a name, not a secret
     INSTANCE_PASSWORD = "instance-password"  # noqa: S105 - a name, not a secret
+    CALLBACK_KEY = "callback-key"
     CONNECTION_CREDENTIALS = "connection-credentials"
     CONNECTION_CLIENT = "connection-client"
     AUTHORIZATION = "authorization"

@@ -1,6 +1,6 @@
 """OpenCode servers. They belong to the operators, not to a tenant: the tenant role cannot see this table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -32,7 +32,7 @@ _STATUS_ACTIONS = {
 
 
 class PostgresInstances:
-    """InstanceStore and InstanceRegistry."""
+    """InstanceStore, InstanceRegistry and CallbackKeyRegistry."""
 
     def __init__(self, database: Database, cipher: TokenCipher) -> None:
         self._database = database
@@ -40,6 +40,7 @@ class PostgresInstances:
         # loads() runs at every dispatch; a password is decrypted once per stored value, not each time.
         self._decrypted: dict[bytes, SecretStr] = {}
         self._lately: BriefCache[str, Instance] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
+        self._callback_keys: BriefCache[str, Sequence[SecretStr]] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
 
     async def loads(self) -> list[Instance]:
         rows = await self._database.system().all(
@@ -132,13 +133,17 @@ class PostgresInstances:
         return self._instance_of({**row, "in_flight": 0}) if row else None
 
     async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
-        """Return whether it changed. only_if_idle: not while an execution occupies it."""
+        """Return whether it changed. only_if_idle: not while an execution occupies it. One that goes loses its keys."""
         self._lately.clear()
+        self._callback_keys.clear()
         idle = f"AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL})"
         changed = await self._database.system().one(
             audited(
                 f"""
-                UPDATE instances i SET status = %(status)s
+                UPDATE instances i
+                SET status = %(status)s,
+                    callback_key = CASE WHEN %(status)s <> 'removed' THEN callback_key END,
+                    previous_callback_key = CASE WHEN %(status)s <> 'removed' THEN previous_callback_key END
                 WHERE i.id = %(instance_id)s AND i.status NOT IN (%(status)s, 'removed') {idle if only_if_idle else ""}
                 RETURNING i.id
                 """
@@ -150,6 +155,57 @@ class PostgresInstances:
             },
         )
         return changed is not None
+
+    async def callback_keys(self, instance_id: str) -> Sequence[SecretStr]:
+        found = self._callback_keys.get(instance_id)
+        if found is None:
+            row = await self._database.system().one(
+                """
+                SELECT callback_key, previous_callback_key FROM instances
+                WHERE id = %(instance_id)s AND status <> 'removed'
+                """,
+                {"instance_id": instance_id},
+            )
+            if row is None:  # not remembered: whoever asks for made-up servers must not fill this
+                return ()
+            found = self._readable_keys(instance_id, row.values())
+            self._callback_keys.put(instance_id, found)
+        return found
+
+    async def add_callback_key(self, instance_id: str, key: SecretStr, *, actor: str) -> bool:
+        return await self._change_callback_keys(
+            "previous_callback_key = callback_key, callback_key = %(key)s",
+            "status <> 'removed'",
+            {"key": self._cipher.encrypt(key, SecretPurpose.CALLBACK_KEY, instance_id)},
+            AuditEntry(actor, AuditAction.CALLBACK_KEY_CREATED, None, instance_id),
+        )
+
+    async def end_previous_callback_key(self, instance_id: str, *, actor: str) -> bool:
+        return await self._change_callback_keys(
+            "previous_callback_key = NULL",
+            "previous_callback_key IS NOT NULL",
+            {},
+            AuditEntry(actor, AuditAction.CALLBACK_KEY_ENDED, None, instance_id),
+        )
+
+    async def _change_callback_keys(
+        self, change: str, condition: str, params: Mapping[str, Any], entry: AuditEntry
+    ) -> bool:
+        changed = await self._database.system().one(
+            audited(f"UPDATE instances SET {change} WHERE id = %(instance_id)s AND {condition} RETURNING id"),
+            {"instance_id": entry.subject, **params, **audit_params(entry)},
+        )
+        self._callback_keys.clear()
+        return changed is not None
+
+    def _readable_keys(self, instance_id: str, stored: Iterable[bytes | None]) -> Sequence[SecretStr]:
+        keys = []
+        for sealed in stored:
+            try:
+                keys += [self._cipher.decrypt(sealed, SecretPurpose.CALLBACK_KEY, instance_id)] if sealed else []
+            except CredentialsError as error:
+                log.error("instance.callback_key_unreadable", instance_id=instance_id, error=str(error))  # noqa: TRY400
+        return tuple(keys)
 
     def _instance_of(self, row: dict[str, Any]) -> Instance:
         """One whose password cannot be read is unfit; the others must not suffer for it."""

@@ -12,6 +12,9 @@ SECRET_COLUMNS = (
     ("workspaces", "bot_token"),
     ("submit_keys", "secret"),
     ("instances", "password"),
+    # In this order: a key that is replaced meanwhile moves from the first column to the second.
+    ("instances", "callback_key"),
+    ("instances", "previous_callback_key"),
     ("mcp_connections", "credentials"),
     ("mcp_connections", "client_secret"),
     ("mcp_authorizations", "secrets"),

@@ -123,7 +123,11 @@ class SubmitKeyRow(Base):
 
 
 class SubmitNonceRow(Base):
-    """Nonces seen within the signature's window; a replayed submission is refused."""
+    """Nonces seen within the signature's window; what is replayed is refused.
+
+    key_id: a submit key, or the OpenCode server whose plugin calls. A row, not a key in the cache: that may be wiped,
+    and what was recorded before could be played again.
+    """
 
     __tablename__ = "submit_nonces"
     key_id: Mapped[str] = mapped_column(primary_key=True)
@@ -137,6 +141,8 @@ class InstanceRow(Base):
     url: Mapped[str] = mapped_column(unique=True)
     username: Mapped[str] = mapped_column(server_default=text("'opencode'"))
     password: Mapped[bytes | None]  # encrypted
+    callback_key: Mapped[bytes | None]  # encrypted; its plugin signs with it
+    previous_callback_key: Mapped[bytes | None]  # encrypted; good as well, until the next one or until it is ended
     directory: Mapped[str | None]
     organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id", ondelete="SET NULL"))
     status: Mapped[str] = mapped_column(server_default=text("'active'"))  # active, draining, removed

@@ -119,6 +119,18 @@ class InstanceRegistry(Protocol):
         ...
 
 
+class CallbackKeyRegistry(Protocol):
+    """The keys with which the plugins of OpenCode servers sign: two of a server are good at a time."""
+
+    async def add_callback_key(self, instance_id: str, key: SecretStr, *, actor: str) -> bool:
+        """The newest stays good beside it, the one before that ends. False: there is no such server any more."""
+        ...
+
+    async def end_previous_callback_key(self, instance_id: str, *, actor: str) -> bool:
+        """Only the newest stays good. False when there was no other."""
+        ...
+
+
 class KeyRotation(Protocol):
     async def rotate(self) -> RotationReport: ...
 

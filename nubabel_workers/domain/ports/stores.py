@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.executions import (
     EventKind,
@@ -427,6 +429,10 @@ class InstanceStore(Protocol):
 
     async def lately(self, instance_id: str) -> Instance | None:
         """As it was some moments ago at most: where it is and how to enter, which hardly ever changes."""
+        ...
+
+    async def callback_keys(self, instance_id: str) -> Sequence[SecretStr]:
+        """Those that its plugin may sign with, as they were some moments ago at most; none of a removed server."""
         ...
 
     async def report_health(

@@ -16,6 +16,8 @@ QUIET_COMMANDS = (
     "workspaces list",
 )
 
+_CALLBACK_KEYS = "instances WHERE id = %(id)s AND callback_key IS NOT NULL"
+
 
 def _nothing_to_see() -> None:
     """Its rows were looked at already."""
@@ -95,6 +97,9 @@ async def server_comes_and_goes(lane: Lane) -> Check:
     await lane.type_until_it_ends(f"instances add {url}", may_complain=True)
     (added,) = await lane.ids("instances WHERE url = %(url)s", url=url)
     await lane.until(lambda: listener_did("instances.report_health"), "the listener's report")
+    for end_old in ("", "", " --end-old"):
+        await lane.type_until_it_ends(f"instances callback-key {added}{end_old}")
+    assert await lane.count(f"{_CALLBACK_KEYS} AND previous_callback_key IS NULL", id=added) == 1
     await lane.type_until_it_ends(f"instances remove {added}")
     await lane.until(lambda: listener_did("leadership.release"), "the listener's leaving")
     assert await lane.count("instances WHERE id = %(id)s AND status = 'removed'", id=added) == 1

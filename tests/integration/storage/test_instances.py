@@ -162,3 +162,60 @@ async def test_a_server_taken_out_of_use_here_is_known_so_at_once(instances: Pos
     found = await instances.lately("ins_1")
     assert found is not None
     assert found.status == "removed"
+
+
+async def test_two_callback_keys_are_good_at_a_time_and_each_change_is_audited(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    keys = [SecretStr(f"nck_{number}") for number in range(3)]
+
+    assert await instances.callback_keys("ins_1") == ()
+    for key in keys:
+        assert await instances.add_callback_key("ins_1", key, actor="cli:anna")
+    good = await instances.callback_keys("ins_1")
+    ended = [await instances.end_previous_callback_key("ins_1", actor="cli:anna") for _ in range(2)]
+
+    assert good == (keys[2], keys[1])
+    assert ended == [True, False]
+    assert await instances.callback_keys("ins_1") == (keys[2],)
+    entries = await PostgresAuditTrail(database).list(organization_id=None, limit=10)
+    assert [entry.action for entry in reversed(entries)][1:] == [
+        *[AuditAction.CALLBACK_KEY_CREATED] * 3,
+        AuditAction.CALLBACK_KEY_ENDED,
+    ]
+    row = await database.system().one("SELECT callback_key FROM instances")
+    assert row is not None
+    assert b"nck_2" not in row["callback_key"]
+
+
+async def test_a_removed_server_has_no_callback_key_and_gets_none_until_it_comes_back(
+    instances: PostgresInstances,
+) -> None:
+    await instances.add(_instance(), actor="cli:anna")
+    await instances.add_callback_key("ins_1", SecretStr("nck_1"), actor="cli:anna")
+    await instances.callback_keys("ins_1")
+
+    await instances.set_status("ins_1", "removed", only_if_idle=False, actor="cli:anna")
+    assert await instances.callback_keys("ins_1") == ()
+    assert not await instances.add_callback_key("ins_1", SecretStr("nck_2"), actor="cli:anna")
+    await instances.add(_instance(), actor="cli:anna")
+
+    assert await instances.callback_keys("ins_1") == ()
+
+
+async def test_a_callback_key_copied_to_another_server_is_good_for_nothing(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+    await instances.add_callback_key("ins_1", SecretStr("nck_1"), actor="cli:anna")
+
+    await database.system().execute(
+        """
+        UPDATE instances SET callback_key = (SELECT callback_key FROM instances WHERE id = 'ins_1')
+        WHERE id = 'ins_2'
+        """
+    )
+
+    assert await instances.callback_keys("ins_2") == ()

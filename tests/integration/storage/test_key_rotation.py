@@ -43,6 +43,8 @@ async def _store_secrets(database: Database, cipher: TokenCipher) -> None:
     await PostgresInstances(database, cipher).add(
         Instance(InstanceId("ins_1"), "http://oc", "opencode", SecretStr("pw")), actor="t"
     )
+    for number in (1, 2):
+        await PostgresInstances(database, cipher).add_callback_key("ins_1", SecretStr(f"nck_{number}"), actor="t")
 
 
 async def test_after_rotation_the_old_key_is_not_needed_any_more(database: Database) -> None:
@@ -51,14 +53,16 @@ async def test_after_rotation_the_old_key_is_not_needed_any_more(database: Datab
 
     report = await PostgresKeyRotation(database, TokenCipher([new, old]), batch=2).rotate()
 
-    assert report == RotationReport(rotated=7, current=0)
+    assert report == RotationReport(rotated=9, current=0)
     only_new = TokenCipher([new])
     tenants = PostgresTenants(database, only_new)
     assert [await tenants.webhook_secret(f"org_{n}") for n in range(5)] == [f"whsec_{n}" for n in range(5)]
     workspace = await tenants.workspace("org_0", "wsp_1")
     assert workspace is not None
     assert workspace.bot_token == SecretStr("xoxb-1")
-    assert (await PostgresInstances(database, only_new).loads())[0].password == SecretStr("pw")
+    instances = PostgresInstances(database, only_new)
+    assert (await instances.loads())[0].password == SecretStr("pw")
+    assert await instances.callback_keys("ins_1") == (SecretStr("nck_2"), SecretStr("nck_1"))
 
 
 async def test_a_second_rotation_finds_nothing_to_do(database: Database) -> None:
@@ -67,7 +71,7 @@ async def test_a_second_rotation_finds_nothing_to_do(database: Database) -> None
     rotation = PostgresKeyRotation(database, TokenCipher([new, old]))
     await rotation.rotate()
 
-    assert await rotation.rotate() == RotationReport(rotated=0, current=7)
+    assert await rotation.rotate() == RotationReport(rotated=0, current=9)
 
 
 async def test_a_secret_of_a_lost_key_is_named_and_does_not_stop_the_others(database: Database) -> None:
@@ -80,7 +84,7 @@ async def test_a_secret_of_a_lost_key_is_named_and_does_not_stop_the_others(data
 
     report = await PostgresKeyRotation(database, TokenCipher([new, old])).rotate()
 
-    assert report == RotationReport(rotated=7, current=0, unreadable=(("organizations", "org_lost"),))
+    assert report == RotationReport(rotated=9, current=0, unreadable=(("organizations", "org_lost"),))
 
 
 async def test_the_forgotten_token_of_an_ended_workspace_is_passed_over(database: Database) -> None:
@@ -90,4 +94,4 @@ async def test_the_forgotten_token_of_an_ended_workspace_is_passed_over(database
 
     report = await PostgresKeyRotation(database, TokenCipher([new, old])).rotate()
 
-    assert report == RotationReport(rotated=6, current=0)
+    assert report == RotationReport(rotated=8, current=0)

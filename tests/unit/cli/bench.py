@@ -1,5 +1,6 @@
 """The command line over fakes: what was typed in, what came out."""
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
@@ -211,6 +213,7 @@ class Bench:
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),
             keys=ManageKeys(self.rotation, self.audit),
             instances=instances,
+            callback_keys=ManageCallbackKeys(self.instances, secrets.token_bytes),
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             health=CheckHealth(
                 self.probes,

@@ -52,6 +52,27 @@ def test_an_open_circuit_breaker_is_listed(bench: Bench) -> None:
     assert bench.json("instances", "list")[0]["breaker"] == "open"
 
 
+def test_a_callback_key_is_shown_once_and_the_one_before_stays_good_until_it_is_ended(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    (instance_id,) = bench.instances.rows
+
+    first = bench.type("instances", "callback-key", instance_id).stdout.strip()
+    second = bench.json("instances", "callback-key", instance_id)["callback_key"]
+    good = [key.get_secret_value() for key in bench.instances.keys[instance_id]]
+    ended = bench.type("instances", "callback-key", instance_id, "--end-old").stdout
+
+    assert first.startswith("nck_")
+    assert first != second
+    assert good == [second, first]
+    assert "refused" in ended
+    assert [key.get_secret_value() for key in bench.instances.keys[instance_id]] == [second]
+    assert "there was no old key" in bench.type("instances", "callback-key", instance_id, "--end-old").stdout
+
+
+def test_a_callback_key_of_an_unknown_server_is_refused(bench: Bench) -> None:
+    fails_with(bench.type("instances", "callback-key", "ins_none"), 2, "nubabel instances list")
+
+
 def test_a_password_never_leaves_in_json(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096", "--password-stdin", typed="hunter2\n")
 
