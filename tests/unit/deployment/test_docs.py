@@ -26,6 +26,7 @@ from tests.unit.deployment.files import ROOT, SETTING_NAMES
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 # Named in .env for docker-compose.yml alone, or by the compose file for the images.
 NOT_SETTINGS = {"NUBABEL_VERSION"}
+_BRIDGE = ROOT / "opencode-server" / "config" / "bridge"
 
 _CODE = re.compile(r"```(?P<language>\w*)\n(?P<text>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
@@ -102,7 +103,8 @@ def test_nubabel_commands_exist(page: Path) -> None:
 def test_settings_exist(page: Path) -> None:
     named = set(re.findall(r"NUBABEL_[A-Z0-9_]+", page.read_text()))
 
-    assert named - SETTING_NAMES - NOT_SETTINGS == set()
+    of_the_plugin = set(re.findall(r"NUBABEL_[A-Z0-9_]+", (_BRIDGE / "settings.ts").read_text()))
+    assert named - SETTING_NAMES - NOT_SETTINGS - of_the_plugin == set()
 
 
 def metric_names() -> set[str]:
@@ -119,7 +121,8 @@ def test_metrics_exist(page: Path) -> None:
     spans = " ".join(text for language, text in code_of(page) if language == "span")
     named = set(re.findall(r"\bnubabel_[a-z_]+", spans)) - {"nubabel_workers", "nubabel_tenant", "nubabel_system"}
 
-    assert named - metric_names() == set()
+    tools = set(re.findall(r"\bnubabel_[a-z_]+", (_BRIDGE / "tools.ts").read_text()))
+    assert named - metric_names() - tools == set()
 
 
 def test_every_metric_is_explained() -> None:

@@ -103,6 +103,7 @@ BUILT_IN_CATEGORIES = {
     "unspecified-high",
     "writing",
 }
+# Without coding-agent-sessions, which reads what others left on the machine: our servers have it off.
 BUILT_IN_SKILLS = {
     "playwright",
     "frontend",
@@ -122,7 +123,6 @@ BUILT_IN_SKILLS = {
     "refactor",
     "programming",
     "data-scientist",
-    "coding-agent-sessions",
     "ulw-research",
 }
 
