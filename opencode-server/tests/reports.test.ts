@@ -13,6 +13,7 @@ interface Told {
 function receiver(answers: (number | "away")[] = [], limits: Partial<ReportLimits> = {}) {
   const told: Told[] = [];
   const waits: number[] = [];
+  const said: string[] = [];
   let now = 0;
   const post = async (path: string, body: unknown): Promise<Answer> => {
     told.push({ path, body });
@@ -24,8 +25,9 @@ function receiver(answers: (number | "away")[] = [], limits: Partial<ReportLimit
     waits.push(ms);
     now += ms;
   };
-  const reports = new Reports(post, { ...LIMITS, senders: 1, ...limits }, { now: () => now, wait });
-  return { reports, told, waits };
+  const say = (message: string) => void said.push(message);
+  const reports = new Reports(post, say, { ...LIMITS, senders: 1, ...limits }, { now: () => now, wait });
+  return { reports, told, waits, said };
 }
 
 const settled = () => new Promise((resolve) => setTimeout(resolve, 5));
@@ -145,13 +147,23 @@ test("progress is told twice at most, then dropped and counted", async () => {
   assert.equal(reports.counts.droppedProgress, 1);
 });
 
+test("what is lost is said, once in a while", async () => {
+  const { reports, said } = receiver([403, 403, 403]);
+
+  for (const session of ["ses_a", "ses_b", "ses_c"]) reports.update(session, idle(session));
+  await settled();
+
+  assert.deepEqual(said, ["not told since the start: 1 ends of runs, 0 items of progress"]);
+  assert.equal(reports.counts.givenUpUpdates, 3);
+});
+
 test("an update does not wait behind progress", async () => {
   const told: string[] = [];
   const post = (path: string): Promise<Answer> => {
     told.push(path);
     return path.endsWith("/progress") ? new Promise(() => undefined) : Promise.resolve({ status: 200, body: {} });
   };
-  const reports = new Reports(post, { ...LIMITS, senders: 1 });
+  const reports = new Reports(post, () => undefined, { ...LIMITS, senders: 1 });
 
   reports.progress("ses_a", tool(1));
   reports.update("ses_a", idle());

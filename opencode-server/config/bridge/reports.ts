@@ -17,6 +17,8 @@ export interface ReportLimits {
   /** An update that could not be told for so long is given up; Nubabel has looked by itself long before. */
   readonly keepUpdatesMs: number;
   readonly senders: number;
+  /** What got lost is said so often at most. */
+  readonly sayEveryMs: number;
 }
 
 export const LIMITS: ReportLimits = {
@@ -28,6 +30,7 @@ export const LIMITS: ReportLimits = {
   maxWaitMs: 10_000,
   keepUpdatesMs: 120_000,
   senders: 4,
+  sayEveryMs: 60_000,
 };
 
 export interface Time {
@@ -52,14 +55,17 @@ export class Reports {
   readonly #post: Post;
   readonly #limits: ReportLimits;
   readonly #time: Time;
+  readonly #say: (message: string) => void;
+  #saidAt = -Infinity;
   readonly #updates = new Map<string, PendingUpdate>(); // root session -> its newest
   readonly #progress = new Map<string, ProgressItem[]>(); // root session -> items, oldest first
   #progressItems = 0;
   #updateSenders = 0;
   #progressSenders = 0;
 
-  constructor(post: Post, limits: ReportLimits = LIMITS, time: Time = REAL_TIME) {
+  constructor(post: Post, say: (message: string) => void, limits: ReportLimits = LIMITS, time: Time = REAL_TIME) {
     this.#post = post;
+    this.#say = say;
     this.#limits = limits;
     this.#time = time;
   }
@@ -88,9 +94,9 @@ export class Reports {
       this.#updates.delete(root);
       const outcome = await this.#tell(`/api/sidecar/sessions/${root}/update`, pending.update);
       failures = outcome === "again" ? failures + 1 : 0;
-      if (outcome === "refused") this.counts.givenUpUpdates += 1;
+      if (outcome === "refused") this.#lost("givenUpUpdates", 1);
       if (outcome !== "again") continue;
-      if (this.#time.now() - pending.since > this.#limits.keepUpdatesMs) this.counts.givenUpUpdates += 1;
+      if (this.#time.now() - pending.since > this.#limits.keepUpdatesMs) this.#lost("givenUpUpdates", 1);
       else if (!this.#updates.has(root)) this.#updates.set(root, pending);
       await this.#time.wait(this.#backoffMs(failures));
     }
@@ -111,7 +117,7 @@ export class Reports {
         outcome = await this.#tell(path, { items: batch });
       }
       if (outcome === "told") failures = 0;
-      else this.counts.droppedProgress += batch.length;
+      else this.#lost("droppedProgress", batch.length);
     }
     this.#progressSenders -= 1;
   }
@@ -138,7 +144,15 @@ export class Reports {
     items.shift();
     if (items.length === 0) this.#progress.delete(root);
     this.#progressItems -= 1;
-    this.counts.droppedProgress += 1;
+    this.#lost("droppedProgress", 1);
+  }
+
+  #lost(what: "droppedProgress" | "givenUpUpdates", count: number): void {
+    this.counts[what] += count;
+    if (this.#time.now() - this.#saidAt < this.#limits.sayEveryMs) return;
+    this.#saidAt = this.#time.now();
+    const { droppedProgress, givenUpUpdates } = this.counts;
+    this.#say(`not told since the start: ${givenUpUpdates} ends of runs, ${droppedProgress} items of progress`);
   }
 
   async #tell(path: string, body: unknown): Promise<"told" | "refused" | "again"> {

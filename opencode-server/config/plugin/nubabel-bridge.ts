@@ -48,11 +48,15 @@ function connect(): { endpoint: Endpoint; reports: Reports } | null {
   if (connection !== undefined) return connection;
   const reading = takeBridgeSettings(process.env);
   if (!reading.on) {
-    console.error(`nubabel-bridge: off, Nubabel is told nothing and agents have no connections: ${reading.reason}`);
+    say(`off, Nubabel is told nothing and agents have no connections: ${reading.reason}`);
     connection = null;
   } else {
     const endpoint = new Endpoint(reading.settings);
-    connection = { endpoint, reports: new Reports((...call) => endpoint.post(...call)) };
+    connection = { endpoint, reports: new Reports((...call) => endpoint.post(...call), say) };
   }
   return connection;
+}
+
+function say(message: string): void {
+  console.error(`nubabel-bridge: ${message}`);
 }
