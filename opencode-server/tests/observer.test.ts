@@ -81,6 +81,19 @@ test("a text is told when it is complete, and only the model's", () => {
   });
 });
 
+test("a text is cut between characters, and tells no NUL", () => {
+  const item = progressOf(textEvent({ text: `\0${"x".repeat(15_998)}🙂`, time: { end: 2 } }));
+
+  assert.ok(item?.type === "text" && item.text.isWellFormed());
+  assert.ok(!item.text.includes("\0"));
+});
+
+test("a tool call in an unknown state, or with an endless id, is not told", () => {
+  assert.equal(progressOf(toolEvent("dreaming")), null);
+  const part = { type: "tool", sessionID: "ses_root", callID: "c".repeat(500), tool: "read", state: { status: "running" } };
+  assert.equal(progressOf({ type: "message.part.updated", properties: { part } }), null);
+});
+
 test("sessions that aren't ours, or can't be read, are not told of", async () => {
   const idle = (sessionID: string) => ({ type: "session.idle", properties: { sessionID } });
 

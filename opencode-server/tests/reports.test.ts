@@ -107,19 +107,19 @@ test("what comes while a call is under way goes together", async () => {
   assert.deepEqual(told.map(calls), [["call_0"], ["call_1", "call_2", "call_3", "call_4"]]);
 });
 
-test("a batch is bounded in items and in characters", async () => {
-  const { reports, told } = receiver([], { batchItems: 3, batchCharacters: 30_000 });
+test("a batch is bounded in items and in bytes", async () => {
+  const { reports, told } = receiver([], { batchItems: 3, batchBytes: 100_000 });
 
   for (let n = 0; n < 6; n += 1) reports.progress("ses_a", tool(n));
   for (let n = 0; n < 3; n += 1) {
-    const text = "x".repeat(16_000);
+    const text = "한".repeat(16_000);
     reports.progress("ses_b", { type: "text", session_id: "ses_b", message_id: "m", part_id: `p${n}`, text });
   }
   await settled();
 
   const sizes = told.map(({ body }) => (body as { items: unknown[] }).items.length);
   assert.ok(Math.max(...sizes) <= 3);
-  assert.ok(told.every(({ body }) => JSON.stringify(body).length < 35_000));
+  assert.ok(told.every(({ body }) => Buffer.byteLength(JSON.stringify(body)) < 100_100));
   assert.equal(sizes.reduce((a, b) => a + b), 9);
 });
 

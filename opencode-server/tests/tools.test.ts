@@ -112,6 +112,13 @@ test("the list names providers, tools and arguments", async () => {
   assert.deepEqual(calls[0]?.body, { session_id: "ses_child" });
 });
 
+test("a provider that is out of order is listed with its trouble", async () => {
+  const notion = { name: "notion", is_default: true, tools: [], error: "authorize it again" };
+  const { tools: organization } = tools(ok({ providers: [notion] }));
+
+  assert.equal(await organization.list(context()), "notion (default):\n- its tools could not be listed: authorize it again");
+});
+
 test("an organization without connections is told so", async () => {
   const { tools: organization } = tools(ok({ providers: [] }));
 

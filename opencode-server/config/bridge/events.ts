@@ -31,6 +31,8 @@ export interface ServerEvent {
 const MAX_TEXT = 16_000;
 const MAX_TITLE = 200;
 const MAX_MESSAGE = 500;
+const MAX_NAME = 200;
+const STATUSES = new Set(["pending", "running", "completed", "error"]);
 
 export function updateOf(event: ServerEvent): Update | null {
   if (event.type !== "session.idle" && event.type !== "session.error") return null;
@@ -47,12 +49,15 @@ export function updateOf(event: ServerEvent): Update | null {
 export function progressOf(event: ServerEvent): ProgressItem | null {
   if (event.type !== "message.part.updated") return null;
   const part = record(record(event.properties)["part"]);
-  const { id, sessionID: session_id, messageID: message_id, callID: call_id, tool } = part;
+  const { id, sessionID: session_id, messageID: message_id, callID: call_id } = part;
   if (typeof session_id !== "string") return null;
-  if (part["type"] === "tool" && typeof call_id === "string" && typeof tool === "string") {
+  if (part["type"] === "tool" && typeof call_id === "string") {
+    const tool = text(part["tool"], MAX_NAME); // a model may make one up
     const state = record(part["state"]);
+    const status = text(state["status"], MAX_NAME);
+    if (!tool || call_id.length > MAX_NAME || !STATUSES.has(status)) return null;
     const title = text(state["title"], MAX_TITLE);
-    return { type: "tool", session_id, call_id, tool, status: text(state["status"], 20), ...(title ? { title } : {}) };
+    return { type: "tool", session_id, call_id, tool, status, ...(title ? { title } : {}) };
   }
   if (part["type"] === "text" && typeof id === "string" && typeof message_id === "string") {
     if (part["synthetic"] || !record(part["time"])["end"]) return null;
@@ -65,6 +70,7 @@ function record(value: unknown): Record<string, unknown> {
   return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : {};
 }
 
+/** Shortened, and without what cannot be stored: half a character at the cut, and NUL. */
 function text(value: unknown, max: number): string {
-  return typeof value === "string" ? value.slice(0, max) : "";
+  return typeof value === "string" ? value.slice(0, max).replaceAll("\0", "").toWellFormed() : "";
 }

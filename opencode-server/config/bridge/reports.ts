@@ -10,7 +10,8 @@ export type Post = (path: string, body: unknown, limits: Limits) => Promise<Answ
 export interface ReportLimits {
   readonly progressItems: number;
   readonly batchItems: number;
-  readonly batchCharacters: number;
+  /** Of JSON; the receiver takes 256 KiB. */
+  readonly batchBytes: number;
   readonly timeoutMs: number;
   readonly firstWaitMs: number;
   readonly maxWaitMs: number;
@@ -24,7 +25,7 @@ export interface ReportLimits {
 export const LIMITS: ReportLimits = {
   progressItems: 1_000,
   batchItems: 100,
-  batchCharacters: 128_000,
+  batchBytes: 200_000,
   timeoutMs: 5_000,
   firstWaitMs: 250,
   maxWaitMs: 10_000,
@@ -123,11 +124,11 @@ export class Reports {
   }
 
   #take(root: string, items: ProgressItem[]): ProgressItem[] {
-    let characters = 0;
+    let bytes = 0;
     let count = 0;
     for (const item of items) {
-      characters += 200 + (item.type === "text" ? item.text.length : 0);
-      if (count > 0 && (count >= this.#limits.batchItems || characters > this.#limits.batchCharacters)) break;
+      bytes += Buffer.byteLength(JSON.stringify(item)) + 1;
+      if (count > 0 && (count >= this.#limits.batchItems || bytes > this.#limits.batchBytes)) break;
       count += 1;
     }
     const batch = items.splice(0, count);

@@ -115,8 +115,10 @@ export class OrganizationTools {
 
 function linesOf(provider: Record<string, unknown>): string[] {
   const tools = Array.isArray(provider["tools"]) ? provider["tools"] : [];
+  const { name, error } = provider;
   return [
-    `${String(provider["name"])}:`,
+    `${String(name)}${provider["is_default"] === true ? " (default)" : ""}:`,
+    ...(typeof error === "string" ? [`- its tools could not be listed: ${error}`] : []),
     ...tools.map((entry: unknown) => {
       const { name, description, input_schema: schema } = record(entry);
       return `- ${String(name)}: ${String(description ?? "")} arguments: ${JSON.stringify(schema ?? {})}`;
