@@ -77,10 +77,6 @@ class FakeConnectionStore:
         mine = await self.list(organization_id)
         return next((one for one in mine if id_or_provider in {one.connection.id, one.connection.provider}), None)
 
-    async def organization_of(self, connection_id: str) -> str | None:
-        row = self.rows.get(connection_id)
-        return row.connection.organization_id if row else None
-
     async def set_allowed_tools(
         self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
     ) -> bool:

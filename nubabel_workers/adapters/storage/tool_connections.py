@@ -110,12 +110,6 @@ class PostgresToolConnections:
         )
         return _details_of(row) if row else None
 
-    async def organization_of(self, connection_id: str) -> str | None:
-        row = await self._database.system().one(
-            "SELECT organization_id FROM mcp_connections WHERE id = %(id)s", {"id": connection_id}
-        )
-        return row["organization_id"] if row else None
-
     async def set_allowed_tools(
         self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
     ) -> bool:

@@ -103,10 +103,6 @@ class ConnectionStore(Protocol):
 
     async def find(self, organization_id: str, id_or_provider: str) -> ConnectionDetails | None: ...
 
-    async def organization_of(self, connection_id: str) -> str | None:
-        """For operators, who name a connection by its id alone."""
-        ...
-
     async def set_allowed_tools(
         self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
     ) -> bool: ...

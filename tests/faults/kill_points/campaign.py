@@ -78,6 +78,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     operators.submit_key_comes_and_goes,
     operators.keys_are_rotated,
     operators.workspace_comes_and_goes,
+    operators.connection_comes_and_goes,
     operators.server_comes_and_goes,
     operators.looking_at_one,
     operators.dead_letter_is_discarded,

@@ -85,6 +85,29 @@ async def workspace_comes_and_goes(lane: Lane) -> Check:
     return _nothing_to_see
 
 
+async def connection_comes_and_goes(lane: Lane) -> Check:
+    """Its server is out of bounds, which a check says and writes down."""
+    name = await _organization(lane)
+    lane.processes[CLI].environment["TOOL_TOKEN"] = "t0ken"
+    one = f"{name} tools"
+    await lane.type_until_it_ends(
+        f"connections add {name} --url https://localhost:1/mcp --name tools --token-env TOOL_TOKEN"
+    )
+    await lane.type_until_it_ends(f"connections list --org {name}")
+    await lane.type_until_it_ends(f"connections allow {one} search")
+    await lane.type_until_it_ends(f"connections set-default {one}")
+    await lane.type_until_it_ends(f"connections disable {one}")
+    await lane.type_until_it_ends(f"connections enable {one}")
+    await lane.type_until_it_ends(f"connections set-token {one} --token-env TOOL_TOKEN")
+    await lane.type_until_it_ends(f"connections check {one}", may_complain=True)
+    mine = "mcp_connections WHERE organization_id = %(name)s"
+    kept = f"{mine} AND is_default AND status = 'active' AND allowed_tools = '[\"search\"]' AND NOT healthy"
+    assert await lane.count(kept, name=name) == 1
+    await lane.type_until_it_ends(f"connections remove {one}")
+    assert await lane.count(mine, name=name) == 0
+    return _nothing_to_see
+
+
 async def server_comes_and_goes(lane: Lane) -> Check:
     """One that does not answer is registered, and the command says so. A listener tries to follow it until it goes."""
     url = f"http://127.0.0.1:1/{lane.number()}"

@@ -29,11 +29,12 @@ from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.restore import PostgresRestore
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain import ports
-from nubabel_workers.domain.ports import administration
+from nubabel_workers.domain.ports import administration, tools
 
 # Name in the table of results -> the adapter that serves it, and the ports that it implements.
 ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
@@ -66,6 +67,7 @@ ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
     "audit": (PostgresAuditTrail, (administration.AuditTrail,)),
     "execution_reports": (PostgresExecutionReports, (administration.ExecutionReports,)),
     "dead_letter_registry": (PostgresDeadLetterRegistry, (administration.DeadLetterRegistry,)),
+    "tool_connections": (PostgresToolConnections, (tools.ConnectionStore,)),
 }
 
 # Ports behind which nothing outside of the process is called.
@@ -76,6 +78,14 @@ WITHIN_THE_PROCESS: Mapping[type, str] = {
     ports.OpenCodeServers: "names a server; the calls to it are OpenCodeServer's",
     administration.BotIdentity: "a value that auth_test returned",
     administration.WorkspaceCanceller: "a service; the ports that it calls are kill points",
+    tools.ToolConnections: "a service; the ports that it calls are kill points, or played elsewhere",
+}
+
+# Ports whose deaths are played elsewhere: these scenarios have no provider with an authorization server.
+PLAYED_ELSEWHERE: Mapping[type, str] = {
+    tools.CredentialStore: "tests/integration/connections/test_deaths.py",
+    tools.AuthorizationServers: "tests/integration/connections/test_deaths.py",
+    tools.ToolServers: "asks and changes nothing; what it found is written by ConnectionStore",
 }
 
 # Written for a caller that does not exist yet: what is called one day is taken off here, or the test fails.
@@ -115,8 +125,9 @@ def every_call() -> frozenset[str]:
 
 def ports_without_an_adapter_here() -> set[str]:
     """Ports that nobody wraps: a new one has to be added above."""
-    known = {protocol for _, protocols in ADAPTERS.values() for protocol in protocols} | WITHIN_THE_PROCESS.keys()
-    return {protocol.__name__ for module in (ports, administration) for protocol in _protocols(module)} - {
+    known = {protocol for _, protocols in ADAPTERS.values() for protocol in protocols}
+    known |= WITHIN_THE_PROCESS.keys() | PLAYED_ELSEWHERE.keys()
+    return {protocol.__name__ for module in (ports, administration, tools) for protocol in _protocols(module)} - {
         protocol.__name__ for protocol in known
     }
 
