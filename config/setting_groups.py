@@ -5,6 +5,7 @@ A field's description is its documentation: `.env.example` is made from it.
 
 import base64
 import binascii
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -18,6 +19,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 CommaSeparatedSecrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 _FERNET_KEY_BYTES = 32
+_PORTS = 65536
 _NAMED_DIGEST = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}:[0-9a-f]{64}")
 
 
@@ -136,6 +138,29 @@ class StoreSettings(SettingGroup):
     )
 
 
+_PRIVATE_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
+)
+
+
+def _private_address(value: str) -> str:
+    """host:port on which nobody outside reaches us; a name may lead anywhere, hence literal addresses only."""
+    host, separator, port = value.rpartition(":")
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        address = None
+    if not separator or not port.isdecimal() or not 0 < int(port) < _PORTS or address is None:
+        raise ValueError("must be address:port, e.g. 127.0.0.1:3001; names are not taken")
+    if not any(address in network for network in _PRIVATE_NETWORKS):
+        raise ValueError("must be a loopback or private address: whoever reaches it needs no token")
+    return value
+
+
+PrivateAddress = Annotated[str, AfterValidator(_private_address)]
+
+
 class GatewaySettings(SettingGroup):
     title = "Gateway (process web)"
 
@@ -148,6 +173,18 @@ class GatewaySettings(SettingGroup):
     max_prompt_bytes: PositiveInt = Field(131_072, description="Largest prompt (UTF-8) that is accepted.")
     idempotency_keep_h: PositiveInt = Field(24, description="Hours for which an Idempotency-Key is remembered.")
     stream_heartbeat_s: PositiveFloat = Field(15, description="Seconds between comments on a quiet event stream.")
+    delegate_wait_s: float = Field(
+        100, gt=0, le=3600, description="Seconds that POST /delegate_task waits for the answer before it says 202."
+    )
+    sidecar_wait_s: float = Field(
+        120, gt=0, le=3600, description="Seconds that the old sidecar's calls wait before they say that it timed out."
+    )
+    sidecar_listen: PrivateAddress | None = Field(
+        None,
+        description="A second, private address, e.g. 127.0.0.1:3001, for callers of the old sidecar without a token: "
+        "they act for sidecar_organization. Empty: none.",
+    )
+    sidecar_organization: str | None = Field(None, description="Organization of sidecar_listen, org_...")
     operator_tokens: OperatorTokens = Field(
         (),
         description="Who may use /v1/operator, comma-separated name:digest; made by `nubabel keys operator-token`. "

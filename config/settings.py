@@ -70,6 +70,8 @@ class Settings(
         problems = [*self._slack_problems(), *self._production_problems()]
         if self.database_pool_min > self.database_pool_max:
             problems.append(f"{PREFIX}DATABASE_POOL_MIN is larger than {PREFIX}DATABASE_POOL_MAX")
+        if bool(self.sidecar_listen) != bool(self.sidecar_organization):
+            problems.append(f"{_variable('sidecar_listen')} and {_variable('sidecar_organization')} belong together")
         if problems:
             raise ValueError("; ".join(problems))
         return self

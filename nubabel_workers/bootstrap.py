@@ -71,6 +71,7 @@ from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.observe_runs import ObserveRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
+from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
@@ -125,6 +126,7 @@ class Services(Adapters):
     accept_submission: AcceptSubmission
     read_execution: ReadExecution
     cancel_execution: CancelExecution
+    read_capabilities: ReadCapabilities
     dispatch_executions: DispatchExecutions
     complete_executions: CompleteExecutions
     deliver_notifications: DeliverNotifications
@@ -222,6 +224,7 @@ def _wire(a: Adapters) -> Services:
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
+        read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
         dispatch_executions=_dispatch_executions(a, end, report, leases, strays, rules),
         complete_executions=_complete_executions(a, end, report, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
@@ -346,6 +349,7 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
         leases,
         a.hints,
         a.chance,
+        a.clock,
         retry=_retry(a.settings, "notifications"),
         limits=_batch_limits(a.settings),
     )

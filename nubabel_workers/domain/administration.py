@@ -48,6 +48,7 @@ class AuditAction(StrEnum):
     CONNECTION_ENABLED = "connection.enabled"
     CONNECTION_REMOVED = "connection.removed"
     RESTORED = "database.restored"
+    IDENTITY_REFUSED = "identity.refused"
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"

@@ -49,6 +49,17 @@ class WebhookTarget:
 
 
 @dataclass(frozen=True)
+class CallbacksTarget:
+    """Addresses that a caller of the sidecar form named; signed where the organization has a webhook secret."""
+
+    session_update: str | None
+    progress: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": "callbacks", "session_update": self.session_update, "progress": self.progress}
+
+
+@dataclass(frozen=True)
 class NoTarget:
     """Nobody is told; the caller asks for the outcome."""
 
@@ -56,7 +67,7 @@ class NoTarget:
         return {"kind": "none"}
 
 
-ReplyTarget = SlackTarget | WebhookTarget | NoTarget
+ReplyTarget = SlackTarget | WebhookTarget | CallbacksTarget | NoTarget
 
 
 def reply_target(raw: Mapping[str, Any]) -> ReplyTarget:
@@ -65,6 +76,8 @@ def reply_target(raw: Mapping[str, Any]) -> ReplyTarget:
         return SlackTarget(raw["workspace_id"], raw["channel"], raw["thread_ts"], raw["message_ts"])
     if raw.get("kind") == "webhook":
         return WebhookTarget(raw["url"])
+    if raw.get("kind") == "callbacks":
+        return CallbacksTarget(raw["session_update"], raw["progress"])
     return NoTarget()
 
 

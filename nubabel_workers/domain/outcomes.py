@@ -9,6 +9,7 @@ from typing import Any
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
 from nubabel_workers.domain.executions import Execution, ExecutionError, Status, Usage
 from nubabel_workers.domain.notifications import (
+    CallbacksTarget,
     NewNotification,
     NotificationKind,
     SlackTarget,
@@ -16,6 +17,7 @@ from nubabel_workers.domain.notifications import (
     reply_target,
 )
 from nubabel_workers.domain.ports import Finish
+from nubabel_workers.domain.sidecar import update_payload
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
 from nubabel_workers.domain.wording import Language, language_of, say
 
@@ -160,6 +162,8 @@ def _notifications(
         }
         payload = {"type": f"execution.{status.value}", "data": data}
         return [NewNotification(NotificationKind.WEBHOOK, target.as_dict(), payload)]
+    if isinstance(target, CallbacksTarget) and target.session_update is not None:
+        return [NewNotification(NotificationKind.WEBHOOK, target.as_dict(), update_payload(execution, status))]
     return []
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -12,12 +12,12 @@ from fastapi import FastAPI
 from config.settings import Settings
 from nubabel_workers.bootstrap import open_services
 from nubabel_workers.entry import run_process
-from nubabel_workers.gateway.app import create_app
+from nubabel_workers.gateway.app import create_app, create_private_app
 from nubabel_workers.gateway.configured_workspace import configured_workspace
 from nubabel_workers.gateway.wiring import gateway_parts
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
-_GRACEFUL_S = 10  # requests are short; event streams are ended at once and resumed elsewhere
+_GRACEFUL_S = 10  # requests are short; event streams and waits are ended at once and resumed elsewhere
 
 
 async def run(settings: Settings) -> None:
@@ -30,22 +30,39 @@ async def run(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Unlike uvicorn's own, it doesn't raise the signal once more at the end: our services still have to be closed."""
+    """Signals are `serve`'s: unlike uvicorn, it doesn't raise them once more at the end; services are to be closed."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 
 
 async def serve(app: FastAPI, settings: Settings) -> None:
     """Until a signal ends it; uvicorn then lets requests finish."""
+    servers = [_server(app, settings.http_host, settings.http_port)]
+    if settings.sidecar_listen is not None and settings.sidecar_organization is not None:
+        host, _, port = settings.sidecar_listen.rpartition(":")
+        private = create_private_app(app, settings.sidecar_organization)
+        servers.append(_server(private, host.strip("[]"), int(port)))
+    _stop_by_signal(servers, app.state.stopping)
+    await asyncio.gather(*(server.serve() for server in servers))
+
+
+def _stop_by_signal(servers: Sequence[_Server], stopping: asyncio.Event) -> None:
+    def stop(number: signal.Signals) -> None:
+        stopping.set()
+        for server in servers:
+            server.handle_exit(number, None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+
+
+def _server(app: FastAPI, host: str, port: int) -> _Server:
     config = uvicorn.Config(
         app,
-        host=settings.http_host,
-        port=settings.http_port,
+        host=host,
+        port=port,
         lifespan="off",  # what the app uses is opened and closed around it
         log_config=None,  # led into our pipeline by config.logging
         access_log=False,  # gateway.request_context writes the one line per request
@@ -54,7 +71,7 @@ async def serve(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACEFUL_S,
     )
-    await _Server(config).serve()
+    return _Server(config)
 
 
 if __name__ == "__main__":

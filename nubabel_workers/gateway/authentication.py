@@ -26,8 +26,15 @@ _bearer = HTTPBearer(
 
 @dataclass(frozen=True)
 class Caller:
+    """token_id: None for one that came in by the private address, which stands for an organization by itself."""
+
     organization: Organization
-    token_id: str
+    token_id: str | None
+
+    @property
+    def actor(self) -> str:
+        """As the audit log says it."""
+        return f"token:{self.token_id}" if self.token_id is not None else "sidecar_listen"
 
 
 async def authenticated(
@@ -36,12 +43,16 @@ async def authenticated(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     """The caller, or a 401 or 403 problem. From here on the request's log lines bear the organization."""
-    if credentials is None:
+    private: str | None = request.app.state.private_organization
+    if credentials is None and private is not None:
+        caller = Caller(await _enabled(private, parts.tenants), None)
+    elif credentials is None:
         raise _unauthorized("send a service token: Authorization: Bearer nbt_...", challenge="Bearer")
-    token = await find_token(credentials.credentials, parts.tenants, parts.clock)
-    if token is None:
-        raise _unauthorized("the token is unknown, expired or revoked", challenge='Bearer error="invalid_token"')
-    caller = await _caller(token, parts.tenants)
+    else:
+        token = await find_token(credentials.credentials, parts.tenants, parts.clock)
+        if token is None:
+            raise _unauthorized("the token is unknown, expired or revoked", challenge='Bearer error="invalid_token"')
+        caller = Caller(await _enabled(token.organization_id, parts.tenants), token.id)
     structlog.contextvars.bind_contextvars(organization_id=caller.organization.id)
     request.state.organization_id = caller.organization.id
     return caller
@@ -63,11 +74,11 @@ async def find_token(text: str, tenants: TenantStore, clock: Clock) -> ServiceTo
     return token
 
 
-async def _caller(token: ServiceToken, tenants: TenantStore) -> Caller:
-    organization = await tenants.organization(token.organization_id)
+async def _enabled(organization_id: str, tenants: TenantStore) -> Organization:
+    organization = await tenants.organization(organization_id)
     if organization is None or organization.disabled_at is not None:
         raise _forbidden("organization_disabled", "this organization is disabled")
-    return Caller(organization, token.id)
+    return organization
 
 
 def _unauthorized(detail: str, *, challenge: str) -> ProblemError:

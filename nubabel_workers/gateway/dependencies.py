@@ -9,12 +9,21 @@ from prometheus_client import CollectorRegistry
 
 from nubabel_workers.domain.credentials import OperatorToken
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.ports import Chance, Clock, MaintenanceStore, ProgressStream, TenantStore
+from nubabel_workers.domain.ports import (
+    Chance,
+    Clock,
+    ConversationStore,
+    MaintenanceStore,
+    ProgressStream,
+    TenantStore,
+)
+from nubabel_workers.domain.ports.administration import AuditTrail
 from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
+from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 
@@ -43,6 +52,8 @@ class GatewayLimits:
     stream_send_timeout_s: float = 20.0  # a reader that takes nothing for so long is cut off
     streams_per_organization: int = 200  # at once, per gateway process
     streams_at_once: int = 1000  # of all organizations; each holds one connection to the cache
+    delegate_wait_s: float = 100.0
+    sidecar_wait_s: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,10 @@ class GatewayParts:
     chance: Chance
     dead_letters: ManageDeadLetters
     connections: Connections
+    conversations: ConversationStore
+    capabilities: ReadCapabilities
+    audit: AuditTrail
+    check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)
     slack: SlackParts = field(default_factory=SlackParts)

@@ -110,11 +110,15 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for path in document["paths"].values():
         for operation in path.values():
             _complete(operation)
+    for unused in ("HTTPValidationError", "ValidationError"):  # of FastAPI's own answers, which are never sent
+        schemas.pop(unused, None)
     return document
 
 
 def _complete(operation: dict[str, Any]) -> None:
     """Add what every request may carry and every response does carry."""
+    if "422" in operation["responses"] and "application/json" in operation["responses"]["422"]["content"]:
+        del operation["responses"]["422"]  # FastAPI's guess, where a route has a form of its own for it
     references = [{"$ref": f"#/components/parameters/{name}"} for name in _PARAMETERS]
     operation["parameters"] = [*operation.get("parameters", []), *references]
     for status, response in operation["responses"].items():

@@ -14,6 +14,8 @@ from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
 from nubabel_workers.bootstrap import Services, manage_dead_letters, open_connections, open_installation
 from nubabel_workers.domain.circuit_breaker import CLOSED, BreakerState
@@ -34,7 +36,10 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
     settings = services.settings
     async with AsyncExitStack() as stack:
         limits = GatewayLimits(
-            max_body_bytes=settings.max_request_bytes, stream_heartbeat_s=settings.stream_heartbeat_s
+            max_body_bytes=settings.max_request_bytes,
+            stream_heartbeat_s=settings.stream_heartbeat_s,
+            delegate_wait_s=settings.delegate_wait_s,
+            sidecar_wait_s=settings.sidecar_wait_s,
         )
         broker = _redis(stack, settings, settings.broker_url, settings.cache_timeout_s, _BROKER_CONNECTIONS)
         queues = BrokerQueues(broker, list(QueueName))
@@ -56,6 +61,10 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
             connections=open_connections(services, stack),
+            conversations=PostgresConversations(services.database),
+            capabilities=services.read_capabilities,
+            audit=PostgresAuditTrail(services.database),
+            check_callback=services.egress.check_url,
             operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),
             slack=SlackParts(

@@ -21,16 +21,18 @@ from nubabel_workers.domain.errors import (
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.notifications import NotificationKind, WebhookTarget, reply_target
+from nubabel_workers.domain.notifications import CallbacksTarget, NotificationKind, WebhookTarget, reply_target
 from nubabel_workers.domain.ports import (
     Chance,
     ClaimedNotification,
+    Clock,
     HintPublisher,
     NotificationStore,
     TenantStore,
     WebhookSender,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
+from nubabel_workers.domain.sidecar import callback_body
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack, LookUpLaterError
@@ -63,6 +65,7 @@ class DeliverNotifications:
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
+        clock: Clock,
         *,
         retry: RetryPolicy,
         limits: BatchLimits,
@@ -75,6 +78,7 @@ class DeliverNotifications:
         self._leases = leases
         self._hints = hints
         self._chance = chance
+        self._clock = clock
         self._retry = retry
         self._limits = limits
 
@@ -118,6 +122,8 @@ class DeliverNotifications:
         target = reply_target(notification.destination)
         if isinstance(target, WebhookTarget):
             parts: Sequence[str] | None = await self._call_webhook(claimed, target)
+        elif isinstance(target, CallbacksTarget):
+            parts = await self._call_back(claimed, target)
         else:
             parts = await self._slack.deliver(claimed, lease)
         if parts is None:
@@ -138,6 +144,20 @@ class DeliverNotifications:
             raise PermanentError("the organization has no webhook secret any more", code="no_webhook_secret")
         await self._webhooks.send(
             url=target.url, secret=secret, message_id=notification.id, payload=notification.payload
+        )
+        return [notification.id]
+
+    async def _call_back(self, claimed: ClaimedNotification, target: CallbacksTarget) -> Sequence[str] | None:
+        notification = claimed.notification
+        is_progress = notification.kind is NotificationKind.PROGRESS
+        url = target.progress if is_progress else target.session_update
+        if url is None or notification.payload.get("removed"):  # a progress that its end has overtaken
+            return None
+        await self._webhooks.send(
+            url=url,
+            secret=await self._tenants.webhook_secret(notification.organization_id),
+            message_id=f"{notification.id}_{claimed.revision}" if is_progress else notification.id,
+            payload=callback_body(notification, now=self._clock.now()),
         )
         return [notification.id]
 

@@ -8,7 +8,7 @@ from nubabel_workers.domain.analysis import Rules, check_overrides
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import NewExecution, Overrides, Status
 from nubabel_workers.domain.hints import Hint, HintTask
-from nubabel_workers.domain.notifications import NoTarget, ReplyTarget, WebhookTarget
+from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, ReplyTarget, WebhookTarget
 from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.domain.tenants import Organization
@@ -60,12 +60,13 @@ class SubmitExecution:
         source: str,
         correlation_id: str,
         traceparent: str,
+        callbacks: CallbacksTarget | None = None,
     ) -> Submitted:
         """Store the request, idempotently by its key, then apply the organization's policy for a busy session.
 
-        source: "api", "broker" or "cli". Raises InvalidInputError (code `idempotency_key_reused` when the key stands
-        for another request; `unknown_category` and its like), NotFoundError for a session that the organization does
-        not have.
+        source: "api", "broker" or "cli". callbacks: instead of the request's callback_url. Raises InvalidInputError
+        (code `idempotency_key_reused` when the key stands for another request; `unknown_category` and its like),
+        NotFoundError for a session that the organization does not have.
         """
         self._check_size(request.prompt)
         overrides = Overrides(request.category, request.skills, request.agent, request.model)
@@ -78,7 +79,7 @@ class SubmitExecution:
             session_key=await self._session_key(organization, request, key),
             idempotency_key=stored_key(key),
             request_hash=request.content_hash(),
-            reply=(await self._reply_target(organization, request)).as_dict(),
+            reply=(callbacks or await self._reply_target(organization, request)).as_dict(),
             user_id=request.user_id,
             overrides=overrides,
             metadata=request.metadata or {},

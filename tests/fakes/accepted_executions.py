@@ -101,6 +101,7 @@ def _row(new: NewExecution, execution_id: str, session_id: str, clock: Clock) ->
         created_at=clock.now(),
         user_id=new.user_id,
         reply=new.reply,
+        session_key=new.session_key,
         overrides=new.overrides,
         metadata=new.metadata,
         correlation_id=new.correlation_id,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI
 
 from nubabel_workers.adapters.analysis_rules import load_rules
+from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text, operator_tokens
 from nubabel_workers.domain.ids import OrganizationId
@@ -18,10 +19,12 @@ from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
+from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry
+from tests.fakes.bridge import FakeConversations, FakeServers
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.connections import (
     FakeAuthorizationServers,
@@ -41,7 +44,13 @@ STRICT = Organization(OrganizationId("org_strict"), "Strict", busy_policy=BusyPo
 OPERATORS = {name: operator_token_text(name.encode() * 32) for name in ("night", "night-new")}
 
 QUICK = GatewayLimits(
-    max_body_bytes=4096, body_timeout_s=0.2, stream_heartbeat_s=5, stream_row_check_s=0.05, stream_max_s=60
+    max_body_bytes=4096,
+    body_timeout_s=0.2,
+    stream_heartbeat_s=5,
+    stream_row_check_s=0.05,
+    stream_max_s=60,
+    delegate_wait_s=5,
+    sidecar_wait_s=5,
 )
 
 
@@ -78,6 +87,7 @@ class FrontDoor:
         self.progress = FakeProgress()
         self.dead_letters = FakeDeadLetterRegistry()
         self.audit = FakeAudit()
+        self.instances = FakeServers()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
         self.breakers: dict[str, BreakerState] = {}
@@ -110,6 +120,10 @@ class FrontDoor:
             breakers=self._breaker_states,
             clock=self.clock,
             chance=self.chance,
+            conversations=FakeConversations(self.executions),
+            capabilities=ReadCapabilities(self.instances.store(), self.instances, load_rules(), self.clock, ask_s=0.05),
+            audit=self.audit,
+            check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),
             operator_tokens=operator_tokens(operator_setting(name, text) for name, text in OPERATORS.items()),

@@ -1,6 +1,7 @@
 """A connection to PostgreSQL that never waits longer than our own clock allows."""
 
 import asyncio
+from contextlib import suppress
 from typing import ClassVar
 
 import psycopg
@@ -31,11 +32,17 @@ class BoundedConnection(AsyncConnection[DictRow]):
             async with asyncio.timeout(timeout or self.answer_within_s):
                 return await wait_async(gen, self.pgconn.socket, interval=interval)
         except TimeoutError:
-            self.pgconn.finish()
+            self._give_up(gen)
             raise AnswerLostError("no answer from the server in time") from None
         except asyncio.CancelledError:
-            self.pgconn.finish()
+            self._give_up(gen)
             raise
+
+    def _give_up(self, gen: PQGen[RV]) -> None:
+        """Also ends what was to follow on this connection: left to the garbage collector it would complain."""
+        self.pgconn.finish()
+        with suppress(psycopg.Error, RuntimeError):
+            gen.close()
 
 
 def bounded_connection(answer_within_s: float) -> type[BoundedConnection]:

@@ -5,6 +5,7 @@ server treats them as one implicit transaction (PostgreSQL manual, "Pipelining")
 written to be complete by themselves: one per state change.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -137,12 +138,17 @@ async def healing(pool: Pool, connection: BoundedConnection) -> AsyncIterator[No
 
 
 class translated_errors:  # noqa: N801 - reads as a statement
-    """The database away, slow or full is a TransientError; anything else is a bug and stays what it is."""
+    """The database away, slow or full is a TransientError; anything else is a bug and stays what it is.
+
+    A cancelled statement's connection is closed, and psycopg tells of that instead of the cancellation.
+    """
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, psycopg.Error) and _is_cancelled():
+            raise asyncio.CancelledError from error
         if isinstance(error, PoolTimeout):
             raise UnavailableError("the database gave no connection in time") from error
         if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
@@ -155,6 +161,14 @@ class translated_errors:  # noqa: N801 - reads as a statement
             if error.sqlstate is None:
                 raise ConnectionLostError("the connection to the database was lost in the middle") from error
             raise UnavailableError("the database cannot be reached") from error
+
+
+def _is_cancelled() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _pool(url: str, limits: DatabaseLimits, application_name: str) -> Pool:

@@ -143,7 +143,8 @@ SELECT 'ntf_progress_' || substr(e.id, 5), e.organization_id, e.id, e.session_id
   e.correlation_id, e.traceparent, e.outcome_in_doubt, CASE WHEN e.outcome_in_doubt THEN now() END,
   CASE WHEN e.outcome_in_doubt THEN e.created_at ELSE now() END
 FROM executions e
-WHERE e.id = %(execution_id)s AND e.status IN ('dispatching', 'running') AND e.reply->>'kind' = 'slack'
+WHERE e.id = %(execution_id)s AND e.status IN ('dispatching', 'running')
+  AND (e.reply->>'kind' = 'slack' OR e.reply->>'kind' = 'callbacks' AND e.reply->>'progress' IS NOT NULL)
 ON CONFLICT (execution_id, kind, dedupe) DO UPDATE
 SET payload = EXCLUDED.payload, revision = notifications.revision + 1,
   status = CASE WHEN notifications.status = 'sending' THEN 'sending' ELSE 'ready' END,

@@ -35,16 +35,19 @@ class StandardWebhookSender:
         self._now = now
         self._timeout_s = timeout_s
 
-    async def send(self, *, url: str, secret: str | SecretStr, message_id: str, payload: Mapping[str, Any]) -> None:
+    async def send(
+        self, *, url: str, secret: str | SecretStr | None, message_id: str, payload: Mapping[str, Any]
+    ) -> None:
         """Deliver one message; returning means that the receiver confirmed it.
 
         message_id is the same in every try: receivers recognise repeats by it, so a lost answer is merely transient.
+        secret None: not signed, for callers that never had one.
         Raises PermanentError (`webhook_gone` for HTTP 410: stop sending there), RateLimitedError, UnavailableError,
         CredentialsError for a secret that can't sign, InvalidInputError for the URL.
         """
         now = self._now().astimezone(UTC)
         body = orjson.dumps(payload)
-        headers = _signed_headers(secret, message_id, now, body)
+        headers = _headers(message_id, now) | (_signature(secret, message_id, now, body) if secret is not None else {})
         try:
             response = await self._guard.request(
                 "POST", url, headers=headers, body=body, max_response_bytes=0, timeout_s=self._timeout_s
@@ -54,7 +57,15 @@ class StandardWebhookSender:
         _require_success(response, now)
 
 
-def _signed_headers(secret: str | SecretStr, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+def _headers(message_id: str, now: datetime) -> dict[str, str]:
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+    }
+
+
+def _signature(secret: str | SecretStr, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
     plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     try:
         signature = Webhook(plain).sign(msg_id=message_id, timestamp=now, data=body.decode())
@@ -62,12 +73,7 @@ def _signed_headers(secret: str | SecretStr, message_id: str, now: datetime, bod
         raise CredentialsError(
             f"the webhook secret is unusable ({type(error).__name__})", code="webhook_secret_invalid"
         ) from None
-    return {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": signature,
-    }
+    return {"webhook-signature": signature}
 
 
 def _require_success(response: EgressResponse, now: datetime) -> None:

@@ -109,4 +109,6 @@ class Messenger(Protocol):
 
 
 class WebhookSender(Protocol):
-    async def send(self, *, url: str, secret: str, message_id: str, payload: Mapping[str, Any]) -> None: ...
+    async def send(self, *, url: str, secret: str | None, message_id: str, payload: Mapping[str, Any]) -> None:
+        """Secret None: not signed."""
+        ...

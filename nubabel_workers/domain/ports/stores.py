@@ -238,6 +238,34 @@ class ExecutionStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """A session as a caller finds it. last_ended_id: the newest execution of it that is final."""
+
+    session_id: str
+    session_key: str
+    last_execution_id: str
+    last_ended_id: str | None = None
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """model: "provider/model" that wrote most of the answer. Both None before anything ran."""
+
+    model: str | None = None
+    opencode_session_id: str | None = None
+
+
+class ConversationStore(Protocol):
+    """Sessions of one organization, by whatever name a caller knows them."""
+
+    async def find(self, organization_id: str, name: str) -> Conversation | None:
+        """name: our session id, the caller's own name, or the id of any OpenCode session that it ran in."""
+        ...
+
+    async def last_run(self, organization_id: str, execution_id: str) -> LastRun: ...
+
+
 class InboundStore(Protocol):
     """What came in from Slack."""
 
@@ -332,7 +360,7 @@ class NotificationStore(Protocol):
     async def drop(self, notification: Notification, lease: Lease, *, reason: str) -> None: ...
 
     async def show_progress(self, organization_id: str, execution_id: str, text: str, *, pace_s: float) -> str | None:
-        """Set the text of an execution's progress message (Slack only); the id of the row, None if there is none."""
+        """Set the text of an execution's progress message; the id of the row, None where nobody wants one."""
         ...
 
 

@@ -3,7 +3,6 @@
 Source of the form: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
-from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
@@ -23,15 +22,14 @@ from nubabel_workers.gateway.event_stream import (
     StreamPace,
     is_resumable,
 )
-from nubabel_workers.gateway.metrics import GatewayMetrics
 from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.problems import ProblemError
 from nubabel_workers.gateway.routes.executions import ExecutionId
+from nubabel_workers.gateway.streams import StreamCounter
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
 
 _LINE_END = "\n"
-_LATER = {"retry-after": "5"}
 _EXAMPLE = """\
 event: state
 data: {"status":"running"}
@@ -56,43 +54,6 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-class StreamCounter:
-    """How many streams each organization has open in this process."""
-
-    def __init__(self, metrics: GatewayMetrics, *, per_organization: int, at_once: int) -> None:
-        self._metrics = metrics
-        self._per_organization = per_organization
-        self._at_once = at_once
-        self._open: Counter[str] = Counter()
-
-    def check_room(self, organization_id: str) -> None:
-        """Raises ProblemError when one more would be too many."""
-        if self._open[organization_id] >= self._per_organization:
-            raise ProblemError(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "too_many_streams",
-                "your organization follows too many executions at once; close some",
-                headers=_LATER,
-            )
-        if self._open.total() >= self._at_once:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "streams_exhausted",
-                "too many streams are open; try again",
-                headers=_LATER,
-            )
-
-    def opened(self, organization_id: str) -> None:
-        self._open[organization_id] += 1
-        self._metrics.stream_opened()
-
-    def closed(self, organization_id: str) -> None:
-        self._open[organization_id] -= 1
-        if not self._open[organization_id]:
-            del self._open[organization_id]
-        self._metrics.stream_closed()
-
-
 class _EventStream(EventSourceResponse):
     """Counted while it is open, and ended properly when the server stops."""
 
@@ -109,13 +70,10 @@ class _EventStream(EventSourceResponse):
             await send(message)
             more_to_come = message["type"] == "http.response.start" or message.get("more_body", False)
 
-        self._counter.opened(self._organization_id)
-        try:
+        with self._counter.counted(self._organization_id):
             await super().__call__(scope, receive, watched)
             if more_to_come:  # the server stops: an unfinished response would look like a crash
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            self._counter.closed(self._organization_id)
 
 
 @router.get(

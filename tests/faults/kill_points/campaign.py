@@ -65,6 +65,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     upstream.submit_with_webhook,
     upstream.submit_again_in_the_session,
     upstream.followed_run,
+    upstream.delegated_by_an_old_caller,
+    upstream.delegated_for_somebody_else,
     upstream.cancel_over_http,
     upstream.run_past_its_deadline,
     upstream.submit_through_the_broker,

@@ -17,6 +17,7 @@ from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOp
 from nubabel_workers.adapters.slack.messenger import SlackMessenger
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
@@ -39,6 +40,7 @@ from nubabel_workers.domain.ports import administration, tools
 # Name in the table of results -> the adapter that serves it, and the ports that it implements.
 ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
     "executions": (PostgresExecutions, (ports.ExecutionStore,)),
+    "conversations": (PostgresConversations, (ports.ConversationStore,)),
     "inbound": (PostgresInbound, (ports.InboundStore,)),
     "notifications": (PostgresNotifications, (ports.NotificationStore,)),
     "dead_letters": (PostgresDeadLetters, (ports.DeadLetterStore,)),

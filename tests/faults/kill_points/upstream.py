@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -54,6 +54,66 @@ async def submit_again_in_the_session(lane: Lane) -> Check:
         assert lane.model_runs(words) == [1, 1]
 
     return check
+
+
+async def delegated_by_an_old_caller(lane: Lane) -> Check:
+    """It knows no keys: after a lost answer it sends the same once more. Its callback hears of each end."""
+    words = f"apples{lane.number():05d}"
+    body = {
+        "category": "quick",
+        "load_skills": [],
+        "prompt": f"[[delay=0.3]] {answers('Done.')} {words}",
+        "session_id": words,
+        "callbacks": {"sessionUpdate": f"{lane.hooks.url}/hook"},
+    }
+    answered: list[dict[str, Any]] = []
+
+    async def answer() -> bool:
+        async with _bare_client(lane) as http:
+            with suppress(httpx.TransportError):
+                found = await http.post(f"{lane.url}/delegate", json=body)
+                answered[:] = [found.json()] if found.is_success else []
+        return bool(answered)
+
+    await lane.until_true(answer, "the sidecar's answer")
+    session = answered[0]["metadata"]["opencodeSessionId"]
+    await lane.until(lambda: _updates(lane, session), "the callback")
+
+    def check() -> None:
+        assert answered[0]["output"] == "Done."
+        assert set(lane.model_runs(words)) == {1}
+        assert len(_updates(lane, session)) == len(lane.model_runs(words))
+
+    return check
+
+
+def _updates(lane: Lane, opencode_session_id: str) -> set[str]:
+    """Ids of the session updates about it. A repeat of one has the same id."""
+    return {
+        message_id
+        for message_id, told in zip(lane.hooks.message_ids, lane.hooks.received, strict=True)
+        if told.get("state", {}).get("opencodeSessionId") == opencode_session_id
+    }
+
+
+def _bare_client(lane: Lane, **headers: str) -> httpx.AsyncClient:
+    token = lane.tenant.token.get_secret_value()
+    return httpx.AsyncClient(headers={"authorization": f"Bearer {token}", **headers}, timeout=30, trust_env=False)
+
+
+async def delegated_for_somebody_else(lane: Lane) -> Check:
+    """Refused, and in the audit log."""
+    refused: list[int] = []
+
+    async def refusal() -> bool:
+        async with _bare_client(lane, **{"x-organization-id": "org_somebody"}) as http:
+            with suppress(httpx.TransportError):
+                answer = await http.post(f"{lane.url}/delegate_task", json={"prompt": "Hello"})
+                refused[:] = [answer.status_code]
+        return refused == [403]
+
+    await lane.until_true(refusal, "the refusal")
+    return lambda: None
 
 
 async def followed_run(lane: Lane) -> Check:
@@ -225,7 +285,7 @@ def _hooked(lane: Lane, execution_id: str) -> dict[str, str]:
     return {
         message_id: str(body["type"])
         for message_id, body in zip(lane.hooks.message_ids, lane.hooks.received, strict=True)
-        if body["data"]["execution_id"] == execution_id
+        if body.get("data", {}).get("execution_id") == execution_id
     }
 
 

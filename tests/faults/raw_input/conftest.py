@@ -46,6 +46,7 @@ class Stores:
     settings: Settings
     service_token: str
     ended_execution: str
+    ended_session: str
     dead_letter: str
     submit_key_id: str
     submit_secret: SecretStr
@@ -138,6 +139,7 @@ async def _furnished(settings: Settings) -> Stores:
             settings,
             service.text.get_secret_value(),
             submitted.execution_id,
+            submitted.session_id,
             dead_letter_id,
             key.key.id,
             key.text,
@@ -172,6 +174,8 @@ def web(stores: Stores, server_dir: Path) -> Iterator[Web]:
         env=stores.environment(
             http_port=str(port),
             slack_mode="events",
+            delegate_wait_s="0.2",
+            sidecar_wait_s="0.2",
             slack_signing_secret=SIGNING_SECRET,
             slack_client_id="fuzz",
             slack_client_secret="fuzz",

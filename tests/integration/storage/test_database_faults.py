@@ -179,3 +179,20 @@ async def test_the_limits_reach_the_server(database: Database, scope: Callable[[
     assert row["lock_timeout"] == "200ms"
     assert row["idle_in_transaction_session_timeout"] == "7s"
     assert row["client_connection_check_interval"] == "2s"
+
+
+async def test_whoever_is_cancelled_in_the_middle_of_a_statement_is_cancelled_and_sees_no_error(
+    database_url: str,
+) -> None:
+    """Wherever it happens: while connecting, sending, waiting for the answer, or leaving the pipeline."""
+    async with opened(database_url) as database:
+        for step in range(200):
+            statement = asyncio.create_task(database.tenant("org_1").one("SELECT 1 AS one"))
+            await asyncio.sleep(step / 25_000)  # a little later each time
+            statement.cancel()
+            try:
+                assert await statement == {"one": 1}
+            except asyncio.CancelledError:
+                continue
+
+        assert await answers(database)

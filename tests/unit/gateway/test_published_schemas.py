@@ -46,8 +46,27 @@ def test_every_reference_of_the_document_leads_somewhere(openapi: dict[str, Any]
 def test_every_error_of_every_route_is_a_problem(openapi: dict[str, Any]) -> None:
     for method, path, operation in operations(openapi):
         for status, response in operation["responses"].items():
-            if int(status) >= 400 and path != "/ready":
+            if int(status) >= 400 and path != "/ready" and operation["tags"] != ["sidecar"]:
                 assert list(response["content"]) == ["application/problem+json"], (method, path, status)
+
+
+def test_an_error_of_the_sidecars_form_has_that_form_or_is_a_problem_of_what_surrounds_it(
+    openapi: dict[str, Any],
+) -> None:
+    forms = {"application/json": "SidecarAnswer", "application/problem+json": "Problem"}
+    for method, path, operation in operations(openapi):
+        for status, response in operation["responses"].items():
+            if int(status) >= 400 and operation["tags"] == ["sidecar"]:
+                for kind, content in response["content"].items():
+                    assert content["schema"]["$ref"].endswith(f"/{forms[kind]}"), (method, path, status)
+                assert "application/json" in response["content"] or status in {"408", "413"}, (method, path, status)
+
+
+def test_the_bridge_wants_a_token(openapi: dict[str, Any]) -> None:
+    for method, path, operation in operations(openapi):
+        if operation["tags"] in (["bridge"], ["sidecar"]):
+            assert operation["security"] == [{"ServiceToken": []}], (method, path)
+            assert {"401", "403", "503"} <= set(operation["responses"])
 
 
 def test_every_route_of_the_api_wants_a_token(openapi: dict[str, Any]) -> None:
