@@ -46,6 +46,12 @@ _MESSAGE = {
 _SESSION = {"id": "ses_1", "title": "t", "directory": "/", "time": {"created": 1, "updated": 2}, "metadata": {"a": "b"}}
 _ASK = {"id": "per_1", "sessionID": "ses_1", "permission": "bash", "patterns": ["*"], "questions": [{"question": "q"}]}
 _AGENT = {"name": "build", "mode": "primary", "hidden": False, "description": "d"}
+_TOOL_PART = {
+    "type": "tool",
+    "callID": "call_1",
+    "tool": "bash",
+    "state": {"status": "error", "title": "t", "input": {"command": "true"}, "output": "o", "error": "e"},
+}
 _SAMPLES: dict[str, Any] = {
     "decode_health": {"healthy": True, "version": "1.18.33"},
     "decode_session": _SESSION,
@@ -57,6 +63,11 @@ _SAMPLES: dict[str, Any] = {
     "decode_permissions": [_ASK],
     "decode_questions": [_ASK],
     "decode_providers": {"providers": [{"id": "p", "models": {"m": {}}}]},
+    "decode_connected": {"all": [{"id": "p"}], "default": {"p": "m"}, "connected": ["p"]},
+    "decode_auth_methods": {"p": [{"type": "api", "label": "API key"}]},
+    "decode_skills": [{"name": "s", "description": "d", "location": "l"}],
+    "decode_mcp": {"m": {"status": "failed", "error": "e"}},
+    "decode_tool_calls": {"info": _MESSAGE["info"], "parts": [_TOOL_PART]},
     "decode_config": {"model": "p/m", "permission": {"bash": "ask"}, "plugin": ["x"]},
 }
 _PROBLEM = {"name": "NotFoundError", "data": {"message": "m", "ref": "err_1"}}
@@ -85,6 +96,16 @@ _CALLS: dict[str, Callable[[Any], Any]] = {
     "agents": lambda client: client.agents(),
     "config": lambda client: client.config(),
     "providers": lambda client: client.providers(),
+    "list_sessions": lambda client: client.list_sessions(),
+    "update_session": lambda client: client.update_session("ses_1", title="t"),
+    "delete_session": lambda client: client.delete_session("ses_1"),
+    "fork_session": lambda client: client.fork_session("ses_1"),
+    "summarize_session": lambda client: client.summarize_session("ses_1", model="p/m", wait_s=4),
+    "tool_calls": lambda client: client.tool_calls("ses_1", "msg_1"),
+    "connected_providers": lambda client: client.connected_providers(),
+    "provider_auth_methods": lambda client: client.provider_auth_methods(),
+    "skills": lambda client: client.skills(),
+    "mcp_servers": lambda client: client.mcp_servers(),
     "list_permissions": lambda client: client.list_permissions(),
     "reply_permission": lambda client: client.reply_permission("per_1", allow=False),
     "list_questions": lambda client: client.list_questions(),
