@@ -15,6 +15,7 @@ import structlog
 from nubabel_workers.domain.errors import (
     CredentialsError,
     NotFoundError,
+    PermanentError,
     TransientError,
     UnavailableError,
     UncertainError,
@@ -184,6 +185,9 @@ class GrantToolAccess:
         except UncertainError:
             await self._give_up(connection, owner, in_doubt=True)
             return _while_it_lasts(stored, refused_revision)
+        except PermanentError:  # the guard lets nothing out to it any more
+            await self._give_up(connection, owner, in_doubt=in_doubt)
+            raise
         except BaseException:
             await self._give_up(connection, owner, in_doubt=True)
             raise

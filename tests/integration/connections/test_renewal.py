@@ -13,7 +13,7 @@ from nubabel_workers.adapters.storage.connection_credentials import PostgresConn
 from nubabel_workers.adapters.storage.encryption import TokenCipher, generate_key
 from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.bootstrap import Services
-from nubabel_workers.domain.errors import CredentialsError, UnavailableError
+from nubabel_workers.domain.errors import CredentialsError, PermanentError, UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.domain.oauth import Tokens
 from nubabel_workers.domain.ports.tools import RefreshLease
@@ -167,6 +167,22 @@ async def test_a_renewal_whose_answer_was_lost_is_said_when_the_next_is_refused(
 
     assert meanwhile.revision == 2
     assert "broke off" in await column(services, connection_id, "status_detail")
+
+
+@pytest.mark.parametrize("endpoint", ["https://localhost:9/token", "https://10.0.0.1/token", "http://token.example/"])
+async def test_a_token_endpoint_that_came_out_of_bounds_gets_no_refresh_token(
+    connections: Connections, services: Services, provider: Provider, connection_id: str, endpoint: str
+) -> None:
+    await services.database.system().execute(
+        "UPDATE mcp_connections SET terms = terms || jsonb_build_object('token_endpoint', %(endpoint)s::text)",
+        {"endpoint": endpoint},
+    )
+
+    with pytest.raises(PermanentError) as refused:
+        await connections.access.access(ORGANIZATION, connection_id)
+
+    assert refused.value.code == "egress_refused"
+    assert provider.calls["refresh_token"] == 0
 
 
 async def test_the_lease_of_a_process_that_died_is_taken_over_when_it_ends(
