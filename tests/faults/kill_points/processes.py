@@ -49,6 +49,8 @@ _IMPORTED_BEFORE_FORKING = (
     "nubabel_workers.scheduler.process",
     "tasks.worker",
     "tests.faults.kill_points.seam",
+    "nubabel_workers.adapters.mcp.authorization",
+    "nubabel_workers.adapters.mcp.probe",
 )
 
 
