@@ -10,11 +10,9 @@ from psycopg.abc import RV, PQGen
 from psycopg.rows import DictRow
 from psycopg.waiting import wait_async
 
+from nubabel_workers.adapters.storage.exchange import Answer, AnswerLostError, Exchange, Params
+
 _LOOK_EVERY_S = 0.1  # psycopg's own interval
-
-
-class AnswerLostError(psycopg.OperationalError):
-    """PostgreSQL gave no answer in time: the connection is dropped, what became of the statement is unknown."""
 
 
 class BoundedConnection(AsyncConnection[DictRow]):
@@ -26,6 +24,13 @@ class BoundedConnection(AsyncConnection[DictRow]):
     """
 
     answer_within_s: ClassVar[float]
+    _exchange: Exchange | None = None
+
+    async def run(self, statement: str, params: Params | None, *, organization_id: str | None) -> Answer:
+        """Run one statement in a transaction of its own; with an organization, in that scope."""
+        if self._exchange is None:  # not before the pool has configured the connection
+            self._exchange = Exchange(self.pgconn, self, answer_within_s=self.answer_within_s)
+        return await self._exchange.run(statement, params, organization_id=organization_id)
 
     async def wait(self, gen: PQGen[RV], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's signature
         try:

@@ -1,37 +1,27 @@
 """Connections to PostgreSQL, one pool per role, and the scope that every statement runs in.
 
-A statement runs in one round trip: psycopg's pipeline sends the tenant's scope and the statement together, and the
-server treats them as one implicit transaction (PostgreSQL manual, "Pipelining"). That is why statements here are
-written to be complete by themselves: one per state change.
+A statement runs in one round trip, the tenant's scope and the statement together, as one transaction (`exchange.py`).
+That is why statements here are written to be complete by themselves: one per state change.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import AsyncCursor
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from nubabel_workers.adapters.storage.connection import BoundedConnection, bounded_connection
+from nubabel_workers.adapters.storage.exchange import Answer, Params
 from nubabel_workers.adapters.storage.storable import storable_json, storable_text
 from nubabel_workers.domain.errors import ConnectionLostError, TransientError, UnavailableError
 
-Params = Mapping[str, Any]
 Pool = AsyncConnectionPool[BoundedConnection]
 
-_SCOPE = "SELECT set_config('nubabel.organization_id', %(organization_id)s, true)"
 _CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
-_MAY_LACK_A_STATEMENT = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.InvalidSqlStatementName,
-)
+_PREPARED_IN_VAIN = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
 
 
 @dataclass(frozen=True)
@@ -89,52 +79,40 @@ class Scope:
         self._organization_id = organization_id
 
     async def all(self, statement: str, params: Params | None = None) -> list[dict[str, Any]]:
-        async with self._run(statement, params) as cursor:
-            return await cursor.fetchall() if cursor.description else []
+        return (await self._run(statement, params)).rows
 
     async def one(self, statement: str, params: Params | None = None) -> dict[str, Any] | None:
-        async with self._run(statement, params) as cursor:
-            return await cursor.fetchone() if cursor.description else None
+        rows = (await self._run(statement, params)).rows
+        return rows[0] if rows else None
 
     async def execute(self, statement: str, params: Params | None = None) -> int:
         """Return the number of rows that were touched."""
-        async with self._run(statement, params) as cursor:
-            return cursor.rowcount
+        return (await self._run(statement, params)).touched
 
-    @asynccontextmanager
-    async def _run(self, statement: str, params: Params | None) -> AsyncIterator[AsyncCursor[DictRow]]:
+    async def _run(self, statement: str, params: Params | None) -> Answer:
         if params is not None:
             params = {name: storable_text(value) if isinstance(value, str) else value for name, value in params.items()}
         with translated_errors():
-            async with self._pool.connection() as connection, healing(self._pool, connection):
-                if self._organization_id is None:
-                    yield await connection.execute(statement, params)
-                    return
-                async with connection.pipeline():
-                    await connection.execute(_SCOPE, {"organization_id": self._organization_id})
-                    cursor = await connection.execute(statement, params)
-                yield cursor
+            connection = await self._pool.getconn()
+            try:
+                return await connection.run(statement, params, organization_id=self._organization_id)
+            except BaseException as error:
+                await _heal(self._pool, connection, error)
+                raise
+            finally:
+                await self._pool.putconn(connection)
 
 
-@asynccontextmanager
-async def healing(pool: Pool, connection: BoundedConnection) -> AsyncIterator[None]:
+async def _heal(pool: Pool, connection: BoundedConnection, error: BaseException) -> None:
     """When a server went away all its connections are dead; each would cost somebody a failure, and one that hangs a
     whole time limit. So the first that is found dead ends those that rest in the pool.
 
-    psycopg (3.3.9) takes a statement for prepared once it has been sent for that. One that ended there, waiting for a
-    lock on its table, is unknown to the server, and would fail on this connection for ever: it is closed.
+    What was prepared on a connection may be out of date: a migration has changed what the statement returns.
     """
-    forgetful = False
-    try:
-        yield
-    except _MAY_LACK_A_STATEMENT:
-        forgetful = True
-        raise
-    finally:
-        if connection.closed:
-            await pool.drain()
-        elif forgetful:
-            await connection.close()
+    if connection.closed:
+        await pool.drain()
+    elif isinstance(error, _PREPARED_IN_VAIN):
+        await connection.close()
 
 
 class translated_errors:  # noqa: N801 - reads as a statement
@@ -155,8 +133,8 @@ class translated_errors:  # noqa: N801 - reads as a statement
             raise TransientError("the database took too long") from error
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             raise TransientError("the database asked to try again") from error
-        if isinstance(error, psycopg.errors.InvalidSqlStatementName):
-            raise TransientError("the connection lacked a statement that was to be prepared") from error
+        if isinstance(error, _PREPARED_IN_VAIN):
+            raise TransientError("what was prepared on the connection is out of date") from error
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             if error.sqlstate is None:
                 raise ConnectionLostError("the connection to the database was lost in the middle") from error

@@ -108,8 +108,7 @@ ses AS (
   UPDATE sessions s
   SET instance_id = %(instance_id)s, opencode_session_id = %(opencode_session_id)s,
     opencode_directory = %(opencode_directory)s
-  FROM exe
-  WHERE s.id = exe.session_id AND s.opencode_session_id IS DISTINCT FROM %(opencode_session_id)s
+  WHERE s.id = (SELECT session_id FROM exe) AND s.opencode_session_id IS DISTINCT FROM %(opencode_session_id)s
 ),
 att AS (
   INSERT INTO attempts (

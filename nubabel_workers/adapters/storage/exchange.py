@@ -1,0 +1,214 @@
+"""One statement in one round trip, over libpq as psycopg wraps it (`psycopg.pq`).
+
+psycopg's cursors and pipelines do the same by more general means and for more CPU: they read a statement's text and
+describe its columns each time, and take an exchange apart into commands that are waited for one by one.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.abc import AdaptContext
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
+
+Params = Mapping[str, Any]
+
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
+_MANY_STATEMENTS = 1024  # more than this project has
+_TEXT_OID = 25
+
+
+class AnswerLostError(psycopg.OperationalError):
+    """PostgreSQL gave no answer in time: the connection is dropped, what became of the statement is unknown."""
+
+
+class Answer(NamedTuple):
+    """rows: what the statement returned. touched: how many rows it returned or changed."""
+
+    rows: list[dict[str, Any]]
+    touched: int
+
+
+class _Statement(NamedTuple):
+    """text: as PostgreSQL wants it; names: of its parameters $1, $2 and so on."""
+
+    text: bytes
+    names: tuple[str, ...]
+
+
+class _Prepared:
+    """A statement that the server knows by name. columns: of what it returns, once that was seen."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.columns: tuple[str, ...] | None = None
+
+    def row(self, values: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip(self.columns or (), values, strict=True))
+
+
+_Key = tuple[bytes, tuple[int, ...]]
+_SCOPE = _Statement(b"SELECT set_config('nubabel.organization_id', $1, true)", ("organization_id",))
+
+
+class Exchange:
+    """Runs statements on one connection, one at a time; whoever has the connection from the pool has this too."""
+
+    def __init__(self, pgconn: PGconn, context: AdaptContext, *, answer_within_s: float) -> None:
+        self._pgconn = pgconn
+        self._values = Transformer(context)
+        self._answer_within_s = answer_within_s
+        self._prepared: dict[_Key, _Prepared] = {}
+        self._names = 0
+
+    async def run(self, statement: str, params: Params | None, *, organization_id: str | None) -> Answer:
+        """Run one statement in a transaction of its own; with an organization, in that scope.
+
+        What is sent before a sync is one transaction (PostgreSQL manual, "Pipelining"). A statement is prepared when it
+        is met first, and taken for prepared only when the server has said so.
+        """
+        compiled = _compiled(statement, with_params=params is not None)
+        given = [(params or {})[name] for name in compiled.names]
+        dumped = self._values.dump_sequence(given, [PyFormat.AUTO] * len(given))
+        types, formats = self._values.types or (), self._values.formats
+        pgconn = self._pgconn
+        pgconn.enter_pipeline_mode()
+        preparing: dict[int, tuple[_Key, _Prepared]] = {}
+        sent = 0
+        if organization_id is not None:
+            scope, sent = self._known(_SCOPE, (_TEXT_OID,), sent, preparing)
+            pgconn.send_query_prepared(scope.name, [organization_id.encode()])
+            sent += 1
+        prepared, sent = self._known(compiled, types, sent, preparing)
+        pgconn.send_query_prepared(prepared.name, dumped, formats)
+        pgconn.pipeline_sync()
+        results = await self._results(sent + 1)
+        for position, (key, new) in preparing.items():
+            if results[position].status == ExecStatus.COMMAND_OK:
+                self._prepared[key] = new
+        pgconn.exit_pipeline_mode()
+        _raise_first_error(results)
+        return self._read(results[sent], prepared)
+
+    def _known(
+        self, statement: _Statement, types: tuple[int, ...], sent: int, preparing: dict[int, tuple[_Key, _Prepared]]
+    ) -> tuple[_Prepared, int]:
+        """The statement as the server knows it, or will when it has read this far; and how much was sent by then."""
+        key = (statement.text, types)
+        prepared = self._prepared.get(key)
+        if prepared is not None:
+            return prepared, sent
+        self._names += 1
+        prepared = _Prepared(b"s%d" % self._names)
+        self._pgconn.send_prepare(prepared.name, statement.text, types)
+        preparing[sent] = (key, prepared)
+        return prepared, sent + 1
+
+    def _read(self, result: PGresult, prepared: _Prepared) -> Answer:
+        if result.status != ExecStatus.TUPLES_OK:
+            return Answer([], result.command_tuples or 0)
+        if prepared.columns is None:
+            names = (result.fname(column) or b"" for column in range(result.nfields))
+            prepared.columns = tuple(name.decode() for name in names)
+        self._values.set_pgresult(result)
+        rows = self._values.load_rows(0, result.ntuples, prepared.row)
+        self._values.set_pgresult(None)
+        return Answer(rows, result.ntuples)
+
+    async def _results(self, count: int) -> list[PGresult]:
+        """The results of the `count` commands that were sent, in their order; of the sync only an error.
+
+        Whatever else goes wrong meanwhile ends the connection. An error of a command is certain even so; a connection
+        that breaks after the last of them leaves open whether the transaction was committed.
+        """
+        results: list[PGresult] = []
+        waiting = _Waiting(self._pgconn, self._answer_within_s)
+        try:
+            while self._pgconn.flush():
+                await waiting.until_ready(writable=True)
+            while not self._has_all(results):
+                await waiting.until_ready()
+        except BaseException as error:
+            waiting.end()
+            self._pgconn.finish()
+            if isinstance(error, psycopg.OperationalError):
+                _raise_first_error(results[:count])
+            raise
+        waiting.end()
+        return results
+
+    def _has_all(self, results: list[PGresult]) -> bool:
+        """Take over what has arrived; whether that includes the answer to the sync."""
+        while not self._pgconn.is_busy():
+            result = self._pgconn.get_result()
+            if result is None:
+                if self._pgconn.status == ConnStatus.BAD:
+                    raise psycopg.OperationalError("the connection was lost")
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                return True
+            else:
+                results.append(result)
+        return False
+
+
+class _Waiting:
+    """Waits for a connection's socket, all in all no longer than limit_s."""
+
+    def __init__(self, pgconn: PGconn, limit_s: float) -> None:
+        self._pgconn = pgconn
+        self._socket = pgconn.socket
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(self._socket, self._wake)
+        self._timer = self._loop.call_later(limit_s, self._give_up)
+
+    async def until_ready(self, *, writable: bool = False) -> None:
+        """Return when there is something to read, or when more can be written."""
+        if writable:
+            self._loop.add_writer(self._socket, self._wake)
+        try:
+            await self._ready
+        finally:
+            if writable:
+                self._loop.remove_writer(self._socket)
+        self._ready = self._loop.create_future()
+        self._pgconn.consume_input()
+
+    def end(self) -> None:
+        self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+
+    def _wake(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _give_up(self) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(AnswerLostError("no answer from the server in time"))
+
+
+@lru_cache(maxsize=_MANY_STATEMENTS)
+def _compiled(statement: str, *, with_params: bool) -> _Statement:
+    """From `%(name)s` to `$1`. Without parameters a statement stays as it is."""
+    if not with_params:
+        return _Statement(statement.encode(), ())
+    numbers: dict[str, int] = {}
+
+    def place(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"${numbers.setdefault(name, len(numbers) + 1)}" if name else "%"
+
+    text = _PLACEHOLDER.sub(place, statement)
+    return _Statement(text.encode(), tuple(numbers))
+
+
+def _raise_first_error(results: Sequence[PGresult]) -> None:
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise error_from_result(result)
