@@ -26,7 +26,8 @@ from nubabel_workers.client.errors import (
     WaitTimeoutError,
 )
 from nubabel_workers.client.protocol import RetryLimits
-from nubabel_workers.client.results import Execution, Failure, ProgressEvent, Submitted, Usage
+from nubabel_workers.client.results import Delegated, Execution, Failure, ProgressEvent, Submitted, Usage
+from nubabel_workers.domain.delegation import DelegateRequest
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.submission import SubmitRequest
 
@@ -36,6 +37,8 @@ __all__ = [
     "AuthenticationError",
     "BrokerProducer",
     "ConnectionFailedError",
+    "DelegateRequest",
+    "Delegated",
     "Execution",
     "ExecutionNotFoundError",
     "Failure",

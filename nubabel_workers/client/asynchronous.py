@@ -23,7 +23,8 @@ from nubabel_workers.client.connection import (
 )
 from nubabel_workers.client.errors import WaitTimeoutError
 from nubabel_workers.client.protocol import Answer, Call, EventFeed, NoAnswer, Request, RetryLimits, Wait
-from nubabel_workers.client.results import Execution, ProgressEvent, Submitted
+from nubabel_workers.client.results import Delegated, Execution, ProgressEvent, Submitted
+from nubabel_workers.domain.delegation import DelegateRequest
 from nubabel_workers.domain.submission import SubmitRequest
 
 T = TypeVar("T")
@@ -57,6 +58,22 @@ class AsyncNubabelClient:
         """When this returns the request is stored. Without an idempotency key of yours one is made for this call."""
         asked = SubmitRequest(prompt=request) if isinstance(request, str) else request
         return await self._perform(protocol.submit(asked, self._retries, random.random))
+
+    async def delegate(
+        self, request: DelegateRequest | str, *, timeout_s: float = 600.0, idempotency_key: str | None = None
+    ) -> Delegated:
+        """Hand a task over and wait for its result, over as many connections as it takes.
+
+        Raises WaitTimeoutError; the task then goes on, and the same call with the same idempotency key finds it again.
+        """
+        asked = DelegateRequest(prompt=request) if isinstance(request, str) else request
+        ends_at = asyncio.get_running_loop().time() + timeout_s
+        call = protocol.delegate(asked, idempotency_key, timeout_s, self._retries, random.random)
+        found = await self._perform(call)
+        if isinstance(found, Delegated):
+            return found
+        left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
+        return Delegated.of(await self.wait(found.execution_id, timeout_s=left_s))
 
     async def get(self, execution_id: str) -> Execution:
         """Raises ExecutionNotFoundError."""
@@ -130,7 +147,7 @@ class AsyncNubabelClient:
                 params=dict(request.params),
                 json=request.body,
                 headers=self._address.headers(request),
-                timeout=limits_of(self._timeouts, read_s=self._timeouts.read_s),
+                timeout=limits_of(self._timeouts, read_s=self._timeouts.read_s + request.answer_within_s),
             )
         except _ERRORS as error:
             return NoAnswer(reason_of(error))

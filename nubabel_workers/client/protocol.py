@@ -5,6 +5,7 @@ result or raises. The blocking and the asynchronous client only do the I/O, so t
 """
 
 import json
+import math
 import secrets
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,15 @@ from pydantic import ValidationError
 
 from nubabel_workers.client.errors import ApiError, ConnectionFailedError, UnavailableError, error_class
 from nubabel_workers.client.event_decoder import EventDecoder, ServerSentEvent
-from nubabel_workers.client.results import Execution, ExecutionList, ProgressEvent, Submitted
+from nubabel_workers.client.results import (
+    Delegated,
+    DelegationPending,
+    Execution,
+    ExecutionList,
+    ProgressEvent,
+    Submitted,
+)
+from nubabel_workers.domain.delegation import DelegateRequest
 from nubabel_workers.domain.submission import SubmitRequest
 
 T = TypeVar("T")
@@ -22,7 +31,9 @@ T = TypeVar("T")
 _TRY_AGAIN = frozenset({408, 429, 502, 503, 504})
 _JSON = "application/json"
 _FIRST_ERROR_STATUS = 400
+_ACCEPTED = 202
 _NO_CONTENT = 204
+_LONGEST_WAIT_S = 60.0  # for one answer; what stands between us and the gateway may close connections that rest longer
 _STREAM_PATIENCE = 3  # whoever follows for minutes outlives a restart of the gateway
 
 
@@ -33,6 +44,7 @@ class Request:
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict)
+    answer_within_s: float = 0.0  # beyond the usual: the gateway is asked to wait so long before it answers
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,28 @@ def submit(request: SubmitRequest, limits: RetryLimits, jitter: Jitter) -> Call[
     sent = Request("POST", "/v1/executions", body=body, headers=headers)
     answer = yield from _answered(sent, limits, jitter)
     return _read(Submitted.model_validate_json, answer)
+
+
+def delegate(
+    request: DelegateRequest,
+    idempotency_key: str | None,
+    timeout_s: float,
+    limits: RetryLimits,
+    jitter: Jitter,
+) -> Call[Delegated | DelegationPending]:
+    """One long answer, or the word that it takes longer. A repeat after a lost connection waits for the same task."""
+    wait_s = max(0, math.floor(min(timeout_s, _LONGEST_WAIT_S)))
+    sent = Request(
+        "POST",
+        "/delegate_task",
+        body=request.model_dump(exclude_none=True),
+        headers={"idempotency-key": idempotency_key or secrets.token_urlsafe(18), "prefer": f"wait={wait_s}"},
+        answer_within_s=wait_s,
+    )
+    answer = yield from _answered(sent, limits, jitter)
+    if answer.status == _ACCEPTED:
+        return _read(DelegationPending.model_validate_json, answer)
+    return _read(Delegated.model_validate_json, answer)
 
 
 def get(execution_id: str, limits: RetryLimits, jitter: Jitter) -> Call[Execution]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -69,6 +69,40 @@ class Execution(_Result):
     @property
     def succeeded(self) -> bool:
         return self.status is Status.COMPLETED
+
+
+class Delegated(_Result):
+    """A task that has ended. result: the answer, in Markdown; with errors what there was of it."""
+
+    session_id: str
+    execution_id: str
+    status: Status
+    result: str = ""
+    usage: Usage | None = None
+    errors: tuple[Failure, ...] = ()
+
+    @classmethod
+    def of(cls, execution: Execution) -> Self:
+        return cls(
+            session_id=execution.session_id,
+            execution_id=execution.id,
+            status=execution.status,
+            result=execution.output or "",
+            usage=execution.usage,
+            errors=() if execution.error is None else (execution.error,),
+        )
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status is Status.COMPLETED
+
+
+class DelegationPending(_Result):
+    """The gateway's wait was over first; the task goes on."""
+
+    session_id: str
+    execution_id: str
+    status: Status
 
 
 class ExecutionList(_Result):

@@ -52,7 +52,11 @@ class GatewayMetrics:
             labels,
             registry=self.registry,
         )
-        self._streams = Gauge("nubabel_http_event_streams", "Open event streams.", registry=self.registry)
+        self._streams = Gauge(
+            "nubabel_http_event_streams",
+            "Open event streams, and callers that wait for a result.",
+            registry=self.registry,
+        )
         self._submissions = Counter(
             "nubabel_submissions", "Requests at the door.", ("source", "outcome"), registry=self.registry
         )

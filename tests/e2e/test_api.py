@@ -1,16 +1,18 @@
 """What an upstream service experiences, on the whole system: submit, follow, wait, cancel, be called back."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import httpx
 import pytest
 import pytest_asyncio
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from nubabel_workers.client import AsyncNubabelClient, Status, SubmitRequest
+from nubabel_workers.client import AsyncNubabelClient, DelegateRequest, Status, SubmitRequest
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST, free_port
 from tests.e2e.conversation import TIMEOUT_S, until
@@ -69,6 +71,39 @@ async def test_a_submitted_request_can_be_waited_for(client: AsyncNubabelClient)
     assert execution.succeeded
     assert execution.output is not None
     assert "Which tests are missing?" in execution.output
+
+
+async def test_a_task_is_handed_over_and_answered(client: AsyncNubabelClient) -> None:
+    task = DelegateRequest(category="quick", load_skills=[], prompt="Which tests are missing?", metadata={"a": 1})
+
+    done = await client.delegate(task, timeout_s=TIMEOUT_S)
+
+    assert done.succeeded
+    assert "Which tests are missing?" in done.result
+    assert done.usage is not None
+
+
+async def test_an_old_caller_of_the_sidecar_is_answered_and_called_back(stack: Stack, upstream: Upstream) -> None:
+    calls = len(upstream.calls)
+    body = {
+        "category": "ultrabrain",
+        "load_skills": ["mcp-integration"],
+        "prompt": "[[text=You have 5 active tasks...]] Summarize my Notion tasks",
+        "session_id": "ses_123",
+        "organizationId": stack.tenants[0].organization.id,
+        "callbacks": {"sessionUpdate": upstream.url},
+    }
+    headers = {"authorization": f"Bearer {stack.tenants[0].token.get_secret_value()}"}
+    async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
+        first = (await http.post("/delegate", json=body)).json()
+        session = first["metadata"]["opencodeSessionId"]
+        second = (await http.post(f"/sessions/{session}/prompt", json={"prompt": "[[text=2 urgent]] How many?"})).json()
+    await upstream.called(calls + 1)
+
+    assert (first["output"], second["output"]) == ("You have 5 active tasks...", "2 urgent")
+    assert second["metadata"]["nubabelSessionId"] == "ses_123"
+    told = json.loads(upstream.calls[calls][1])
+    assert told["state"] == {"opencodeSessionId": session, "status": "completed"}
 
 
 async def test_the_events_tell_states_tools_and_the_end(client: AsyncNubabelClient) -> None:

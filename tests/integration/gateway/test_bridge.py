@@ -15,6 +15,7 @@ from config.settings import Settings
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.client import DelegateRequest
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.notifications import CallbacksTarget
 from nubabel_workers.domain.ports import Conversation
@@ -62,6 +63,28 @@ async def test_a_task_that_ends_in_time_is_answered(gateway: Gateway) -> None:
     assert answer.json()["result"] == "Two locks."
     assert answer.json()["usage"]["total_tokens"] > 0
     assert "errors" not in answer.json()
+
+
+async def test_the_python_client_hands_a_task_over_and_waits_beyond_one_answer(
+    services: Services,
+) -> None:
+    limits = GatewayLimits(stream_row_check_s=0.2, delegate_wait_s=0.2)
+    async with served(services, limits) as gateway, await gateway.client_of("org_one") as client:
+        task = DelegateRequest(category="quick", load_skills=[], prompt="[[text=Two locks.]] why?")
+        waiting = asyncio.create_task(client.delegate(task, timeout_s=30, idempotency_key="k"))
+        (execution_id,) = await accepted(services)
+        await until(lambda: _follows(gateway))
+        await gateway.run_to_the_end()
+        done = await waiting
+
+    assert (done.result, done.execution_id, done.succeeded) == ("Two locks.", execution_id, True)
+
+
+async def _follows(gateway: Gateway) -> bool:
+    """Whether somebody reads an event stream now: the long answer is over by then, and was a 202."""
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        metrics = (await http.get("/metrics")).text
+    return 'route="/delegate_task",status="202"' in metrics and "event_streams 1.0" in metrics
 
 
 async def test_after_the_wait_the_result_is_where_the_answer_said(gateway: Gateway) -> None:

@@ -18,6 +18,8 @@ from nubabel_workers.client import (
     AsyncNubabelClient,
     AuthenticationError,
     ConnectionFailedError,
+    Delegated,
+    DelegateRequest,
     Execution,
     ExecutionNotFoundError,
     ForbiddenError,
@@ -61,6 +63,9 @@ class Client(Protocol):
     """Either client, awaited."""
 
     async def submit(self, request: SubmitRequest | str) -> Submitted: ...
+    async def delegate(
+        self, request: DelegateRequest | str, *, timeout_s: float = 600, idempotency_key: str | None = None
+    ) -> Delegated: ...
     async def get(self, execution_id: str) -> Execution: ...
     async def find(self, idempotency_key: str) -> Execution | None: ...
     async def cancel(self, execution_id: str, *, reason: str | None = None) -> Execution: ...
@@ -358,3 +363,66 @@ def test_importing_the_client_loads_nothing_of_the_service() -> None:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"
+
+
+DELEGATED = {
+    "session_id": "ses_1",
+    "execution_id": ID,
+    "status": "completed",
+    "result": "Two.",
+    "usage": {"total_tokens": 9},
+    "added_later": 1,
+}
+PENDING = {"session_id": "ses_1", "execution_id": ID, "status": "queued", "status_url": f"/v1/executions/{ID}"}
+
+
+async def test_a_task_is_handed_over_and_its_result_returned(kind: str) -> None:
+    gateway = Gateway([httpx.Response(200, json=DELEGATED)])
+    task = DelegateRequest(category="quick", load_skills=["debugging"], prompt="How many?", metadata={"a": 1})
+    async with opened(kind, gateway) as client:
+        found = await client.delegate(task, timeout_s=30.5, idempotency_key="k")
+
+    (asked,) = gateway.asked
+    assert (found.result, found.succeeded, found.errors) == ("Two.", True, ())
+    assert found.usage is not None
+    assert found.usage.total_tokens == 9
+    assert asked.url == "https://gateway/delegate_task"
+    assert (asked.headers["prefer"], asked.headers["idempotency-key"]) == ("wait=30", "k")
+    assert asked.extensions["timeout"]["read"] == 60.0  # the wait, and the usual time for an answer
+    assert gateway.body() == {
+        "category": "quick",
+        "load_skills": ["debugging"],
+        "prompt": "How many?",
+        "metadata": {"a": 1},
+    }
+
+
+async def test_a_task_whose_answer_was_lost_is_asked_for_again_under_the_same_key(kind: str) -> None:
+    gateway = Gateway([httpx.ReadError("gone"), httpx.Response(200, json=DELEGATED)])
+    async with opened(kind, gateway) as client:
+        await client.delegate("How many?")
+
+    first, second = (asked.headers["idempotency-key"] for asked in gateway.asked)
+    assert first == second
+    assert first
+
+
+async def test_a_task_that_takes_longer_than_one_answer_is_followed_to_its_end(kind: str) -> None:
+    ended = EXECUTION | {"status": "failed", "output": "half", "error": {"code": "boom", "message": "Sorry."}}
+    gateway = Gateway([httpx.Response(202, json=PENDING), stream(f"id: end\nevent: done\ndata: {json.dumps(ended)}")])
+    async with opened(kind, gateway) as client:
+        found = await client.delegate("How many?")
+
+    assert gateway.asked[0].headers["prefer"] == "wait=60"
+    assert (found.execution_id, found.status, found.result) == (ID, Status.FAILED, "half")
+    assert [error.code for error in found.errors] == ["boom"]
+
+
+async def test_patience_with_a_task_ends_and_the_task_goes_on(kind: str) -> None:
+    def never_ends(request: httpx.Request) -> httpx.Response:
+        is_task = request.url.path == "/delegate_task"
+        return httpx.Response(202, json=PENDING) if is_task else stream("event: state\ndata: {}")
+
+    async with opened(kind, never_ends) as client:
+        with pytest.raises(WaitTimeoutError):
+            await client.delegate("How many?", timeout_s=0.2)
