@@ -200,7 +200,7 @@ async def test_hundreds_of_sessions_run_at_once(http: HttpClient) -> None:
         backend = simulated(running)
         conversations = [await new_conversation(backend, http) for _ in range(300)]
         async with listening(backend) as heard:
-            await asyncio.gather(*(c.post("[[delay=0.3]] hello") for c in conversations))
+            await asyncio.gather(*(c.post("[[delay=3]] hello") for c in conversations))
             await heard.until(lambda: len({e.session_id for e in heard.seen if isinstance(e, SessionIdle)}) >= 300)
 
         assert running.simulator.engine.peak == 300
