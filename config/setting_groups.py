@@ -172,6 +172,9 @@ class GatewaySettings(SettingGroup):
     max_request_bytes: PositiveInt = Field(1_048_576, description="Largest request body that is read.")
     max_prompt_bytes: PositiveInt = Field(131_072, description="Largest prompt (UTF-8) that is accepted.")
     idempotency_keep_h: PositiveInt = Field(24, description="Hours for which an Idempotency-Key is remembered.")
+    callbacks_per_second: PositiveInt = Field(
+        200, description="Callbacks of OpenCode's plugin per second and organization; more are answered with 429."
+    )
     stream_heartbeat_s: PositiveFloat = Field(15, description="Seconds between comments on a quiet event stream.")
     delegate_wait_s: float = Field(
         100, gt=0, le=3600, description="Seconds that POST /delegate_task waits for the answer before it says 202."

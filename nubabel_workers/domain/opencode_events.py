@@ -67,6 +67,7 @@ class TextDelta:
 
     session_id: str
     message_id: str
+    part_id: str
     text: str
 
 

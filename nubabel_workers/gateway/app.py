@@ -15,6 +15,7 @@ from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
 from nubabel_workers.gateway.routes import (
     bridge,
+    callbacks,
     connections,
     dead_letters,
     docs,
@@ -33,6 +34,7 @@ _TAGS = [
     {"name": "bridge", "description": "Hand a task over and wait for its result."},
     {"name": "sidecar", "description": "The form that callers of the old OpenCode sidecar speak."},
     {"name": "connections", "description": "Tools of your own providers, by the Model Context Protocol."},
+    {"name": "callbacks", "description": "What the plugin inside an OpenCode server calls."},
     {"name": "dead letters", "description": "What was set aside: for operators, across organizations."},
     {"name": "operations", "description": "For those who run it."},
 ]
@@ -106,6 +108,8 @@ def api() -> FastAPI:
         events.router,
         bridge.router,
         sidecar_form.router,
+        events.sessions,
+        callbacks.router,
         connections.router,
         connections.browsers,
         dead_letters.router,

@@ -1,9 +1,9 @@
 """What /ready looks at. Each check returns words about what it found, or raises NubabelError."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
+from nubabel_workers.domain.errors import NotFoundError, NubabelError, PermanentError, UnavailableError
 from nubabel_workers.domain.ports import CircuitBreakers, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway.readiness import Check
@@ -40,3 +40,19 @@ async def _answering(asked: Sequence[Instance], servers: OpenCodeServers) -> int
         return True
 
     return sum(await asyncio.gather(*(answers(instance) for instance in asked)))
+
+
+def reach_server(instances: InstanceStore, servers: OpenCodeServers) -> Callable[[str], Awaitable[str]]:
+    """Ask one server for its version, within the time of a check."""
+
+    async def reach(instance_id: str) -> str:
+        instance = await instances.lately(instance_id)
+        if instance is None:
+            raise NotFoundError("this OpenCode server is not registered any more")
+        try:
+            async with asyncio.timeout(_SERVER_TIMEOUT_S):
+                return await servers.server(instance).version()
+        except TimeoutError as error:
+            raise UnavailableError(f"no answer within {_SERVER_TIMEOUT_S:g} s") from error
+
+    return reach

@@ -20,7 +20,11 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.ports.administration import AuditTrail
 from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
 from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.authenticate_callback import AuthenticateCallback
+from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.find_callback_session import FindCallbackSession
+from nubabel_workers.services.hear_callbacks import HearCallbacks
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_capabilities import ReadCapabilities
@@ -38,6 +42,17 @@ class SlackParts:
 
     events: Callable[[Request], Awaitable[Response]] | None = None
     install: InstallWorkspace | None = None
+
+
+@dataclass(frozen=True)
+class CallbackParts:
+    """For the plugins of OpenCode servers. reach: version of a server, or a NubabelError that says what is wrong."""
+
+    authenticate: AuthenticateCallback
+    find: FindCallbackSession
+    hear: HearCallbacks
+    tools: CallToolsForSession
+    reach: Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,7 @@ class GatewayParts:
     clock: Clock
     chance: Chance
     dead_letters: ManageDeadLetters
+    callbacks: CallbackParts
     connections: Connections
     conversations: ConversationStore
     capabilities: ReadCapabilities

@@ -21,11 +21,15 @@ from nubabel_workers.bootstrap import Services, manage_dead_letters, open_connec
 from nubabel_workers.domain.circuit_breaker import CLOSED, BreakerState
 from nubabel_workers.domain.credentials import operator_tokens
 from nubabel_workers.domain.errors import UnavailableError
-from nubabel_workers.gateway.checks import opencode_check
-from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts, SlackParts
+from nubabel_workers.gateway.checks import opencode_check, reach_server
+from nubabel_workers.gateway.dependencies import CallbackParts, GatewayLimits, GatewayParts, SlackParts
 from nubabel_workers.gateway.metrics import BreakerStates
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.gateway.slack_ingress import build_slack_app
+from nubabel_workers.services.authenticate_callback import AuthenticateCallback
+from nubabel_workers.services.call_tools_for_session import CallToolsForSession
+from nubabel_workers.services.find_callback_session import FindCallbackSession
+from nubabel_workers.services.hear_callbacks import HearCallbacks
 
 _BROKER_CONNECTIONS = 2  # only /metrics and /ready ask
 
@@ -60,6 +64,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             clock=services.clock,
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
+            callbacks=_callbacks(services),
             connections=open_connections(services, stack),
             conversations=PostgresConversations(services.database),
             capabilities=services.read_capabilities,
@@ -75,6 +80,24 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             limits=limits,
             registry=services.metrics.registry,
         )
+
+
+def _callbacks(services: Services) -> CallbackParts:
+    return CallbackParts(
+        authenticate=AuthenticateCallback(services.instances, services.tenants, services.clock),
+        find=FindCallbackSession(
+            services.mappings,
+            services.executions,
+            services.instances,
+            services.servers,
+            services.throttle,
+            PostgresAuditTrail(services.database),
+            callbacks_per_s=services.settings.callbacks_per_second,
+        ),
+        hear=HearCallbacks(services.executions, services.progress, services.hints),
+        tools=CallToolsForSession(services.executions),
+        reach=reach_server(services.instances, services.servers),
+    )
 
 
 def _redis(

@@ -33,11 +33,13 @@ from nubabel_workers.domain.ports import (
     OpenCodeServers,
     ProgressStream,
 )
+from nubabel_workers.domain.progress import ProgressItem, ProgressSource, TextProgress, ToolProgress
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.wording import Language, language_of, say
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
+from nubabel_workers.services.wake_runs import wake_runs
 
 log = structlog.get_logger(__name__)
 
@@ -145,8 +147,7 @@ class FollowInstance:
     async def _wake(self, instance: Instance, ended: list[str], runs: "OrderedDict[str, _Run | None]") -> None:
         for session_id in ended:
             runs.pop(session_id, None)
-        for execution_id in await self._executions.wake_by_sessions(instance.id, ended):
-            self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
+        await wake_runs(self._executions, self._hints, instance.id, ended)
 
     async def _run_of(self, instance: Instance, session_id: str, runs: "OrderedDict[str, _Run | None]") -> _Run | None:
         """The execution that a session works on; None for sessions that are not ours, such as sub-agents'."""
@@ -167,14 +168,14 @@ class FollowInstance:
         run = await self._run_of(instance, event.session_id, runs)
         if run is None:
             return
+        item: ProgressItem
         if isinstance(event, TextDelta):
-            told = {"type": "text", "text": event.text}
+            item = TextProgress(event.part_id, event.text)
         else:
-            told = {"type": "tool", "tool": event.tool, "status": event.status, "call_id": event.call_id}
-            told |= {"title": event.title} if event.title else {}
+            item = ToolProgress(event.session_id, event.call_id, event.tool, event.status, event.title)
             run.tools[event.call_id] = _line(event)
             shown[event.session_id] = run
-        await self._progress.append(run.organization_id, run.execution_id, told)
+        await self._progress.tell(run.organization_id, run.execution_id, [item], ProgressSource.LISTENER)
 
     async def _show_in_thread(self, run: _Run) -> None:
         due = await self._notifications.show_progress(

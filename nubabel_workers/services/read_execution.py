@@ -19,6 +19,20 @@ class ReadExecution:
             raise NotFoundError("there is no such execution")
         return execution
 
+    async def by_session(self, organization_id: str, session_id: str) -> Execution:
+        """What a session works on, else its newest. session_id: ours or OpenCode's. Raises NotFoundError."""
+        execution_id = await self._executions.newest_in_session(organization_id, session_id)
+        if execution_id is None:
+            raise NotFoundError("there is no such session, or nothing was asked in it")
+        return await self.by_id(organization_id, execution_id)
+
+    async def of_session(self, organization_id: str, session_id: str, execution_id: str) -> Execution:
+        """Raises NotFoundError for one of another session."""
+        execution = await self.by_id(organization_id, execution_id)
+        if execution.session_id != session_id:
+            raise NotFoundError("the session has no such execution")
+        return execution
+
     async def by_idempotency_key(self, organization_id: str, idempotency_key: str) -> Execution | None:
         """The execution that was accepted under the key, by whichever door; None while (or if) there is none."""
         execution_id = await self._executions.by_key(organization_id, stored_key(idempotency_key))

@@ -6,12 +6,12 @@ from collections import defaultdict
 import structlog
 
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
+from nubabel_workers.services.wake_runs import wake_runs
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +52,7 @@ class ReconcileInstance:
             *(self._quiet_ones(instance, directory, ids) for directory, ids in sessions.items())
         )
         await self._report.run()
-        woken = await self._executions.wake_by_sessions(instance_id, [one for ids in quiet for one in ids])
-        for execution_id in woken:
-            self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
+        woken = await wake_runs(self._executions, self._hints, instance_id, [one for ids in quiet for one in ids])
         if woken:
             log.info("opencode.reconciled", instance_id=instance_id, running=len(running), woken=len(woken))
         return len(woken)

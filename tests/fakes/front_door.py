@@ -25,6 +25,7 @@ from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry
 from tests.fakes.bridge import FakeConversations, FakeServers
+from tests.fakes.callbacks import FakeCallbacks
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.connections import (
     FakeAuthorizationServers,
@@ -109,6 +110,7 @@ class FrontDoor:
         self.tool_connections = FakeConnectionStore()
         self.authorization_servers = FakeAuthorizationServers()
         self.tool_servers = FakeToolServers()
+        self.callbacks = FakeCallbacks(self.tenants, self.audit, self.progress, self.hints, self.clock)
         self.parts = GatewayParts(
             submit=self.submit,
             read=ReadExecution(store),
@@ -126,6 +128,7 @@ class FrontDoor:
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),
+            callbacks=self.callbacks.parts,
             operator_tokens=operator_tokens(operator_setting(name, text) for name, text in OPERATORS.items()),
             readiness_checks=checks or {},
             limits=limits,

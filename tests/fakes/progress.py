@@ -2,12 +2,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ports import ProgressStream
+from nubabel_workers.domain.progress import ProgressItem, ProgressSource, ToolProgress, news_of
 
 Entry = tuple[str, Mapping[str, Any]]
 
@@ -15,6 +16,7 @@ Entry = tuple[str, Mapping[str, Any]]
 @dataclass
 class FakeProgress(ProgressStream):
     streams: dict[tuple[str, str], list[Entry]] = field(default_factory=lambda: defaultdict(list))
+    told: dict[tuple[str, str], dict[tuple[str, ...], str]] = field(default_factory=lambda: defaultdict(dict))
     away: bool = False
     readers: int = 0  # reading now
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -25,6 +27,20 @@ class FakeProgress(ProgressStream):
             self._last_number += 1
             self.streams[organization_id, execution_id].append((f"{self._last_number}-0", event))
             self._changed.notify_all()
+
+    async def tell(
+        self, organization_id: str, execution_id: str, items: Sequence[ProgressItem], source: ProgressSource
+    ) -> int:
+        told = self.told[organization_id, execution_id]
+        news = 0
+        for item in items:
+            name = (item.session_id, item.call_id) if isinstance(item, ToolProgress) else (item.part_id,)
+            remembered = news_of(item, source, told.get(name))
+            if remembered is not None:
+                told[name] = remembered
+                await self.append(organization_id, execution_id, item.event())
+                news += 1
+        return news
 
     def wipe(self) -> None:
         self.streams.clear()

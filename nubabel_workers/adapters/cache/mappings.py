@@ -11,6 +11,8 @@ from nubabel_workers.domain.ports import SessionMapping
 
 log = structlog.get_logger(__name__)
 
+_KEEP_ROOTS_S = 3600
+
 
 class CachedSessionMappings:
     """Implements ports.SessionMappings. A cache that is away or wrong in form counts as empty."""
@@ -41,6 +43,18 @@ class CachedSessionMappings:
         organization_id, session_id, directory = found
         await self.remember(organization_id, session_id, SessionMapping(instance_id, opencode_session_id, directory))
         return organization_id, session_id
+
+    async def root_of(self, instance_id: str, opencode_session_id: str) -> str | None:
+        found = await self._get(_root_key(instance_id, opencode_session_id))
+        return found[0] if found else None
+
+    async def remember_root(self, instance_id: str, opencode_session_id: str, root_id: str) -> None:
+        try:
+            with translated_errors():
+                key = _root_key(instance_id, opencode_session_id)
+                await self._cache.set(key, orjson.dumps([root_id]), ex=_KEEP_ROOTS_S)
+        except UnavailableError:
+            log.warning("cache.root_not_remembered", opencode_session_id=opencode_session_id)
 
     async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None:
         forward = [mapping.instance_id, mapping.opencode_session_id, mapping.directory]
@@ -81,6 +95,10 @@ class CachedSessionMappings:
 
 def _session_key(organization_id: str, session_id: str) -> str:
     return f"{PREFIX}session:{organization_id}:{session_id}"
+
+
+def _root_key(instance_id: str, opencode_session_id: str) -> str:
+    return f"{PREFIX}root:{instance_id}:{opencode_session_id}"
 
 
 def _opencode_key(instance_id: str, opencode_session_id: str) -> str:

@@ -69,6 +69,9 @@ class HttpOpenCodeServer:
             return False
         return True
 
+    async def parent_of(self, opencode_session_id: str) -> str | None:
+        return (await self._client.get_session(opencode_session_id)).parent_id
+
     async def busy_sessions(self, directory: str | None) -> Mapping[str, SessionState]:
         return await self._client.session_status(directory)
 

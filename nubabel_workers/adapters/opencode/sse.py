@@ -112,7 +112,12 @@ class EventDecoder:
     def _read_delta(self, properties: dict[str, Any], _directory: str | None) -> TextDelta | None:
         if properties["field"] != "text" or properties["partID"].encode() in self._reasoning:
             return None
-        return TextDelta(_text(properties["sessionID"]), _text(properties["messageID"]), _text(properties["delta"]))
+        return TextDelta(
+            _text(properties["sessionID"]),
+            _text(properties["messageID"]),
+            _text(properties["partID"]),
+            _text(properties["delta"]),
+        )
 
     def _part_updated(self, events: list[ServerEvent], frame: bytes, start: int) -> None:
         end = start + _PART_HEAD

@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.claims import CHOSEN
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
-from nubabel_workers.adapters.storage.row_sets import AWAITS_TURN_SQL, SESSION_TAKEN_SQL
+from nubabel_workers.adapters.storage.row_sets import AWAITS_TURN_SQL, OCCUPYING_SQL, SESSION_TAKEN_SQL
 
 _ACCEPT = """
 WITH cause AS ({cause}),
@@ -410,6 +410,26 @@ ORDER BY a.opencode_session_id, a.started_at DESC
 SESSION_OF = """
 SELECT organization_id, id, opencode_directory FROM sessions
 WHERE instance_id = %(instance_id)s AND opencode_session_id = %(opencode_session_id)s
+"""
+
+SESSION_ANYWHERE = """
+SELECT organization_id, id AS session_id, instance_id, opencode_session_id FROM sessions WHERE id = %(id)s
+UNION ALL
+(SELECT a.organization_id, e.session_id, a.instance_id, a.opencode_session_id
+ FROM attempts a JOIN executions e ON e.id = a.execution_id
+ WHERE a.opencode_session_id = %(id)s ORDER BY a.started_at DESC LIMIT 1)
+LIMIT 1
+"""
+
+NEWEST_IN_SESSION = f"""
+SELECT e.id FROM executions e
+WHERE e.organization_id = %(organization_id)s AND e.session_id IN (
+  SELECT %(id)s
+  UNION ALL
+  SELECT b.session_id FROM attempts a JOIN executions b ON b.id = a.execution_id
+  WHERE a.opencode_session_id = %(id)s AND a.organization_id = %(organization_id)s)
+ORDER BY e.{OCCUPYING_SQL} DESC, e.position DESC
+LIMIT 1
 """
 
 PLACE_OF = """

@@ -42,6 +42,7 @@ from nubabel_workers.domain.ports import (
     Clock,
     Finish,
     Finished,
+    SessionPlace,
     Started,
 )
 
@@ -348,6 +349,16 @@ class PostgresExecutions:
             sql.SESSION_OF, {"instance_id": instance_id, "opencode_session_id": opencode_session_id}
         )
         return (row["organization_id"], row["id"], row["opencode_directory"]) if row else None
+
+    async def session_anywhere(self, session_id: str) -> SessionPlace | None:
+        row = await self._database.system().one(sql.SESSION_ANYWHERE, {"id": session_id})
+        return SessionPlace(**row) if row else None
+
+    async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
+        row = await self._database.tenant(organization_id).one(
+            sql.NEWEST_IN_SESSION, {"organization_id": organization_id, "id": session_id}
+        )
+        return row["id"] if row else None
 
     async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None:
         row = await self._database.system().one(

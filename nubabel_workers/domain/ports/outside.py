@@ -47,6 +47,10 @@ class OpenCodeServer(Protocol):
 
     async def has_message(self, opencode_session_id: str, message_id: str) -> bool: ...
 
+    async def parent_of(self, opencode_session_id: str) -> str | None:
+        """The session that a sub-agent's session belongs to; None for a root."""
+        ...
+
     async def busy_sessions(self, directory: str | None) -> Mapping[str, SessionState]:
         """Sessions of the directory that work or wait for a retry; an absent one is idle."""
         ...

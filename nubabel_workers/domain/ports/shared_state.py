@@ -1,11 +1,12 @@
 """What processes share and may lose at any time: mappings, progress, limits, hints."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome, Gate
 from nubabel_workers.domain.hints import Hint
+from nubabel_workers.domain.progress import ProgressItem, ProgressSource
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class SessionMappings(Protocol):
         """(organization, Nubabel session) of an OpenCode session."""
         ...
 
+    async def root_of(self, instance_id: str, opencode_session_id: str) -> str | None:
+        """The root of a sub-agent's session that was remembered."""
+        ...
+
+    async def remember_root(self, instance_id: str, opencode_session_id: str, root_id: str) -> None: ...
     async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None: ...
     async def forget(self, organization_id: str, session_id: str) -> None: ...
 
@@ -33,6 +39,12 @@ class ProgressStream(Protocol):
     """One bounded, expiring stream per execution; lossy by design."""
 
     async def append(self, organization_id: str, execution_id: str, event: Mapping[str, Any]) -> None: ...
+    async def tell(
+        self, organization_id: str, execution_id: str, items: Sequence[ProgressItem], source: ProgressSource
+    ) -> int:
+        """Append what is news, see `domain.progress`; how many that was. The same item of two sources is told once."""
+        ...
+
     def read(
         self, organization_id: str, execution_id: str, *, after: str, idle_s: float
     ) -> AsyncIterator[tuple[str, Mapping[str, Any]] | None]:

@@ -39,6 +39,16 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class SessionPlace:
+    """Whose a session is, and where. opencode_session_id: the one that was asked for, else the present one, if any."""
+
+    organization_id: str
+    session_id: str
+    instance_id: str | None
+    opencode_session_id: str | None
+
+
+@dataclass(frozen=True)
 class Finish:
     """The end of an execution; everything here is written in one transaction with the state change.
 
@@ -211,6 +221,14 @@ class ExecutionStore(Protocol):
 
     async def place_of(self, execution_id: str) -> tuple[str, str] | None:
         """(server, OpenCode session) of an execution that runs now, whatever its organization."""
+        ...
+
+    async def session_anywhere(self, session_id: str) -> SessionPlace | None:
+        """A session by our id, or by the id of any OpenCode session that it ever had; on whichever server."""
+        ...
+
+    async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
+        """The execution that occupies the session, else its newest; named as in session_anywhere."""
         ...
 
     async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None: ...

@@ -12,8 +12,9 @@ from fastapi import APIRouter, Header, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.types import Message, Receive, Scope, Send
 
+from nubabel_workers.domain.executions import Execution
 from nubabel_workers.gateway.authentication import Authenticated
-from nubabel_workers.gateway.dependencies import Parts
+from nubabel_workers.gateway.dependencies import GatewayParts, Parts
 from nubabel_workers.gateway.event_stream import (
     END_ID,
     FROM_THE_BEGINNING,
@@ -24,12 +25,19 @@ from nubabel_workers.gateway.event_stream import (
 )
 from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.problems import ProblemError
+from nubabel_workers.gateway.routes.callbacks import SessionInPath
 from nubabel_workers.gateway.routes.executions import ExecutionId
 from nubabel_workers.gateway.streams import StreamCounter
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
+sessions = APIRouter(prefix="/api/sidecar/sessions", tags=["executions"])
+
+LastEventId = Annotated[
+    str, Header(alias="Last-Event-ID", max_length=96, description="The last id you saw; resumes after it.")
+]
 
 _LINE_END = "\n"
+_OF = "/"  # between execution and place, in the ids of a session's stream
 _EXAMPLE = """\
 event: state
 data: {"status":"running"}
@@ -87,19 +95,51 @@ async def follow_execution(
     request: Request,
     caller: Authenticated,
     parts: Parts,
-    last_event_id: Annotated[
-        str, Header(alias="Last-Event-ID", max_length=64, description="The last id you saw; resumes after it.")
-    ] = FROM_THE_BEGINNING,
+    last_event_id: LastEventId = FROM_THE_BEGINNING,
 ) -> Response:
     """Begins with where the execution stands, then what is known of its progress, then live until `done`."""
+    execution = await parts.read.by_id(caller.organization.id, execution_id)
+    return _follow(request, parts, execution, last_event_id)
+
+
+@sessions.get(
+    "/{session_id}/stream",
+    summary="Follow what a session works on (server-sent events)",
+    response_class=Response,
+    responses={**_STREAM, **problems(401, 403, 404, 422, 429, 503)},
+)
+async def follow_session(
+    session_id: SessionInPath,
+    request: Request,
+    caller: Authenticated,
+    parts: Parts,
+    last_event_id: LastEventId = FROM_THE_BEGINNING,
+) -> Response:
+    """The running execution of the session, else its newest, as `/v1/executions/{id}/events` shows it. Ids name the
+    execution too: who comes back follows the same one to its end, and after that the next one.
+    """
     organization_id = caller.organization.id
-    execution = await parts.read.by_id(organization_id, execution_id)
+    execution = await parts.read.by_session(organization_id, session_id)
+    followed, _, seen = last_event_id.rpartition(_OF)
+    if followed and followed != execution.id:
+        if seen == END_ID:  # that one was seen to its end, this is the next
+            seen = FROM_THE_BEGINNING
+        else:
+            execution = await parts.read.of_session(organization_id, execution.session_id, followed)
+    return _follow(request, parts, execution, seen, prefix=f"{execution.id}{_OF}")
+
+
+def _follow(
+    request: Request, parts: GatewayParts, execution: Execution, last_event_id: str, *, prefix: str = ""
+) -> Response:
+    """prefix: of the ids that the client gets, and gives back without it."""
     if last_event_id == END_ID:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     if not is_resumable(last_event_id):
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad_last_event_id", "Last-Event-ID must be an id that a stream gave you"
         )
+    organization_id = execution.organization_id
     counter: StreamCounter = request.app.state.streams
     counter.check_room(organization_id)
     limits = parts.limits
@@ -111,7 +151,7 @@ async def follow_execution(
         StreamPace(row_check_s=limits.stream_row_check_s, max_s=limits.stream_max_s),
     )
     return _EventStream(
-        _wire(events.after(last_event_id)),
+        _wire(events.after(last_event_id), prefix),
         counter,
         organization_id,
         ping=limits.stream_heartbeat_s,
@@ -119,10 +159,11 @@ async def follow_execution(
     )
 
 
-async def _wire(events: AsyncGenerator[StreamEvent, None]) -> AsyncGenerator[ServerSentEvent, None]:
+async def _wire(events: AsyncGenerator[StreamEvent, None], prefix: str) -> AsyncGenerator[ServerSentEvent, None]:
     async with aclosing(events):
         async for event in events:
-            yield ServerSentEvent(event.data, event=event.event, id=event.id, sep=_LINE_END)
+            event_id = f"{prefix}{event.id}" if event.id is not None else None
+            yield ServerSentEvent(event.data, event=event.event, id=event_id, sep=_LINE_END)
 
 
 def _heartbeat() -> ServerSentEvent:

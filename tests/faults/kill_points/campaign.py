@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from tests.faults.kill_points import conversations, operators, troubles, upstream
+from tests.faults.kill_points import conversations, operators, plugin, troubles, upstream
 from tests.faults.kill_points.conversations import Check, Scenario
 from tests.faults.kill_points.lane import Lane, Stores, lane
 from tests.faults.kill_points.points import KillPoint, Moment
@@ -67,6 +67,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     upstream.followed_run,
     upstream.delegated_by_an_old_caller,
     upstream.delegated_for_somebody_else,
+    plugin.reports_of_a_run,
     upstream.cancel_over_http,
     upstream.run_past_its_deadline,
     upstream.submit_through_the_broker,

@@ -24,9 +24,12 @@ from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.administration import Installation
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
+from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.stack_environment import base_environment, free_port
+from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from tasks.runtime import LoopThread
 from tests.conftest import PostgresServer, RedisServer
@@ -34,6 +37,7 @@ from tests.conftest import PostgresServer, RedisServer
 ORGANIZATION = "org_fuzz"
 TEAM = "T0FUZZ"
 BOT = "U0BOT"
+SERVER = "ins_fuzz"
 Rows = psycopg.Connection[dict[str, Any]]
 OPERATOR_TOKEN = operator_token_text(b"f" * 32)
 SIGNING_SECRET = "0123456789abcdef0123456789abcdef"
@@ -50,6 +54,8 @@ class Stores:
     dead_letter: str
     submit_key_id: str
     submit_secret: SecretStr
+    session: str  # ours, on the OpenCode server SERVER
+    callback_key: SecretStr
 
     def environment(self, **overrides: str) -> dict[str, str]:
         """For a process of ours on these stores."""
@@ -143,7 +149,21 @@ async def _furnished(settings: Settings) -> Stores:
             dead_letter_id,
             key.key.id,
             key.text,
+            submitted.session_id,
+            await _server(services, submitted.session_id),
         )
+
+
+async def _server(services: Services, session_id: str) -> SecretStr:
+    """One that takes no work; its callback key."""
+    url = "http://127.0.0.1:1"
+    await services.instances.add(Instance(InstanceId(SERVER), url, "opencode", None), actor="tests")
+    await services.instances.set_status(SERVER, "draining", only_if_idle=False, actor="tests")
+    await services.database.system().execute(
+        "UPDATE sessions SET instance_id = %(server)s, opencode_session_id = 'ses_fuzz' WHERE id = %(id)s",
+        {"server": SERVER, "id": session_id},
+    )
+    return await ManageCallbackKeys(services.instances, secrets.token_bytes).create(SERVER, actor="tests")
 
 
 async def _install_slack(services: Services) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from nubabel_workers.adapters.process import SystemChance
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.ports import SessionMapping
+from nubabel_workers.domain.progress import ProgressItem, ProgressSource
 from tests.faults.stateful.outside_breakers import Standings
 
 
@@ -75,6 +76,11 @@ class SharedMemory:
 
     async def append(self, organization_id: str, execution_id: str, event: Mapping[str, Any]) -> None:
         return None
+
+    async def tell(
+        self, organization_id: str, execution_id: str, items: Sequence[ProgressItem], source: ProgressSource
+    ) -> int:
+        return len(items)
 
     def read(
         self, organization_id: str, execution_id: str, *, after: str, idle_s: float

@@ -141,7 +141,7 @@ def test_text_is_told_for_watched_sessions_only() -> None:
 
     events = decoded(delta("yes "), others, delta("indeed"), watched=frozenset({SESSION}))
 
-    assert events == [TextDelta(SESSION, MESSAGE, "yes "), TextDelta(SESSION, MESSAGE, "indeed")]
+    assert events == [TextDelta(SESSION, MESSAGE, PART, "yes "), TextDelta(SESSION, MESSAGE, PART, "indeed")]
 
 
 def test_watching_can_begin_and_end_at_any_time() -> None:
@@ -154,7 +154,7 @@ def test_watching_can_begin_and_end_at_any_time() -> None:
     watched.clear()
     after = decoder.feed(delta("c"))
 
-    assert (before, during, after) == ([], [TextDelta(SESSION, MESSAGE, "b")], [])
+    assert (before, during, after) == ([], [TextDelta(SESSION, MESSAGE, PART, "b")], [])
 
 
 def test_thoughts_are_no_answer() -> None:
@@ -163,7 +163,7 @@ def test_thoughts_are_no_answer() -> None:
 
     events = decoded(begun, delta("hm", part=thought), delta("yes"), watched=frozenset({SESSION}))
 
-    assert events == [TextDelta(SESSION, MESSAGE, "yes")]
+    assert events == [TextDelta(SESSION, MESSAGE, PART, "yes")]
 
 
 def test_repeated_state_of_a_tool_is_told_once() -> None:

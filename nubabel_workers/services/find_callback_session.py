@@ -1,0 +1,142 @@
+"""Whose session an OpenCode server's plugin speaks of: looked up by us, never believed, and only on that server."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    InvalidInputError,
+    NotFoundError,
+    RateLimitedError,
+    UnavailableError,
+)
+from nubabel_workers.domain.ports import ExecutionStore, InstanceStore, OpenCodeServers, SessionMappings, Throttle
+from nubabel_workers.domain.ports.administration import AuditTrail
+
+log = structlog.get_logger(__name__)
+
+_MAX_DEPTH = 8  # sub-agents of sub-agents
+_ASKING_S = 3.0
+_ASKS_PER_S = 50  # of one server, for sessions that nobody knows; sub-agents' are remembered
+_AUDITED_PER_MINUTE = 60  # of one server: who has its key must not fill the audit log
+
+
+@dataclass(frozen=True)
+class CallbackSession:
+    """A session of ours on the server that calls. opencode_session_id: the root's."""
+
+    instance_id: str
+    organization_id: str
+    session_id: str
+    opencode_session_id: str
+
+
+class FindCallbackSession:
+    """callbacks_per_s: of one organization's sessions, over all servers and web processes."""
+
+    def __init__(
+        self,
+        mappings: SessionMappings,
+        executions: ExecutionStore,
+        instances: InstanceStore,
+        servers: OpenCodeServers,
+        throttle: Throttle,
+        audit: AuditTrail,
+        *,
+        callbacks_per_s: int,
+    ) -> None:
+        self._mappings = mappings
+        self._executions = executions
+        self._instances = instances
+        self._servers = servers
+        self._throttle = throttle
+        self._audit = audit
+        self._callbacks_per_s = callbacks_per_s
+
+    async def run(
+        self, instance_id: str, session_ids: Sequence[str], *, told_organization: str | None
+    ) -> CallbackSession:
+        """The one session that all these ids name: ours, OpenCode's, or sub-agents' of it.
+
+        Raises CredentialsError for a session that is not on this server and for an organization that is not the
+        session's (both in the audit log), InvalidInputError when the ids name several sessions, RateLimitedError, and
+        UnavailableError when the server has to be asked for a parent and does not answer.
+        """
+        first, *others = [await self._find(instance_id, session_id) for session_id in dict.fromkeys(session_ids)]
+        if told_organization is not None and told_organization != first.organization_id:
+            await self._note(instance_id, first.organization_id, first.session_id, "other_organization")
+            raise CredentialsError("the session belongs to another organization", code="organization_mismatch")
+        if any(other.session_id != first.session_id for other in others):
+            raise InvalidInputError("these are several sessions; send each its own call", code="several_sessions")
+        if not await self._throttle.take(f"callbacks:{first.organization_id}", per_s=1, limit=self._callbacks_per_s):
+            raise RateLimitedError("too many callbacks for this organization; send it again", retry_after_s=1)
+        return first
+
+    async def _find(self, instance_id: str, session_id: str) -> CallbackSession:
+        root_id = await self._mappings.root_of(instance_id, session_id) or session_id
+        found = await self._known(instance_id, root_id)
+        if found is None and root_id == session_id:
+            root_id = await self._ask_for_root(instance_id, session_id)
+            found = await self._known(instance_id, root_id) if root_id != session_id else None
+            if found is not None:
+                await self._mappings.remember_root(instance_id, session_id, root_id)
+        if found is None:
+            log.warning("callback.unknown_session", instance_id=instance_id, opencode_session_id=session_id)
+            raise _not_served()
+        return found
+
+    async def _known(self, instance_id: str, session_id: str) -> CallbackSession | None:
+        """Raises CredentialsError when it is known to be somewhere else."""
+        mapped = await self._mappings.session_of(instance_id, session_id)
+        if mapped is not None:
+            return CallbackSession(instance_id, *mapped, session_id)
+        place = await self._executions.session_anywhere(session_id)
+        if place is None:
+            return None
+        if place.instance_id != instance_id or place.opencode_session_id is None:
+            await self._note(instance_id, place.organization_id, place.session_id, "other_server")
+            raise _not_served()
+        return CallbackSession(instance_id, place.organization_id, place.session_id, place.opencode_session_id)
+
+    async def _ask_for_root(self, instance_id: str, session_id: str) -> str:
+        """As that server says. It can only lie about itself: its root has to be a session of ours on it."""
+        if not await self._throttle.take(f"callback-asks:{instance_id}", per_s=1, limit=_ASKS_PER_S):
+            raise RateLimitedError("too many unknown sessions; send it again", retry_after_s=1)
+        instance = await self._instances.lately(instance_id)
+        if instance is None:
+            raise _not_served()
+        server = self._servers.server(instance)
+        try:
+            async with asyncio.timeout(_ASKING_S):
+                for _ in range(_MAX_DEPTH):
+                    parent_id = await server.parent_of(session_id)
+                    if parent_id is None:
+                        return session_id
+                    session_id = parent_id
+        except NotFoundError:
+            raise _not_served() from None
+        except TimeoutError as error:
+            raise UnavailableError("the OpenCode server did not say in time whose session it is") from error
+        raise _not_served()
+
+    async def _note(self, instance_id: str, organization_id: str, session_id: str, reason: str) -> None:
+        log.warning("callback.foreign_session", instance_id=instance_id, session_id=session_id, reason=reason)
+        if await self._throttle.take(f"callback-audit:{instance_id}", per_s=60, limit=_AUDITED_PER_MINUTE):
+            await self._audit.add(
+                AuditEntry(
+                    f"instance:{instance_id}",
+                    AuditAction.CALLBACK_REFUSED,
+                    organization_id,
+                    session_id,
+                    {"reason": reason},
+                )
+            )
+
+
+def _not_served() -> CredentialsError:
+    """The same for what is elsewhere and for what does not exist."""
+    return CredentialsError("this server has no such session of ours", code="session_not_served")

@@ -1,0 +1,161 @@
+"""Whose session a plugin speaks of: only those on the server that signed, children by their root."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from nubabel_workers.domain.administration import AuditAction
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    InvalidInputError,
+    NubabelError,
+    RateLimitedError,
+    UnavailableError,
+)
+from nubabel_workers.services.find_callback_session import CallbackSession, FindCallbackSession
+from tests.fakes.administration import FakeAudit
+from tests.fakes.callbacks import FakeCallbacks, FakeSessions
+from tests.fakes.clock import FakeClock
+from tests.fakes.hints import FakeHints
+from tests.fakes.progress import FakeProgress
+from tests.fakes.tenants import FakeTenants
+
+OURS = CallbackSession("ins_1", "org_acme", "ses_ours", "ses_root")
+
+
+class Finding:
+    """Session `ses_ours` of Acme on ins_1 as `ses_root`; `ses_theirs` on another server, as `ses_away`."""
+
+    def __init__(self) -> None:
+        self.audit = FakeAudit()
+        callbacks = FakeCallbacks(FakeTenants(), self.audit, FakeProgress(), FakeHints(), FakeClock())
+        self.sessions: FakeSessions = callbacks.sessions
+        self.find: FindCallbackSession = callbacks.parts.find
+        self.sessions.add("ses_ours", "org_acme", "ins_1", "ses_root")
+        self.sessions.add("ses_theirs", "org_other", "ins_2", "ses_away")
+        self.sessions.parents = {"ses_root": None, "ses_child": "ses_root", "ses_grandchild": "ses_child"}
+
+    async def of(self, *session_ids: str, told: str | None = None) -> CallbackSession:
+        return await self.find.run("ins_1", session_ids, told_organization=told)
+
+    def audited(self) -> Sequence[tuple[str, str | None, str, object]]:
+        return [(one.action, one.organization_id, one.subject, one.detail["reason"]) for one in self.audit.entries]
+
+
+@pytest.fixture
+def finding() -> Finding:
+    return Finding()
+
+
+@pytest.mark.parametrize("named", ["ses_root", "ses_ours", "ses_child", "ses_grandchild"])
+async def test_a_session_is_found_by_either_id_and_by_its_sub_agents(finding: Finding, named: str) -> None:
+    assert await finding.of(named) == OURS
+
+
+async def test_several_ids_of_one_session_are_one(finding: Finding) -> None:
+    assert await finding.of("ses_ours", "ses_root", "ses_child", "ses_child") == OURS
+
+
+async def test_the_root_of_a_sub_agent_is_asked_for_once(finding: Finding) -> None:
+    await finding.of("ses_grandchild")
+    await finding.of("ses_grandchild")
+
+    assert finding.sessions.asked == ["ses_grandchild", "ses_child", "ses_root"]
+
+
+@pytest.mark.parametrize("named", ["ses_theirs", "ses_away"])
+async def test_a_session_of_another_server_is_refused_and_audited(finding: Finding, named: str) -> None:
+    with pytest.raises(CredentialsError) as refused:
+        await finding.of(named)
+
+    assert refused.value.code == "session_not_served"
+    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
+
+
+async def test_a_server_that_lies_about_parents_gets_nowhere(finding: Finding) -> None:
+    finding.sessions.parents |= {"ses_invented": "ses_away", "ses_away": None}
+
+    with pytest.raises(CredentialsError, match="no such session"):
+        await finding.of("ses_invented")
+
+    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
+    assert finding.sessions.roots == {}
+
+
+@pytest.mark.parametrize("told", ["ses_unknown", "ses_stranger"])
+async def test_what_nobody_knows_is_refused_in_the_same_words(finding: Finding, told: str) -> None:
+    finding.sessions.parents["ses_stranger"] = None
+
+    with pytest.raises(CredentialsError) as unknown:
+        await finding.of(told)
+    with pytest.raises(CredentialsError) as elsewhere:
+        await finding.of("ses_away")
+
+    assert str(unknown.value) == str(elsewhere.value)
+    assert len(finding.audited()) == 1
+
+
+async def test_parents_in_a_circle_have_an_end(finding: Finding) -> None:
+    finding.sessions.parents |= {"ses_a": "ses_b", "ses_b": "ses_a"}
+
+    with pytest.raises(CredentialsError):
+        await finding.of("ses_a")
+
+
+async def test_while_the_server_is_away_a_child_waits_and_a_root_is_known(finding: Finding) -> None:
+    finding.sessions.error = UnavailableError("away")
+
+    assert await finding.of("ses_root") == OURS
+    with pytest.raises(UnavailableError):
+        await finding.of("ses_child")
+
+
+async def test_unknown_sessions_are_not_asked_for_without_end(finding: Finding) -> None:
+    finding.sessions.limits["callback-asks:ins_1"] = 2
+    outcomes: list[NubabelError] = []
+    for number in range(4):
+        with pytest.raises(NubabelError) as refused:
+            await finding.of(f"ses_guess{number}")
+        outcomes.append(refused.value)
+
+    assert [type(one) for one in outcomes] == [CredentialsError, CredentialsError, RateLimitedError, RateLimitedError]
+    assert len(finding.sessions.asked) == 2
+
+
+async def test_another_organization_than_the_sessions_is_refused_and_audited(finding: Finding) -> None:
+    assert await finding.of("ses_root", told="org_acme") == OURS
+
+    with pytest.raises(CredentialsError) as refused:
+        await finding.of("ses_root", told="org_other")
+
+    assert refused.value.code == "organization_mismatch"
+    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_acme", "ses_ours", "other_organization")]
+
+
+async def test_the_audit_log_is_not_filled_by_who_has_a_key(finding: Finding) -> None:
+    finding.sessions.limits["callback-audit:ins_1"] = 3
+
+    for _ in range(5):
+        with pytest.raises(CredentialsError):
+            await finding.of("ses_away")
+
+    assert len(finding.audited()) == 3
+
+
+async def test_several_sessions_in_one_call_are_refused(finding: Finding) -> None:
+    finding.sessions.add("ses_second", "org_acme", "ins_1", "ses_root2")
+
+    with pytest.raises(InvalidInputError, match="several sessions"):
+        await finding.of("ses_root", "ses_root2")
+
+
+async def test_an_organization_has_so_many_callbacks_a_second(finding: Finding) -> None:
+    finding.sessions.limits["callbacks:org_acme"] = 1
+    finding.sessions.add("ses_third", "org_third", "ins_1", "ses_root3")
+    await finding.of("ses_root")
+
+    with pytest.raises(RateLimitedError) as refused:
+        await finding.of("ses_root")
+
+    assert refused.value.retry_after_s == 1
+    assert (await finding.of("ses_root3")).organization_id == "org_third"
