@@ -49,7 +49,7 @@ async def test_the_rig_sees_the_double_that_a_missing_look_up_makes() -> None:
     options = RigOptions(
         LoadOptions(seed=1, duration_s=0, rate=1),
         settle_s=5.0,
-        quiet_s=60.0,
+        quiet_s=120.0,
         control=True,
         copies=1,
         settings=_SHORT_WAITS,
