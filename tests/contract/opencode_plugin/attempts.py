@@ -38,7 +38,9 @@ def attempts(victim: Victim) -> dict[str, list[str]]:
     folders = [str(victim.file.parent), other, "/", "/proc/self", str(victim.home), str(victim.home / "work")]
     tried: dict[str, list[dict[str, Any]]] = {
         "read": [{"filePath": path} for path in files],
-        "write": [{"filePath": path, "content": "taken over"} for path in (*files, f"{victim.home}/work/AGENTS.md")],
+        "write": [
+            {"filePath": path, "content": "taken over"} for path in (*files, str(victim.home / "work" / "AGENTS.md"))
+        ],
         "edit": [{"filePath": path, "oldString": "canary", "newString": "taken over"} for path in files[:2]],
         "glob": [
             *({"pattern": "**/*", "path": path} for path in folders),
