@@ -35,7 +35,7 @@ async def events_of(
     """The first so many events that have an id, or all until the stream ends."""
     seen: list[Event] = []
     headers = {"last-event-id": last_event_id} if last_event_id else {}
-    async with http.stream("GET", url, headers=headers, timeout=10) as response:
+    async with http.stream("GET", url, headers=headers, timeout=60) as response:
         assert response.status_code == 200, await response.aread()
         async for event in _parsed(response):
             seen.append(event)
@@ -69,7 +69,7 @@ async def caller(gateway: Gateway, organization_id: str = ORGANIZATION) -> Async
     token = await gateway.organization(organization_id)
     async with (
         AsyncNubabelClient(gateway.url, token) as client,
-        httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, trust_env=False) as http,
+        httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, trust_env=False, timeout=60) as http,
     ):
         yield Caller(token, client, http)
 
@@ -187,8 +187,8 @@ async def test_a_reader_that_reads_nothing_costs_no_memory_and_is_cut_off(
         tracemalloc.start()
         try:
             with closing(_reads_nothing(gateway.url, upstream.token, submitted.id)):
-                await eventually(lambda: handed_out > 0, what="the stream's beginning")
-                await eventually_true(lambda: _is_over(gateway), what="the end of the stream")
+                await eventually(lambda: handed_out > 0, what="the stream's beginning", timeout_s=60)
+                await eventually_true(lambda: _is_over(gateway), what="the end of the stream", timeout_s=60)
                 peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -142,7 +142,7 @@ async def test_told_by_the_plugin_first_and_then_by_the_listener_it_has_one_resu
 
 
 async def test_told_too_early_the_run_goes_on(pipeline: Pipeline, plugin: Plugin) -> None:
-    question = await run_begins(pipeline, "[[delay=0.5]] hello")
+    question = await run_begins(pipeline, "[[delay=3]] hello")
     assert await plugin.ended() == 1
     await pipeline.complete()
     early = await pipeline.statuses()
@@ -169,7 +169,7 @@ async def test_told_late_while_a_follow_up_runs_both_have_their_one_result(pipel
     await nothing_runs(pipeline)
     await plugin.ended()
     await has_one_result(pipeline, first)
-    await pipeline.mention("[[delay=0.4]] and then?", thread_ts=first.root_ts)
+    await pipeline.mention("[[delay=3]] and then?", thread_ts=first.root_ts)
     await pipeline.take_events()
     await pipeline.dispatch()
 
@@ -209,7 +209,7 @@ async def test_what_the_listener_told_the_plugin_does_not_tell_again(pipeline: P
 
 
 async def test_what_the_plugin_told_the_listener_does_not_tell_again(pipeline: Pipeline, plugin: Plugin) -> None:
-    await run_begins(pipeline, "[[delay=0.5]] go")
+    await run_begins(pipeline, "[[delay=3]] go")
     tool = {"type": "tool", "call_id": "call_1", "tool": "bash", "status": "running"}
 
     assert [await plugin.progress(tool), await plugin.progress(tool)] == [1, 0]
@@ -246,7 +246,7 @@ async def test_a_replayed_call_is_refused_by_every_web_process(pipeline: Pipelin
 async def test_a_sub_agents_session_is_its_roots_and_a_wiped_cache_changes_nothing(
     pipeline: Pipeline, plugin: Plugin
 ) -> None:
-    await run_begins(pipeline, "[[delay=0.5]] go")
+    await run_begins(pipeline, "[[delay=3]] go")
     root = await plugin.session()
     child = (await create_child(pipeline, root))["id"]
     tool = {"type": "tool", "session_id": child, "call_id": "call_c", "tool": "grep", "status": "running"}
@@ -302,7 +302,7 @@ async def test_a_key_stolen_from_another_server_can_do_nothing_to_a_session_here
     system = pipeline.services.database.system()
     await system.execute("INSERT INTO instances (id, url) VALUES ('ins_2', 'http://127.0.0.1:1')")
     await pipeline.services.instances.add_callback_key("ins_2", OTHER_KEY, actor="tests")
-    await run_begins(pipeline, "[[delay=0.5]] go")
+    await run_begins(pipeline, "[[delay=3]] go")
     ours = await plugin.session()
     before = await pipeline.one("SELECT check_at FROM executions")
 
