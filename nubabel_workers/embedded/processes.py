@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from nubabel_workers.embedded.guardian import guardian
+from nubabel_workers.adapters.guardian import guardian
 
 _POLL_S = 0.01  # a foreign process gives no event for "ready"; this is how often it is asked
 _LOG_TAIL_BYTES = 4000

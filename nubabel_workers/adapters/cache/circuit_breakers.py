@@ -34,7 +34,9 @@ from nubabel_workers.domain.circuit_breaker import (
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ports import Chance
 
-_KEY = f"{PREFIX}breakers"
+OF_OPENCODE = "breakers"
+OF_TOOLS = "tool-breakers"
+
 _KEEP_MS = 3_600_000
 _LOOK_EVERY_S = 0.25  # how late another process's first failure may be known here; from then on all is known at once
 _PATIENCE_S = 0.3  # for one exchange with the cache: nothing here is worth more
@@ -92,7 +94,10 @@ class RedisCircuitBreakers:
         *,
         policy: BreakerPolicy,
         on_opened: Callable[[str], None] = lambda _: None,
+        name: str = OF_OPENCODE,
     ) -> None:
+        """name: whose servers; two of the same name share what they know."""
+        self._key = f"{PREFIX}{name}"
         self._cache = cache
         self._chance = chance
         self._policy = policy
@@ -189,7 +194,7 @@ class RedisCircuitBreakers:
             with translated_errors():
                 async with asyncio.timeout(_PATIENCE_S), self._cache.pipeline(transaction=False) as pipeline:
                     pipeline.time()
-                    pipeline.hgetall(_KEY)
+                    pipeline.hgetall(self._key)
                     (seconds, microseconds), raw = await pipeline.execute()
         except UnavailableError as error:
             self._rest(error)
@@ -206,7 +211,7 @@ class RedisCircuitBreakers:
         try:
             with translated_errors():
                 async with asyncio.timeout(_PATIENCE_S):
-                    swapped = bool(await self._swap(keys=[_KEY], args=args))
+                    swapped = bool(await self._swap(keys=[self._key], args=args))
         except UnavailableError as error:
             self._rest(error)
             return False

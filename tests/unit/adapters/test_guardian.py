@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nubabel_workers.embedded import guardian
+from nubabel_workers.adapters import guardian
 from tests.waiting import wait_for
 
 # A parent that starts one child through ChildProcess, prints the child's pid and then does what it is told.

@@ -1,0 +1,236 @@
+"""The MCP servers of all organizations, as the services know them: pooled, bounded, each behind a circuit breaker."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from nubabel_workers.adapters.egress.guard import EgressGuard
+from nubabel_workers.adapters.mcp.failures import Failures, SessionGoneError, SilentCutError
+from nubabel_workers.adapters.mcp.http import HttpLimits, http_streams
+from nubabel_workers.adapters.mcp.pool import PoolLimits, SessionPool
+from nubabel_workers.adapters.mcp.session import McpSession, Streams
+from nubabel_workers.adapters.mcp.stdio import Command, command_streams
+from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
+from nubabel_workers.domain.errors import (
+    NubabelError,
+    PermanentError,
+    RateLimitedError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
+from nubabel_workers.domain.ports import CircuitBreakers
+from nubabel_workers.domain.tool_calls import Tool, ToolResult
+from nubabel_workers.domain.tools import CommandServer, ConnectionKind, ToolConnection, ToolCredentials
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """Seconds, bytes and numbers. at_once: calls to one connection. remember_s: a list of tools."""
+
+    connect_s: float = 15.0
+    call_s: float = 60.0
+    at_once: int = 8
+    wait_s: float = 10.0  # for one of those places
+    max_bytes: int = 1_048_576
+    remember_s: float = 60.0
+    sessions: int = 200
+    processes: int = 20
+    idle_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    tools: Sequence[Tool]
+    until: float  # monotonic
+
+
+class McpToolServers:
+    """Implements ports.ToolServers."""
+
+    def __init__(
+        self,
+        guard: EgressGuard,
+        catalogue: Mapping[str, CommandServer],
+        breakers: CircuitBreakers,
+        limits: ServerLimits,
+    ) -> None:
+        """catalogue: by name; the only servers that are ever started."""
+        self._guard = guard
+        self._catalogue = catalogue
+        self._breakers = breakers
+        self._limits = limits
+        pool = PoolLimits(limits.sessions, limits.processes, limits.idle_s, limits.connect_s)
+        self._pool = SessionPool(self._new_session, pool)
+        self._remembered: dict[str, _Remembered] = {}
+        self._listing: dict[str, asyncio.Task[Sequence[Tool]]] = {}
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(limits.at_once))
+
+    async def close(self) -> None:
+        """Ends all sessions, and with them the servers that were started."""
+        for listing in list(self._listing.values()):
+            listing.cancel()
+        await self._pool.close()
+
+    async def tools(self, connection: ToolConnection, credentials: ToolCredentials) -> Sequence[Tool]:
+        remembered = self._remembered.get(connection.id)
+        if remembered is not None and time.monotonic() < remembered.until:
+            return remembered.tools
+        listing = self._listing.get(connection.id)
+        if listing is None:
+            listing = asyncio.create_task(self._list(connection, credentials))
+            self._listing[connection.id] = listing
+            listing.add_done_callback(lambda _: self._listing.pop(connection.id, None))
+        return await asyncio.shield(listing)
+
+    async def call(
+        self, connection: ToolConnection, credentials: ToolCredentials, tool: Tool, arguments: Mapping[str, Any]
+    ) -> ToolResult:
+        async def call(session: McpSession) -> ToolResult:
+            return await session.call(tool.name, arguments, timeout_s=self._limits.call_s)
+
+        async with self._place(connection):
+            return await self._asked(connection, credentials, call, repeatable=tool.repeatable)
+
+    async def _list(self, connection: ToolConnection, credentials: ToolCredentials) -> Sequence[Tool]:
+        async def listed(session: McpSession) -> Sequence[Tool]:
+            return await session.tools(timeout_s=self._limits.connect_s)
+
+        try:
+            tools = await self._asked(connection, credentials, listed, repeatable=True)
+        except UncertainError as error:
+            raise UnavailableError(str(error)) from None  # nothing took effect by listing
+        self._forget_old()
+        self._remembered[connection.id] = _Remembered(tools, time.monotonic() + self._limits.remember_s)
+        return tools
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        for connection_id in [one for one, remembered in self._remembered.items() if remembered.until < now]:
+            del self._remembered[connection_id]
+
+    @asynccontextmanager
+    async def _place(self, connection: ToolConnection) -> AsyncIterator[None]:
+        places = self._places[connection.id]
+        try:
+            async with asyncio.timeout(self._limits.wait_s):
+                await places.acquire()
+        except TimeoutError:
+            raise UnavailableError(
+                f"{connection.provider} has {self._limits.at_once} calls under way already; try again in a moment"
+            ) from None
+        try:
+            yield
+        finally:
+            places.release()
+
+    # --- one exchange, behind the breaker ---
+
+    async def _asked(
+        self,
+        connection: ToolConnection,
+        credentials: ToolCredentials,
+        ask: Callable[[McpSession], Awaitable[T]],
+        *,
+        repeatable: bool,
+    ) -> T:
+        await self._pass(connection)
+        began = time.monotonic()
+        outcome: CallOutcome | None = CallOutcome.SERVED
+        try:
+            return await self._twice_at_most(connection, credentials, ask, repeatable=repeatable)
+        except NubabelError as error:
+            outcome = _seen(error)
+            raise
+        except BaseException:
+            outcome = None  # given up by whoever waited: says nothing about the server
+            raise
+        finally:
+            if outcome is not None:
+                self._breakers.saw(connection.id, CallKind.LOOK, outcome, began_ago_s=time.monotonic() - began)
+            await self._breakers.report()
+
+    async def _pass(self, connection: ToolConnection) -> None:
+        gate = (await self._breakers.gates()).get(connection.id, CLOSED)
+        if gate.lets_all or (gate.lets_probe and await self._breakers.take_probe(connection.id)):
+            return
+        raise UnavailableError(
+            f"{connection.provider} has failed several times in a row and is left alone for a while",
+            retry_after_s=gate.wait_s,
+        )
+
+    async def _twice_at_most(
+        self,
+        connection: ToolConnection,
+        credentials: ToolCredentials,
+        ask: Callable[[McpSession], Awaitable[T]],
+        *,
+        repeatable: bool,
+    ) -> T:
+        try:
+            return await self._once(connection, credentials, ask)
+        except SessionGoneError:
+            return await self._once(connection, credentials, ask)
+        except SilentCutError:
+            if not repeatable:
+                raise
+            return await self._once(connection, credentials, ask)
+
+    async def _once(
+        self, connection: ToolConnection, credentials: ToolCredentials, ask: Callable[[McpSession], Awaitable[T]]
+    ) -> T:
+        async with self._pool.session(connection, credentials) as session:
+            try:
+                return await ask(session)
+            except (SessionGoneError, SilentCutError):
+                self._pool.discard(session)
+                raise
+
+    # --- sessions ---
+
+    def _new_session(self, connection: ToolConnection, credentials: ToolCredentials) -> McpSession:
+        return McpSession(
+            self._way_to(connection, credentials),
+            on_tools_changed=partial(self._forget, connection.id),
+            max_bytes=self._limits.max_bytes,
+        )
+
+    def _forget(self, connection_id: str) -> None:
+        self._remembered.pop(connection_id, None)
+
+    def _way_to(
+        self, connection: ToolConnection, credentials: ToolCredentials
+    ) -> Callable[[Failures, Callable[[], None]], Streams]:
+        if connection.kind is ConnectionKind.HTTP:
+            limits = HttpLimits(self._limits.connect_s, self._limits.call_s, self._limits.max_bytes)
+            url = str(connection.url)
+            self._guard.check_url(url)
+            return lambda failures, _: http_streams(self._guard, url, credentials.headers, failures, limits)
+        command = self._command(connection, credentials)
+        return lambda failures, on_end: command_streams(
+            command, failures, max_bytes=self._limits.max_bytes, on_end=on_end
+        )
+
+    def _command(self, connection: ToolConnection, credentials: ToolCredentials) -> Command:
+        server = self._catalogue.get(connection.command_name or "")
+        if server is None:
+            raise PermanentError(
+                f"the server of {connection.provider} is not in the operator's catalogue any more", code="not_offered"
+            )
+        return Command(server.name, (server.command, *server.arguments), server.environment_with(credentials))
+
+
+def _seen(error: NubabelError) -> CallOutcome | None:
+    """For the breaker: a refusal is an answer; a limit of ours says nothing."""
+    if isinstance(error, RateLimitedError | PermanentError | SessionGoneError):
+        return CallOutcome.SERVED
+    if isinstance(error, UnavailableError):
+        return CallOutcome.AWAY
+    return CallOutcome.FAILED if isinstance(error, TransientError | UncertainError) else None
