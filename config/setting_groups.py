@@ -333,6 +333,9 @@ class ToolSettings(SettingGroup):
     tool_oauth_timeout_s: float = Field(
         10, gt=0, le=30, description="Seconds that one call to a provider's authorization server may take."
     )
+    tool_call_timeout_s: float = Field(
+        60, ge=1, le=600, description="Seconds that an organization's server may take for the answer to a tool call."
+    )
     tool_check_timeout_s: PositiveFloat = Field(20, description="Seconds that the check of one connection may take.")
 
 

@@ -15,7 +15,7 @@ from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
-from nubabel_workers.adapters.cache.circuit_breakers import RedisCircuitBreakers
+from nubabel_workers.adapters.cache.circuit_breakers import OF_TOOLS, RedisCircuitBreakers
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
@@ -40,6 +40,7 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
+from nubabel_workers.adapters.storage.tool_calls import PostgresToolCalls
 from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
@@ -51,6 +52,7 @@ from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.ask_tool_servers import AskLimits, AskToolServers
 from nubabel_workers.services.authorize_connection import AuthorizeConnection
 from nubabel_workers.services.batches import BatchLimits
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -65,6 +67,8 @@ from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshLimits
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.invoke_tool import InvokeLimits, InvokeTool
+from nubabel_workers.services.list_tools import ListTools
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.manage_connections import ManageConnections
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
@@ -79,8 +83,10 @@ from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
+from nubabel_workers.services.tool_calls import ToolCalls
 
 _DAY_S = 86_400.0
+_TOOL_LEASE_SPARE_S = 30.0  # for the outcome to be written, beyond the longest call
 _STREAM_REST_S = 60.0  # sockets that rest in XREAD or a subscription: longer than any block of theirs
 
 
@@ -476,6 +482,27 @@ def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
         store, credentials, servers, services.chance, token_bytes, public_url=settings.public_url
     )
     return Connections(manage, authorize, access, catalogue)
+
+
+def open_tool_calls(services: Services, connections: Connections, stack: AsyncExitStack) -> ToolCalls:
+    """Calls of organizations' tools: for the process that agents reach."""
+    from nubabel_workers.adapters.mcp.servers import McpToolServers, ServerLimits  # noqa: PLC0415 - as above
+
+    call_s = services.settings.tool_call_timeout_s
+    exchange = ServerLimits(call_s=call_s)
+    asked = AskLimits(call_s=call_s + exchange.connect_s + exchange.wait_s)
+    lease_s = asked.call_s + _TOOL_LEASE_SPARE_S
+    limits = InvokeLimits(call_s=asked.call_s, lease_s=lease_s, wait_s=lease_s)
+    breakers = RedisCircuitBreakers(
+        services.cache, services.chance, policy=_breaker_policy(services.settings), name=OF_TOOLS
+    )
+    servers = McpToolServers(services.egress, connections.catalogue, breakers, exchange)
+    stack.push_async_callback(servers.close)
+    ask = AskToolServers(connections.access, servers, asked)
+    ledger = PostgresToolCalls(services.database, lease_s=limits.lease_s)
+    invoke = InvokeTool(connections.access, ask, ledger, services.clock, services.chance, limits)
+    stack.push_async_callback(invoke.close)
+    return ToolCalls(invoke, ListTools(connections.access, ask))
 
 
 def _database_limits(settings: Settings) -> DatabaseLimits:

@@ -49,10 +49,9 @@ def _checker() -> Any:
 
         return follow
 
-    rules = {keyword: followed(keyword) for keyword in _REFERENCES} | dict.fromkeys(
-        _LEFT_TO_THE_SERVER, _nothing_to_say
-    )
-    return extend(Draft202012Validator, rules | {"additionalProperties": _additional})  # type: ignore[no-untyped-call]
+    rules = dict.fromkeys(_LEFT_TO_THE_SERVER, _nothing_to_say) | {"additionalProperties": _additional}
+    rules |= {keyword: followed(keyword) for keyword in _REFERENCES}
+    return extend(Draft202012Validator, rules)  # type: ignore[no-untyped-call]
 
 
 def _nothing_to_say(*_: Any) -> tuple[()]:

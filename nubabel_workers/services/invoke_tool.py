@@ -47,7 +47,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class InvokeLimits:
-    """Seconds. lease_s: as the ledger has it, longer than call_s; wait_s: for another process that makes the call."""
+    """Seconds. lease_s: as the ledger has it, longer than call_s. wait_s: for another process that makes the call.
+
+    close_s: for calls under way when this process ends.
+    """
 
     call_s: float = 120.0
     lease_s: float = 150.0
@@ -55,6 +58,7 @@ class InvokeLimits:
     look_every_s: float = 0.5
     write_tries: int = 4  # of an outcome
     write_wait_s: float = 1.0
+    close_s: float = 10.0
 
 
 class InvokeTool:
@@ -76,8 +80,13 @@ class InvokeTool:
         self._under_way: set[asyncio.Task[ToolOutcome]] = set()
 
     async def close(self) -> None:
-        """Calls under way are brought to their end: what came of them must be stored."""
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        """Calls under way are waited for, for a while; what was broken off is stored as unknown."""
+        if not self._under_way:
+            return
+        _, late = await asyncio.wait(self._under_way, timeout=self._limits.close_s)
+        for making in late:
+            making.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def run(self, request: ToolRequest) -> ToolOutcome:
         """Errors of tools, servers and arguments are outcomes, for the agent to read."""

@@ -35,7 +35,7 @@ from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain import ports
-from nubabel_workers.domain.ports import administration, tools
+from nubabel_workers.domain.ports import administration, tool_calls, tools
 
 # Name in the table of results -> the adapter that serves it, and the ports that it implements.
 ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
@@ -88,6 +88,8 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tools.CredentialStore: "tests/integration/connections/test_deaths.py",
     tools.AuthorizationServers: "tests/integration/connections/test_deaths.py",
     tools.ToolServers: "asks and changes nothing; what it found is written by ConnectionStore",
+    tool_calls.ToolServers: "tests/integration/mcp/test_calls.py: deaths on both sides of the call",
+    tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
 }
 
 # Written for a caller that does not exist yet: what is called one day is taken off here, or the test fails.
@@ -127,9 +129,9 @@ def ports_without_an_adapter_here() -> set[str]:
     """Ports that nobody wraps: a new one has to be added above."""
     known = {protocol for _, protocols in ADAPTERS.values() for protocol in protocols}
     known |= WITHIN_THE_PROCESS.keys() | PLAYED_ELSEWHERE.keys()
-    return {protocol.__name__ for module in (ports, administration, tools) for protocol in _protocols(module)} - {
-        protocol.__name__ for protocol in known
-    }
+    return {
+        protocol.__name__ for module in (ports, administration, tool_calls, tools) for protocol in _protocols(module)
+    } - {protocol.__name__ for protocol in known}
 
 
 def methods_of(kind: type) -> list[str]:

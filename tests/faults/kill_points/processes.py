@@ -16,10 +16,10 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from nubabel_workers.adapters.guardian import guardian
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.adapters.slack.messenger import SlackMessenger
 from nubabel_workers.domain.ports import PromptPart
-from nubabel_workers.adapters.guardian import guardian
 from nubabel_workers.embedded.procfile import read_procfile
 from tests.faults.kill_points.points import KillPoint
 from tests.faults.kill_points.seam import ORDER_BYTES, Seam, SharedOrder, order_text

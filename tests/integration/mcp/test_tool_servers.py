@@ -242,17 +242,21 @@ async def test_a_server_that_was_started_sees_its_own_environment_only_and_ends_
     assert failed.is_error
     started = [pid for pid in _children() if b"tests.integration.mcp.tool_server" in _command_line(pid)]
     assert len(started) == 1
-    environment = Path(f"/proc/{started[0]}/environ").read_bytes()
+    environment = _environment(started[0])
 
     await servers.close()
 
-    assert not Path(f"/proc/{started[0]}").exists()
+    assert started[0] not in _children()
     assert f"TOOL_SECRET={SECRET}".encode() in environment
     assert b"HOME=/nonexistent" in environment
 
 
 def _children() -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def _command_line(pid: int) -> bytes:

@@ -81,7 +81,7 @@ class HttpToolServer:
         self._server = _Server(config)
         serving = asyncio.create_task(self._server.serve())
         async with asyncio.timeout(30):
-            while not self._server.started:
+            while not self._server.started:  # noqa: ASYNC110 - uvicorn tells it by this flag only
                 await asyncio.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}/mcp"

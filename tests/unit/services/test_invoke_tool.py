@@ -23,6 +23,8 @@ from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.tools import FakeToolCallLedger, FakeToolConnections, FakeToolServers
 
 ORGANIZATION = OrganizationId("org_a")
+LIMITS = InvokeLimits(wait_s=0, look_every_s=0, write_wait_s=0)
+ASK_LIMITS = AskLimits(max_chars=1_000)
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
 CREATE = Tool("create_page", "Make a page", SCHEMA)
 SEARCH = Tool("search", "Search", {"type": "object"}, repeatable=True)
@@ -51,8 +53,8 @@ class Stage:
     servers: FakeToolServers = field(default_factory=lambda: FakeToolServers({"mcp_notion": [CREATE, SEARCH]}))
     ledger: FakeToolCallLedger = field(default_factory=FakeToolCallLedger)
     clock: FakeClock = field(default_factory=FakeClock)
-    limits: InvokeLimits = InvokeLimits(wait_s=0, look_every_s=0, write_wait_s=0)
-    ask_limits: AskLimits = AskLimits(max_chars=1_000)
+    limits: InvokeLimits = LIMITS
+    ask_limits: AskLimits = ASK_LIMITS
 
     def __post_init__(self) -> None:
         ask = AskToolServers(self.connections, self.servers, self.ask_limits)
@@ -160,6 +162,18 @@ async def test_a_caller_that_goes_away_breaks_nothing_off(stage: Stage) -> None:
     await stage.invoke.close()
 
     assert stage.row_status() is CallStatus.SUCCEEDED
+
+
+async def test_a_call_that_outlasts_the_process_is_broken_off_and_unknown() -> None:
+    stage = Stage(limits=replace(LIMITS, close_s=0))
+    stage.servers.hold = asyncio.Event()
+    caller = asyncio.create_task(stage.invoke.run(request()))
+    await _until(lambda: bool(stage.servers.calls))
+
+    await stage.invoke.close()
+
+    await asyncio.wait([caller])
+    assert stage.row_status() is CallStatus.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -305,5 +319,5 @@ async def test_a_provider_that_cannot_be_asked_is_listed_with_the_reason(stage: 
 
 async def _until(true: Any) -> None:
     async with asyncio.timeout(10):
-        while not true():
+        while not true():  # noqa: ASYNC110 - what it waits for is no event
             await asyncio.sleep(0)
