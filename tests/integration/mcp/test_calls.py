@@ -81,7 +81,7 @@ async def started(settings: Settings, request: ToolRequest, *death: str) -> Proc
         env={
             **environment_of(settings, http_port=1),
             "NUBABEL_EGRESS_ALLOW": ",".join(settings.egress_allow),
-            "NUBABEL_LOG_LEVEL": "ERROR",
+            "NUBABEL_LOG_LEVEL": "error",
         },
         stdin=PIPE,
         stdout=PIPE,

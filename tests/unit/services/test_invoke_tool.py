@@ -277,7 +277,7 @@ async def test_a_process_that_stood_still_before_the_call_does_not_make_it(stage
         stage.clock.advance(100)
         return begun
 
-    stage.ledger.begin = slow  # type: ignore[method-assign]
+    stage.ledger.begin = slow  # type: ignore[method-assign, assignment]
 
     assert code(await stage.invoke.run(request())) == "not_made"
     assert (stage.servers.calls, stage.row_status()) == ([], CallStatus.FAILED)
