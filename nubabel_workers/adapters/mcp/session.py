@@ -89,24 +89,34 @@ class McpSession:
         cursor: str | None = None
         async with _within(timeout_s):
             for _ in range(_MAX_PAGES):
-                page = await self._asked(self._session.list_tools(params=_page(cursor)))
+                page = await self._page_after(cursor)
                 found += page.tools
                 cursor = page.next_cursor
                 if cursor is None or len(found) >= MAX_TOOLS:
                     break
         return at_most(found)
 
+    async def _page_after(self, cursor: str | None) -> types.ListToolsResult:
+        try:
+            page: types.ListToolsResult = await self._asked(self._session.list_tools(params=_page(cursor)))
+        except MCPError as error:
+            raise PermanentError(f"the server does not list its tools (code {error.code})", code="no_tools") from None
+        return page
+
     async def call(self, tool_name: str, arguments: Mapping[str, Any], *, timeout_s: float) -> ToolResult:
         """The server's answer, its refusals included. UncertainError when it is not known what became of the call."""
         async with _within(timeout_s):
             try:
-                result = await self._asked(self._call(tool_name, arguments, timeout_s))
+                try:
+                    result = await self._asked(self._call(tool_name, arguments, timeout_s))
+                except MCPError as error:
+                    if error.code != HEADER_MISMATCH:
+                        raise
+                    # Refused unseen: the tool's schema says which arguments go into headers. Read it and ask again.
+                    await self._page_after(None)
+                    result = await self._asked(self._call(tool_name, arguments, timeout_s))
             except MCPError as error:
-                if error.code != HEADER_MISMATCH:
-                    return ToolResult(error.message, is_error=True)
-                # Refused unseen, since the tool's schema says which arguments go into headers: read it and ask again.
-                await self._asked(self._session.list_tools())
-                result = await self._asked(self._call(tool_name, arguments, timeout_s))
+                return ToolResult(error.message, is_error=True)
         return result_from(result) if isinstance(result, types.CallToolResult) else asks_for_more(result)
 
     async def _call(

@@ -194,6 +194,16 @@ async def test_limits_of_a_server_are_told_with_its_own_wait(servers: McpToolSer
     assert (limited.value.retry_after_s, http.calls["change"]) == (7, 0)
 
 
+async def test_a_server_that_does_not_list_its_tools_is_told_as_such(
+    servers: McpToolServers, http: HttpToolServer
+) -> None:
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+    http.refusals = [404]
+
+    with pytest.raises(PermanentError, match="does not list its tools"):
+        await servers.tools(at(http), GOOD)
+
+
 async def test_a_server_that_is_not_there_took_nothing(servers: McpToolServers) -> None:
     gone = HttpToolServer(url="http://127.0.0.1:9/mcp")
 
