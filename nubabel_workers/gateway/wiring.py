@@ -17,7 +17,13 @@ from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
-from nubabel_workers.bootstrap import Services, manage_dead_letters, open_connections, open_installation
+from nubabel_workers.bootstrap import (
+    Services,
+    manage_dead_letters,
+    open_connections,
+    open_installation,
+    open_tool_calls,
+)
 from nubabel_workers.domain.circuit_breaker import CLOSED, BreakerState
 from nubabel_workers.domain.credentials import operator_tokens
 from nubabel_workers.domain.errors import UnavailableError
@@ -30,6 +36,7 @@ from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
+from nubabel_workers.services.tool_calls import ToolCalls
 
 _BROKER_CONNECTIONS = 2  # only /metrics and /ready ask
 
@@ -52,6 +59,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
         streams = _redis(stack, settings, settings.cache_url, rest_s, limits.streams_at_once)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=services.metrics.registry)
+        connections = open_connections(services, stack)
         yield GatewayParts(
             submit=services.submit_execution,
             read=services.read_execution,
@@ -64,8 +72,8 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             clock=services.clock,
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
-            callbacks=_callbacks(services),
-            connections=open_connections(services, stack),
+            callbacks=_callbacks(services, open_tool_calls(services, connections, stack)),
+            connections=connections,
             conversations=PostgresConversations(services.database),
             capabilities=services.read_capabilities,
             audit=PostgresAuditTrail(services.database),
@@ -82,7 +90,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
         )
 
 
-def _callbacks(services: Services) -> CallbackParts:
+def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
     return CallbackParts(
         authenticate=AuthenticateCallback(services.instances, services.tenants, services.clock),
         find=FindCallbackSession(
@@ -95,7 +103,7 @@ def _callbacks(services: Services) -> CallbackParts:
             callbacks_per_s=services.settings.callbacks_per_second,
         ),
         hear=HearCallbacks(services.executions, services.progress, services.hints),
-        tools=CallToolsForSession(services.executions),
+        tools=CallToolsForSession(services.executions, tools.invoke, tools.list),
         reach=reach_server(services.instances, services.servers),
     )
 
