@@ -54,7 +54,6 @@ class Stores:
     dead_letter: str
     submit_key_id: str
     submit_secret: SecretStr
-    session: str  # ours, on the OpenCode server SERVER
     callback_key: SecretStr
 
     def environment(self, **overrides: str) -> dict[str, str]:
@@ -149,13 +148,12 @@ async def _furnished(settings: Settings) -> Stores:
             dead_letter_id,
             key.key.id,
             key.text,
-            submitted.session_id,
             await _server(services, submitted.session_id),
         )
 
 
 async def _server(services: Services, session_id: str) -> SecretStr:
-    """One that takes no work; its callback key."""
+    """One that takes no work and does not answer, with the session on it; its callback key."""
     url = "http://127.0.0.1:1"
     await services.instances.add(Instance(InstanceId(SERVER), url, "opencode", None), actor="tests")
     await services.instances.set_status(SERVER, "draining", only_if_idle=False, actor="tests")
