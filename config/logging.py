@@ -37,6 +37,10 @@ _QUIET = (
     "uvicorn.access",
 )
 
+# The MCP SDK and its HTTP client: their records hold session ids and what other people's servers said. We tell
+# ourselves what went wrong with a server.
+_SILENT = ("client", "httpx2", "mcp")
+
 _SECRET_KEY = re.compile(
     r"(?i)passw(or)?d|secret|token(?!s)|authorization|cookie|api_?key|private_?key|signature|credential"
 )
@@ -214,4 +218,6 @@ def _configure_standard_library(
         logging.getLogger(name).propagate = True
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(capture=True)

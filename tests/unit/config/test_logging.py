@@ -76,6 +76,14 @@ def test_libraries_log_through_the_same_pipeline(sink: Sink) -> None:
     assert line["event"] == "Connection to redis://[redacted]@broker:6379/0 lost"
 
 
+@pytest.mark.parametrize("logger", ["mcp.client.streamable_http", "client", "httpx2"])
+def test_what_an_mcp_server_said_does_not_come_into_the_log(sink: Sink, logger: str) -> None:
+    logging.getLogger(logger).info("Received session ID: %s", "b4a2")
+    logging.getLogger(logger).error("Error parsing SSE message: input_value=%s", "a page of theirs")
+
+    assert sink.lines() == []
+
+
 def test_lines_below_the_level_are_not_written(sink: Sink) -> None:
     structlog.get_logger().debug("too.much")
     logging.getLogger("celery").debug("too much")
