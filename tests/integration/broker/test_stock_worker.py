@@ -144,6 +144,7 @@ def test_a_stock_worker_loses_the_message_that_it_was_handed_when_it_died(
 ) -> None:
     broker.lpush(QUEUE, good("before"))
     stock.wait_for_done("before")
+    wait_for(lambda: not broker.hlen("unacked") and broker.info("clients")["blocked_clients"], what="its next wait")
     stock.process.send_signal(signal.SIGSTOP)
 
     broker.lpush(QUEUE, good("handed over"))
