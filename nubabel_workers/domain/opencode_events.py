@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nubabel_workers.domain.verdict import SessionState
+from nubabel_workers.domain.verdict import Role, SessionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,22 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class MessageUpdated:
+    """A message began, changed or was completed; only for readers that ask for messages.
+
+    parent_id: of an answer, the user's message. summary: written by a compaction, not for the user.
+    """
+
+    session_id: str
+    message_id: str
+    role: Role
+    parent_id: str | None
+    created_ms: int
+    completed: bool
+    summary: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PermissionAsked:
     """A tool call waits for a permission. directory: needed to reply."""
 
@@ -101,6 +117,7 @@ ServerEvent = (
     | SessionError
     | ToolUpdate
     | TextDelta
+    | MessageUpdated
     | PermissionAsked
     | QuestionAsked
 )

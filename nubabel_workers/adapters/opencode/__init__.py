@@ -9,7 +9,7 @@ Pure parts: `endpoints` and `wire` (requests out, answers in), `sse` (bytes in, 
 
 from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient, SyncOpenCodeClient
 from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
-from nubabel_workers.adapters.opencode.event_stream import events
+from nubabel_workers.adapters.opencode.event_stream import events, sync_events
 from nubabel_workers.adapters.opencode.models import (
     Agent,
     AuthMethod,
@@ -38,6 +38,7 @@ from nubabel_workers.adapters.opencode.transport import (
 from nubabel_workers.domain.opencode_events import (
     Disposed,
     Heartbeat,
+    MessageUpdated,
     PermissionAsked,
     QuestionAsked,
     ServerConnected,
@@ -64,6 +65,7 @@ __all__ = [
     "HttpOpenCodeServers",
     "McpServer",
     "MessagePage",
+    "MessageUpdated",
     "OpenCodeClient",
     "PermissionAsked",
     "PermissionRequest",
@@ -94,4 +96,5 @@ __all__ = [
     "new_sync_http_client",
     "opencode_id",
     "prompt_ids",
+    "sync_events",
 ]

@@ -351,6 +351,11 @@ def status_of(status: object) -> SessionState:
     return _session_state(_Status.model_validate(status))
 
 
+def message_of(message: object) -> RunMessage:
+    """A message as it stands in events. Raises ValueError for anything else."""
+    return _run_message(_Message.model_validate(message))
+
+
 def _session_state(status: _Status) -> SessionState:
     """An activity this version does not know counts as busy: it is not absent, so something is going on."""
     if status.type == SessionActivity.RETRY:

@@ -1,9 +1,13 @@
-"""One server's event stream over HTTP: connect, read in bursts, decode. Reconnecting is the listener's business."""
+"""One server's event stream over HTTP: connect, read in bursts, decode, until the connection ends.
+
+Connecting again is the listener's business, or that of `reconnection`.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Mapping
 
 import aiohttp
+import httpx
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import transport, wire
@@ -42,30 +46,69 @@ async def events(
     CredentialsError when refused.
     """
     decoder = decoder or EventDecoder()
-    authorization = wire.basic_authorization(username, password)
-    headers = {"authorization": authorization.get_secret_value()} if authorization is not None else {}
+    headers = _headers(username, password)
     url = wire.checked_base_url(base_url) + wire.EVENT_STREAM_PATH
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=silence_s)
     try:
         async with session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
-            _check(response)
+            _check(response.status, response.headers)
             while chunk := await response.content.readany():
                 if burst := decoder.feed(chunk):
                     yield burst
                 if len(chunk) < _FULL_READ_BYTES:
                     await _rest(response, rest_s)
     except transport.TRANSPORT_ERRORS as error:
-        raise UnavailableError(f"the event stream of OpenCode broke: {transport.reason(error)}") from error
-    raise UnavailableError("OpenCode closed its event stream")
+        raise _broken(error) from error
+    raise _closed()
 
 
-def _check(response: aiohttp.ClientResponse) -> None:
-    if response.status == _UNAUTHORIZED:
+def sync_events(
+    http: httpx.Client,
+    base_url: str,
+    *,
+    username: str = wire.DEFAULT_USERNAME,
+    password: SecretStr | None = None,
+    decoder: EventDecoder | None = None,
+    silence_s: float = _SILENCE_S,
+) -> Generator[list[ServerEvent], None, None]:
+    """As `events`, for code without an event loop. It holds one connection of the client's pool while it is open."""
+    decoder = decoder or EventDecoder()
+    url = wire.checked_base_url(base_url) + wire.EVENT_STREAM_PATH
+    timeout = httpx.Timeout(connect=_CONNECT_S, pool=_CONNECT_S, write=_CONNECT_S, read=silence_s)
+    try:
+        with http.stream("GET", url, headers=_headers(username, password), timeout=timeout) as response:
+            _check(response.status_code, response.headers)
+            for chunk in response.iter_raw():
+                if burst := decoder.feed(chunk):
+                    yield burst
+    except transport.TRANSPORT_ERRORS as error:
+        raise _broken(error) from error
+    raise _closed()
+
+
+def _headers(username: str, password: SecretStr | None) -> dict[str, str]:
+    headers = {"accept-encoding": "identity"}
+    if (authorization := wire.basic_authorization(username, password)) is not None:
+        headers["authorization"] = authorization.get_secret_value()
+    return headers
+
+
+def _broken(error: Exception) -> UnavailableError:
+    return UnavailableError(f"the event stream of OpenCode broke: {transport.reason(error)}")
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("OpenCode closed its event stream")
+
+
+def _check(status: int, headers: Mapping[str, str]) -> None:
+    if status == _UNAUTHORIZED:
         raise CredentialsError("OpenCode refused the credentials for its event stream")
-    if response.status != _OK:
-        raise UnavailableError(f"OpenCode answered {response.status} for its event stream")
-    if response.content_type != "text/event-stream":
-        raise UnexpectedAnswerError(f"OpenCode answered {response.content_type} instead of an event stream")
+    if status != _OK:
+        raise UnavailableError(f"OpenCode answered {status} for its event stream")
+    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "text/event-stream":
+        raise UnexpectedAnswerError(f"OpenCode answered {content_type or 'nothing'} instead of an event stream")
 
 
 async def _rest(response: aiohttp.ClientResponse, rest_s: float) -> None:

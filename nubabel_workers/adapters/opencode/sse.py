@@ -15,10 +15,11 @@ from typing import Any
 
 import orjson
 
-from nubabel_workers.adapters.opencode.decoding import run_error, status_of
+from nubabel_workers.adapters.opencode.decoding import message_of, run_error, status_of
 from nubabel_workers.domain.opencode_events import (
     Disposed,
     Heartbeat,
+    MessageUpdated,
     PermissionAsked,
     QuestionAsked,
     ServerConnected,
@@ -38,6 +39,7 @@ _SESSION = b'"sessionID":"'
 _PART_ID = b'"id":"prt_'
 _TEXT_DELTA = b"message.part.delta"
 _PART_UPDATED = b"message.part.updated"
+_MESSAGE_UPDATED = b"message.updated"
 _TOOL_PART = b'"type":"tool"'
 _REASONING_PART = b'"type":"reasoning"'
 # A part's own type stands within this many bytes of the frame's type: ids, nothing longer, come before it.
@@ -51,13 +53,20 @@ class EventDecoder:
     """Feed it the chunks of one connection, in order; make a new one for each connection.
 
     watched: ids of sessions whose text deltas are wanted. The set is looked at for every delta, so the caller may
-    change it at any time.
+    change it at any time. messages: whether MessageUpdated is wanted, of all sessions.
     """
 
-    def __init__(self, *, watched: AbstractSet[str] = frozenset(), max_frame_bytes: int = _MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        watched: AbstractSet[str] = frozenset(),
+        messages: bool = False,
+        max_frame_bytes: int = _MAX_FRAME_BYTES,
+    ) -> None:
         self.frames = 0
         self.rejected = 0  # undecodable or oversized frames
         self._watched = watched
+        self._messages = messages
         self._max_frame_bytes = max_frame_bytes
         self._tail = b""
         self._skipping = False  # inside of a frame that is too long to keep
@@ -85,6 +94,8 @@ class EventDecoder:
                     self._add(events, frame, self._text_delta(frame, start))
             elif kind == _PART_UPDATED:
                 self._part_updated(events, frame, start)
+            elif kind == _MESSAGE_UPDATED:
+                self._add(events, frame, _message_updated if self._messages else None)
             elif (read := _READERS.get(kind)) is not None:
                 self._add(events, frame, read)
         self.frames += len(frames)
@@ -170,6 +181,19 @@ def _tool_update(properties: dict[str, Any], _directory: str | None) -> ToolUpda
         tool=_text(part["tool"]),
         status=_text(state["status"]),
         title=title[:_MAX_TITLE] if isinstance(title, str) and title else None,
+    )
+
+
+def _message_updated(properties: dict[str, Any], _directory: str | None) -> MessageUpdated:
+    message = message_of({"info": properties["info"]})
+    return MessageUpdated(
+        session_id=_text(properties["sessionID"]),
+        message_id=message.id,
+        role=message.role,
+        parent_id=message.parent_id,
+        created_ms=message.created_ms,
+        completed=message.completed,
+        summary=message.summary,
     )
 
 

@@ -5,8 +5,14 @@ import contextlib
 
 import pytest
 
-from nubabel_workers.adapters.opencode import UnexpectedAnswerError, events, new_stream_session
-from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.adapters.opencode import (
+    UnexpectedAnswerError,
+    events,
+    new_stream_session,
+    new_sync_http_client,
+    sync_events,
+)
+from nubabel_workers.domain.errors import CredentialsError, NubabelError, UnavailableError
 from tests.unit.adapters.opencode.tcp import Behaviour, free_url, server
 
 
@@ -70,3 +76,42 @@ async def test_frames_that_arrive_together_are_one_burst() -> None:
         burst = await anext(stream)
 
     assert len(burst) == 50
+
+
+def refusing(status: int) -> Behaviour:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+        await writer.drain()
+
+    return refuse
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await streaming(CONNECTED)(reader, writer)
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        pytest.param(streaming(CONNECTED), UnavailableError, id="closed"),
+        pytest.param(silent, UnavailableError, id="silent"),
+        pytest.param(streaming(b"<html>", "text/html"), UnexpectedAnswerError, id="web page"),
+        pytest.param(refusing(401), CredentialsError, id="refused"),
+        pytest.param(refusing(503), UnavailableError, id="overloaded"),
+    ],
+)
+async def test_blocking_twin_ends_alike(behaviour: Behaviour, error: type[NubabelError]) -> None:
+    def read(url: str) -> None:
+        with new_sync_http_client() as http, contextlib.closing(sync_events(http, url, silence_s=0.2)) as stream:
+            for _ in stream:
+                pass
+
+    async with server(behaviour) as url:
+        with pytest.raises(error) as in_a_thread:
+            await asyncio.to_thread(read, url)
+        with pytest.raises(error) as in_the_loop:
+            await read_all(url, silence_s=0.2)
+
+    assert type(in_a_thread.value) is type(in_the_loop.value)

@@ -12,6 +12,7 @@ from nubabel_workers.adapters.opencode import (
     Disposed,
     EventDecoder,
     Heartbeat,
+    MessageUpdated,
     PermissionAsked,
     QuestionAsked,
     ServerConnected,
@@ -22,7 +23,7 @@ from nubabel_workers.adapters.opencode import (
     TextDelta,
     ToolUpdate,
 )
-from nubabel_workers.domain.verdict import BUSY, SessionActivity, SessionState
+from nubabel_workers.domain.verdict import BUSY, Role, SessionActivity, SessionState
 
 SESSION = "ses_e04562134ffe0oSJVu2NAsQvXL"
 MESSAGE = "msg_1fba9def3001VafBB73dDVvUvA"
@@ -234,3 +235,21 @@ def test_chunks_may_be_cut_anywhere(cuts: list[int]) -> None:
     events = [e for start, end in itertools.pairwise(edges) for e in decoder.feed(STREAM[start:end])]
 
     assert events == decoded(STREAM, watched=watched)
+
+
+def test_messages_are_told_to_those_who_ask_for_them() -> None:
+    info = {"id": MESSAGE, "role": "assistant", "parentID": "msg_1", "time": {"created": 7, "completed": 9}}
+    told = frame("message.updated", {"sessionID": SESSION, "info": info | {"summary": True}})
+
+    assert EventDecoder(messages=True).feed(told) == [
+        MessageUpdated(SESSION, MESSAGE, Role.ASSISTANT, "msg_1", 7, completed=True, summary=True)
+    ]
+    assert EventDecoder().feed(told) == []
+
+
+@pytest.mark.parametrize("info", [None, {}, {"id": MESSAGE}, {"id": MESSAGE, "role": "owner"}])
+def test_message_of_another_shape_is_counted_and_left_out(info: object) -> None:
+    decoder = EventDecoder(messages=True)
+
+    assert decoder.feed(frame("message.updated", {"sessionID": SESSION, "info": info})) == []
+    assert decoder.rejected == 1
