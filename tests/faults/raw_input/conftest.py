@@ -26,11 +26,12 @@ from nubabel_workers.domain.credentials import operator_setting, operator_token_
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.submission import SubmitRequest
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.stack_environment import base_environment, free_port
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
+from nubabel_workers.services.submit_execution import Submitted
 from tasks.runtime import LoopThread
 from tests.conftest import PostgresServer, RedisServer
 
@@ -51,6 +52,7 @@ class Stores:
     service_token: str
     ended_execution: str
     ended_session: str
+    silent_session: str  # ended too, and nobody may prompt it: its stream has an end
     dead_letter: str
     submit_key_id: str
     submit_secret: SecretStr
@@ -132,24 +134,31 @@ async def _furnished(settings: Settings) -> Stores:
             "tests", organization=organization, actor="tests"
         )
         await _install_slack(services)
-        submitted = await services.submit_execution.submit(
-            organization,
-            SubmitRequest(prompt="to be read by everybody"),
-            source="api",
-            correlation_id="tests",
-            traceparent=services.chance.new_traceparent(),
-        )
-        await services.cancel_execution.cancel(ORGANIZATION, submitted.execution_id, reason="tests")
+        submitted = await _ended(services, organization)
+        silent = await _ended(services, organization)
         return Stores(
             settings,
             service.text.get_secret_value(),
             submitted.execution_id,
             submitted.session_id,
+            silent.session_id,
             dead_letter_id,
             key.key.id,
             key.text,
             await _server(services, submitted.session_id),
         )
+
+
+async def _ended(services: Services, organization: Organization) -> Submitted:
+    submitted = await services.submit_execution.submit(
+        organization,
+        SubmitRequest(prompt="to be read by everybody"),
+        source="api",
+        correlation_id="tests",
+        traceparent=services.chance.new_traceparent(),
+    )
+    await services.cancel_execution.cancel(ORGANIZATION, submitted.execution_id, reason="tests")
+    return submitted
 
 
 async def _server(services: Services, session_id: str) -> SecretStr:

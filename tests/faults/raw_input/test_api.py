@@ -103,7 +103,8 @@ def test_every_answer_to_an_owner_is_as_documented(
     if "execution_id" in case.path_parameters:
         case.path_parameters["execution_id"] = web.stores.ended_execution
     if "session_id" in case.path_parameters:
-        case.path_parameters["session_id"] = web.stores.ended_session
+        followed = case.path.endswith("/stream")
+        case.path_parameters["session_id"] = web.stores.silent_session if followed else web.stores.ended_session
     if "dead_letter_id" in case.path_parameters:
         case.path_parameters["dead_letter_id"] = web.stores.dead_letter
     if is_callback(case) and isinstance(case.body, dict) and "session_id" in case.body:
