@@ -44,8 +44,8 @@ SELECT
    LIMIT 1) AS "{HintTask.DELIVER.value}"
 """
 
-# A process that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id, a post
-# by its delivery id; a tool call cannot be looked up, and stays unknown.
+# A process that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id; a post
+# by its delivery id, and until long after the lease's end it may still arrive; a tool call cannot be looked up.
 _RELEASE = f"""
 WITH dispatching AS (
   UPDATE executions
@@ -79,7 +79,7 @@ inbound AS (
 telling AS (
   UPDATE notifications
   SET status = 'ready', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now(), uncertain = true,
-    uncertain_since = COALESCE(uncertain_since, lease_until - interval '1 minute')
+    uncertain_since = COALESCE(uncertain_since, lease_until)
   WHERE id IN (
     SELECT id FROM notifications
     WHERE status = 'sending' AND lease_owner IS NOT NULL AND lease_until < now()

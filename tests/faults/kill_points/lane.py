@@ -259,7 +259,7 @@ class Lane:
     # --- what a supervisor does ---
 
     def start_again(self, name: str) -> Callable[[int], None]:
-        """Who was killed comes back. Its leases end at once: their time is the one thing that is not waited for."""
+        """Who was killed comes back. Its leases ended minutes ago: their time is all that is not waited for."""
 
         def ended(exit_code: int) -> None:
             if exit_code != -signal.SIGKILL:
@@ -274,7 +274,9 @@ class Lane:
     async def _replace(self, name: str) -> None:
         if name == WORKER:
             for table in ("executions", "inbound_events", "notifications"):
-                await self.database(f"UPDATE {table} SET lease_until = now() WHERE lease_owner IS NOT NULL")
+                await self.database(
+                    f"UPDATE {table} SET lease_until = now() - interval '2 min' WHERE lease_owner IS NOT NULL"
+                )
         self.processes[name].start(on_end=self.start_again(name))
 
     # --- the operator ---

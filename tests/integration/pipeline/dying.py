@@ -32,10 +32,10 @@ def dies(patch: pytest.MonkeyPatch, owner: object, method: str, *, after: bool) 
 
 
 async def others_find_its_rows(pipeline: Steps) -> None:
-    """As if time had passed: its leases are over, every wait as well, and the scheduler has looked."""
+    """As if minutes had passed: its leases are over, every wait as well, and the scheduler has looked."""
     system = pipeline.services.database.system()
     for table in ("executions", "inbound_events", "notifications"):
-        await system.execute(f"UPDATE {table} SET lease_until = now() - interval '1 s' WHERE lease_owner IS NOT NULL")
+        await system.execute(f"UPDATE {table} SET lease_until = now() - interval '2 min' WHERE lease_owner IS NOT NULL")
     await pipeline.services.maintain.publish_overdue()
     for table in ("executions", "inbound_events", "notifications"):
         await system.execute(f"UPDATE {table} SET not_before = now()")

@@ -1,6 +1,7 @@
 """Slack goes wrong: one reply, or one dead letter that says why; a marked repeat only where looking up did not help."""
 
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from nubabel_workers.services import deliver_to_slack
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
 from tests.integration.pipeline.conftest import CHANNEL, TEAM, Pipeline
+from tests.integration.pipeline.dying import Killed, dies
 from tests.integration.pipeline.test_delivery import answered_but_not_told, deliver_later, outcome
 from tests.waiting import eventually
 
@@ -221,4 +223,28 @@ async def test_a_post_that_slack_never_took_is_repeated_when_it_cannot_come_any_
     await deliver_later(pipeline)
 
     assert len(pipeline.replies(question)) == 1
+    assert marked_repeats(pipeline) == 0
+
+
+async def test_a_post_that_slack_takes_after_its_worker_has_died_is_not_repeated(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = await answered_but_not_told(pipeline)
+    pipeline.slack.faults.plan(post(FaultKind.TAKEN_LATE, seconds=1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(deliver_to_slack, "_MAX_CALL_S", 0.1)
+        dies(patch, pipeline.services.notifications, "retry", after=False)
+        with suppress(Killed):
+            await pipeline.deliver()
+    system = pipeline.services.database.system()
+    await system.execute("UPDATE notifications SET lease_until = now() WHERE lease_owner IS NOT NULL")
+    await pipeline.services.maintain.publish_overdue()
+    await deliver_later(pipeline)
+    assert pipeline.replies(question) == []
+
+    await eventually(lambda: pipeline.replies(question), what="Slack has taken the post")
+    await deliver_later(pipeline)
+
+    assert len(pipeline.replies(question)) == 1
+    assert (await outcome(pipeline))["status"] == "sent"
     assert marked_repeats(pipeline) == 0
