@@ -31,7 +31,7 @@ _BRIDGE = ROOT / "opencode-server" / "config" / "bridge"
 _CODE = re.compile(r"```(?P<language>\w*)\n(?P<text>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
-_PATH = re.compile(r"[A-Za-z_.-]+(?:/[\w.-]+)+/?")
+_PATH = re.compile(r"(?<![/\w.-])[A-Za-z_.-]+(?:/[\w.-]+)+/?")  # not the end of a URL's path
 _ROOTS = ("docs/", "nubabel_workers/", "config/", "tasks/", "tests/", "opencode-server/")
 _INSIDE_THE_PACKAGE = ("domain/", "services/", "adapters/", "gateway/", "listener/", "scheduler/", "cli/", "client/")
 
