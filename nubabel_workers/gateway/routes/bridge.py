@@ -13,7 +13,7 @@ from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.gateway.awaiting import Prefer, preferred_wait_s, wait_for_end
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.identity import Identified
-from nubabel_workers.gateway.models import ErrorView, ExecutionView, UsageView
+from nubabel_workers.gateway.models import EXECUTION_EXAMPLE, ErrorView, ExecutionView, UsageView
 from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.routes.executions import IdempotencyKey
 from nubabel_workers.services.read_capabilities import Capabilities, ServerCapabilities
@@ -22,8 +22,7 @@ from nubabel_workers.services.submit_execution import Submitted
 router = APIRouter(tags=["bridge"])
 
 _BODY = (400, 408, 413)
-_EXECUTION_ID = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
-_SESSION_ID = "ses_01kahmz7p1v8w3r9d1c5n2k4ye"
+_EXECUTION_ID, _SESSION_ID = EXECUTION_EXAMPLE["id"], EXECUTION_EXAMPLE["session_id"]
 _LATER = {
     "Location": {"description": "Path of the execution.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before looking.", "schema": {"type": "integer"}},
@@ -39,16 +38,7 @@ class DelegatedView(BaseModel):
             "example": {
                 "session_id": _SESSION_ID,
                 "result": "Two transactions take the same locks in opposite orders: ...",
-                "usage": {
-                    "input_tokens": 5120,
-                    "output_tokens": 410,
-                    "reasoning_tokens": 96,
-                    "cache_read_tokens": 4096,
-                    "cache_write_tokens": 0,
-                    "total_tokens": 9722,
-                    "cost_usd": 0.031,
-                    "lower_bound": False,
-                },
+                "usage": EXECUTION_EXAMPLE["usage"],
                 "execution_id": _EXECUTION_ID,
                 "status": "completed",
             }
