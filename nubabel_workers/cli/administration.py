@@ -22,6 +22,7 @@ from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -58,6 +59,7 @@ class Administration:
     instances: ManageInstances
     callback_keys: ManageCallbackKeys
     dead_letters: ManageDeadLetters
+    tool_calls: ReadToolCalls
     health: CheckHealth
     audit: AuditTrail
     restore: RestoreMarks

@@ -13,6 +13,7 @@ from nubabel_workers.cli import (
     orgs,
     secrets,
     tokens,
+    tool_calls,
     workspaces,
 )
 from nubabel_workers.cli.audit import audit
@@ -70,4 +71,5 @@ app.add_typer(secrets.webhooks, name="webhooks")
 app.add_typer(secrets.keys, name="keys")
 app.add_typer(instances.commands, name="instances")
 app.add_typer(connections.commands, name="connections")
+app.add_typer(tool_calls.commands, name="tool-calls")
 app.command()(audit)

@@ -26,6 +26,7 @@ from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.restore import PostgresRestore
+from nubabel_workers.adapters.storage.tool_call_reports import PostgresToolCallReports
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import (
     Services,
@@ -45,6 +46,7 @@ from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
+from nubabel_workers.services.read_tool_calls import ReadToolCalls
 
 _REDIS_CONNECTIONS = 2
 _NO_EVICTION = "noeviction"
@@ -89,6 +91,7 @@ def _wired(
         instances=instances,
         callback_keys=ManageCallbackKeys(services.instances, secrets.token_bytes),
         dead_letters=manage_dead_letters(services),
+        tool_calls=ReadToolCalls(PostgresToolCallReports(database), audit),
         health=CheckHealth(
             _probes(services, broker),
             frozenset({_POSTGRESQL, _SCHEMA}),

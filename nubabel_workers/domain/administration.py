@@ -12,6 +12,7 @@ from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterReason
 from nubabel_workers.domain.executions import ExecutionError, Status, TimelineEvent
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
 from nubabel_workers.domain.tenants import ServiceToken
+from nubabel_workers.domain.tool_calls import CallStatus, ToolCallError
 
 
 class AuditAction(StrEnum):
@@ -52,6 +53,7 @@ class AuditAction(StrEnum):
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"
+    TOOL_CALL_SHOWN = "tool_call.shown"
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,51 @@ class DeadLetterHistory:
     timeline: tuple[TimelineEvent, ...] = ()
     attempts: tuple[AttemptSummary, ...] = ()
     others: tuple[DeadLetter, ...] = ()
+
+
+@dataclass(frozen=True)
+class ToolCallFilter:
+    """Which calls of the ledger; None: any. session_id: ours, or OpenCode's in which it was called."""
+
+    organization_id: str | None = None
+    execution_id: str | None = None
+    session_id: str | None = None
+    provider: str | None = None
+    tool_name: str | None = None
+    statuses: frozenset[CallStatus] | None = None
+
+
+@dataclass(frozen=True)
+class ToolCallSummary:
+    """One line of a list of tool calls. tries: how often it was sent, or was about to be."""
+
+    id: str
+    organization_id: OrganizationId
+    execution_id: ExecutionId
+    session_id: SessionId
+    opencode_session_id: str  # a sub-agent's own
+    provider: str
+    tool: str
+    status: CallStatus
+    tries: int
+    repeatable: bool
+    started_at: datetime
+    ended_at: datetime | None
+    error_code: str | None
+
+
+@dataclass(frozen=True)
+class ToolCallDetails:
+    """A call with what the ledger keeps of it: secrets masked, long values cut. altered: the result was more."""
+
+    call: ToolCallSummary
+    connection_id: str
+    opencode_call_id: str
+    opencode_message_id: str | None
+    arguments: Any = field(repr=False)
+    result: Mapping[str, Any] | None = field(repr=False)
+    error: ToolCallError | None
+    altered: bool
 
 
 @dataclass(frozen=True)

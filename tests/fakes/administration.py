@@ -14,6 +14,9 @@ from nubabel_workers.domain.administration import (
     RestoreReport,
     RotationReport,
     SubmitKeySummary,
+    ToolCallDetails,
+    ToolCallFilter,
+    ToolCallSummary,
     WorkspaceSummary,
 )
 from nubabel_workers.domain.dead_letters import (
@@ -362,6 +365,25 @@ def _fits(letter: DeadLetter, chosen: DeadLetterFilter) -> bool:
         and (chosen.created_from is None or letter.created_at >= chosen.created_from)
         and (chosen.created_before is None or letter.created_at < chosen.created_before)
     )
+
+
+@dataclass
+class FakeToolCallReports:
+    rows: dict[str, ToolCallDetails] = field(default_factory=dict)  # newest first
+    asked: list[ToolCallFilter] = field(default_factory=list)
+
+    async def organization_of(self, tool_call_id: str) -> str | None:
+        found = self.rows.get(tool_call_id)
+        return found.call.organization_id if found else None
+
+    async def list(self, chosen: ToolCallFilter, *, limit: int) -> list[ToolCallSummary]:
+        self.asked.append(chosen)
+        calls = [one.call for one in self.rows.values()]
+        return [one for one in calls if chosen.organization_id in {None, one.organization_id}][:limit]
+
+    async def find(self, organization_id: str, tool_call_id: str) -> ToolCallDetails | None:
+        found = self.rows.get(tool_call_id)
+        return found if found and found.call.organization_id == organization_id else None
 
 
 @dataclass

@@ -21,6 +21,9 @@ from nubabel_workers.domain.administration import (
     RotationReport,
     SessionWait,
     SubmitKeySummary,
+    ToolCallDetails,
+    ToolCallFilter,
+    ToolCallSummary,
     WorkspaceSummary,
 )
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
@@ -186,6 +189,18 @@ class ExecutionReports(Protocol):
     async def list(
         self, *, organization_id: str | None, statuses: frozenset[Status] | None, limit: int
     ) -> list[ExecutionSummary]: ...
+
+
+class ToolCallReports(Protocol):
+    """The ledger of tool calls in operators' hands. Its writing side is `ports.tool_calls.ToolCallLedger`."""
+
+    async def organization_of(self, tool_call_id: str) -> str | None: ...
+
+    async def list(self, chosen: ToolCallFilter, *, limit: int) -> list[ToolCallSummary]:
+        """Newest first."""
+        ...
+
+    async def find(self, organization_id: str, tool_call_id: str) -> ToolCallDetails | None: ...
 
 
 @dataclass(frozen=True)

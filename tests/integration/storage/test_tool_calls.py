@@ -10,7 +10,9 @@ import pytest
 from nubabel_workers.adapters.process import SystemChance
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
+from nubabel_workers.adapters.storage.tool_call_reports import PostgresToolCallReports
 from nubabel_workers.adapters.storage.tool_calls import PostgresToolCalls
+from nubabel_workers.domain.administration import ToolCallFilter
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, ToolConnectionId
 from nubabel_workers.domain.leases import Lease
@@ -222,3 +224,76 @@ async def test_old_calls_go_and_running_ones_stay(ledger: PostgresToolCalls, dat
     assert deleted == {"tool_calls": 1}
     rows = await database.system().all("SELECT call_id FROM tool_calls")
     assert [row["call_id"] for row in rows] == ["call_2"]
+
+
+# --- as operators read it ---
+
+
+async def three_calls(ledger: PostgresToolCalls, database: Database) -> list[str]:
+    """Their ids, oldest first: done in the session, failed in a sub-agent's, begun for another organization."""
+    await add_execution(database, ExecutionSeed("exe_b", "org_b", status="running", session_id="ses_b"))
+    theirs = request(organization_id=OrganizationId("org_b"), execution_id=ExecutionId("exe_b"), tool_name="search")
+    asked = [request("call_1"), request("call_2", opencode_session_id="ses_child"), theirs]
+    begun = [(await ledger.begin(intent(one), MINE))[0] for one in asked]
+    await ledger.finish(begun[0], ended(ToolResult("done", {"id": 7})))
+    await ledger.finish(begun[1], ToolCallEnd(CallStatus.FAILED, error=ToolCallError("tool_error", "no such page")))
+    return [one.id for one in begun]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        (ToolCallFilter(), [2, 1, 0]),
+        (ToolCallFilter(organization_id="org_a"), [1, 0]),
+        (ToolCallFilter(organization_id="org_a", execution_id="exe_b"), []),
+        (ToolCallFilter(execution_id="exe_b"), [2]),
+        (ToolCallFilter(session_id="ses_of_exe_a"), [1, 0]),
+        (ToolCallFilter(session_id="ses_child"), [1]),
+        (ToolCallFilter(tool_name="search"), [2]),
+        (ToolCallFilter(provider="linear"), []),
+        (ToolCallFilter(statuses=frozenset({CallStatus.FAILED, CallStatus.STARTED})), [2, 1]),
+    ],
+    ids=[
+        "all",
+        "organization",
+        "another's execution",
+        "execution",
+        "session",
+        "sub-agent",
+        "tool",
+        "provider",
+        "state",
+    ],
+)
+async def test_calls_are_listed_newest_first_by_every_choice(
+    chosen: ToolCallFilter, found: list[int], ledger: PostgresToolCalls, database: Database
+) -> None:
+    ids = await three_calls(ledger, database)
+
+    listed = await PostgresToolCallReports(database).list(chosen, limit=10)
+
+    assert [one.id for one in listed] == [ids[place] for place in found]
+
+
+async def test_a_call_is_read_with_what_is_kept_of_it(ledger: PostgresToolCalls, database: Database) -> None:
+    done, failed, _ = await three_calls(ledger, database)
+    reports = PostgresToolCallReports(database)
+
+    first, second = await reports.find("org_a", done), await reports.find("org_a", failed)
+
+    assert first is not None
+    assert (first.call.session_id, first.opencode_call_id, first.error) == ("ses_of_exe_a", "call_1", None)
+    assert first.arguments == {"title": "A", "token": "[redacted]"}
+    assert first.result == {"text": "done", "structured": {"id": 7}}
+    assert second is not None
+    assert (second.call.error_code, second.result) == ("tool_error", None)
+    assert second.error == ToolCallError("tool_error", "no such page")
+
+
+async def test_a_call_is_read_by_its_own_organization_only(ledger: PostgresToolCalls, database: Database) -> None:
+    done, _, theirs = await three_calls(ledger, database)
+    reports = PostgresToolCallReports(database)
+
+    assert await reports.find("org_b", done) is None
+    assert await reports.organization_of(theirs) == "org_b"
+    assert await reports.organization_of("tc_none") is None

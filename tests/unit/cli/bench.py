@@ -34,6 +34,7 @@ from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import (
@@ -46,6 +47,7 @@ from tests.fakes.administration import (
     FakeRestore,
     FakeRotation,
     FakeSlackIdentity,
+    FakeToolCallReports,
     FakeWorkspaceCanceller,
     FakeWorkspaces,
 )
@@ -163,6 +165,7 @@ class Bench:
         self.audit = FakeAudit()
         self.rotation = FakeRotation(RotationReport(rotated=3, current=4))
         self.dead_letters = FakeDeadLetterRegistry()
+        self.tool_calls = FakeToolCallReports()
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
@@ -215,6 +218,7 @@ class Bench:
             instances=instances,
             callback_keys=ManageCallbackKeys(self.instances, secrets.token_bytes),
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
+            tool_calls=ReadToolCalls(self.tool_calls, self.audit),
             health=CheckHealth(
                 self.probes,
                 frozenset(),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from nubabel_workers.cli.command_line import CommandLine, describe
+from nubabel_workers.cli.main import app as nubabel
 from nubabel_workers.domain.errors import (
     CredentialsError,
     InvalidInputError,
@@ -94,8 +96,10 @@ def test_what_was_mistyped_is_one_line_that_leads_to_the_help(words: tuple[str, 
 
 
 def test_every_command_explains_itself(bench: Bench) -> None:
-    for group in ("orgs", "workspaces", "tokens", "submit-keys", "webhooks", "keys", "instances", "executions"):
-        result = bench.type(group, "--help")
+    commands = typer.main.get_command(nubabel)
+    assert isinstance(commands, TyperGroup)
+    for name in commands.commands:
+        result = bench.type(name, "--help")
         assert result.exit_code == 0
         assert "Usage: nubabel" in result.stdout
 
