@@ -34,7 +34,7 @@ def _lines(text: str) -> list[str]:
 
 
 async def test_examples_run_in_order_and_print_what_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with simulator(SimulatorConfig(password=_PASSWORD)) as running:
+    async with simulator(SimulatorConfig(password=_PASSWORD, plugin="none")) as running:
         monkeypatch.setenv("OPENCODE_URL", running.url)
         monkeypatch.setenv("OPENCODE_SERVER_PASSWORD", _PASSWORD.get_secret_value())
 
