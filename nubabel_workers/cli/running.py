@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError
+from nubabel_workers.embedded.npm_packages import NotInstallableError
 from nubabel_workers.embedded.processes import ProcessFailedError
 
 _INTERRUPTED = 130  # as shells report Ctrl-C
@@ -18,7 +18,7 @@ def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]]) -> in
     console = Console(highlight=False, soft_wrap=True)
     try:
         return asyncio.run(_cancelled_by_signals(work(console)))
-    except (ProcessFailedError, OpenCodeNotInstallableError) as error:
+    except (ProcessFailedError, NotInstallableError) as error:
         console.print(f"This could not run: {error}", style="bold red", markup=False)
         return 1
     except asyncio.CancelledError:

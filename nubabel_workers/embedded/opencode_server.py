@@ -1,20 +1,16 @@
 """A real `opencode serve` from npm, isolated from the user's own: for contract tests and `OPENCODE=real`.
 
-The pinned release comes from `opencode-server/package-lock.json` of the checkout. The lock names no registry, so that
-any mirror serves; entries of platforms that a mirror lacks carry no checksum and are skipped where they don't fit.
+The pinned release comes from `opencode-server/package-lock.json` of the checkout.
 """
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,80 +19,28 @@ import httpx
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode.wire import DEFAULT_USERNAME, basic_authorization
+from nubabel_workers.embedded.npm_packages import installed
 from nubabel_workers.embedded.processes import ChildProcess
 
 MODEL = "stub/echo"
 CONTEXT_TOKENS = 100_000
 SOURCE = Path(__file__).resolve().parents[2] / "opencode-server"
-_MANIFESTS = ("package.json", "package-lock.json")
 _HOST = "127.0.0.1"
-_INSTALL_TIMEOUT_S = 600.0
 _START_TIMEOUT_S = 60.0
 _NOWHERE = "http://127.0.0.1:9"  # discard: nothing listens there
 _READY_LINE = "opencode server listening on"
 
 
-class OpenCodeNotInstallableError(Exception):
-    """Node.js or the package is not to be had; the message says what is missing."""
-
-
 def install(cache_dir: Path | None = None) -> Path:
-    """Install the pinned OpenCode once per lock file and return its executable. Blocks; safe to run in parallel.
-
-    cache_dir: None is the user's cache directory.
-    """
-    return _installed(SOURCE, "opencode", cache_dir) / "node_modules" / ".bin" / "opencode"
+    """Install the pinned OpenCode and return its executable; see npm_packages.installed."""
+    return installed(SOURCE, "opencode", cache_dir) / "node_modules" / ".bin" / "opencode"
 
 
 def install_plugins(cache_dir: Path | None = None) -> Path:
     """The same for what the deployed server loads, half a gigabyte; returns its `node_modules`. As the image does, it
     runs no scripts: they fetch binaries for features that are off.
     """
-    return _installed(SOURCE / "config", "opencode-config", cache_dir, "--ignore-scripts") / "node_modules"
-
-
-def _installed(source: Path, name: str, cache_dir: Path | None, *options: str) -> Path:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise OpenCodeNotInstallableError("npm is not installed; the real OpenCode needs Node.js 20 or newer")
-    digest = hashlib.sha256(b"".join((source / manifest).read_bytes() for manifest in _MANIFESTS)).hexdigest()[:16]
-    home = (cache_dir or _user_cache()) / f"{name}-{digest}"
-    done = home / ".installed"
-    home.mkdir(parents=True, exist_ok=True)
-    with _locked(home / ".lock"):
-        if not done.exists():
-            for manifest in _MANIFESTS:
-                shutil.copyfile(source / manifest, home / manifest)
-            _npm_ci(npm, home, *options)
-            done.touch()
-    return home
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nubabel-workers"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _npm_ci(npm: str, home: Path, *options: str) -> None:
-    try:
-        subprocess.run(  # noqa: S603  # npm from PATH with constant arguments
-            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", *options],
-            cwd=home,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_TIMEOUT_S,
-        )
-    except subprocess.CalledProcessError as error:
-        raise OpenCodeNotInstallableError(f"npm ci failed:\n{error.stderr[-2000:]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise OpenCodeNotInstallableError(f"npm ci took longer than {_INSTALL_TIMEOUT_S:g} s") from error
+    return installed(SOURCE / "config", "opencode-config", cache_dir, "--ignore-scripts") / "node_modules"
 
 
 class RealOpenCode:
@@ -314,7 +258,7 @@ async def deployed_opencode(
 async def real_opencode(
     data_dir: Path, *, llm_url: str, port: int | None = None, cache_dir: Path | None = None
 ) -> AsyncIterator[RealOpenCode]:
-    """Install if needed, run until the block ends. Raises OpenCodeNotInstallableError where there is no Node.js."""
+    """Install if needed, run until the block ends. Raises NotInstallableError where there is no Node.js."""
     executable = await asyncio.to_thread(install, cache_dir)
     server = RealOpenCode(executable, data_dir, llm_url=llm_url, port=port)
     try:

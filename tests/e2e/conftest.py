@@ -3,16 +3,15 @@
 A module that needs another system than the default says so in a variable `STACK` (StackOptions).
 """
 
-import os
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 
 import pytest
 import pytest_asyncio
 
-from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from tests.e2e.conversation import Conversation
+from tests.needing_node import needing
 
 _channels = count(1)
 
@@ -21,12 +20,8 @@ _channels = count(1)
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     options: StackOptions = getattr(request.module, "STACK", StackOptions())
     running = Stack(options)
-    try:
+    with needing("the real OpenCode"):
         await running.__aenter__()
-    except OpenCodeNotInstallableError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"the real OpenCode is needed here: {error}")
-        pytest.skip(f"NOT CHECKED against the real OpenCode: {error}")
     try:
         yield running
     finally:

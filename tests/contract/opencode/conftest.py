@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,10 +13,11 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import HttpClient, OpenCodeClient, new_http_client
 from nubabel_workers.domain.verdict import VerdictKind
-from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, real_opencode
+from nubabel_workers.embedded.opencode_server import real_opencode
 from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
 from nubabel_workers.simulators.stub_llm import stub_llm
 from tests.contract.opencode.backends import Backend, Conversation, new_conversation, simulated
+from tests.needing_node import needing
 
 _PASSWORD = SecretStr("simulated")
 
@@ -33,12 +33,8 @@ async def _simulated(directory: Path) -> AsyncIterator[Backend]:
 async def _real(directory: Path) -> AsyncIterator[Backend]:
     async with contextlib.AsyncExitStack() as stack:
         llm, llm_url = await stack.enter_async_context(stub_llm())
-        try:
+        with needing("the real OpenCode"):
             server = await stack.enter_async_context(real_opencode(directory, llm_url=llm_url))
-        except OpenCodeNotInstallableError as error:
-            if os.environ.get("CI"):
-                pytest.fail(f"the real OpenCode is needed here: {error}")
-            pytest.skip(f"NOT CHECKED against the real OpenCode: {error}")
 
         async def crash() -> None:
             await server.kill()

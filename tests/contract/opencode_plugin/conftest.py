@@ -1,23 +1,18 @@
 """The server as it is deployed, with the real oh-my-opencode: one for organizations together, one for a single one."""
 
-import os
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError
 from tests.contract.opencode_plugin.deployed import Deployed, deployed
+from tests.needing_node import needing
 
 
 async def _running(factory: pytest.TempPathFactory, kind: str) -> AsyncIterator[Deployed]:
-    try:
+    with needing("the real OpenCode"):
         async with deployed(factory.mktemp(kind), kind=kind) as running:
             yield running
-    except OpenCodeNotInstallableError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"the real OpenCode is needed here: {error}")
-        pytest.skip(f"NOT CHECKED against the real OpenCode: {error}")
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
