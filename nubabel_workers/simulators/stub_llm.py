@@ -46,6 +46,7 @@ class _Request:
     last_text: str
     messages: int
     steps_done: int  # tool steps since the last user message
+    tool_result: str  # what the tools of the last of them said
     stream: bool
 
 
@@ -115,7 +116,12 @@ class StubLlm:
         prompt = hashlib.sha256(asked.last_text.encode()).hexdigest()
         misbehaves = self._times_seen(prompt) <= script.times
         await asyncio.sleep(self._delay_s if script.delay_s is None else script.delay_s)
-        words = script.words(context_messages=asked.messages, last_text=asked.last_text, default_tokens=self._tokens)
+        words = script.words(
+            context_messages=asked.messages,
+            last_text=asked.last_text,
+            default_tokens=self._tokens,
+            tool_result=asked.tool_result,
+        )
         if misbehaves and (trouble := await reply.trouble(script, words)) is not None:
             return trouble
         await reply.think(script.reasoning)
@@ -238,8 +244,11 @@ def _request_of(body: dict[str, Any]) -> _Request:
     for at, message in enumerate(messages):
         if message.get("role") == "user":
             last_text, last_at = _text_of(message.get("content")), at
-    steps = sum(1 for m in messages[last_at + 1 :] if m.get("role") == "assistant" and m.get("tool_calls"))
-    return _Request(_kind_of(body), last_text, len(messages), steps, stream=bool(body.get("stream")))
+    since = messages[last_at + 1 :]
+    steps = sum(1 for m in since if m.get("role") == "assistant" and m.get("tool_calls"))
+    results = itertools.takewhile(lambda m: m.get("role") == "tool", reversed(since))
+    said = "\n".join(reversed([_text_of(m.get("content")) for m in results]))
+    return _Request(_kind_of(body), last_text, len(messages), steps, said, stream=bool(body.get("stream")))
 
 
 def _kind_of(body: dict[str, Any]) -> str:

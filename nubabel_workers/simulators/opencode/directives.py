@@ -2,6 +2,7 @@
 
     [[delay=5]]            wait 5 s before the answer begins
     [[text=hello]]         answer exactly this (no `]]` inside)
+    [[result]]             answer what the tools of the last step said
     [[tokens=200]]         answer 200 words
     [[gap=0.02]]           pause between words, seconds
     [[reasoning=20]]       think 20 words first
@@ -72,6 +73,7 @@ class Script:
 
     delay_s: float | None = None
     text: str | None = None
+    tells_result: bool = False
     tokens: int | None = None
     gap_s: float | None = None
     reasoning: int = 0
@@ -94,10 +96,12 @@ class Script:
             return (self.loop,)
         return self.steps[steps_done] if steps_done < len(self.steps) else ()
 
-    def words(self, *, context_messages: int, last_text: str, default_tokens: int) -> list[str]:
+    def words(self, *, context_messages: int, last_text: str, default_tokens: int, tool_result: str = "") -> list[str]:
         """The answer, in the pieces in which it is streamed. Without a directive it shows the context's size."""
         if self.text is not None:
             return [self.text]
+        if self.tells_result:
+            return [tool_result]
         tokens = self.tokens if self.tokens is not None else default_tokens
         if tokens:
             return list(_numbered_words(tokens))
@@ -140,6 +144,7 @@ def _parsed(text: str) -> Script:
     return Script(
         delay_s=_number(options.get("delay")),
         text=options.get("text"),
+        tells_result="result" in options,
         tokens=_limited(options.get("tokens")),
         gap_s=_number(options.get("gap")),
         reasoning=_limited(options.get("reasoning")) or 0,

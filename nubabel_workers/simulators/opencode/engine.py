@@ -206,7 +206,10 @@ class Engine:
         if error is not None:
             return self._fail(session, message, error)
         words = script.words(
-            context_messages=session.context_size(), last_text=asking.text, default_tokens=self._config.tokens
+            context_messages=session.context_size(),
+            last_text=asking.text,
+            default_tokens=self._config.tokens,
+            tool_result=session.context()[-1].tool_result,
         )
         if misbehaves and "mid" in {script.hang, script.drop}:
             return await self._break_off(session, run, message, script, words)

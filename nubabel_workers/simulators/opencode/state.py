@@ -41,6 +41,12 @@ class Message:
         return sum(1 for part in self.parts if part["type"] == "tool")
 
     @property
+    def tool_result(self) -> str:
+        """What its tools said, or why they failed."""
+        states = [part["state"] for part in self.parts if part["type"] == "tool"]
+        return "\n".join(state.get("output") or state.get("error") or "" for state in states)
+
+    @property
     def wire(self) -> Json:
         return {"info": self.info, "parts": self.parts}
 

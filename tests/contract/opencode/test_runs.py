@@ -309,9 +309,10 @@ async def test_tool_step_is_told_and_followed_by_the_answer(conversation: Conver
 
 
 async def test_call_of_an_unknown_tool_is_told_to_the_model(conversation: Conversation) -> None:
-    verdict = await conversation.ask(call_of("nosuch", a=1))
+    verdict = await conversation.ask(f"{call_of('nosuch', a=1)} [[result]]")
 
     assert verdict.kind is VerdictKind.SUCCEEDED
+    assert verdict.text.startswith("The arguments provided to the tool are invalid: ")
 
 
 async def test_denied_tool_is_not_offered(backend: Backend, http: HttpClient) -> None:

@@ -19,6 +19,12 @@ def test_directives_stand_anywhere_and_combine() -> None:
     assert script.reported_usage(2) is None
 
 
+def test_what_the_tools_said_is_the_answer() -> None:
+    words = script_of("[[result]]").words(context_messages=2, last_text="", default_tokens=9, tool_result="42")
+
+    assert words == ["42"]
+
+
 def test_tools_are_called_step_by_step_in_the_order_of_the_text() -> None:
     script = script_of('[[question]] [[tool=bash {"command":"a"}]] [[tools {"glob":{"p":1},"read":{"f":2}}]]')
 
