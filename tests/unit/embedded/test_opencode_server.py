@@ -7,15 +7,16 @@ import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.embedded import opencode_server
-from nubabel_workers.embedded.opencode_server import OpenCodeNotInstallableError, install
+from nubabel_workers.embedded.npm_packages import NotInstallableError
+from nubabel_workers.embedded.opencode_server import install
 
-LOCK = Path(opencode_server.__file__).parents[2] / "opencode-server" / "package-lock.json"
+ROOT = Path(opencode_server.__file__).parents[2]
 
 
 def test_missing_npm_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(OpenCodeNotInstallableError, match="npm"):
+    with pytest.raises(NotInstallableError, match="npm"):
         install(tmp_path)
 
 
@@ -26,7 +27,7 @@ def test_failing_npm_is_told_and_tried_again_next_time(monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
     for _ in range(2):
-        with pytest.raises(OpenCodeNotInstallableError, match="no registry here"):
+        with pytest.raises(NotInstallableError, match="no registry here"):
             install(tmp_path)
 
 
@@ -40,12 +41,20 @@ def test_second_installation_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (tmp_path / "calls").read_text() == "called\n"
 
 
-def test_lock_names_no_registry() -> None:
-    lock = LOCK.read_text()
+@pytest.mark.parametrize("folder", ["opencode-server", "opencode-server/config", "tests/everything_server"])
+def test_lock_names_no_registry(folder: str) -> None:
+    locked = json.loads((ROOT / folder / "package-lock.json").read_text())["packages"]
 
-    assert "resolved" not in lock
-    assert "://" not in lock
-    assert json.loads(lock)["packages"]["node_modules/opencode-ai"]["version"] == "1.18.33"
+    assert not [name for name, package in locked.items() if "resolved" in package]
+    assert {name for name, package in locked.items() if "integrity" not in package and not package.get("optional")} == {
+        ""
+    }
+
+
+def test_the_release_is_the_measured_one() -> None:
+    locked = json.loads((ROOT / "opencode-server" / "package-lock.json").read_text())["packages"]
+
+    assert locked["node_modules/opencode-ai"]["version"] == "1.18.33"
 
 
 def test_server_sees_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
