@@ -334,8 +334,14 @@ class ToolSettings(SettingGroup):
         10, gt=0, le=30, description="Seconds that one call to a provider's authorization server may take."
     )
     tool_call_timeout_s: float = Field(
-        60, ge=1, le=600, description="Seconds that an organization's server may take for the answer to a tool call."
+        60, ge=1, le=300, description="Seconds that an organization's server may take for the answer to a tool call."
     )
+    tool_sessions: PositiveInt = Field(200, description="Sessions with tool servers that a process keeps at once.")
+    tool_sessions_per_organization: PositiveInt = Field(
+        20, description="Of those, for one organization; a call that needs one more waits for no other, and is refused."
+    )
+    tool_processes: PositiveInt = Field(20, description="Of tool_sessions, servers that were started by a command.")
+    tool_processes_per_organization: PositiveInt = Field(5, description="Of those, for one organization.")
     tool_check_timeout_s: PositiveFloat = Field(20, description="Seconds that the check of one connection may take.")
 
 

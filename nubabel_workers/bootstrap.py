@@ -49,6 +49,7 @@ from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
 from nubabel_workers.domain.placement import AWAY, PACE
 from nubabel_workers.domain.retry import RetryPolicy
+from nubabel_workers.domain.tool_call_times import ToolCallTimes
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
@@ -86,7 +87,6 @@ from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 from nubabel_workers.services.tool_calls import ToolCalls
 
 _DAY_S = 86_400.0
-_TOOL_LEASE_SPARE_S = 30.0  # for the outcome to be written, beyond the longest call
 _STREAM_REST_S = 60.0  # sockets that rest in XREAD or a subscription: longer than any block of theirs
 
 
@@ -486,21 +486,37 @@ def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
 
 def open_tool_calls(services: Services, connections: Connections, stack: AsyncExitStack) -> ToolCalls:
     """Calls of organizations' tools: for the process that agents reach."""
+    from nubabel_workers.adapters.mcp.pool import SessionLimits  # noqa: PLC0415 - as above
     from nubabel_workers.adapters.mcp.servers import McpToolServers, ServerLimits  # noqa: PLC0415 - as above
 
-    call_s = services.settings.tool_call_timeout_s
-    exchange = ServerLimits(call_s=call_s)
-    asked = AskLimits(call_s=call_s + exchange.connect_s + exchange.wait_s)
-    lease_s = asked.call_s + _TOOL_LEASE_SPARE_S
-    limits = InvokeLimits(call_s=asked.call_s, lease_s=lease_s, wait_s=lease_s)
+    settings = services.settings
+    times = ToolCallTimes(answer_s=settings.tool_call_timeout_s)
+    exchange = ServerLimits(
+        connect_s=times.connect_s,
+        call_s=times.answer_s,
+        wait_s=times.place_s,
+        sessions=SessionLimits(
+            sessions=settings.tool_sessions,
+            sessions_of_one=settings.tool_sessions_per_organization,
+            processes=settings.tool_processes,
+            processes_of_one=settings.tool_processes_per_organization,
+        ),
+    )
     breakers = RedisCircuitBreakers(
-        services.cache, services.chance, policy=_breaker_policy(services.settings), name=OF_TOOLS
+        services.cache, services.chance, policy=_breaker_policy(services.settings), guarded=OF_TOOLS
     )
     servers = McpToolServers(services.egress, connections.catalogue, breakers, exchange)
     stack.push_async_callback(servers.close)
-    ask = AskToolServers(connections.access, servers, asked)
-    ledger = PostgresToolCalls(services.database, lease_s=limits.lease_s)
-    invoke = InvokeTool(connections.access, ask, ledger, services.clock, services.chance, limits)
+    ask = AskToolServers(connections.access, servers, AskLimits(list_s=times.list_s, call_s=times.call_s))
+    invoke = InvokeTool(
+        connections.access,
+        ask,
+        PostgresToolCalls(services.database, lease_s=settings.lease_s),
+        services.leases,
+        services.clock,
+        services.chance,
+        InvokeLimits(wait_s=times.whole_s, write_s=times.write_s),
+    )
     stack.push_async_callback(invoke.close)
     return ToolCalls(invoke, ListTools(connections.access, ask))
 

@@ -17,7 +17,7 @@ from nubabel_workers.gateway.configured_workspace import configured_workspace
 from nubabel_workers.gateway.wiring import gateway_parts
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
-_GRACEFUL_S = 10  # requests are short; event streams and waits are ended at once and resumed elsewhere
+GRACEFUL_S = 10  # requests are short; event streams and waits are ended at once and resumed elsewhere
 
 
 async def run(settings: Settings) -> None:
@@ -69,7 +69,7 @@ def _server(app: FastAPI, host: str, port: int) -> _Server:
         server_header=False,
         ws="none",
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACEFUL_S,
+        timeout_graceful_shutdown=GRACEFUL_S,
     )
     return _Server(config)
 

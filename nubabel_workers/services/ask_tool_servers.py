@@ -50,12 +50,18 @@ class AskToolServers:
         return ProviderTools(connection.provider, allowed, connection.is_default)
 
     async def call(
-        self, connection: ToolConnection, tool: Tool, arguments: Mapping[str, Any], *, execution_id: str
+        self,
+        connection: ToolConnection,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        *,
+        execution_id: str,
+        may_go: Callable[[], None],
     ) -> ToolResult:
         """The answer as anybody may see it. Raises what `ToolServers.call` raises."""
 
         async def call(credentials: ToolCredentials) -> ToolResult:
-            result = await self._servers.call(connection, credentials, tool, arguments)
+            result = await self._servers.call(connection, credentials, tool, arguments, may_go=may_go)
             return shown(result, _secrets(credentials), max_chars=self._limits.max_chars)
 
         try:

@@ -50,6 +50,7 @@ class RefreshLimits:
     lease_s: float = 20.0
     wait_s: float = 15.0  # for another process that renews
     look_every_s: float = 0.1
+    close_s: float = 10.0  # for those under way, when this process ends
 
 
 class GrantToolAccess:
@@ -74,8 +75,12 @@ class GrantToolAccess:
         self._renewals: dict[tuple[str, int], asyncio.Task[ToolCredentials]] = {}
 
     async def close(self) -> None:
-        """Renewals under way are brought to their end: what a server gave must be stored."""
-        await asyncio.gather(*self._renewals.values(), return_exceptions=True)
+        """Renewals under way are brought to their end, as far as it comes soon: what a server gave must be stored.
+
+        A renewal that did not end is in doubt for the next one, as after any death.
+        """
+        if self._renewals:
+            await asyncio.wait(self._renewals.values(), timeout=self._limits.close_s)
 
     async def serving(self, organization_id: str) -> Sequence[ToolConnection]:
         return [details.connection for details in await self._connections.list(organization_id)]

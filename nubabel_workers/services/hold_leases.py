@@ -58,6 +58,13 @@ class LeaseHolder:
             raise LeaseLostError("the lease ends too soon to begin a call under it")
         return min(wanted_s, left)
 
+    def must_hold(self, lease: Lease) -> None:
+        """Directly before something goes out that may outlast the lease, which is renewed meanwhile.
+
+        Raises LeaseLostError when it may be lost by now: the process stood still, or could not renew it.
+        """
+        self.time_to_act_s(lease, 0)
+
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._lease_s / _RENEWALS_PER_LEASE)

@@ -75,10 +75,25 @@ test("a call is repeated under the same id when no answer came", async () => {
 
 test("without any answer the outcome is said to be unknown", async () => {
   const away = () => new NoAnswerError("no answer from Nubabel: time limit");
-  const { tools: organization, calls } = tools(away(), away(), away());
+  const { tools: organization, calls } = tools(away(), away(), away(), away(), away(), away());
 
   await assert.rejects(organization.invoke(search, context()), /time limit; whether .* not known/);
-  assert.equal(calls.length, 3);
+  assert.equal(calls.length, 6);
+});
+
+test("when Nubabel refuses after a try without an answer the outcome stays unknown", async () => {
+  const busy = () => ok(undefined, 503);
+  const away = new NoAnswerError("no answer from Nubabel: closed");
+  const { tools: organization } = tools(away, busy(), busy(), busy(), busy(), busy());
+
+  await assert.rejects(organization.invoke(search, context()), /status 503\); whether .* not known/);
+});
+
+test("when Nubabel always refused, nothing was carried out", async () => {
+  const busy = () => ok(undefined, 503);
+  const { tools: organization } = tools(busy(), busy(), busy(), busy(), busy(), busy());
+
+  await assert.rejects(organization.invoke(search, context()), /status 503\); try again later/);
 });
 
 test("a stopped run makes no further call", async () => {

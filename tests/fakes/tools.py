@@ -72,15 +72,25 @@ class FakeToolServers:
     away: set[str] = field(default_factory=set)
     calls: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    before_call: Callable[[], None] | None = None
 
     async def tools(self, connection: ToolConnection, credentials: ToolCredentials) -> Sequence[Tool]:
         self._check(connection, credentials)
         return self.offers[connection.id]
 
     async def call(
-        self, connection: ToolConnection, credentials: ToolCredentials, tool: Tool, arguments: Mapping[str, Any]
+        self,
+        connection: ToolConnection,
+        credentials: ToolCredentials,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        *,
+        may_go: Callable[[], None],
     ) -> ToolResult:
         self._check(connection, credentials)
+        if self.before_call is not None:
+            self.before_call()
+        may_go()
         self.calls.append((connection.provider, tool.name, arguments))
         if self.hold is not None:
             await self.hold.wait()
@@ -101,13 +111,14 @@ class FakeToolServers:
 
 @dataclass
 class FakeToolCallLedger:
-    """dead: ids whose process died. fails: how many of the next outcomes cannot be written."""
+    """dead: ids whose process died. fails: how many of the next outcomes cannot be written. away: nothing works."""
 
     rows: dict[str, ToolCallRecord] = field(default_factory=dict)
     new: list[NewToolCall] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
     over: bool = False
     fails: int = 0
+    away: bool = False
 
     async def begin(self, new: NewToolCall, lease: Lease) -> tuple[ToolCallRecord, bool]:
         known = self.rows.get(new.id)
@@ -135,6 +146,8 @@ class FakeToolCallLedger:
         return True
 
     async def find(self, organization_id: str, tool_call_id: str) -> ToolCallRecord | None:
+        if self.away:
+            raise UnavailableError("the database is away")
         found = self.rows.get(tool_call_id)
         return found if found is not None and found.organization_id == organization_id else None
 

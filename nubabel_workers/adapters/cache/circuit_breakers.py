@@ -34,8 +34,18 @@ from nubabel_workers.domain.circuit_breaker import (
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ports import Chance
 
-OF_OPENCODE = "breakers"
-OF_TOOLS = "tool-breakers"
+
+@dataclass(frozen=True)
+class Guarded:
+    """What a set of breakers stands before. key: in the cache; event, id_field: in the log."""
+
+    key: str
+    event: str
+    id_field: str
+
+
+OF_OPENCODE = Guarded("breakers", "opencode", "instance_id")
+OF_TOOLS = Guarded("tool-breakers", "tool_server", "connection_id")
 
 _KEEP_MS = 3_600_000
 _LOOK_EVERY_S = 0.25  # how late another process's first failure may be known here; from then on all is known at once
@@ -94,10 +104,11 @@ class RedisCircuitBreakers:
         *,
         policy: BreakerPolicy,
         on_opened: Callable[[str], None] = lambda _: None,
-        name: str = OF_OPENCODE,
+        guarded: Guarded = OF_OPENCODE,
     ) -> None:
-        """name: whose servers; two of the same name share what they know."""
-        self._key = f"{PREFIX}{name}"
+        """guarded: whose servers; all that stand before the same ones share what they know."""
+        self._key = f"{PREFIX}{guarded.key}"
+        self._guarded = guarded
         self._cache = cache
         self._chance = chance
         self._policy = policy
@@ -142,9 +153,17 @@ class RedisCircuitBreakers:
     async def report(self) -> list[str]:
         if self._unreported and (self._snapshot is None or self._snapshot.age_s() > _RECORD_AGE_S):
             await self._fresh()
+        self._forget_old()
         due = [instance_id for instance_id, one in self._unreported.items() if self._is_news(instance_id, one)]
         due += [instance_id for instance_id in self._probing if instance_id not in due]
         return [instance_id for instance_id in due if await self._share(instance_id)]
+
+    def _forget_old(self) -> None:
+        """Successes of servers that are not called any more: connections come and go for as long as we run."""
+        now = time.monotonic()
+        for instance_id, one in list(self._unreported.items()):
+            if now - one.since > self._policy.window_s and not self._is_news(instance_id, one):
+                del self._unreported[instance_id]
 
     def _is_news(self, instance_id: str, unreported: _Unreported) -> bool:
         on_record = self._snapshot is not None and instance_id in self._snapshot.standings
@@ -177,12 +196,16 @@ class RedisCircuitBreakers:
         self._unreported[instance_id] = told
 
     def _tell(self, instance_id: str, before: Standing, standing: Standing) -> None:
+        whose = {self._guarded.id_field: instance_id}
         if standing.until is not None and standing.openings > before.openings:
             self._on_opened(instance_id)
             wait_s = round(standing.until - standing.opened_at, 1)
-            log.warning("opencode.breaker_opened", instance_id=instance_id, openings=standing.openings, wait_s=wait_s)
+            log.warning(self._event("breaker_opened"), **whose, openings=standing.openings, wait_s=wait_s)
         elif before.until is not None and standing.until is None:
-            log.info("opencode.breaker_closed", instance_id=instance_id)
+            log.info(self._event("breaker_closed"), **whose)
+
+    def _event(self, what: str) -> str:
+        return f"{self._guarded.event}.{what}"
 
     # --- the cache ---
 
@@ -227,7 +250,7 @@ class RedisCircuitBreakers:
     def _rest(self, error: UnavailableError) -> None:
         self._asked_again_at = time.monotonic() + _REST_S
         self._snapshot = None
-        log.warning("opencode.breakers_not_shared", error=str(error))
+        log.warning(self._event("breakers_not_shared"), error=str(error))
 
 
 def _text_of(standing: Standing) -> str:

@@ -22,6 +22,7 @@ UNAUTHORIZED: Final = "unauthorized"
 RESULT_TOO_LARGE: Final = "result_too_large"
 FAILED_HERE: Final = -31_900  # the code of errors that we put into a session's way; outside of JSON-RPC's own range
 
+_MAX_UNDER_WAY: Final = 1_000
 _OF_THE_SDK: Final = ("Connection closed", "SSE stream", "Failed to parse")  # how its own errors begin
 _TOO_LONG_FOR_THE_SDK: Final = "byte limit"
 _STATUS_UNAUTHORIZED, _STATUS_FORBIDDEN, _STATUS_TOO_MANY, _STATUS_UNAVAILABLE = 401, 403, 429, 503
@@ -37,7 +38,10 @@ class SilentCutError(UncertainError):
 
 
 class Failures:
-    """Errors on their way through the SDK, which carries a token in their place."""
+    """Errors on their way through the SDK, which carries a token in their place.
+
+    One that nobody waits for any more is never taken: only the newest are kept, far more than one session's calls.
+    """
 
     def __init__(self) -> None:
         self._under_way: dict[str, NubabelError] = {}
@@ -45,6 +49,8 @@ class Failures:
     def put(self, error: NubabelError) -> str:
         token = secrets.token_hex(16)
         self._under_way[token] = error
+        if len(self._under_way) > _MAX_UNDER_WAY:
+            del self._under_way[next(iter(self._under_way))]
         return token
 
     def take(self, token: Any) -> NubabelError | None:

@@ -1,35 +1,50 @@
-"""Sessions that are kept for the next call: one per organization and connection, a bounded number in all."""
+"""Sessions that are kept for the next call: one per organization and connection, a bounded number each and in all."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
 
-from nubabel_workers.adapters.mcp.session import McpSession
 from nubabel_workers.domain.errors import NubabelError, UnavailableError
 from nubabel_workers.domain.tools import ConnectionKind, ToolConnection, ToolCredentials
 
+CLOSE_S: Final = 7.0  # for all sessions to end when the process does
+
 
 @dataclass(frozen=True)
-class PoolLimits:
+class SessionLimits:
     """sessions: in this process, of all organizations. processes: of those, servers that were started by a command.
 
-    idle_s: after so many seconds without a call a session ends. connect_s: to begin one.
+    Both once more for one organization, so that it cannot take what others need. idle_s: after so many seconds without
+    a call a session ends.
     """
 
     sessions: int = 200
+    sessions_of_one: int = 20
     processes: int = 20
+    processes_of_one: int = 5
     idle_s: float = 300.0
-    connect_s: float = 15.0
 
 
-Key = tuple[str, str]
+class Session(Protocol):
+    @property
+    def is_open(self) -> bool: ...
+
+    async def open(self, *, timeout_s: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+S = TypeVar("S", bound=Session)
+Key = tuple[str, str]  # organization, connection
 
 
 @dataclass(eq=False)
-class _Pooled:
-    session: McpSession
+class _Pooled(Generic[S]):
+    key: Key
+    session: S
     target: tuple[str, str | None, str | None]
     revision: int
     is_process: bool
@@ -38,22 +53,32 @@ class _Pooled:
     used_at: float = field(default_factory=time.monotonic)
     end: asyncio.TimerHandle | None = None
 
+    @property
+    def organization_id(self) -> str:
+        return self.key[0]
 
-class SessionPool:
+
+class SessionPool(Generic[S]):
     def __init__(
-        self, new_session: Callable[[ToolConnection, ToolCredentials], McpSession], limits: PoolLimits
+        self,
+        new_session: Callable[[ToolConnection, ToolCredentials], S],
+        limits: SessionLimits,
+        *,
+        connect_s: float,
     ) -> None:
-        """new_session: not opened yet."""
+        """new_session: not opened yet. connect_s: to begin one."""
         self._new_session = new_session
         self._limits = limits
-        self._pooled: dict[Key, _Pooled] = {}
+        self._connect_s = connect_s
+        self._pooled: dict[Key, _Pooled[S]] = {}  # where the next call goes
+        self._alive: set[_Pooled[S]] = set()  # those, and older ones that still have users
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._pooled)
+        return len(self._alive)
 
     @asynccontextmanager
-    async def session(self, connection: ToolConnection, credentials: ToolCredentials) -> AsyncIterator[McpSession]:
+    async def session(self, connection: ToolConnection, credentials: ToolCredentials) -> AsyncIterator[S]:
         """An open session, begun by these credentials or newer ones. Raises what `McpSession.open` raises."""
         key = (str(connection.organization_id), str(connection.id))
         pooled = self._usable(key, connection, credentials) or self._begin(key, connection, credentials)
@@ -61,35 +86,35 @@ class SessionPool:
         if pooled.end is not None:
             pooled.end.cancel()
         try:
-            await self._ready(key, pooled)
+            await self._ready(pooled)
             yield pooled.session
         finally:
             pooled.users -= 1
             pooled.used_at = time.monotonic()
-            self._rest(key, pooled)
+            self._rest(pooled)
 
-    def discard(self, session: McpSession) -> None:
+    def discard(self, session: S) -> None:
         """No new call goes to it; it is closed when nobody uses it any more."""
-        for key, pooled in list(self._pooled.items()):
+        for pooled in list(self._pooled.values()):
             if pooled.session is session:
-                self._retire(key, pooled)
+                self._retire(pooled)
 
     async def close(self) -> None:
-        for key, pooled in list(self._pooled.items()):
-            del self._pooled[key]
+        """Waits CLOSE_S at most: what has not ended by then ends with the process."""
+        self._pooled.clear()
+        for pooled in list(self._alive):
             self._close(pooled)
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing, timeout=CLOSE_S)
 
-    async def _ready(self, key: Key, pooled: _Pooled) -> None:
+    async def _ready(self, pooled: _Pooled[S]) -> None:
         try:
             await asyncio.shield(pooled.ready)
         except NubabelError:
-            if self._pooled.get(key) is pooled:
-                del self._pooled[key]
+            self._forget(pooled)
             raise
 
-    def _usable(self, key: Key, connection: ToolConnection, credentials: ToolCredentials) -> _Pooled | None:
+    def _usable(self, key: Key, connection: ToolConnection, credentials: ToolCredentials) -> _Pooled[S] | None:
         pooled = self._pooled.get(key)
         if pooled is None:
             return None
@@ -97,45 +122,64 @@ class SessionPool:
         fits = pooled.target == _target(connection) and pooled.revision >= credentials.revision
         if fits and (opening or pooled.session.is_open):
             return pooled
-        self._retire(key, pooled)
+        self._retire(pooled)
         return None
 
-    def _begin(self, key: Key, connection: ToolConnection, credentials: ToolCredentials) -> _Pooled:
+    def _begin(self, key: Key, connection: ToolConnection, credentials: ToolCredentials) -> _Pooled[S]:
         is_process = connection.kind is ConnectionKind.COMMAND
-        self._make_room(self._limits.sessions, list(self._pooled.items()))
-        if is_process:
-            processes = [(other, one) for other, one in self._pooled.items() if one.is_process]
-            self._make_room(self._limits.processes, processes)
+        self._make_room(connection, is_process=is_process)
         session = self._new_session(connection, credentials)
-        ready = asyncio.create_task(session.open(timeout_s=self._limits.connect_s))
-        pooled = _Pooled(session, _target(connection), credentials.revision, is_process, ready)
+        ready = asyncio.create_task(session.open(timeout_s=self._connect_s))
+        pooled = _Pooled(key, session, _target(connection), credentials.revision, is_process, ready)
         self._pooled[key] = pooled
+        self._alive.add(pooled)
         return pooled
 
-    def _make_room(self, limit: int, pooled: list[tuple[Key, _Pooled]]) -> None:
-        if len(pooled) < limit:
-            return
-        idle = [(key, one) for key, one in pooled if one.users == 0]
-        if not idle:
-            raise UnavailableError("too many tools are in use at this moment; try again in a moment")
-        self._retire(*min(idle, key=lambda item: item[1].used_at))
+    def _make_room(self, connection: ToolConnection, *, is_process: bool) -> None:
+        """An organization that has its share makes room among its own; only then others' idle sessions end for it.
 
-    def _rest(self, key: Key, pooled: _Pooled) -> None:
+        Raises UnavailableError when all that would have to end are in use.
+        """
+        limits = self._limits
+        mine = [one for one in self._alive if one.organization_id == connection.organization_id]
+        many = "too many tools of this organization are in use at this moment; try again in a moment"
+        full = "too many tools are in use at this moment; try again in a moment"
+        if is_process:
+            self._make_one(limits.processes_of_one, [one for one in mine if one.is_process], many)
+            self._make_one(limits.processes, [one for one in self._alive if one.is_process], full)
+        self._make_one(limits.sessions_of_one, [one for one in mine if one in self._alive], many)
+        self._make_one(limits.sessions, list(self._alive), full)
+
+    def _make_one(self, limit: int, among: list[_Pooled[S]], refusal: str) -> None:
+        if len(among) < limit:
+            return
+        idle = [one for one in among if not one.users]
+        if not idle:
+            raise UnavailableError(refusal)
+        self._retire(min(idle, key=lambda one: one.used_at))
+
+    def _rest(self, pooled: _Pooled[S]) -> None:
         if pooled.users:
             return
-        if self._pooled.get(key) is not pooled:
+        if self._pooled.get(pooled.key) is not pooled:
             self._close(pooled)
         else:
             loop = asyncio.get_running_loop()
-            pooled.end = loop.call_later(self._limits.idle_s, self._retire, key, pooled)
+            pooled.end = loop.call_later(self._limits.idle_s, self._retire, pooled)
 
-    def _retire(self, key: Key, pooled: _Pooled) -> None:
-        if self._pooled.get(key) is pooled:
-            del self._pooled[key]
+    def _retire(self, pooled: _Pooled[S]) -> None:
+        self._forget(pooled)
         if not pooled.users:
             self._close(pooled)
 
-    def _close(self, pooled: _Pooled) -> None:
+    def _forget(self, pooled: _Pooled[S]) -> None:
+        if self._pooled.get(pooled.key) is pooled:
+            del self._pooled[pooled.key]
+
+    def _close(self, pooled: _Pooled[S]) -> None:
+        if pooled not in self._alive:
+            return
+        self._alive.discard(pooled)
         if pooled.end is not None:
             pooled.end.cancel()
         closing = asyncio.create_task(pooled.session.close())

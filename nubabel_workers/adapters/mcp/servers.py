@@ -2,21 +2,21 @@
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from nubabel_workers.adapters.egress.guard import EgressGuard
 from nubabel_workers.adapters.mcp.failures import Failures, SessionGoneError, SilentCutError
 from nubabel_workers.adapters.mcp.http import HttpLimits, http_streams
-from nubabel_workers.adapters.mcp.pool import PoolLimits, SessionPool
+from nubabel_workers.adapters.mcp.places import Places
+from nubabel_workers.adapters.mcp.pool import SessionLimits, SessionPool
 from nubabel_workers.adapters.mcp.session import McpSession, Streams
 from nubabel_workers.adapters.mcp.stdio import Command, command_streams
 from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
 from nubabel_workers.domain.errors import (
+    LeaseLostError,
     NubabelError,
     PermanentError,
     RateLimitedError,
@@ -41,9 +41,7 @@ class ServerLimits:
     wait_s: float = 10.0  # for one of those places
     max_bytes: int = 1_048_576
     remember_s: float = 60.0
-    sessions: int = 200
-    processes: int = 20
-    idle_s: float = 300.0
+    sessions: SessionLimits = field(default_factory=SessionLimits)
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,10 @@ class McpToolServers:
         self._catalogue = catalogue
         self._breakers = breakers
         self._limits = limits
-        pool = PoolLimits(limits.sessions, limits.processes, limits.idle_s, limits.connect_s)
-        self._pool = SessionPool(self._new_session, pool)
+        self._pool = SessionPool(self._new_session, limits.sessions, connect_s=limits.connect_s)
         self._remembered: dict[str, _Remembered] = {}
         self._listing: dict[str, asyncio.Task[Sequence[Tool]]] = {}
-        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(limits.at_once))
+        self._places = Places(at_once=limits.at_once, wait_s=limits.wait_s)
 
     async def close(self) -> None:
         """Ends all sessions, and with them the servers that were started."""
@@ -91,12 +88,19 @@ class McpToolServers:
         return await asyncio.shield(listing)
 
     async def call(
-        self, connection: ToolConnection, credentials: ToolCredentials, tool: Tool, arguments: Mapping[str, Any]
+        self,
+        connection: ToolConnection,
+        credentials: ToolCredentials,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        *,
+        may_go: Callable[[], None],
     ) -> ToolResult:
         async def call(session: McpSession) -> ToolResult:
+            may_go()
             return await session.call(tool.name, arguments, timeout_s=self._limits.call_s)
 
-        async with self._place(connection):
+        async with self._places.place(connection):
             return await self._asked(connection, credentials, call, repeatable=tool.repeatable)
 
     async def _list(self, connection: ToolConnection, credentials: ToolCredentials) -> Sequence[Tool]:
@@ -115,21 +119,6 @@ class McpToolServers:
         now = time.monotonic()
         for connection_id in [one for one, remembered in self._remembered.items() if remembered.until < now]:
             del self._remembered[connection_id]
-
-    @asynccontextmanager
-    async def _place(self, connection: ToolConnection) -> AsyncIterator[None]:
-        places = self._places[connection.id]
-        try:
-            async with asyncio.timeout(self._limits.wait_s):
-                await places.acquire()
-        except TimeoutError:
-            raise UnavailableError(
-                f"{connection.provider} has {self._limits.at_once} calls under way already; try again in a moment"
-            ) from None
-        try:
-            yield
-        finally:
-            places.release()
 
     # --- one exchange, behind the breaker ---
 
@@ -178,10 +167,13 @@ class McpToolServers:
             return await self._once(connection, credentials, ask)
         except SessionGoneError:
             return await self._once(connection, credentials, ask)
-        except SilentCutError:
+        except SilentCutError as cut:
             if not repeatable:
                 raise
-            return await self._once(connection, credentials, ask)
+            try:
+                return await self._once(connection, credentials, ask)
+            except LeaseLostError:  # of the second: the first may have taken effect
+                raise cut from None
 
     async def _once(
         self, connection: ToolConnection, credentials: ToolCredentials, ask: Callable[[McpSession], Awaitable[T]]

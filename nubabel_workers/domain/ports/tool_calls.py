@@ -1,6 +1,6 @@
 """What calling tools needs from the outside: the servers that have them, and the ledger of every call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from nubabel_workers.domain.leases import Lease
@@ -16,10 +16,17 @@ class ToolServers(Protocol):
         ...
 
     async def call(
-        self, connection: ToolConnection, credentials: ToolCredentials, tool: Tool, arguments: Mapping[str, Any]
+        self,
+        connection: ToolConnection,
+        credentials: ToolCredentials,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        *,
+        may_go: Callable[[], None],
     ) -> ToolResult:
         """Sent once; once more where the first cannot have taken effect, or where that does no harm.
 
+        may_go: called directly before it is sent; what it raises is raised, and nothing took effect.
         Raises TransientError and PermanentError when it is certain that nothing took effect, or that the server
         refused; UncertainError when the call may have taken effect.
         """

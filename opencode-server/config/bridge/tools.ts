@@ -4,11 +4,25 @@ import { tool, type ToolContext, type ToolDefinition } from "@opencode-ai/plugin
 import { NoAnswerError, type Answer, type Endpoint } from "./endpoint.ts";
 import type { Sessions } from "./sessions.ts";
 
-const INVOKE_TIMEOUT_MS = 150_000; // above Nubabel's own limit of a call, which explains better what happened
-const LIST_TIMEOUT_MS = 30_000;
-const TRIES = 3;
-const BETWEEN_TRIES_MS = 500;
+// Nubabel's `domain/tool_call_times.py` says what these outlast. What is sent again is the same call: it gets its outcome.
+const INVOKE_WAIT_MS = 150_000;
+const INVOKE_PATIENCE_MS = 450_000;
+const LIST_WAIT_MS = 30_000;
+const LIST_PATIENCE_MS = 60_000;
+const TRIES = 6; // with the waits between them: longer than a restart of Nubabel's web
+const FIRST_WAIT_BETWEEN_MS = 500; // doubled after each try
 const MAX_LIST_CHARACTERS = 60_000;
+
+/** waitMs: for one answer; patienceMs: for all tries. */
+interface Patience {
+  readonly waitMs: number;
+  readonly patienceMs: number;
+}
+
+const INVOKE: Patience = { waitMs: INVOKE_WAIT_MS, patienceMs: INVOKE_PATIENCE_MS };
+const LIST: Patience = { waitMs: LIST_WAIT_MS, patienceMs: LIST_PATIENCE_MS };
+
+const STOPPED_IN_DOUBT = "stopped; whether the call was carried out is not known";
 
 type Context = Pick<ToolContext, "sessionID" | "messageID" | "abort">;
 
@@ -22,16 +36,16 @@ export class OrganizationTools {
   readonly #endpoint: Pick<Endpoint, "post">;
   readonly #sessions: Pick<Sessions, "owner">;
 
-  readonly #betweenTriesMs: number;
+  readonly #firstWaitBetweenMs: number;
 
   constructor(
     endpoint: Pick<Endpoint, "post">,
     sessions: Pick<Sessions, "owner">,
-    betweenTriesMs: number = BETWEEN_TRIES_MS,
+    firstWaitBetweenMs: number = FIRST_WAIT_BETWEEN_MS,
   ) {
     this.#endpoint = endpoint;
     this.#sessions = sessions;
-    this.#betweenTriesMs = betweenTriesMs;
+    this.#firstWaitBetweenMs = firstWaitBetweenMs;
   }
 
   definitions(): Record<string, ToolDefinition> {
@@ -59,7 +73,7 @@ export class OrganizationTools {
   /** The result as text. Throws an Error whose message is meant for the agent. */
   async invoke(args: InvokeArguments, context: Context): Promise<string> {
     await this.#mustBeOurs(context.sessionID);
-    const answer = await this.#post("/api/sidecar/mcp/invoke", INVOKE_TIMEOUT_MS, context, {
+    const answer = await this.#post("/api/sidecar/mcp/invoke", INVOKE, context, {
       session_id: context.sessionID,
       // The same call has the same id when it is sent again: Nubabel's ledger carries it out once.
       call_id: callID(context),
@@ -79,7 +93,7 @@ export class OrganizationTools {
 
   async list(context: Context): Promise<string> {
     await this.#mustBeOurs(context.sessionID);
-    const answer = await this.#post("/api/sidecar/mcp/tools", LIST_TIMEOUT_MS, context, {
+    const answer = await this.#post("/api/sidecar/mcp/tools", LIST, context, {
       session_id: context.sessionID,
     });
     const { providers } = fields(answer);
@@ -95,20 +109,28 @@ export class OrganizationTools {
     }
   }
 
-  async #post(path: string, timeoutMs: number, context: Context, body: unknown): Promise<Answer> {
+  async #post(path: string, patience: Patience, context: Context, body: unknown): Promise<Answer> {
+    const giveUpAt = performance.now() + patience.patienceMs;
+    let inDoubt = false; // a try without an answer: its call may have been carried out
     for (let attempt = 1; ; attempt += 1) {
-      if (context.abort.aborted) throw new Error("stopped before the call was made");
-      const last = attempt === TRIES;
+      if (context.abort.aborted) throw new Error(inDoubt ? STOPPED_IN_DOUBT : "stopped before the call was made");
+      const between = this.#firstWaitBetweenMs * 2 ** (attempt - 1);
+      const timeoutMs = Math.max(1, Math.min(patience.waitMs, giveUpAt - performance.now()));
+      let problem: string;
       try {
         const answer = await this.#endpoint.post(path, body, { timeoutMs, signal: context.abort });
         if (answer.status < 500 && answer.status !== 429) return answer;
-        if (last) throw new Error(`Nubabel is busy or out of order (status ${answer.status}); try again later`);
+        problem = `Nubabel is busy or out of order (status ${answer.status})`;
       } catch (error) {
-        if (context.abort.aborted) throw new Error("stopped; whether the call was carried out is not known");
         if (!(error instanceof NoAnswerError)) throw error;
-        if (last) throw new Error(`${error.message}; whether the call was carried out is not known`);
+        inDoubt = true;
+        if (context.abort.aborted) throw new Error(STOPPED_IN_DOUBT);
+        problem = error.message;
       }
-      await stoppableWait(this.#betweenTriesMs * attempt, context.abort);
+      if (attempt === TRIES || performance.now() + between >= giveUpAt) {
+        throw new Error(`${problem}; ${inDoubt ? "whether the call was carried out is not known" : "try again later"}`);
+      }
+      await stoppableWait(between, context.abort);
     }
   }
 }

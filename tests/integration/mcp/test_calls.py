@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -23,10 +24,12 @@ from nubabel_workers.services.tool_calls import ToolCalls
 from tests.integration.gateway.conftest import environment_of
 from tests.integration.mcp.tool_server import TOKEN, HttpToolServer
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+from tests.waiting import eventually, eventually_true
 
 pytestmark = pytest.mark.integration
 
 ORGANIZATION = OrganizationId("org_a")
+LEASE_S = 3.0
 NOWHERE = SecretStr("redis://127.0.0.1:1/0")  # without the shared state every call may go
 CHANGE = ToolRequest(ORGANIZATION, ExecutionId("exe_a"), "ses_oc", "call_1", "change", {"name": "A"})
 LOOK = replace(CHANGE, call_id="call_2", tool_name="look")
@@ -49,6 +52,7 @@ def settings(database_factory: Callable[..., str], pipeline_template: str, http:
         cache_url=NOWHERE,
         encryption_keys=(generate_key(),),
         database_pool_min=0,
+        lease_s=LEASE_S,
         egress_allow=(http.url.removeprefix("http://").removesuffix("/mcp"),),
     )
 
@@ -82,6 +86,7 @@ async def started(settings: Settings, request: ToolRequest, *death: str) -> Proc
             **environment_of(settings, http_port=1),
             "NUBABEL_EGRESS_ALLOW": ",".join(settings.egress_allow),
             "NUBABEL_LOG_LEVEL": "error",
+            "NUBABEL_LEASE_S": str(settings.lease_s),
         },
         stdin=PIPE,
         stdout=PIPE,
@@ -230,3 +235,52 @@ async def test_a_call_that_only_reads_is_made_again_after_a_death(
 
     assert (outcome.content, http.calls["look"]) == ("A is there", calls)
     assert await statuses(services) == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("tool_name", "content", "code", "calls"),
+    [("hang", "", "outcome_unknown", 1), ("hang_once", "answered", None, 2)],
+    ids=["unknown", "repeatable"],
+)
+async def test_a_call_whose_process_is_killed_in_it_ends_with_the_next_request_within_about_its_lease(
+    tools: ToolCalls,
+    settings: Settings,
+    http: HttpToolServer,
+    *,
+    tool_name: str,
+    content: str,
+    code: str | None,
+    calls: int,
+) -> None:
+    asked = replace(CHANGE, tool_name=tool_name, arguments={})
+    process = await started(settings, asked)
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    await eventually(lambda: http.calls[tool_name] == 1, timeout_s=30, what="the call")
+    await tools.list.run(ORGANIZATION)  # what follows is the wait for the lease alone
+    process.kill()
+    await process.wait()
+    killed_at = time.monotonic()
+
+    outcome = await tools.invoke.run(asked)
+
+    assert (outcome.content, outcome.error.code if outcome.error else None) == (content, code)
+    assert http.calls[tool_name] == calls
+    assert time.monotonic() - killed_at < LEASE_S + 2
+
+
+async def test_the_lease_of_a_call_is_renewed_while_the_call_lasts(
+    tools: ToolCalls, services: Services, http: HttpToolServer
+) -> None:
+    calling = asyncio.create_task(tools.invoke.run(replace(CHANGE, tool_name="hang", arguments={})))
+    await eventually(lambda: http.calls["hang"] == 1, timeout_s=30, what="the call")
+
+    async def renewed() -> bool:
+        row = await services.database.system().one(
+            "SELECT lease_until - started_at > make_interval(secs => %(lease_s)s) AS longer FROM tool_calls",
+            {"lease_s": LEASE_S + 0.1},
+        )
+        return row is not None and row["longer"]
+
+    await eventually_true(renewed, what="the renewal")
+    calling.cancel()

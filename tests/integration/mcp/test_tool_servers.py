@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from nubabel_workers.adapters.mcp.servers import McpToolServers, ServerLimits
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import (
     CredentialsError,
+    LeaseLostError,
     PermanentError,
     RateLimitedError,
     UnansweredError,
@@ -30,6 +32,7 @@ from nubabel_workers.domain.tools import (
 )
 from tests.fakes.breakers import FakeBreakers
 from tests.integration.mcp.tool_server import SECRET, TOKEN, HttpToolServer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +93,10 @@ BY_COMMAND = ToolConnection(
 )
 
 
+def at_once() -> None:
+    """May it go? Nobody else could have taken it over."""
+
+
 def tool(name: str, *, repeatable: bool = False) -> Tool:
     return Tool(name, "", {}, repeatable=repeatable)
 
@@ -100,27 +107,29 @@ async def test_tools_are_listed_with_their_schemas_and_which_may_be_repeated(
     tools = {one.name: one for one in await servers.tools(at(http), GOOD)}
 
     assert tools["look"].input_schema["required"] == ["name"]
-    assert [name for name, one in tools.items() if one.repeatable] == ["look", "crash_once"]
+    assert [name for name, one in tools.items() if one.repeatable] == ["look", "hang_once", "crash_once"]
 
 
 async def test_a_call_comes_back_with_its_answer_and_the_session_is_kept(
     servers: McpToolServers, http: HttpToolServer
 ) -> None:
-    first = await servers.call(at(http), GOOD, tool("change"), {"name": "A"})
-    await servers.call(at(http), GOOD, tool("change"), {"name": "B"})
+    first = await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
+    await servers.call(at(http), GOOD, tool("change"), {"name": "B"}, may_go=at_once)
 
     assert (first.text, first.is_error) == ("A is changed", False)
     assert http.calls["change"] == 2
 
 
 async def test_many_calls_share_one_session(servers: McpToolServers, http: HttpToolServer) -> None:
-    results = await asyncio.gather(*(servers.call(at(http), GOOD, tool("look"), {"name": str(n)}) for n in range(20)))
+    results = await asyncio.gather(
+        *(servers.call(at(http), GOOD, tool("look"), {"name": str(n)}, may_go=at_once) for n in range(20))
+    )
 
     assert [result.text for result in results] == [f"{n} is there" for n in range(20)]
 
 
 async def test_wrong_arguments_are_the_tools_own_refusal(servers: McpToolServers, http: HttpToolServer) -> None:
-    result = await servers.call(at(http), GOOD, tool("change"), {})
+    result = await servers.call(at(http), GOOD, tool("change"), {}, may_go=at_once)
 
     assert result.is_error
     assert http.calls["change"] == 0
@@ -128,12 +137,12 @@ async def test_wrong_arguments_are_the_tools_own_refusal(servers: McpToolServers
 
 async def test_a_tool_that_hangs_is_uncertain_and_others_go_on(guard: EgressGuard, http: HttpToolServer) -> None:
     servers = McpToolServers(guard, {}, FakeBreakers(), ServerLimits(connect_s=60, call_s=1, max_bytes=100_000))
-    await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
 
     with pytest.raises(UnansweredError):
-        await servers.call(at(http), GOOD, tool("hang"), {})
+        await servers.call(at(http), GOOD, tool("hang"), {}, may_go=at_once)
 
-    assert (await servers.call(at(http), GOOD, tool("look"), {"name": "B"})).text == "B is there"
+    assert (await servers.call(at(http), GOOD, tool("look"), {"name": "B"}, may_go=at_once)).text == "B is there"
     assert http.calls["hang"] == 1
     await servers.close()
 
@@ -145,10 +154,12 @@ async def test_an_answer_that_is_too_large_is_not_kept(
     connection, credentials = (BY_COMMAND, OF_THE_PROCESS) if by_command else (at(http), GOOD)
 
     with pytest.raises(PermanentError, match="larger than") as refused:
-        await servers.call(connection, credentials, tool("huge"), {})
+        await servers.call(connection, credentials, tool("huge"), {}, may_go=at_once)
 
     assert refused.value.code == "result_too_large"
-    assert (await servers.call(connection, credentials, tool("look"), {"name": "B"})).text == "B is there"
+    assert (
+        await servers.call(connection, credentials, tool("look"), {"name": "B"}, may_go=at_once)
+    ).text == "B is there"
 
 
 @pytest.mark.parametrize("by_command", [False, True])
@@ -158,14 +169,16 @@ async def test_a_server_that_dies_in_a_call_leaves_it_uncertain_and_it_is_not_se
     connection, credentials = (BY_COMMAND, OF_THE_PROCESS) if by_command else (at(http), GOOD)
 
     with pytest.raises(UncertainError):
-        await servers.call(connection, credentials, tool("crash_in_the_call"), {})
+        await servers.call(connection, credentials, tool("crash_in_the_call"), {}, may_go=at_once)
 
     assert http.calls["crash"] == (0 if by_command else 1)
-    assert (await servers.call(connection, credentials, tool("look"), {"name": "B"})).text == "B is there"
+    assert (
+        await servers.call(connection, credentials, tool("look"), {"name": "B"}, may_go=at_once)
+    ).text == "B is there"
 
 
 async def test_a_repeatable_call_is_sent_once_more(servers: McpToolServers, http: HttpToolServer) -> None:
-    result = await servers.call(at(http), GOOD, tool("crash_once", repeatable=True), {})
+    result = await servers.call(at(http), GOOD, tool("crash_once", repeatable=True), {}, may_go=at_once)
 
     assert (result.text, http.calls["crash_once"]) == ("done at last", 2)
 
@@ -173,31 +186,81 @@ async def test_a_repeatable_call_is_sent_once_more(servers: McpToolServers, http
 async def test_refused_credentials_are_told_as_such_and_newer_ones_serve(
     servers: McpToolServers, http: HttpToolServer
 ) -> None:
-    await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
     http.tokens = {"t0ken-renewed"}
 
     with pytest.raises(CredentialsError):
-        await servers.call(at(http), GOOD, tool("change"), {"name": "A"})
+        await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
 
     renewed = ToolCredentials(2, headers={"Authorization": "Bearer t0ken-renewed"})
-    assert (await servers.call(at(http), renewed, tool("change"), {"name": "A"})).text == "A is changed"
+    assert (await servers.call(at(http), renewed, tool("change"), {"name": "A"}, may_go=at_once)).text == "A is changed"
     assert http.calls["change"] == 1
 
 
 async def test_limits_of_a_server_are_told_with_its_own_wait(servers: McpToolServers, http: HttpToolServer) -> None:
-    await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
     http.refusals = [429]
 
     with pytest.raises(RateLimitedError) as limited:
-        await servers.call(at(http), GOOD, tool("change"), {"name": "A"})
+        await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
 
     assert (limited.value.retry_after_s, http.calls["change"]) == (7, 0)
+
+
+async def test_a_session_that_the_server_has_lost_is_begun_anew_and_the_call_sent_once_more(
+    servers: McpToolServers, http: HttpToolServer
+) -> None:
+    http.has_sessions = True
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
+    http.forget_sessions()
+
+    result = await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
+
+    assert (result.text, http.calls["change"]) == ("A is changed", 1)
+    assert (len(http.forgotten), len(http.sessions)) == (1, 2)
+
+
+async def test_a_server_that_loses_its_new_session_as_well_took_nothing_and_is_not_asked_again(
+    servers: McpToolServers, http: HttpToolServer
+) -> None:
+    http.has_sessions = True
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
+    http.forgets = True
+
+    with pytest.raises(UnavailableError, match="does not know the session"):
+        await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
+
+    assert (http.calls["change"], len(http.forgotten)) == (0, 2)
+
+
+async def test_what_is_not_ours_any_more_directly_before_it_is_sent_is_not_sent(
+    servers: McpToolServers, http: HttpToolServer
+) -> None:
+    def lost() -> None:
+        raise LeaseLostError("another's by now")
+
+    with pytest.raises(LeaseLostError):
+        await servers.call(at(http), GOOD, tool("change"), {"name": "A"}, may_go=lost)
+
+    assert http.calls["change"] == 0
+
+
+async def test_calls_at_once_to_one_connection_are_bounded(guard: EgressGuard, http: HttpToolServer) -> None:
+    servers = McpToolServers(guard, {}, FakeBreakers(), replace(LIMITS, at_once=1, wait_s=0.1))
+    first = asyncio.create_task(servers.call(at(http), GOOD, tool("hang"), {}, may_go=at_once))
+    await eventually(lambda: http.calls["hang"] == 1, timeout_s=30, what="the call")
+
+    with pytest.raises(UnavailableError, match="1 calls under way"):
+        await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
+
+    first.cancel()
+    await servers.close()
 
 
 async def test_a_server_that_does_not_list_its_tools_is_told_as_such(
     servers: McpToolServers, http: HttpToolServer
 ) -> None:
-    await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+    await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
     http.refusals = [404]
 
     with pytest.raises(PermanentError, match="does not list its tools"):
@@ -208,7 +271,7 @@ async def test_a_server_that_is_not_there_took_nothing(servers: McpToolServers) 
     gone = HttpToolServer(url="http://127.0.0.1:9/mcp")
 
     with pytest.raises(UnavailableError):
-        await servers.call(at(gone), GOOD, tool("change"), {"name": "A"})
+        await servers.call(at(gone), GOOD, tool("change"), {"name": "A"}, may_go=at_once)
 
 
 async def test_an_address_out_of_bounds_is_never_asked(http: HttpToolServer) -> None:
@@ -216,7 +279,7 @@ async def test_an_address_out_of_bounds_is_never_asked(http: HttpToolServer) -> 
     servers = McpToolServers(guard, {}, FakeBreakers(), LIMITS)
 
     with pytest.raises(PermanentError) as refused:
-        await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+        await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
 
     assert refused.value.code == "egress_refused"
     await servers.close()
@@ -228,7 +291,7 @@ async def test_an_open_breaker_lets_nothing_go(guard: EgressGuard, http: HttpToo
     servers = McpToolServers(guard, {}, FakeBreakers({"mcp_http": opened}), LIMITS)
 
     with pytest.raises(UnavailableError):
-        await servers.call(at(http), GOOD, tool("look"), {"name": "A"})
+        await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
 
     assert http.calls["look"] == 0
     await servers.close()
@@ -248,7 +311,7 @@ async def test_a_server_that_was_started_sees_its_own_environment_only_and_ends_
     guard: EgressGuard,
 ) -> None:
     servers = McpToolServers(guard, CATALOGUE, FakeBreakers(), LIMITS)
-    failed: ToolResult = await servers.call(BY_COMMAND, OF_THE_PROCESS, tool("tell"), {})
+    failed: ToolResult = await servers.call(BY_COMMAND, OF_THE_PROCESS, tool("tell"), {}, may_go=at_once)
     assert failed.is_error
     started = [pid for pid in _children() if b"tests.integration.mcp.tool_server" in _command_line(pid)]
     assert len(started) == 1

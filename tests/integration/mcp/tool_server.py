@@ -35,11 +35,28 @@ def tool_server(calls: Counter[str], crash: Callable[[], None]) -> MCPServer:
         await asyncio.Event().wait()
         return ""
 
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True))
+    async def hang_once() -> str:
+        calls["hang_once"] += 1
+        if calls["hang_once"] == 1:
+            await asyncio.Event().wait()
+        return "answered"
+
     @server.tool(structured_output=False)
     def huge() -> str:
         calls["huge"] += 1
         return "x" * 2_000_000
 
+    add_crashing_tools(server, calls, crash)
+
+    @server.tool()
+    def tell() -> str:
+        raise RuntimeError(f"it went wrong with {os.environ.get('TOOL_SECRET') or TOKEN}")
+
+    return server
+
+
+def add_crashing_tools(server: MCPServer, calls: Counter[str], crash: Callable[[], None]) -> None:
     @server.tool()
     async def crash_in_the_call() -> str:
         calls["crash"] += 1
@@ -55,21 +72,23 @@ def tool_server(calls: Counter[str], crash: Callable[[], None]) -> MCPServer:
             await asyncio.sleep(3600)
         return "done at last"
 
-    @server.tool()
-    def tell() -> str:
-        raise RuntimeError(f"it went wrong with {os.environ.get('TOOL_SECRET') or TOKEN}")
-
-    return server
-
 
 @dataclass
 class HttpToolServer:
-    """tokens: that it accepts now. refusals: statuses of the next requests."""
+    """tokens: that it accepts now. refusals: statuses of the next requests.
+
+    has_sessions: it speaks the protocol of before 2026 only. forgets: every session at once; it then answers as to one
+    that it never knew.
+    """
 
     url: str = ""
     calls: Counter[str] = field(default_factory=Counter)
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     refusals: list[int] = field(default_factory=list)
+    has_sessions: bool = False
+    forgets: bool = False
+    sessions: set[str] = field(default_factory=set)  # that were named
+    forgotten: set[str] = field(default_factory=set)
     _server: uvicorn.Server | None = None
 
     @asynccontextmanager
@@ -97,9 +116,11 @@ class HttpToolServer:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            headers = dict(scope["headers"])
+            headers = self._headers(scope)
             shown = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
             status = 401 if shown not in self.tokens else 0
+            if self.has_sessions and headers.get(b"mcp-method") == b"server/discover":
+                status = 404
             if status == 0 and self.refusals and scope["method"] == "POST":
                 status = self.refusals.pop(0)
             if status == 0:
@@ -109,6 +130,21 @@ class HttpToolServer:
             await send({"type": "http.response.body", "body": b"no"})
 
         return guarded
+
+    def _headers(self, scope: Any) -> dict[bytes, bytes]:
+        headers = dict(scope["headers"])
+        session = headers.get(b"mcp-session-id", b"").decode()
+        if session:
+            self.sessions.add(session)
+            if self.forgets:
+                self.forgotten.add(session)
+        if session in self.forgotten:
+            headers[b"mcp-session-id"] = b"unknown"
+            scope["headers"] = list(headers.items())
+        return headers
+
+    def forget_sessions(self) -> None:
+        self.forgotten |= self.sessions
 
     def _cut_all(self) -> None:
         assert self._server is not None

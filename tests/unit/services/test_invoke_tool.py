@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,9 +14,11 @@ from nubabel_workers.domain.errors import (
     UncertainError,
 )
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, ToolConnectionId
+from nubabel_workers.domain.ports import MaintenanceStore
 from nubabel_workers.domain.tool_calls import CallStatus, Tool, ToolOutcome, ToolRequest, ToolResult, tool_call_id
 from nubabel_workers.domain.tools import ConnectionKind, ConnectionStatus, ToolConnection
 from nubabel_workers.services.ask_tool_servers import AskLimits, AskToolServers
+from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.invoke_tool import InvokeLimits, InvokeTool
 from nubabel_workers.services.list_tools import ListTools
 from tests.fakes.clock import FakeChance, FakeClock
@@ -59,7 +61,8 @@ class Stage:
     def __post_init__(self) -> None:
         ask = AskToolServers(self.connections, self.servers, self.ask_limits)
         self.list = ListTools(self.connections, ask)
-        self.invoke = InvokeTool(self.connections, ask, self.ledger, self.clock, FakeChance(), self.limits)
+        leases = LeaseHolder(cast("MaintenanceStore", None), self.clock, FakeChance(), lease_s=10)  # renews nothing
+        self.invoke = InvokeTool(self.connections, ask, self.ledger, leases, self.clock, FakeChance(), self.limits)
 
     def row_status(self, asked: ToolRequest | None = None) -> CallStatus:
         return self.ledger.rows[tool_call_id(asked or request())].status
@@ -270,17 +273,43 @@ async def test_an_execution_that_is_over_calls_nothing(stage: Stage) -> None:
 
 
 async def test_a_process_that_stood_still_before_the_call_does_not_make_it(stage: Stage) -> None:
-    begin = stage.ledger.begin
-
-    async def slow(*args: Any) -> Any:
-        begun = await begin(*args)
-        stage.clock.advance(100)
-        return begun
-
-    stage.ledger.begin = slow  # type: ignore[method-assign, assignment]
+    stage.servers.before_call = lambda: stage.clock.advance(10)
 
     assert code(await stage.invoke.run(request())) == "not_made"
     assert (stage.servers.calls, stage.row_status()) == ([], CallStatus.FAILED)
+
+
+async def test_a_call_that_takes_longer_than_its_lease_goes_on(stage: Stage) -> None:
+    def late() -> ToolResult:
+        stage.clock.advance(100)
+        return ToolResult("made")
+
+    stage.servers.answers = [late]
+
+    assert (await stage.invoke.run(request())).content == "made"
+
+
+async def test_while_the_ledger_is_away_the_request_may_be_sent_again(stage: Stage) -> None:
+    stage.ledger.away = True
+
+    with pytest.raises(UnavailableError):
+        await stage.invoke.run(request())
+
+    assert stage.servers.calls == []
+
+
+@pytest.mark.parametrize("tool_name", ["create_page", "search"])
+async def test_a_call_that_was_begun_and_cannot_be_made_again_is_unknown(stage: Stage, tool_name: str) -> None:
+    asked = request(tool_name=tool_name)
+    stage.servers.hold = asyncio.Event()
+    dying = asyncio.create_task(stage.invoke.run(asked))
+    await _until(lambda: bool(stage.servers.calls))
+    stage.servers.away = {"mcp_notion"}
+
+    assert code(await stage.invoke.run(asked)) == "outcome_unknown"
+
+    stage.servers.hold.set()
+    await dying
 
 
 async def test_an_outcome_is_told_even_if_it_can_be_written_later_only(stage: Stage) -> None:

@@ -47,3 +47,13 @@ def test_an_error_that_was_put_aside_is_taken_once() -> None:
     assert failures.take(token) is error
     assert failures.take(token) is None
     assert failures.take({"told": "by a server"}) is None
+
+
+def test_errors_that_nobody_takes_do_not_pile_up() -> None:
+    failures = Failures()
+
+    first = failures.put(UnavailableError("first"))
+    last = [failures.put(UnavailableError(str(number))) for number in range(1_000)][-1]
+
+    assert failures.take(first) is None
+    assert str(failures.take(last)) == "999"
