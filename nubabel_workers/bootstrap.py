@@ -81,6 +81,7 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
+from nubabel_workers.services.revoke_access import RevokeAccess
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
@@ -474,6 +475,7 @@ def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
         access,
         McpProbe(services.egress, catalogue, timeout_s=settings.tool_check_timeout_s),
         services.egress.check_url,
+        RevokeAccess(credentials, servers, within_s=settings.tool_oauth_timeout_s),
         services.chance,
         catalogue=catalogue,
         check_s=settings.tool_check_timeout_s,

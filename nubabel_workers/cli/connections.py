@@ -29,6 +29,7 @@ from nubabel_workers.domain.tool_connections import (
     ConnectionCheck,
     ConnectionDetails,
     NewConnection,
+    Removal,
 )
 from nubabel_workers.domain.tools import ConnectionStatus
 from nubabel_workers.services.connections import Connections
@@ -56,6 +57,9 @@ def add(
         bool, typer.Option("--token-stdin", help="Read its token from standard input (hidden when typed).")
     ] = False,
     token_env: TokenEnv = None,
+    token_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Send it in this header, as it is; else as Bearer token.")
+    ] = None,
     variable: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="NAME", help="Hand this variable of the shell to a command server; repeatable."),
@@ -83,6 +87,7 @@ def add(
         client_secret=_variable(client_secret_env) if client_secret_env else None,
         scope=scope,
         allowed_tools=tool or None,
+        token_header=token_header,
     )
 
     async def work(connections: Connections, organization_id: str) -> ConnectionDetails:
@@ -149,6 +154,30 @@ def allow(
     async def work(connections: Connections, organization_id: str) -> ConnectionDetails:
         return await connections.manage.allow(
             organization_id, connection, None if every else tools, actor=actor(context)
+        )
+
+    _print(_for_organization(context, organization, work), as_json=as_json)
+
+
+@commands.command()
+def repeat(
+    context: typer.Context,
+    organization: OrganizationArgument,
+    connection: ConnectionArgument,
+    tools: Annotated[list[str] | None, typer.Argument(metavar="[TOOL]...", help="These and no others.")] = None,
+    never: Annotated[bool, typer.Option("--never", help="None of them.")] = False,
+    as_told: Annotated[
+        bool, typer.Option("--as-told", help="Those of which its server says so (the default).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which calls may be made again when nobody knows whether they took effect."""
+    if [bool(tools), never, as_told].count(True) != 1:
+        raise InvalidInputError("name tools, or give one of --never and --as-told")
+
+    async def work(connections: Connections, organization_id: str) -> ConnectionDetails:
+        return await connections.manage.set_repeatable(
+            organization_id, connection, None if as_told else tools or (), actor=actor(context)
         )
 
     _print(_for_organization(context, organization, work), as_json=as_json)
@@ -263,13 +292,18 @@ def enable(context: typer.Context, organization: OrganizationArgument, connectio
 
 @commands.command()
 def remove(context: typer.Context, organization: OrganizationArgument, connection: ConnectionArgument) -> None:
-    """Remove a connection with its credentials. The provider is not told: take the access away there as well."""
+    """Remove a connection with its credentials, and tell the provider, if it can be told."""
 
-    async def work(connections: Connections, organization_id: str) -> ConnectionDetails:
+    async def work(connections: Connections, organization_id: str) -> Removal:
         return await connections.manage.remove(organization_id, connection, actor=actor(context))
 
-    removed = _for_organization(context, organization, work).connection
+    removal = _for_organization(context, organization, work)
+    removed = removal.details.connection
     say(f"removed {removed.id} ({removed.provider})")
+    if removal.provider_told:
+        note("the provider has ended its access")
+    else:
+        note("the provider was not told: take the access away there as well")
 
 
 def _for_organization(context: typer.Context, id_or_name: str, work: Callable[[Connections, str], Awaitable[T]]) -> T:
@@ -302,7 +336,9 @@ def _print(details: ConnectionDetails, *, as_json: bool) -> None:
             "state": connection.status.value,
             **({"why": details.status_detail} if details.status_detail else {}),
             "default": "yes" if connection.is_default else "no",
-            "allowed tools": _tools(details),
+            "allowed tools": _names(connection.allowed_tools, otherwise="all"),
+            "repeatable tools": _names(connection.repeatable_tools, otherwise="as its server says"),
+            **({"token header": details.token_header} if details.token_header else {}),
             "authorized at": details.issuer or "-",
             "scope": details.scope or "-",
             "token ends": clock_time(details.expires_at),
@@ -329,9 +365,8 @@ def _row(details: ConnectionDetails, checked: str) -> tuple[str, ...]:
     )
 
 
-def _tools(details: ConnectionDetails) -> str:
-    allowed = details.connection.allowed_tools
-    return "all" if allowed is None else ", ".join(sorted(allowed))
+def _names(tools: frozenset[str] | None, *, otherwise: str) -> str:
+    return otherwise if tools is None else ", ".join(sorted(tools)) or "none"
 
 
 def _as_json(details: ConnectionDetails) -> dict[str, Any]:

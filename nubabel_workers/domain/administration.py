@@ -40,6 +40,7 @@ class AuditAction(StrEnum):
     EXECUTION_CANCELLED = "execution.cancelled"
     CONNECTION_ADDED = "connection.added"
     CONNECTION_TOOLS_ALLOWED = "connection.tools_allowed"
+    CONNECTION_REPEATABLE_TOOLS_SET = "connection.repeatable_tools_set"
     CONNECTION_DEFAULT_SET = "connection.default_set"
     CONNECTION_CREDENTIALS_SET = "connection.credentials_set"
     CONNECTION_AUTHORIZATION_BEGUN = "connection.authorization_begun"

@@ -1,12 +1,13 @@
 """OAuth 2.1 as the connections use it: values, and the checks that need no network.
 
 Sources: MCP authorization, https://modelcontextprotocol.io/specification/draft/basic/authorization;
-RFC 7636 (PKCE), RFC 8707 (resource), RFC 9207 (issuer in the answer).
+RFC 7636 (PKCE), RFC 8707 (resource), RFC 9207 (issuer in the answer), RFC 7009 (revocation).
 """
 
 import base64
 import hashlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -26,6 +27,7 @@ class AuthorizationServer:
     authorization_endpoint: str
     token_endpoint: str
     registration_endpoint: str | None = None
+    revocation_endpoint: str | None = None
     token_auth_methods: tuple[str, ...] = ("client_secret_basic",)  # RFC 8414: what an absent list means
     says_issuer: bool = False
 
@@ -61,6 +63,7 @@ class Grant:
     client: OAuthClient
     scope: str | None = None
     says_issuer: bool = False
+    revocation_endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,13 @@ class Tokens:
     refresh: SecretStr | None = None
     expires_in_s: float | None = None
     scope: str | None = None
+
+
+class TokenKind(StrEnum):
+    """As RFC 7009 names them, section 2.1."""
+
+    ACCESS = "access_token"
+    REFRESH = "refresh_token"
 
 
 @dataclass(frozen=True)

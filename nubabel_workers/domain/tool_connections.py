@@ -18,6 +18,12 @@ MAX_SECRET_CHARS: Final = 8_192
 _PROVIDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _TOOL_NAME = re.compile(r"[\x21-\x7e]{1,128}")
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # RFC 9110: what a header may carry of it
+_HEADER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+# Headers that say how a message is carried, by whom, or what is in it: HTTP's, the protocol's and the browsers'.
+_HEADER_IN_USE = re.compile(
+    "(accept|content|mcp|proxy|sec|x-forwarded)(-.*)?|connection|cookie|date|expect|forwarded|from|host|http2-settings|"
+    "keep-alive|last-event-id|origin|referer|te|trailer|transfer-encoding|upgrade|user-agent|via"
+)
 
 
 class Authentication(StrEnum):
@@ -72,6 +78,7 @@ class NewConnection:
     client_secret: SecretStr | None = None
     scope: str | None = None
     allowed_tools: Collection[str] | None = None
+    token_header: str | None = None  # where the token goes, as it is; None: Authorization, as Bearer
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class ConnectionDetails:
     scope: str | None = None  # what was granted
     expires_at: datetime | None = None  # of the present token; it is refreshed before
     revision: int = 0
+    token_header: str | None = None
     checked_at: datetime | None = None
     healthy: bool | None = None  # what the last check found; None before the first
     health_detail: str = ""
@@ -110,6 +118,14 @@ class AuthorizationLink:
 
     url: str
     expires_in_s: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A connection that is gone. provider_told: to end what its tokens are good for (RFC 7009), and took it."""
+
+    details: ConnectionDetails
+    provider_told: bool
 
 
 @dataclass(frozen=True)
@@ -186,12 +202,37 @@ def checked_tools(names: Collection[str] | None) -> frozenset[str] | None:
         return None
     if not names:
         raise InvalidInputError("name at least one tool, or allow all; to stop its use, disable the connection")
+    return _tool_names(names)
+
+
+def checked_repeatable_tools(names: Collection[str] | None) -> frozenset[str] | None:
+    """None leaves it to the server's word; an empty list repeats nothing."""
+    return None if names is None else _tool_names(names)
+
+
+def _tool_names(names: Collection[str]) -> frozenset[str]:
     if len(names) > MAX_ALLOWED_TOOLS:
         raise InvalidInputError(f"at most {MAX_ALLOWED_TOOLS} tools can be named")
     wrong = next((name for name in names if not _TOOL_NAME.fullmatch(name)), None)
     if wrong is not None:
         raise InvalidInputError("a tool's name has up to 128 visible characters without spaces")
     return frozenset(names)
+
+
+def checked_token_header(target: Target, name: str | None) -> str | None:
+    """Raises InvalidInputError for a header that a token must not take the place of."""
+    if name is None:
+        return None
+    if target.authentication is not Authentication.TOKEN:
+        raise InvalidInputError("a header is for connections by token")
+    if not _HEADER.fullmatch(name):
+        raise InvalidInputError("a header's name has up to 64 letters, digits, - and _, e.g. X-Api-Key")
+    lower = name.lower()
+    if lower == "authorization":
+        raise InvalidInputError("leave the header out: a token goes into Authorization, as Bearer, by itself")
+    if _HEADER_IN_USE.fullmatch(lower):
+        raise InvalidInputError(f"the header {name} has another meaning: name the one that the service documents")
+    return name
 
 
 def checked_secrets(target: Target, secrets: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:

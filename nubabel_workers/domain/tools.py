@@ -51,9 +51,14 @@ class ToolConnection:
     command_name: str | None = None  # of a command server: its name in the operator's catalogue
     allowed_tools: frozenset[str] | None = None  # None allows all that the server has
     is_default: bool = False  # serves a tool name that several providers have; at most one per organization
+    repeatable_tools: frozenset[str] | None = None  # None: those of which its server says so
 
     def allows(self, tool_name: str) -> bool:
         return self.allowed_tools is None or tool_name in self.allowed_tools
+
+    def repeats(self, tool_name: str, *, server_says: bool) -> bool:
+        """Whether a call of the tool whose outcome is unknown may be made again. A list overrules the server's word."""
+        return server_says if self.repeatable_tools is None else tool_name in self.repeatable_tools
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ ToolName = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=MAX_SECRET_CHARS)]
 ShortText = Annotated[str, Field(min_length=1, max_length=1000)]
 AllowedTools = Annotated[list[ToolName], Field(min_length=1, max_length=MAX_ALLOWED_TOOLS)]
+RepeatableTools = Annotated[list[ToolName], Field(max_length=MAX_ALLOWED_TOOLS)]
 
 
 class _Secrets(BaseModel):
@@ -53,6 +54,11 @@ class NewConnectionBody(_Secrets):
     client_secret: Secret | None = None
     scope: ShortText | None = Field(None, description="oauth: what to ask for; else what the server says.")
     allowed_tools: AllowedTools | None = Field(None, description="null allows every tool that the server has.")
+    token_header: ShortText | None = Field(
+        None,
+        description="Header that the token goes into, as it is; null: `Authorization: Bearer …`.",
+        examples=["X-Api-Key"],
+    )
 
     def asked(self) -> NewConnection:
         return NewConnection(
@@ -66,6 +72,7 @@ class NewConnectionBody(_Secrets):
             client_secret=self.client_secret,
             scope=self.scope,
             allowed_tools=self.allowed_tools,
+            token_header=self.token_header,
         )
 
 
@@ -77,6 +84,15 @@ class AllowedToolsBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     allowed_tools: AllowedTools | None = Field(description="null allows every tool that the server has.")
+
+
+class RepeatableToolsBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    repeatable_tools: RepeatableTools | None = Field(
+        description="Tools whose calls may be made again when nobody knows whether they took effect. The list "
+        "overrules what the server says of its tools; an empty one repeats nothing; null: as the server says."
+    )
 
 
 class DefaultBody(BaseModel):
@@ -95,7 +111,9 @@ class ConnectionView(BaseModel):
     command: str | None
     authentication: Authentication
     allowed_tools: list[str] | None = Field(description="null: every tool that the server has.")
+    repeatable_tools: list[str] | None = Field(description="null: those of which the server says so.")
     is_default: bool
+    token_header: str | None = Field(description="null: a token goes into `Authorization`, as Bearer.")
     issuer: str | None = Field(description="The authorization server that agreed.")
     client_id: str | None
     scope: str | None = Field(description="What was granted, where the server said so.")
@@ -108,7 +126,6 @@ class ConnectionView(BaseModel):
     @classmethod
     def of(cls, details: ConnectionDetails) -> Self:
         connection = details.connection
-        tools = connection.allowed_tools
         return cls(
             id=connection.id,
             provider=connection.provider,
@@ -118,8 +135,10 @@ class ConnectionView(BaseModel):
             url=connection.url,
             command=connection.command_name,
             authentication=details.authentication,
-            allowed_tools=None if tools is None else sorted(tools),
+            allowed_tools=_sorted(connection.allowed_tools),
+            repeatable_tools=_sorted(connection.repeatable_tools),
             is_default=connection.is_default,
+            token_header=details.token_header,
             issuer=details.issuer,
             client_id=details.client_id,
             scope=details.scope,
@@ -129,6 +148,10 @@ class ConnectionView(BaseModel):
             health_detail=details.health_detail,
             created_at=details.created_at,
         )
+
+
+def _sorted(tools: frozenset[str] | None) -> list[str] | None:
+    return None if tools is None else sorted(tools)
 
 
 class ConnectionList(BaseModel):

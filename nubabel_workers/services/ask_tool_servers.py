@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, UnansweredError
@@ -46,7 +46,7 @@ class AskToolServers:
             return _silent(connection, f"no answer within {self._limits.list_s:g} s")
         except NubabelError as error:
             return _silent(connection, str(error))
-        allowed = tuple(tool for tool in tools if connection.allows(tool.name))
+        allowed = tuple(_as_we_see_it(connection, tool) for tool in tools if connection.allows(tool.name))
         return ProviderTools(connection.provider, allowed, connection.is_default)
 
     async def call(
@@ -92,6 +92,11 @@ class AskToolServers:
                 execution_id=execution_id,
             )
             raise
+
+
+def _as_we_see_it(connection: ToolConnection, tool: Tool) -> Tool:
+    """The server says whether a call may be repeated, and whoever keeps the connection has the last word on it."""
+    return replace(tool, repeatable=connection.repeats(tool.name, server_says=tool.repeatable))
 
 
 def _silent(connection: ToolConnection, reason: str) -> ProviderTools:

@@ -189,6 +189,7 @@ def _grant(discovered: Discovered, client: OAuthClient, redirect_uri: str, scope
         client=client,
         scope=scope,
         says_issuer=server.says_issuer,
+        revocation_endpoint=server.revocation_endpoint,
     )
 
 

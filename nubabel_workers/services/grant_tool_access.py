@@ -251,6 +251,10 @@ def _shown(stored: StoredCredentials) -> ToolCredentials:
     match stored.authentication:
         case Authentication.OAUTH:
             return _bearer(stored, "access")
+        case Authentication.TOKEN if stored.token_header is not None:
+            return ToolCredentials(
+                stored.revision, headers={stored.token_header: stored.secrets["token"].get_secret_value()}
+            )
         case Authentication.TOKEN:
             return _bearer(stored, "token")
         case Authentication.ENVIRONMENT:

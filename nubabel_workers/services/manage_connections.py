@@ -15,13 +15,17 @@ from nubabel_workers.domain.tool_connections import (
     ConnectionCheck,
     ConnectionDetails,
     NewConnection,
+    Removal,
     Target,
+    checked_repeatable_tools,
     checked_secrets,
+    checked_token_header,
     checked_tools,
     first_status,
     target_of,
 )
 from nubabel_workers.domain.tools import CommandServer, ToolConnection
+from nubabel_workers.services.revoke_access import RevokeAccess
 
 MAX_CONNECTIONS = 50  # of one organization
 
@@ -35,6 +39,7 @@ class ManageConnections:
         access: ToolConnections,
         servers: ToolServers,
         check_url: Callable[[str], object],
+        revoke: RevokeAccess,
         chance: Chance,
         *,
         catalogue: Mapping[str, CommandServer],
@@ -45,6 +50,7 @@ class ManageConnections:
         self._access = access
         self._servers = servers
         self._check_url = check_url
+        self._revoke = revoke
         self._chance = chance
         self._catalogue = catalogue
         self._check_s = check_s
@@ -69,6 +75,7 @@ class ManageConnections:
             secrets=checked_secrets(target, new.secrets),
             client=_client(new, target),
             scope=new.scope,
+            token_header=checked_token_header(target, new.token_header),
             limit=MAX_CONNECTIONS,
             actor=actor,
         )
@@ -93,6 +100,15 @@ class ManageConnections:
         found = await self.find(organization_id, id_or_provider)
         allowed = checked_tools(tools)
         await self._connections.set_allowed_tools(organization_id, found.connection.id, allowed, actor=actor)
+        return await self.find(organization_id, found.connection.id)
+
+    async def set_repeatable(
+        self, organization_id: str, id_or_provider: str, tools: Collection[str] | None, *, actor: str
+    ) -> ConnectionDetails:
+        """Whose calls may be made again when their outcome is unknown: these, or (None) as its server says."""
+        found = await self.find(organization_id, id_or_provider)
+        repeatable = checked_repeatable_tools(tools)
+        await self._connections.set_repeatable_tools(organization_id, found.connection.id, repeatable, actor=actor)
         return await self.find(organization_id, found.connection.id)
 
     async def set_default(
@@ -126,11 +142,12 @@ class ManageConnections:
     async def enable(self, organization_id: str, id_or_provider: str, *, actor: str) -> ConnectionDetails:
         return await self._set_disabled(organization_id, id_or_provider, disabled=False, actor=actor)
 
-    async def remove(self, organization_id: str, id_or_provider: str, *, actor: str) -> ConnectionDetails:
-        """With its credentials. The provider is not told: there its access can be taken away as well."""
+    async def remove(self, organization_id: str, id_or_provider: str, *, actor: str) -> Removal:
+        """With its credentials, whatever the provider says to it: it is told afterwards, where it can be."""
         found = await self.find(organization_id, id_or_provider)
+        revocable = await self._revoke.of(organization_id, found.connection.id)
         await self._connections.remove(organization_id, found.connection.id, actor=actor)
-        return found
+        return Removal(found, provider_told=revocable is not None and await self._revoke.run(revocable))
 
     async def check(self, organization_id: str, id_or_provider: str) -> ConnectionCheck:
         """Ask the server for its tools, and write down what came of it."""

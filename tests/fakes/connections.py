@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
+from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.oauth import (
     AuthorizationServer,
     Discovered,
     Grant,
     OAuthClient,
     PendingAuthorization,
+    TokenKind,
     Tokens,
 )
 from nubabel_workers.domain.ports.tools import RefreshLease, RegisteredClient, StoredCredentials
@@ -23,6 +25,7 @@ from nubabel_workers.services.authorize_connection import AuthorizeConnection
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshLimits
 from nubabel_workers.services.manage_connections import ManageConnections
+from nubabel_workers.services.revoke_access import RevokeAccess
 from tests.fakes.clock import FakeChance, FakeClock
 
 CREATED = datetime(2026, 11, 21, tzinfo=UTC)
@@ -54,6 +57,7 @@ class FakeConnectionStore:
         secrets: Mapping[str, SecretStr],
         client: OAuthClient | None,
         scope: str | None,
+        token_header: str | None,
         limit: int,
         actor: str,
     ) -> ConnectionDetails | None:
@@ -62,7 +66,13 @@ class FakeConnectionStore:
             return None
         self.actors.append(actor)
         self.rows[connection.id] = ConnectionDetails(
-            connection, authentication, CREATED, asked_scope=scope, client_id=client.id if client else None, revision=1
+            connection,
+            authentication,
+            CREATED,
+            asked_scope=scope,
+            client_id=client.id if client else None,
+            revision=1,
+            token_header=token_header,
         )
         self.secrets[connection.id] = secrets
         if client is not None:
@@ -81,6 +91,11 @@ class FakeConnectionStore:
         self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
     ) -> bool:
         return self._change(organization_id, connection_id, actor, allowed_tools=tools)
+
+    async def set_repeatable_tools(
+        self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
+    ) -> bool:
+        return self._change(organization_id, connection_id, actor, repeatable_tools=tools)
 
     async def set_default(self, organization_id: str, connection_id: str, *, default: bool, actor: str) -> bool:
         for other in await self.list(organization_id):
@@ -117,6 +132,7 @@ class FakeConnectionStore:
             self.secrets[connection_id],
             self.grants.get(connection_id),
             self.expires_in_s.get(connection_id),
+            details.token_header,
         )
 
     async def client(self, organization_id: str, connection_id: str) -> RegisteredClient | None:
@@ -198,10 +214,13 @@ class FakeAuthorizationServers:
             "https://auth.example/authorize",
             "https://auth.example/token",
             "https://auth.example/register",
+            "https://auth.example/revoke",
         )
     )
     answers: list[Tokens | Exception] = field(default_factory=list)
     refreshed: list[str] = field(default_factory=list)  # the refresh tokens that were shown
+    revoked: list[tuple[str, str]] = field(default_factory=list)  # kind and token
+    refuses_revocation: bool = False
     hold: asyncio.Event | None = None
 
     async def discover(self, url: str) -> Discovered:
@@ -218,6 +237,13 @@ class FakeAuthorizationServers:
         if self.hold is not None:
             await self.hold.wait()
         return self._answer()
+
+    async def revoke(self, grant: Grant, token: SecretStr, kind: TokenKind) -> None:
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.refuses_revocation:
+            raise CredentialsError("the authorization server refused", code="oauth_refused")
+        self.revoked.append((kind, token.get_secret_value()))
 
     def _answer(self) -> Tokens:
         answer = self.answers.pop(0) if self.answers else Tokens(SecretStr("access-1"), SecretStr("refresh-1"), 3600)
@@ -249,7 +275,14 @@ def connections_over(
     chance = FakeChance()
     access = GrantToolAccess(store, store, servers, FakeClock(), chance, limits=RefreshLimits())
     manage = ManageConnections(
-        store, access, tools, EgressGuard(EgressPolicy()).check_url, chance, catalogue=CATALOGUE, check_s=5
+        store,
+        access,
+        tools,
+        EgressGuard(EgressPolicy()).check_url,
+        RevokeAccess(store, servers, within_s=0.05),
+        chance,
+        catalogue=CATALOGUE,
+        check_s=5,
     )
     numbers = iter(range(1, 256))
     authorize = AuthorizeConnection(

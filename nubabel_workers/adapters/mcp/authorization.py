@@ -4,7 +4,8 @@ The SDK's own OAuth client keeps its tokens in one process; ours are renewed by 
 its order of the places to look at are used.
 
 Sources: https://modelcontextprotocol.io/specification/draft/basic/authorization; RFC 9728 (resource metadata),
-RFC 8414 (server metadata), RFC 7591 (registration), RFC 6749 (token endpoint), RFC 8707 (resource).
+RFC 8414 (server metadata), RFC 7591 (registration), RFC 6749 (token endpoint), RFC 8707 (resource), RFC 7009
+(revocation).
 """
 
 import base64
@@ -48,6 +49,7 @@ from nubabel_workers.domain.oauth import (
     Discovered,
     Grant,
     OAuthClient,
+    TokenKind,
     Tokens,
     client_auth_method,
 )
@@ -136,6 +138,15 @@ class HttpAuthorizationServers:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token.get_secret_value()}
         return await self._tokens(grant, form)
 
+    async def revoke(self, grant: Grant, token: SecretStr, kind: TokenKind) -> None:
+        """A token that the server does not know is a success to it as well (RFC 7009, section 2.2)."""
+        if grant.revocation_endpoint is None:
+            raise InvalidInputError("this authorization server revokes no tokens", code="no_revocation")
+        form = {"token": token.get_secret_value(), "token_type_hint": kind.value}
+        answer = await self._posted(grant, grant.revocation_endpoint, form)
+        if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise _token_refusal(answer)
+
     async def _knock(self, url: str) -> httpx2.Response:
         """What the server says to somebody without credentials: it may name its metadata and a scope."""
         headers = {
@@ -199,19 +210,15 @@ class HttpAuthorizationServers:
             return None
 
     def _check_endpoints(self, metadata: OAuthMetadata) -> None:
-        """Also the one that only browsers are sent to: we name it to people."""
+        """Also the one that only browsers are sent to: we name it to people. The one for revocation, which nothing
+        depends on, is judged when it is used.
+        """
         for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint, metadata.registration_endpoint):
             if endpoint is not None:
                 self._guard.check_url(str(endpoint))
 
     async def _tokens(self, grant: Grant, form: Mapping[str, str]) -> Tokens:
-        headers = {**_JSON, "Content-Type": "application/x-www-form-urlencoded"}
-        shown, authorization = _shown_client(grant.client)
-        fields = {**form, **shown, "resource": grant.resource}
-        answer = await self._request(
-            "POST", grant.token_endpoint, headers={**headers, **authorization}, body=urlencode(fields).encode()
-        )
-        _raise_if_busy(answer)
+        answer = await self._posted(grant, grant.token_endpoint, {**form, "resource": grant.resource})
         if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
             raise _token_refusal(answer)
         try:
@@ -224,6 +231,16 @@ class HttpAuthorizationServers:
             expires_in_s=_seconds(granted.expires_in),
             scope=granted.scope,
         )
+
+    async def _posted(self, grant: Grant, endpoint: str, form: Mapping[str, str]) -> EgressResponse:
+        """A form, as the client that the grant was given to."""
+        headers = {**_JSON, "Content-Type": "application/x-www-form-urlencoded"}
+        shown, authorization = _shown_client(grant.client)
+        answer = await self._request(
+            "POST", endpoint, headers={**headers, **authorization}, body=urlencode({**form, **shown}).encode()
+        )
+        _raise_if_busy(answer)
+        return answer
 
     async def _request(
         self,
@@ -247,6 +264,7 @@ def _server_of(metadata: OAuthMetadata) -> AuthorizationServer:
         token_endpoint=str(metadata.token_endpoint),
         registration_endpoint=str(metadata.registration_endpoint) if metadata.registration_endpoint else None,
         token_auth_methods=("client_secret_basic",) if methods is None else tuple(methods),
+        revocation_endpoint=str(metadata.revocation_endpoint) if metadata.revocation_endpoint else None,
         says_issuer=metadata.authorization_response_iss_parameter_supported is True,
     )
 

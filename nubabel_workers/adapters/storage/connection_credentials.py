@@ -53,7 +53,7 @@ class PostgresConnectionCredentials:
     async def read(self, organization_id: str, connection_id: str) -> StoredCredentials | None:
         row = await self._database.tenant(organization_id).one(
             f"""
-            SELECT {CONNECTION_COLUMNS}, credentials, terms,
+            SELECT {CONNECTION_COLUMNS}, token_header, credentials, terms,
                    extract(epoch FROM expires_at - now())::float8 AS expires_in_s
             FROM mcp_connections WHERE id = %(id)s AND organization_id = %(organization_id)s
             """,
@@ -70,6 +70,7 @@ class PostgresConnectionCredentials:
             secrets=secrets,
             grant=_grant_of(row["terms"], client_secret) if row["terms"] else None,
             expires_in_s=row["expires_in_s"],
+            token_header=row["token_header"],
         )
 
     async def client(self, organization_id: str, connection_id: str) -> RegisteredClient | None:
@@ -293,6 +294,7 @@ def _terms(grant: Grant) -> dict[str, Any]:
         "redirect_uri": grant.redirect_uri,
         "scope": grant.scope,
         "says_issuer": grant.says_issuer,
+        "revocation_endpoint": grant.revocation_endpoint,
         "client_id": grant.client.id,
         "auth_method": grant.client.auth_method,
         "configured": grant.client.configured,
@@ -309,4 +311,5 @@ def _grant_of(terms: Mapping[str, Any], client_secret: SecretStr | None) -> Gran
         client=OAuthClient(terms["client_id"], client_secret, terms["auth_method"], configured=terms["configured"]),
         scope=terms["scope"],
         says_issuer=terms["says_issuer"],
+        revocation_endpoint=terms.get("revocation_endpoint"),  # earlier releases asked for none
     )

@@ -429,6 +429,8 @@ class ToolConnectionRow(Base):
     status: Mapped[str]  # pending_authorization, active, refused, disabled
     status_detail: Mapped[str] = mapped_column(server_default=text("''"))
     allowed_tools: Mapped[list[Any] | None]  # null allows all
+    repeatable_tools: Mapped[list[Any] | None]  # null: those of which its server says so
+    token_header: Mapped[str | None]  # where a given token goes; null: Authorization, as Bearer
     is_default: Mapped[bool] = mapped_column(server_default=text("false"))
     scope: Mapped[str | None]  # to ask for; null: what the server says
     client: Mapped[Json | None]  # OAuth: as whom to begin an authorization

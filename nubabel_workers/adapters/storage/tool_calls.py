@@ -23,7 +23,9 @@ COLUMNS = """t.id, t.organization_id, t.execution_id, t.opencode_session_id, t.c
              t.result, t.error, t.altered"""
 
 # A row that somebody works on, or that is over, is left as it is. One whose process died: a repeatable call is begun
-# again, another one is unknown from now on. Another call under the same id changes nothing.
+# again, another one is unknown from now on: both sides have to agree that it is, since what an operator says of a tool
+# may have changed. Another call under the same id changes nothing.
+_AGAIN = "(t.repeatable AND excluded.repeatable)"
 _BEGIN = f"""
 WITH begun AS (
   INSERT INTO tool_calls AS t (
@@ -36,15 +38,15 @@ WITH begun AS (
   WHERE e.id = %(execution_id)s AND e.organization_id = %(organization_id)s AND e.{OPEN_SQL}
     AND e.cancel_requested_at IS NULL
   ON CONFLICT (id) DO UPDATE SET
-    status = CASE WHEN t.repeatable THEN 'started' ELSE 'unknown' END,
-    try_number = t.try_number + CASE WHEN t.repeatable THEN 1 ELSE 0 END,
-    lease_owner = CASE WHEN t.repeatable THEN excluded.lease_owner END,
-    lease_until = CASE WHEN t.repeatable THEN excluded.lease_until END,
-    started_at = CASE WHEN t.repeatable THEN now() ELSE t.started_at END,
-    ended_at = CASE WHEN t.repeatable THEN NULL ELSE now() END,
-    error = CASE WHEN t.repeatable THEN NULL ELSE %(unknown)s END
+    status = CASE WHEN {_AGAIN} THEN 'started' ELSE 'unknown' END,
+    try_number = t.try_number + CASE WHEN {_AGAIN} THEN 1 ELSE 0 END,
+    lease_owner = CASE WHEN {_AGAIN} THEN excluded.lease_owner END,
+    lease_until = CASE WHEN {_AGAIN} THEN excluded.lease_until END,
+    started_at = CASE WHEN {_AGAIN} THEN now() ELSE t.started_at END,
+    ended_at = CASE WHEN {_AGAIN} THEN NULL ELSE now() END,
+    error = CASE WHEN {_AGAIN} THEN NULL ELSE %(unknown)s END
   WHERE t.fingerprint = excluded.fingerprint
-    AND (t.status = 'started' AND t.lease_until < now() OR t.status = 'unknown' AND t.repeatable)
+    AND (t.status = 'started' AND t.lease_until < now() OR t.status = 'unknown' AND {_AGAIN})
   RETURNING {COLUMNS}, t.lease_owner
 ),
 told AS (

@@ -1,6 +1,6 @@
 """Connections to MCP servers, as organizations and operators keep them. Every change carries its audit entry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -19,9 +19,9 @@ from nubabel_workers.domain.tool_connections import Authentication, ConnectionDe
 from nubabel_workers.domain.tools import ConnectionKind, ConnectionStatus, ToolConnection
 
 CONNECTION_COLUMNS = """id, organization_id, provider, kind, url, command_name, authentication, status, allowed_tools,
-                        is_default, revision"""
-_DETAILS = f"""{CONNECTION_COLUMNS}, status_detail, scope, client, terms, expires_at, healthy, health_detail,
-               checked_at, created_at"""
+                        repeatable_tools, is_default, revision"""
+_DETAILS = f"""{CONNECTION_COLUMNS}, token_header, status_detail, scope, client, terms, expires_at, healthy,
+               health_detail, checked_at, created_at"""
 
 
 class PostgresToolConnections:
@@ -39,6 +39,7 @@ class PostgresToolConnections:
         secrets: Mapping[str, SecretStr],
         client: OAuthClient | None,
         scope: str | None,
+        token_header: str | None,
         limit: int,
         actor: str,
     ) -> ConnectionDetails | None:
@@ -58,10 +59,11 @@ class PostgresToolConnections:
             audited(
                 f"""
                 INSERT INTO mcp_connections (id, organization_id, provider, kind, url, command_name, authentication,
-                                             status, allowed_tools, scope, client, client_secret, credentials, revision)
+                                             status, allowed_tools, token_header, scope, client, client_secret,
+                                             credentials, revision)
                 SELECT %(id)s, %(organization_id)s, %(provider)s, %(kind)s, %(url)s, %(command_name)s,
-                       %(authentication)s, %(status)s, %(allowed_tools)s, %(scope)s, %(client)s, %(client_secret)s,
-                       %(credentials)s, 1
+                       %(authentication)s, %(status)s, %(allowed_tools)s, %(token_header)s, %(scope)s, %(client)s,
+                       %(client_secret)s, %(credentials)s, 1
                 WHERE (SELECT count(*) FROM mcp_connections WHERE organization_id = %(organization_id)s) < %(limit)s
                 ON CONFLICT (organization_id, provider) DO NOTHING
                 RETURNING {_DETAILS}
@@ -77,6 +79,7 @@ class PostgresToolConnections:
                 "authentication": authentication.value,
                 "status": connection.status.value,
                 "allowed_tools": _tools(connection.allowed_tools),
+                "token_header": token_header,
                 "scope": scope,
                 "client": Jsonb(client_columns(client)) if client else None,
                 "client_secret": self._secrets.seal_client(client, organization_id, connection.id),
@@ -118,6 +121,16 @@ class PostgresToolConnections:
             "UPDATE mcp_connections SET allowed_tools = %(tools)s WHERE id = %(id)s RETURNING id",
             {"tools": _tools(tools)},
             AuditEntry(actor, AuditAction.CONNECTION_TOOLS_ALLOWED, organization_id, connection_id, detail),
+        )
+
+    async def set_repeatable_tools(
+        self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
+    ) -> bool:
+        detail = {"tools": sorted(tools) if tools is not None else "as its server says"}
+        return await self._change(
+            "UPDATE mcp_connections SET repeatable_tools = %(tools)s WHERE id = %(id)s RETURNING id",
+            {"tools": _tools(tools)},
+            AuditEntry(actor, AuditAction.CONNECTION_REPEATABLE_TOOLS_SET, organization_id, connection_id, detail),
         )
 
     async def set_default(self, organization_id: str, connection_id: str, *, default: bool, actor: str) -> bool:
@@ -198,7 +211,6 @@ class PostgresToolConnections:
 
 
 def connection_of(row: Mapping[str, Any]) -> ToolConnection:
-    tools = row["allowed_tools"]
     return ToolConnection(
         id=ToolConnectionId(row["id"]),
         organization_id=OrganizationId(row["organization_id"]),
@@ -207,9 +219,14 @@ def connection_of(row: Mapping[str, Any]) -> ToolConnection:
         status=ConnectionStatus(row["status"]),
         url=row["url"],
         command_name=row["command_name"],
-        allowed_tools=None if tools is None else frozenset(tools),
+        allowed_tools=_names(row["allowed_tools"]),
         is_default=row["is_default"],
+        repeatable_tools=_names(row["repeatable_tools"]),
     )
+
+
+def _names(stored: Sequence[str] | None) -> frozenset[str] | None:
+    return None if stored is None else frozenset(stored)
 
 
 def client_columns(client: OAuthClient) -> dict[str, Any]:
@@ -229,6 +246,7 @@ def _details_of(row: Mapping[str, Any]) -> ConnectionDetails:
         scope=terms.get("scope"),
         expires_at=row["expires_at"],
         revision=row["revision"],
+        token_header=row["token_header"],
         checked_at=row["checked_at"],
         healthy=row["healthy"],
         health_detail=row["health_detail"],

@@ -13,6 +13,7 @@ from nubabel_workers.domain.oauth import (
     Grant,
     OAuthClient,
     PendingAuthorization,
+    TokenKind,
     Tokens,
 )
 from nubabel_workers.domain.tool_connections import Authentication, ConnectionDetails
@@ -69,6 +70,7 @@ class StoredCredentials:
     )  # tokens of OAuth: "access", "refresh"; otherwise as they were given
     grant: Grant | None = None
     expires_in_s: float | None = None  # by the database's clock; None: unknown, or never
+    token_header: str | None = None  # where a given token goes; None: Authorization, as Bearer
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class ConnectionStore(Protocol):
         secrets: Mapping[str, SecretStr],
         client: OAuthClient | None,
         scope: str | None,
+        token_header: str | None,
         limit: int,
         actor: str,
     ) -> ConnectionDetails | None:
@@ -104,6 +107,10 @@ class ConnectionStore(Protocol):
     async def find(self, organization_id: str, id_or_provider: str) -> ConnectionDetails | None: ...
 
     async def set_allowed_tools(
+        self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
+    ) -> bool: ...
+
+    async def set_repeatable_tools(
         self, organization_id: str, connection_id: str, tools: frozenset[str] | None, *, actor: str
     ) -> bool: ...
 
@@ -198,6 +205,8 @@ class AuthorizationServers(Protocol):
     async def exchange(self, grant: Grant, *, code: str, code_verifier: SecretStr) -> Tokens: ...
 
     async def refresh(self, grant: Grant, refresh_token: SecretStr) -> Tokens: ...
+
+    async def revoke(self, grant: Grant, token: SecretStr, kind: TokenKind) -> None: ...
 
 
 class ToolServers(Protocol):

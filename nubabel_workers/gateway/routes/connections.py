@@ -21,6 +21,7 @@ from nubabel_workers.gateway.connection_models import (
     DefaultBody,
     NewConnectionBody,
     ProviderList,
+    RepeatableToolsBody,
 )
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.openapi import problems
@@ -85,7 +86,7 @@ async def read_connection(connection: Named, caller: Authenticated, parts: Parts
     responses=problems(401, 403, 404, 422, 503),
 )
 async def remove_connection(connection: Named, caller: Authenticated, parts: Parts) -> None:
-    """The provider is not told: there the access can be taken away as well."""
+    """A provider that offers it (RFC 7009) is told to end the access, for seconds at most; it is removed anyway."""
     await parts.connections.manage.remove(caller.organization.id, connection, actor=_actor(caller))
 
 
@@ -98,6 +99,21 @@ async def allow_tools(connection: Named, body: AllowedToolsBody, caller: Authent
     manage = parts.connections.manage
     return ConnectionView.of(
         await manage.allow(caller.organization.id, connection, body.allowed_tools, actor=_actor(caller))
+    )
+
+
+@router.put(
+    "/connections/{connection}/repeatable-tools",
+    summary="Say which calls may be made again",
+    responses=problems(401, 403, 404, *_BODY, 422, 503),
+)
+async def set_repeatable_tools(
+    connection: Named, body: RepeatableToolsBody, caller: Authenticated, parts: Parts
+) -> ConnectionView:
+    """When nobody knows whether a call took effect. Of all others the agent is told, and nothing is repeated."""
+    manage = parts.connections.manage
+    return ConnectionView.of(
+        await manage.set_repeatable(caller.organization.id, connection, body.repeatable_tools, actor=_actor(caller))
     )
 
 

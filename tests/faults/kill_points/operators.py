@@ -95,6 +95,7 @@ async def connection_comes_and_goes(lane: Lane) -> Check:
     )
     await lane.type_until_it_ends(f"connections list --org {name}")
     await lane.type_until_it_ends(f"connections allow {one} search")
+    await lane.type_until_it_ends(f"connections repeat {one} --never")
     await lane.type_until_it_ends(f"connections set-default {one}")
     await lane.type_until_it_ends(f"connections disable {one}")
     await lane.type_until_it_ends(f"connections enable {one}")
@@ -102,6 +103,7 @@ async def connection_comes_and_goes(lane: Lane) -> Check:
     await lane.type_until_it_ends(f"connections check {one}", may_complain=True)
     mine = "mcp_connections WHERE organization_id = %(name)s"
     kept = f"{mine} AND is_default AND status = 'active' AND allowed_tools = '[\"search\"]' AND NOT healthy"
+    kept += " AND repeatable_tools = '[]'"
     assert await lane.count(kept, name=name) == 1
     await lane.type_until_it_ends(f"connections remove {one}")
     assert await lane.count(mine, name=name) == 0

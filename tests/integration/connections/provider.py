@@ -49,7 +49,7 @@ class Provider:
     def mcp_url(self) -> str:
         return f"{self.base}/mcp"
 
-    def publish(self, *, says_issuer: bool = True, registers: bool = True) -> None:
+    def publish(self, *, says_issuer: bool = True, registers: bool = True, revokes: bool = True) -> None:
         self.documents = {
             "/.well-known/oauth-protected-resource/mcp": {
                 "resource": self.mcp_url,
@@ -64,7 +64,8 @@ class Provider:
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
                 "authorization_response_iss_parameter_supported": says_issuer,
             }
-            | ({"registration_endpoint": f"{self.base}/register"} if registers else {}),
+            | ({"registration_endpoint": f"{self.base}/register"} if registers else {})
+            | ({"revocation_endpoint": f"{self.base}/revoke"} if revokes else {}),
         }
 
     def server_document(self) -> dict[str, Any]:
@@ -85,6 +86,7 @@ class Provider:
         app.router.add_get("/authorize", self._authorize)
         app.router.add_post("/register", self._register)
         app.router.add_post("/token", self._token)
+        app.router.add_post("/revoke", self._revoke)
         app.router.add_route("*", "/mcp", self._mcp)
         app.router.add_get("/{path:.*}", self._document)
         return app
@@ -138,6 +140,16 @@ class Provider:
         return web.json_response(
             {"access_token": granted.access, "refresh_token": granted.refresh, "token_type": "bearer", **lasts}
         )
+
+    async def _revoke(self, request: web.Request) -> web.StreamResponse:
+        """RFC 7009, section 2: a refresh token ends its grant; a token that is not known is a success too."""
+        form = dict(parse_qsl(await request.text()))
+        self.calls["revoke"] += 1
+        if not self._is_client(form, request):
+            return web.json_response({"error": "invalid_client"}, status=401)
+        for family in self.families:
+            family.ended = family.ended or form["token"] in {family.refresh, family.access}
+        return web.Response()
 
     def _is_client(self, form: dict[str, str], request: web.Request) -> bool:
         shown = request.headers.get("Authorization", "")

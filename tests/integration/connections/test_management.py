@@ -112,6 +112,50 @@ async def test_every_change_is_in_the_audit_log_without_secrets(connections: Con
     assert KEY not in repr(entries)
 
 
+async def test_what_operators_say_of_repeats_and_of_the_header_is_kept(connections: Connections) -> None:
+    new = NewConnection(
+        url="https://mcp.example/mcp", provider="a", secrets={"token": SecretStr(KEY)}, token_header="X-Api-Key"
+    )
+    added = await connections.manage.add(ORGANIZATION, new, actor="t")
+
+    kept = []
+    for tools in (["write"], [], None):
+        await connections.manage.set_repeatable(ORGANIZATION, "a", tools, actor="t")
+        kept += [one.repeatable_tools for one in await connections.access.serving(ORGANIZATION)]
+
+    assert kept == [frozenset({"write"}), frozenset(), None]
+    shown = await connections.access.access(ORGANIZATION, added.connection.id)
+    assert (added.token_header, shown.headers) == ("X-Api-Key", {"X-Api-Key": KEY})
+
+
+async def test_the_tokens_of_a_removed_connection_are_revoked_at_the_provider(
+    connections: Connections, provider: Provider
+) -> None:
+    await authorized(connections, provider)
+
+    removal = await connections.manage.remove(ORGANIZATION, "wiki", actor="t")
+
+    assert removal.provider_told
+    assert [family.ended for family in provider.families] == [True]
+
+
+async def test_a_removal_needs_no_answer_and_no_place_to_revoke_at(
+    connections: Connections, provider: Provider
+) -> None:
+    told = []
+    for trouble in ("unknown client", "out of bounds", "no such place"):
+        provider.publish(revokes=trouble != "no such place")
+        if trouble == "out of bounds":
+            provider.server_document()["revocation_endpoint"] = "https://10.0.0.1/revoke"
+        await authorized(connections, provider)
+        provider.clients.clear()
+        told.append((await connections.manage.remove(ORGANIZATION, "wiki", actor="t")).provider_told)
+
+    assert told == [False, False, False]
+    assert await connections.manage.list(ORGANIZATION) == []
+    assert provider.calls["revoke"] == 2  # both tokens, of the first
+
+
 async def test_an_organization_has_so_many_connections_at_most(connections: Connections) -> None:
     for number in range(MAX_CONNECTIONS):
         await add(connections, f"a{number}")

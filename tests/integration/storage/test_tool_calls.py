@@ -128,6 +128,18 @@ async def test_a_repeatable_call_whose_process_died_is_begun_again(
     assert (mine, record.status, record.try_number) == (True, CallStatus.STARTED, 2)
 
 
+async def test_a_call_that_was_repeatable_and_is_no_more_is_unknown(
+    ledger: PostgresToolCalls, database: Database
+) -> None:
+    await ledger.begin(intent(repeatable=True), THEIRS)
+    await its_process_died(database)
+
+    record, mine = await ledger.begin(intent(repeatable=False), MINE)
+
+    assert (mine, record.status, record.try_number) == (False, CallStatus.UNKNOWN, 1)
+    assert (await ledger.begin(intent(repeatable=False), MINE))[0].status is CallStatus.UNKNOWN
+
+
 async def test_the_scheduler_tells_what_became_of_a_call_whose_process_died(
     ledger: PostgresToolCalls, database: Database
 ) -> None:

@@ -71,6 +71,30 @@ def test_tools_are_allowed_by_name_or_all_of_them(bench: Bench) -> None:
     fails_with(bench.type("connections", "allow", "acme", "github"), 2, "name tools, or give --all")
 
 
+def test_calls_are_repeated_by_name_never_or_as_the_server_says(bench: Bench) -> None:
+    add_github(bench)
+
+    some = bench.json("connections", "repeat", "acme", "github", "b", "a")
+    never = bench.json("connections", "repeat", "acme", "github", "--never")
+    shown = bench.type("connections", "show", "acme", "github").stdout
+    as_told = bench.json("connections", "repeat", "acme", "github", "--as-told")
+
+    assert [one["repeatable_tools"] for one in (some, never, as_told)] == [["a", "b"], [], None]
+    assert "repeatable tools" in shown
+    for words in ((), ("--never", "--as-told"), ("a", "--never")):
+        fails_with(bench.type("connections", "repeat", "acme", "github", *words), 2, "name tools, or give one of")
+
+
+def test_a_token_goes_into_the_header_that_is_named(bench: Bench) -> None:
+    words = ("connections", "add", "acme", "--url", "https://mcp.example/mcp", "--name", "crm", "--token-stdin")
+
+    result = bench.type(*words, "--token-header", "X-Api-Key", typed=f"{SECRET}\n")
+
+    assert result.exit_code == 0, result.output
+    assert "X-Api-Key" in bench.type("connections", "show", "acme", "crm").stdout
+    fails_with(bench.type(*words, "--token-header", "Host", typed=f"{SECRET}\n"), 2, "has another meaning")
+
+
 def test_one_connection_is_the_default(bench: Bench) -> None:
     add_github(bench)
 
@@ -118,4 +142,5 @@ def test_a_connection_is_disabled_enabled_and_removed(bench: Bench) -> None:
     assert enabled.stdout == f"{connection_id} (github): active\n"
     assert replaced.exit_code == 0
     assert removed.stdout == f"removed {connection_id} (github)\n"
+    assert "the provider was not told" in removed.stderr
     fails_with(bench.type("connections", "show", "acme", "github"), 2, "no connection 'github'")

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.ids import OrganizationId, ToolConnectionId
 from nubabel_workers.domain.oauth import (
     Grant,
     OAuthClient,
@@ -23,11 +24,19 @@ from nubabel_workers.domain.tool_connections import (
     Authentication,
     NewConnection,
     checked_provider,
+    checked_repeatable_tools,
+    checked_token_header,
     checked_tools,
     first_status,
     target_of,
 )
-from nubabel_workers.domain.tools import CommandServer, ConnectionKind, ConnectionStatus, ToolCredentials
+from nubabel_workers.domain.tools import (
+    CommandServer,
+    ConnectionKind,
+    ConnectionStatus,
+    ToolConnection,
+    ToolCredentials,
+)
 
 TOKEN = {"token": SecretStr("t")}
 FILES = CommandServer("files", "/bin/files", environment={"MODE": "ro"}, credential_names=frozenset({"KEY"}))
@@ -109,6 +118,63 @@ def test_every_preset_is_a_public_https_address() -> None:
 def test_a_list_of_tools_that_means_nothing_is_refused(names: list[str]) -> None:
     with pytest.raises(InvalidInputError):
         checked_tools(names)
+
+
+def test_a_list_of_repeatable_tools_may_be_empty() -> None:
+    assert checked_repeatable_tools([]) == frozenset()
+    assert checked_repeatable_tools(None) is None
+    with pytest.raises(InvalidInputError):
+        checked_repeatable_tools(["a b"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "of_the_server", "of_the_other"),
+    [(None, True, False), (frozenset(), False, False), (frozenset({"write"}), False, True)],
+    ids=["as its server says", "never", "these and no others"],
+)
+def test_whoever_keeps_the_connection_has_the_last_word_on_repeats(
+    listed: frozenset[str] | None, *, of_the_server: bool, of_the_other: bool
+) -> None:
+    connection = ToolConnection(
+        ToolConnectionId("mcp_1"),
+        OrganizationId("org_a"),
+        "a",
+        ConnectionKind.HTTP,
+        ConnectionStatus.ACTIVE,
+        repeatable_tools=listed,
+    )
+
+    assert connection.repeats("read", server_says=True) is of_the_server
+    assert connection.repeats("write", server_says=False) is of_the_other
+
+
+BY_TOKEN = target_of(NewConnection(url="https://a.example/", provider="a", secrets=TOKEN), {})
+
+
+@pytest.mark.parametrize("name", ["X-Api-Key", "apikey", "X_Key_2", "x-goog-api-key"])
+def test_a_token_goes_into_the_header_that_the_service_wants(name: str) -> None:
+    assert checked_token_header(BY_TOKEN, name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "X Api Key", "X-Api-Key:", "X-Key\r\nHost", "X-Key\n", "Ä", "x" * 65, ":authority"),
+        *("Authorization", "authorization", "Host", "Connection", "Transfer-Encoding", "TE", "Keep-Alive", "Upgrade"),
+        *("Content-Length", "Content-Type", "Accept", "Cookie", "Proxy-Authorization", "Mcp-Session-Id"),
+        *("mcp-protocol-version", "Last-Event-ID", "Sec-Fetch-Mode", "X-Forwarded-For", "User-Agent"),
+    ],
+)
+def test_a_header_that_means_something_else_or_breaks_the_message_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError):
+        checked_token_header(BY_TOKEN, name)
+
+
+def test_a_header_is_for_tokens_only() -> None:
+    by_oauth = target_of(NewConnection(preset="notion"), {})
+
+    with pytest.raises(InvalidInputError):
+        checked_token_header(by_oauth, "X-Api-Key")
 
 
 def test_a_command_server_gets_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """An organization's connections over HTTP: what goes in, what comes out, what never does."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -63,6 +64,9 @@ async def test_a_given_token_is_never_shown(http: httpx.AsyncClient) -> None:
         ({"command": "files", "environment": {"LD_PRELOAD": "x"}}, "invalid_input"),
         ({"preset": "github", "token": SECRET, "client_secret": SECRET}, "invalid_input"),
         ({"preset": "notion", "allowed_tools": []}, "invalid_request"),
+        ({"preset": "github", "token": SECRET, "token_header": "X-Key\r\nHost"}, "invalid_input"),
+        ({"preset": "github", "token": SECRET, "token_header": "Content-Length"}, "invalid_input"),
+        ({"preset": "notion", "token_header": "X-Api-Key"}, "invalid_input"),
     ],
 )
 async def test_what_does_not_fit_is_explained_without_what_was_sent(
@@ -106,6 +110,7 @@ async def test_another_organization_sees_and_changes_nothing(door: FrontDoor, ht
             await other.post(f"{path}/disable"),
             await other.put(f"{path}/default", json={"default": True}),
             await other.put(f"{path}/allowed-tools", json={"allowed_tools": None}),
+            await other.put(f"{path}/repeatable-tools", json={"repeatable_tools": ["a"]}),
             await other.put(f"{path}/credentials", json={"token": SECRET}),
         ]
         listed = (await other.get("/v1/connections")).json()
@@ -130,6 +135,65 @@ async def test_tools_default_and_status_are_set_in_the_callers_name(door: FrontD
     assert (removed.status_code, removed.content) == (204, b"")
     assert (await http.get(f"/v1/connections/{added['id']}")).status_code == 404
     assert all(actor.startswith("token:tok_") for actor in door.tool_connections.actors)
+
+
+async def test_repeatable_tools_are_a_list_or_what_the_server_says(http: httpx.AsyncClient) -> None:
+    added = await add(http, preset="github", token=SECRET)
+
+    answers = [
+        await http.put("/v1/connections/github/repeatable-tools", json={"repeatable_tools": value})
+        for value in (["b", "a"], [], None, ["a b"])
+    ]
+
+    assert added["repeatable_tools"] is None
+    assert [answer.json()["repeatable_tools"] for answer in answers[:3]] == [["a", "b"], [], None]
+    assert answers[3].status_code == 422
+
+
+async def test_a_token_may_go_into_a_header_of_its_own(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    added = await add(
+        http,
+        url="https://mcp.example/mcp",
+        provider="crm",
+        token=SECRET,
+        token_header="X-Api-Key",
+    )
+    await http.post("/v1/connections/crm/check")
+
+    assert added["token_header"] == "X-Api-Key"
+    ((_, shown),) = door.tool_servers.asked
+    assert shown.headers == {"X-Api-Key": SECRET}
+
+
+async def authorized(http: httpx.AsyncClient, browser: httpx.AsyncClient) -> None:
+    await add(http, preset="notion")
+    link, state = await link_of(http)
+    await browser.get(link)
+    await browser.get("/connections/callback", params={"state": state, "code": "c"})
+
+
+async def test_a_removed_connection_is_revoked_at_its_provider(
+    door: FrontDoor, http: httpx.AsyncClient, browser: httpx.AsyncClient
+) -> None:
+    await authorized(http, browser)
+
+    await http.delete("/v1/connections/notion")
+
+    assert door.authorization_servers.revoked == [("refresh_token", "refresh-1"), ("access_token", "access-1")]
+
+
+@pytest.mark.parametrize("trouble", ["refuses", "hangs"])
+async def test_a_provider_that_does_not_revoke_holds_no_removal_back(
+    door: FrontDoor, http: httpx.AsyncClient, browser: httpx.AsyncClient, trouble: str
+) -> None:
+    await authorized(http, browser)
+    door.authorization_servers.refuses_revocation = trouble == "refuses"
+    door.authorization_servers.hold = asyncio.Event() if trouble == "hangs" else None
+
+    removed = await http.delete("/v1/connections/notion")
+
+    assert removed.status_code == 204
+    assert (await http.get("/v1/connections/notion")).status_code == 404
 
 
 @pytest.fixture

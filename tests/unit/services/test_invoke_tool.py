@@ -130,6 +130,26 @@ async def test_an_unknown_call_that_only_reads_is_made_again(stage: Stage) -> No
     assert (again.content, len(stage.servers.calls)) == ("found", 2)
 
 
+async def test_an_operator_may_forbid_repeats_of_what_the_server_calls_repeatable(stage: Stage) -> None:
+    stage.connections.connections = [connection("notion", repeatable_tools=frozenset())]
+    stage.servers.answers = [UncertainError("lost")]
+    asked = request(tool_name="search")
+
+    outcomes = [await stage.invoke.run(asked), await stage.invoke.run(asked)]
+
+    assert [code(one) for one in outcomes] == ["outcome_unknown", "outcome_unknown"]
+    assert len(stage.servers.calls) == 1
+
+
+async def test_an_operator_may_allow_repeats_of_what_the_server_says_nothing_about(stage: Stage) -> None:
+    stage.connections.connections = [connection("notion", repeatable_tools=frozenset({"create_page"}))]
+    stage.servers.answers = [UncertainError("lost"), ToolResult("made")]
+
+    await stage.invoke.run(request())
+
+    assert (await stage.invoke.run(request())).content == "made"
+
+
 async def test_a_call_whose_process_died_is_unknown(stage: Stage) -> None:
     stage.servers.hold = asyncio.Event()
     dying = asyncio.create_task(stage.invoke.run(request()))
