@@ -6,10 +6,10 @@ What it says is a hint: sessions are looked up, organizations follow from them, 
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Path
 
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.gateway.callback_authentication import SignedCallback
+from nubabel_workers.gateway.callback_authentication import CallingInstance, signed_route
 from nubabel_workers.gateway.callback_models import (
     AcceptedView,
     InvokeBody,
@@ -25,15 +25,9 @@ from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.services.call_tools_for_session import AskedCall
 from nubabel_workers.services.find_callback_session import CallbackSession
 
-router = APIRouter(tags=["callbacks"])
-
-_SMALL_BYTES = 16_384
-_PROGRESS_BYTES = 262_144
-_INVOKE_BYTES = 1_048_576
-
-SmallCallback = Annotated[str, Depends(SignedCallback(max_bytes=_SMALL_BYTES))]
-ProgressCallback = Annotated[str, Depends(SignedCallback(max_bytes=_PROGRESS_BYTES))]
-InvokeCallback = Annotated[str, Depends(SignedCallback(max_bytes=_INVOKE_BYTES))]
+small = APIRouter(route_class=signed_route(max_bytes=16_384))
+progress = APIRouter(route_class=signed_route(max_bytes=262_144))
+invoke = APIRouter(route_class=signed_route(max_bytes=1_048_576))
 
 SessionInPath = Annotated[
     str,
@@ -46,37 +40,37 @@ SessionInPath = Annotated[
 _ANSWERS = problems(400, 401, 403, 408, 413, 422, 429, 503)
 
 
-@router.post(
+@small.post(
     "/api/sidecar/sessions/{session_id}/update",
     status_code=HTTPStatus.ACCEPTED,
     summary="A session went idle, or failed",
     responses=_ANSWERS,
 )
 async def session_update(
-    session_id: SessionInPath, body: UpdateBody, instance_id: SmallCallback, parts: Parts
+    session_id: SessionInPath, body: UpdateBody, instance_id: CallingInstance, parts: Parts
 ) -> AcceptedView:
     """The run is looked at now. Sent twice, late or not at all: its outcome is the same."""
     return await _update(instance_id, [session_id, body.session_id], body, parts)
 
 
-@router.post(
+@small.post(
     "/internal/sessions/complete",
     status_code=HTTPStatus.ACCEPTED,
     summary="The same as update, under its earlier name",
     responses=_ANSWERS,
 )
-async def session_complete(body: UpdateBody, instance_id: SmallCallback, parts: Parts) -> AcceptedView:
+async def session_complete(body: UpdateBody, instance_id: CallingInstance, parts: Parts) -> AcceptedView:
     return await _update(instance_id, [body.session_id], body, parts)
 
 
-@router.post(
+@progress.post(
     "/api/sidecar/sessions/{session_id}/progress",
     status_code=HTTPStatus.ACCEPTED,
     summary="Tools and texts of a run",
     responses=_ANSWERS,
 )
 async def session_progress(
-    session_id: SessionInPath, body: ProgressBody, instance_id: ProgressCallback, parts: Parts
+    session_id: SessionInPath, body: ProgressBody, instance_id: CallingInstance, parts: Parts
 ) -> AcceptedView:
     """Shown to whoever follows the execution. What is known already is passed over."""
     named = [session_id, *(item.session_id for item in body.items)]
@@ -85,29 +79,29 @@ async def session_progress(
     return AcceptedView(accepted=news)
 
 
-@router.post("/api/sidecar/mcp/invoke", summary="Call a tool of the session's organization", responses=_ANSWERS)
-async def invoke_tool(body: InvokeBody, instance_id: InvokeCallback, parts: Parts) -> InvokeView:
+@invoke.post("/api/sidecar/mcp/invoke", summary="Call a tool of the session's organization", responses=_ANSWERS)
+async def invoke_tool(body: InvokeBody, instance_id: CallingInstance, parts: Parts) -> InvokeView:
     """A call that fails is a 200 with `ok: false`, for the agent to read; 4xx say that the plugin is wrong."""
     return await _invoke(instance_id, body, parts)
 
 
-@router.post("/internal/mcp/execute", summary="The same as invoke, under its earlier name", responses=_ANSWERS)
-async def execute_tool(body: InvokeBody, instance_id: InvokeCallback, parts: Parts) -> InvokeView:
+@invoke.post("/internal/mcp/execute", summary="The same as invoke, under its earlier name", responses=_ANSWERS)
+async def execute_tool(body: InvokeBody, instance_id: CallingInstance, parts: Parts) -> InvokeView:
     return await _invoke(instance_id, body, parts)
 
 
-@router.post("/api/sidecar/mcp/tools", summary="Providers and tools of the session's organization", responses=_ANSWERS)
-async def list_tools(body: ToolsBody, instance_id: SmallCallback, parts: Parts) -> ToolsView:
+@small.post("/api/sidecar/mcp/tools", summary="Providers and tools of the session's organization", responses=_ANSWERS)
+async def list_tools(body: ToolsBody, instance_id: CallingInstance, parts: Parts) -> ToolsView:
     session = await _session(instance_id, [body.session_id], body.organization_id, parts)
     return ToolsView.of(list(await parts.callbacks.tools.list_tools(session)))
 
 
-@router.post(
+@small.post(
     "/internal/test-opencode",
     summary="Do we reach the server that calls?",
     responses=problems(401, 408, 413, 503),
 )
-async def test_opencode(instance_id: SmallCallback, parts: Parts) -> ReachedView:
+async def test_opencode(instance_id: CallingInstance, parts: Parts) -> ReachedView:
     try:
         return ReachedView(ok=True, version=await parts.callbacks.reach(instance_id))
     except NubabelError as error:
@@ -136,3 +130,8 @@ async def _session(
     instance_id: str, session_ids: list[str], told_organization: str | None, parts: GatewayParts
 ) -> CallbackSession:
     return await parts.callbacks.find.run(instance_id, session_ids, told_organization=told_organization)
+
+
+router = APIRouter(tags=["callbacks"])
+for _part in (small, progress, invoke):
+    router.include_router(_part)

@@ -155,6 +155,17 @@ async def test_unsigned_calls_are_refused(plugin: Plugin, path: str) -> None:
     assert answer.headers["www-authenticate"] == "NubabelSignature"
 
 
+@pytest.mark.parametrize("path", [UPDATE, PROGRESS, INVOKE, TOOLS, "/internal/sessions/complete"])
+async def test_what_is_no_json_is_told_only_to_whoever_signed_it(plugin: Plugin, path: str) -> None:
+    raw = b'{"session_id": '
+
+    unsigned = await plugin.send(path, raw, {"content-type": "application/json"})
+    signed = await plugin.post(path, raw)
+
+    assert (unsigned.status_code, unsigned.json()["code"]) == (401, "unsigned")
+    assert signed.status_code == 400
+
+
 async def test_a_service_token_is_no_signature(plugin: Plugin) -> None:
     headers = {"content-type": "application/json", "authorization": f"Bearer {plugin.door.token()}"}
 
