@@ -1,8 +1,9 @@
 """What a run is doing, as the listener and the plugin of its OpenCode server both tell it; each thing is shown once.
 
-A tool call is named by its session and call id, and only goes forward: a state that was told, or one before it, is no
-news, unless it brings a title that was not told. Text is named by its part: the listener tells it piece by piece while
-somebody watches, the plugin tells it whole when it is complete, and whoever was first tells that part alone.
+A tool call is named by its session, message and call id (some models number the calls of each message anew), and only
+goes forward: a state that was told, or one before it, is no news, unless it brings a title that was not told. Text is
+named by its part: the listener tells it piece by piece while somebody watches, the plugin tells it whole when it is
+complete, and whoever was first tells that part alone.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,20 @@ class ToolProgress:
     tool: str
     status: str  # one of TOOL_STATES
     title: str | None = None
+    message_id: str = ""  # OpenCode's, that the call is part of; empty: an earlier release of the plugin did not tell
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """The same for all that is told of one call."""
+        return (self.session_id, self.message_id, self.call_id)
 
     def event(self) -> dict[str, Any]:
         told = {"type": "tool", "tool": self.tool, "status": self.status, "call_id": self.call_id}
-        return told | ({"title": self.title} if self.title else {})
+        return (
+            told
+            | ({"message_id": self.message_id} if self.message_id else {})
+            | ({"title": self.title} if self.title else {})
+        )
 
 
 @dataclass(frozen=True, slots=True)

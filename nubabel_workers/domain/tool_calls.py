@@ -32,7 +32,7 @@ class ToolRequest:
     organization_id: OrganizationId
     execution_id: ExecutionId
     opencode_session_id: str
-    call_id: str  # the tool call's id inside of that session, as OpenCode gave it
+    call_id: str  # the tool call's id inside of its message, as OpenCode gave it
     tool_name: str
     arguments: Mapping[str, Any] = field(repr=False)
     provider: str | None = None  # None: whichever of the organization's providers has the tool
@@ -145,9 +145,12 @@ UNKNOWN_OUTCOME: Final = ToolCallError(
 
 
 def tool_call_id(request: ToolRequest) -> str:
-    """The same call has the same id, however often and wherever it comes in."""
-    parts = (request.organization_id, request.execution_id, request.opencode_session_id, request.call_id)
-    return derived_id("tc", parts)
+    """The same call has the same id, however often and wherever it comes in.
+
+    With its message: some models number the calls of each message anew, and a later call is no repeat of an earlier.
+    """
+    session = (request.organization_id, request.execution_id, request.opencode_session_id)
+    return derived_id("tc", (*session, request.message_id or "", request.call_id))
 
 
 def new_tool_call(request: ToolRequest, connection_id: ToolConnectionId, provider: str, tool: Tool) -> NewToolCall:

@@ -57,6 +57,9 @@ class ToolItem(_FromPlugin):
     type: Literal["tool"]
     session_id: SessionId
     call_id: _Name
+    message_id: Annotated[str, Field(max_length=200)] = Field(
+        "", description="The message that the call is part of: some models number the calls of each message anew."
+    )
     tool: _Name
     status: Literal["pending", "running", "completed", "error"]
     title: Annotated[str, Field(max_length=500)] | None = None
@@ -82,7 +85,9 @@ class ProgressBody(_OfOneSession):
         found: list[ProgressItem] = []
         for item in self.items:
             if isinstance(item, ToolItem):
-                found.append(ToolProgress(item.session_id, item.call_id, item.tool, item.status, item.title))
+                found.append(
+                    ToolProgress(item.session_id, item.call_id, item.tool, item.status, item.title, item.message_id)
+                )
             elif item.session_id == root_id and item.text:
                 found.append(TextProgress(item.part_id, item.text))
         return found
@@ -97,7 +102,9 @@ class InvokeBody(_OfOneSession):
 
     session_id: SessionId
     call_id: _Name = Field(description="OpenCode's id of the tool call. The same call, sent again, is made once.")
-    message_id: _Name | None = None
+    message_id: _Name | None = Field(
+        None, description="Part of the call's identity: ids may begin anew in each message."
+    )
     provider: _Name | None = Field(None, description="Needed only where several providers have the tool.")
     tool_name: _Name
     arguments: dict[str, Any] = Field(default_factory=dict)

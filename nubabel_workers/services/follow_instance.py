@@ -57,7 +57,7 @@ class _Run:
     organization_id: str
     execution_id: str
     language: Language
-    tools: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    tools: OrderedDict[tuple[str, str, str], str] = field(default_factory=OrderedDict)  # call -> line
 
     def text(self) -> str:
         lines = list(self.tools.values())[-_SHOWN_TOOLS:]
@@ -172,8 +172,10 @@ class FollowInstance:
         if isinstance(event, TextDelta):
             item = TextProgress(event.part_id, event.text)
         else:
-            item = ToolProgress(event.session_id, event.call_id, event.tool, event.status, event.title)
-            run.tools[event.call_id] = _line(event)
+            item = ToolProgress(
+                event.session_id, event.call_id, event.tool, event.status, event.title, event.message_id
+            )
+            run.tools[item.name] = _line(event)
             shown[event.session_id] = run
         await self._progress.tell(run.organization_id, run.execution_id, [item], ProgressSource.LISTENER)
 

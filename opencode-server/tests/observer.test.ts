@@ -3,8 +3,8 @@ import { test } from "node:test";
 import { progressOf, updateOf, type ProgressItem, type ServerEvent, type Update } from "../config/bridge/events.ts";
 import { Observer } from "../config/bridge/observer.ts";
 
-function toolEvent(status: string, sessionID = "ses_root"): ServerEvent {
-  const part = { type: "tool", id: "prt_1", sessionID, messageID: "msg_1", callID: "call_1", tool: "task" };
+function toolEvent(status: string, sessionID = "ses_root", messageID = "msg_1"): ServerEvent {
+  const part = { type: "tool", id: "prt_1", sessionID, messageID, callID: "call_1", tool: "task" };
   return { type: "message.part.updated", properties: { part: { ...part, state: { status, title: "Look it up" } } } };
 }
 
@@ -51,6 +51,21 @@ test("a sub-agent's end is no end of the run", async () => {
   const { updates } = await seen([{ type: "session.idle", properties: { sessionID: "ses_child" } }]);
 
   assert.deepEqual(updates, []);
+});
+
+test("a call of a later message under the same id is another call", async () => {
+  const states = ["running", "completed"] as const;
+
+  const { items } = await seen([
+    ...states.map((status) => toolEvent(status, "ses_root", "msg_1")),
+    ...states.map((status) => toolEvent(status, "ses_root", "msg_2")),
+    toolEvent("completed", "ses_root", "msg_2"),
+  ]);
+
+  assert.deepEqual(
+    items.map(([, item]) => item.type === "tool" && [item.message_id, item.status]),
+    [["msg_1", "running"], ["msg_1", "completed"], ["msg_2", "running"], ["msg_2", "completed"]],
+  );
 });
 
 test("a sub-agent's tool is told as work of its root", async () => {

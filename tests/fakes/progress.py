@@ -34,7 +34,7 @@ class FakeProgress(ProgressStream):
         told = self.told[organization_id, execution_id]
         news = 0
         for item in items:
-            name = (item.session_id, item.call_id) if isinstance(item, ToolProgress) else (item.part_id,)
+            name = item.name if isinstance(item, ToolProgress) else (item.part_id,)
             remembered = news_of(item, source, told.get(name))
             if remembered is not None:
                 told[name] = remembered

@@ -123,7 +123,7 @@ class RedisProgress:
 
 def _named(item: ProgressItem, source: ProgressSource) -> tuple[str, str, str]:
     if isinstance(item, ToolProgress):
-        return f"t{item.session_id} {item.call_id}", str(TOOL_STATES.get(item.status, 0)), item.title or ""
+        return f"t{' '.join(item.name)}", str(TOOL_STATES.get(item.status, 0)), item.title or ""
     return f"p{item.part_id}", source.value, ""
 
 

@@ -70,7 +70,7 @@ class EventDecoder:
         self._max_frame_bytes = max_frame_bytes
         self._tail = b""
         self._skipping = False  # inside of a frame that is too long to keep
-        self._tools: dict[str, tuple[str, str | None]] = {}  # call -> what was last told of it
+        self._tools: dict[tuple[str, str, str], tuple[str, str | None]] = {}  # call -> what was last told of it
         self._reasoning: dict[bytes, None] = {}  # parts whose deltas are the model's thoughts, not its answer
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
@@ -140,10 +140,11 @@ class EventDecoder:
 
     def _is_news(self, update: ToolUpdate) -> bool:
         """A running shell command repeats its part with every piece of output."""
+        call = (update.session_id, update.message_id, update.call_id)
         told = (update.status, update.title)
-        if self._tools.get(update.call_id) == told:
+        if self._tools.get(call) == told:
             return False
-        _remember(self._tools, update.call_id, told)
+        _remember(self._tools, call, told)
         return True
 
 

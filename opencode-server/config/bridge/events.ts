@@ -5,6 +5,7 @@ export type ProgressItem =
       readonly type: "tool";
       readonly session_id: string;
       readonly call_id: string;
+      readonly message_id?: string;
       readonly tool: string;
       readonly status: string;
       readonly title?: string;
@@ -57,7 +58,8 @@ export function progressOf(event: ServerEvent): ProgressItem | null {
     const status = text(state["status"], MAX_NAME);
     if (!tool || call_id.length > MAX_NAME || !STATUSES.has(status)) return null;
     const title = text(state["title"], MAX_TITLE);
-    return { type: "tool", session_id, call_id, tool, status, ...(title ? { title } : {}) };
+    const message = typeof message_id === "string" && message_id.length <= MAX_NAME ? { message_id } : {};
+    return { type: "tool", session_id, call_id, ...message, tool, status, ...(title ? { title } : {}) };
   }
   if (part["type"] === "text" && typeof id === "string" && typeof message_id === "string") {
     if (part["synthetic"] || !record(part["time"])["end"]) return null;

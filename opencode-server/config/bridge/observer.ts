@@ -45,7 +45,7 @@ export class Observer {
 
   #isNews(item: ProgressItem): boolean {
     if (item.type !== "tool") return true;
-    const call = `${item.session_id} ${item.call_id}`;
+    const call = [item.session_id, item.message_id, item.call_id].join(" ");
     if (this.#statusOfCall.get(call) === item.status) return false;
     this.#statusOfCall.delete(call);
     this.#statusOfCall.set(call, item.status);

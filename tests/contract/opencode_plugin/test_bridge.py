@@ -30,6 +30,9 @@ async def test_end_tools_and_text_of_a_run_are_told(shared: Deployed) -> None:
     states = shared.receiver.tool_states(run.session_id, "todowrite")
     assert states[-2:] == ["running", "completed"]
     assert len(states) == len(set(states))
+    (step,) = [part for part in run.tools if part["tool"] == "todowrite"]
+    told = [item for item in shared.receiver.progress(run.session_id) if item.get("tool") == "todowrite"]
+    assert {(item["message_id"], item["call_id"]) for item in told} == {(step["messageID"], step["callID"])}
     texts = [item["text"] for item in shared.receiver.progress(run.session_id) if item["type"] == "text"]
     assert [text.strip() for text in texts] == ["All noted."]  # and not what was asked
     assert shared.receiver.unsigned == []

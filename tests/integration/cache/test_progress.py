@@ -28,6 +28,7 @@ _tools = st.builds(
     tool=st.just("bash"),
     status=st.sampled_from(["pending", "running", "completed", "error"]),
     title=_titles,
+    message_id=st.sampled_from(["", "msg_1", "msg_2"]),
 )
 _texts = st.builds(TextProgress, part_id=st.sampled_from(["prt_1", "prt_2"]), text=st.just("Done."))
 _told = st.lists(

@@ -1,5 +1,7 @@
 """The same progress, told by the listener and by the plugin, is shown once."""
 
+from dataclasses import replace
+
 import pytest
 
 from nubabel_workers.domain.progress import ProgressItem, ProgressSource, TextProgress, ToolProgress, news_of
@@ -33,6 +35,14 @@ def test_a_call_goes_only_forward() -> None:
     told = [(tool(status), PLUGIN) for status in ("running", "pending", "completed", "running", "error")]
 
     assert shown(*told) == [tool("running"), tool("completed")]
+
+
+def test_calls_of_two_messages_under_one_id_are_two_calls() -> None:
+    first = replace(tool("completed"), message_id="msg_1")
+    second = replace(tool("running"), message_id="msg_2")
+
+    assert first.name != second.name
+    assert [one.event()["message_id"] for one in (first, second)] == ["msg_1", "msg_2"]
 
 
 def test_a_title_that_was_not_told_is_news_and_is_not_forgotten() -> None:

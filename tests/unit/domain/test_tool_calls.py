@@ -49,7 +49,7 @@ def record(end: ToolCallEnd) -> ToolCallRecord:
 
 
 def test_a_repeat_has_the_id_of_the_call() -> None:
-    assert tool_call_id(REQUEST) == tool_call_id(replace(REQUEST, arguments={"q": "y"}, message_id="msg_2"))
+    assert tool_call_id(REQUEST) == tool_call_id(replace(REQUEST, arguments={"q": "y"}))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,7 @@ def test_a_repeat_has_the_id_of_the_call() -> None:
         {"execution_id": "exe_b"},
         {"opencode_session_id": "ses_b"},
         {"call_id": "call_b"},
+        {"message_id": "msg_2"},
         {"opencode_session_id": "ses_a\x00", "call_id": "call_a"},
     ],
 )

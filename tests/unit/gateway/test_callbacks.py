@@ -116,6 +116,15 @@ async def test_progress_is_shown_once_however_often_it_is_told(plugin: Plugin) -
     ]
 
 
+async def test_a_call_id_that_comes_back_in_a_later_message_is_another_call(plugin: Plugin) -> None:
+    told = [TOOL | {"message_id": message, "status": "completed"} for message in ("msg_1", "msg_2")]
+
+    answers = [(await plugin.post(PROGRESS, {"items": told})).json() for _ in range(2)]
+
+    assert answers == [{"accepted": 2}, {"accepted": 0}]
+    assert [one["message_id"] for one in plugin.shown()] == ["msg_1", "msg_2"]
+
+
 async def test_what_a_sub_agent_writes_is_no_part_of_the_answer(plugin: Plugin) -> None:
     await plugin.post(PROGRESS, {"items": [TEXT | {"session_id": "ses_child"}]})
 

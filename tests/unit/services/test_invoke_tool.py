@@ -130,6 +130,13 @@ async def test_an_unknown_call_that_only_reads_is_made_again(stage: Stage) -> No
     assert (again.content, len(stage.servers.calls)) == ("found", 2)
 
 
+async def test_a_call_id_that_comes_back_in_a_later_message_is_another_call(stage: Stage) -> None:
+    for message in ("msg_1", "msg_2", "msg_2"):
+        assert (await stage.invoke.run(request(message_id=message))).ok
+
+    assert len(stage.servers.calls) == 2
+
+
 async def test_an_operator_may_forbid_repeats_of_what_the_server_calls_repeatable(stage: Stage) -> None:
     stage.connections.connections = [connection("notion", repeatable_tools=frozenset())]
     stage.servers.answers = [UncertainError("lost")]

@@ -175,6 +175,14 @@ def test_repeated_state_of_a_tool_is_told_once() -> None:
     assert [event.status for event in events if isinstance(event, ToolUpdate)] == ["pending", "running", "completed"]
 
 
+def test_a_call_of_a_later_message_under_the_same_id_is_told() -> None:
+    first, second = tool("running"), tool("running").replace(MESSAGE.encode(), b"msg_later")
+
+    events = decoded(first, second, first)
+
+    assert [event.message_id for event in events if isinstance(event, ToolUpdate)] == [MESSAGE, "msg_later"]
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
