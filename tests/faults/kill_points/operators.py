@@ -85,29 +85,51 @@ async def workspace_comes_and_goes(lane: Lane) -> Check:
     return _nothing_to_see
 
 
+_CONNECTIONS = "mcp_connections WHERE organization_id = %(name)s"
+
+
 async def connection_comes_and_goes(lane: Lane) -> Check:
-    """Its server is out of bounds, which a check says and writes down."""
+    name = await _organization_with_tools(lane)
+    await lane.type_until_it_ends(f"connections list --org {name}")
+    await lane.type_until_it_ends(f"connections remove {name} tools")
+    assert await lane.count(_CONNECTIONS, name=name) == 0
+    return _nothing_to_see
+
+
+async def connection_is_limited(lane: Lane) -> Check:
+    name = await _organization_with_tools(lane)
+    await lane.type_until_it_ends(f"connections allow {name} tools search")
+    await lane.type_until_it_ends(f"connections repeat {name} tools --never")
+    await lane.type_until_it_ends(f"connections set-default {name} tools")
+    chosen = f"{_CONNECTIONS} AND is_default AND allowed_tools = '[\"search\"]' AND repeatable_tools = '[]'"
+    assert await lane.count(chosen, name=name) == 1
+    return _nothing_to_see
+
+
+async def connection_rests(lane: Lane) -> Check:
+    name = await _organization_with_tools(lane)
+    await lane.type_until_it_ends(f"connections disable {name} tools")
+    await lane.type_until_it_ends(f"connections enable {name} tools")
+    assert await lane.count(f"{_CONNECTIONS} AND status = 'active'", name=name) == 1
+    return _nothing_to_see
+
+
+async def connection_is_checked(lane: Lane) -> Check:
+    """Its server is out of bounds, which the check says and writes down."""
+    name = await _organization_with_tools(lane)
+    await lane.type_until_it_ends(f"connections set-token {name} tools --token-env TOOL_TOKEN")
+    await lane.type_until_it_ends(f"connections check {name} tools", may_complain=True)
+    assert await lane.count(f"{_CONNECTIONS} AND NOT healthy", name=name) == 1
+    return _nothing_to_see
+
+
+async def _organization_with_tools(lane: Lane) -> str:
     name = await _organization(lane)
     lane.processes[CLI].environment["TOOL_TOKEN"] = "t0ken"
-    one = f"{name} tools"
     await lane.type_until_it_ends(
         f"connections add {name} --url https://localhost:1/mcp --name tools --token-env TOOL_TOKEN"
     )
-    await lane.type_until_it_ends(f"connections list --org {name}")
-    await lane.type_until_it_ends(f"connections allow {one} search")
-    await lane.type_until_it_ends(f"connections repeat {one} --never")
-    await lane.type_until_it_ends(f"connections set-default {one}")
-    await lane.type_until_it_ends(f"connections disable {one}")
-    await lane.type_until_it_ends(f"connections enable {one}")
-    await lane.type_until_it_ends(f"connections set-token {one} --token-env TOOL_TOKEN")
-    await lane.type_until_it_ends(f"connections check {one}", may_complain=True)
-    mine = "mcp_connections WHERE organization_id = %(name)s"
-    kept = f"{mine} AND is_default AND status = 'active' AND allowed_tools = '[\"search\"]' AND NOT healthy"
-    kept += " AND repeatable_tools = '[]'"
-    assert await lane.count(kept, name=name) == 1
-    await lane.type_until_it_ends(f"connections remove {one}")
-    assert await lane.count(mine, name=name) == 0
-    return _nothing_to_see
+    return name
 
 
 async def server_comes_and_goes(lane: Lane) -> Check:

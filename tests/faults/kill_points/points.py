@@ -90,6 +90,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tools.ToolServers: "asks and changes nothing; what it found is written by ConnectionStore",
     tool_calls.ToolServers: "tests/integration/mcp/test_calls.py: deaths on both sides of the call",
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
+    administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 
 # Written for a caller that does not exist yet: what is called one day is taken off here, or the test fails.
