@@ -338,7 +338,7 @@ class ToolSettings(SettingGroup):
     )
     tool_sessions: PositiveInt = Field(200, description="Sessions with tool servers that a process keeps at once.")
     tool_sessions_per_organization: PositiveInt = Field(
-        20, description="Of those, for one organization; a call that needs one more waits for no other, and is refused."
+        20, description="Of those, for one organization. A call that needs one more waits for seconds, then is refused."
     )
     tool_processes: PositiveInt = Field(20, description="Of tool_sessions, servers that were started by a command.")
     tool_processes_per_organization: PositiveInt = Field(5, description="Of those, for one organization.")

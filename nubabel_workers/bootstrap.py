@@ -502,6 +502,7 @@ def open_tool_calls(services: Services, connections: Connections, stack: AsyncEx
             sessions_of_one=settings.tool_sessions_per_organization,
             processes=settings.tool_processes,
             processes_of_one=settings.tool_processes_per_organization,
+            wait_s=times.room_s,
         ),
     )
     breakers = RedisCircuitBreakers(

@@ -2,7 +2,8 @@
 
     the plugin    sends a call again, under its same id, for PLUGIN_PATIENCE_S; it waits PLUGIN_WAIT_S for one answer
       our answer  whole_s: the lists of tools, the call, its outcome written down
-        the call  call_s: a place among the calls of its connection, a session, and the server's own answer (answer_s)
+        the call  call_s: a place among the calls of its connection, room for a session, that session, and the
+                  server's own answer (answer_s)
 
 A call may last longer than one wait of the plugin: what it sends again waits for the same row, and gets its outcome.
 The lease of that row (NUBABEL_LEASE_S) is far shorter than all of these. Whoever makes the call renews it, so that a
@@ -25,13 +26,14 @@ class ToolCallTimes:
 
     answer_s: float
     place_s: float = 10.0
+    room_s: float = 10.0
     connect_s: float = 15.0
     list_s: float = 30.0
     write_s: float = 15.0
 
     @property
     def call_s(self) -> float:
-        return self.place_s + self.connect_s + self.answer_s
+        return self.place_s + self.room_s + self.connect_s + self.answer_s
 
     @property
     def whole_s(self) -> float:

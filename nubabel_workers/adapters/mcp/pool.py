@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -17,15 +17,20 @@ CLOSE_S: Final = 7.0  # for all sessions to end when the process does
 class SessionLimits:
     """sessions: in this process, of all organizations. processes: of those, servers that were started by a command.
 
-    Both once more for one organization, so that it cannot take what others need. idle_s: after so many seconds without
-    a call a session ends.
+    Both once more for one organization, so that it cannot take what others need. wait_s: for one of them, where all are
+    in use. idle_s: after so many seconds without a call a session ends.
     """
 
     sessions: int = 200
     sessions_of_one: int = 20
     processes: int = 20
     processes_of_one: int = 5
+    wait_s: float = 10.0
     idle_s: float = 300.0
+
+
+class NoRoomError(UnavailableError):
+    """As many sessions as there may be, all of them in use."""
 
 
 class Session(Protocol):
@@ -73,15 +78,18 @@ class SessionPool(Generic[S]):
         self._pooled: dict[Key, _Pooled[S]] = {}  # where the next call goes
         self._alive: set[_Pooled[S]] = set()  # those, and older ones that still have users
         self._closing: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()  # some session has no users any more: who waits for room looks again
 
     def __len__(self) -> int:
         return len(self._alive)
 
     @asynccontextmanager
     async def session(self, connection: ToolConnection, credentials: ToolCredentials) -> AsyncIterator[S]:
-        """An open session, begun by these credentials or newer ones. Raises what `McpSession.open` raises."""
-        key = (str(connection.organization_id), str(connection.id))
-        pooled = self._usable(key, connection, credentials) or self._begin(key, connection, credentials)
+        """An open session, begun by these credentials or newer ones.
+
+        Raises what `McpSession.open` raises, and UnavailableError when there is no room for another.
+        """
+        pooled = await self._found(connection, credentials)
         pooled.users += 1
         if pooled.end is not None:
             pooled.end.cancel()
@@ -106,6 +114,21 @@ class SessionPool(Generic[S]):
             self._close(pooled)
         if self._closing:
             await asyncio.wait(self._closing, timeout=CLOSE_S)
+
+    async def _found(self, connection: ToolConnection, credentials: ToolCredentials) -> _Pooled[S]:
+        key = (str(connection.organization_id), str(connection.id))
+        give_up_at = time.monotonic() + self._limits.wait_s
+        while True:
+            try:
+                return self._usable(key, connection, credentials) or self._begin(key, connection, credentials)
+            except NoRoomError:
+                left_s = give_up_at - time.monotonic()
+                if left_s <= 0:
+                    raise
+            self._freed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._freed.wait()
 
     async def _ready(self, pooled: _Pooled[S]) -> None:
         try:
@@ -138,7 +161,7 @@ class SessionPool(Generic[S]):
     def _make_room(self, connection: ToolConnection, *, is_process: bool) -> None:
         """An organization that has its share makes room among its own; only then others' idle sessions end for it.
 
-        Raises UnavailableError when all that would have to end are in use.
+        Raises NoRoomError when all that would have to end are in use.
         """
         limits = self._limits
         mine = [one for one in self._alive if one.organization_id == connection.organization_id]
@@ -155,12 +178,13 @@ class SessionPool(Generic[S]):
             return
         idle = [one for one in among if not one.users]
         if not idle:
-            raise UnavailableError(refusal)
+            raise NoRoomError(refusal)
         self._retire(min(idle, key=lambda one: one.used_at))
 
     def _rest(self, pooled: _Pooled[S]) -> None:
         if pooled.users:
             return
+        self._freed.set()
         if self._pooled.get(pooled.key) is not pooled:
             self._close(pooled)
         else:

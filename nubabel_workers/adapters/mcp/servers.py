@@ -11,7 +11,7 @@ from nubabel_workers.adapters.egress.guard import EgressGuard
 from nubabel_workers.adapters.mcp.failures import Failures, SessionGoneError, SilentCutError
 from nubabel_workers.adapters.mcp.http import HttpLimits, http_streams
 from nubabel_workers.adapters.mcp.places import Places
-from nubabel_workers.adapters.mcp.pool import SessionLimits, SessionPool
+from nubabel_workers.adapters.mcp.pool import NoRoomError, SessionLimits, SessionPool
 from nubabel_workers.adapters.mcp.session import McpSession, Streams
 from nubabel_workers.adapters.mcp.stdio import Command, command_streams
 from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
@@ -221,6 +221,8 @@ class McpToolServers:
 
 def _seen(error: NubabelError) -> CallOutcome | None:
     """For the breaker: a refusal is an answer; a limit of ours says nothing."""
+    if isinstance(error, NoRoomError):
+        return None
     if isinstance(error, RateLimitedError | PermanentError | SessionGoneError):
         return CallOutcome.SERVED
     if isinstance(error, UnavailableError):

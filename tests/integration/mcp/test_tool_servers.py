@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.mcp.pool import SessionLimits
 from nubabel_workers.adapters.mcp.servers import McpToolServers, ServerLimits
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import (
@@ -253,6 +254,21 @@ async def test_calls_at_once_to_one_connection_are_bounded(guard: EgressGuard, h
     with pytest.raises(UnavailableError, match="1 calls under way"):
         await servers.call(at(http), GOOD, tool("look"), {"name": "A"}, may_go=at_once)
 
+    first.cancel()
+    await servers.close()
+
+
+async def test_want_of_room_is_not_held_against_a_server(guard: EgressGuard, http: HttpToolServer) -> None:
+    breakers = FakeBreakers()
+    servers = McpToolServers(guard, {}, breakers, replace(LIMITS, sessions=SessionLimits(sessions_of_one=1, wait_s=0)))
+    first = asyncio.create_task(servers.call(at(http), GOOD, tool("hang"), {}, may_go=at_once))
+    await eventually(lambda: http.calls["hang"] == 1, timeout_s=30, what="the call")
+    another = replace(at(http), id=ToolConnectionId("mcp_other"))
+
+    with pytest.raises(UnavailableError, match="of this organization"):
+        await servers.call(another, GOOD, tool("look"), {"name": "A"}, may_go=at_once)
+
+    assert breakers.seen == []
     first.cancel()
     await servers.close()
 

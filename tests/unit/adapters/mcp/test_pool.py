@@ -78,7 +78,7 @@ class Stage:
 
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
-    stage = Stage(SessionLimits(sessions=4, sessions_of_one=2, processes=2, processes_of_one=1))
+    stage = Stage(SessionLimits(sessions=4, sessions_of_one=2, processes=2, processes_of_one=1, wait_s=0))
     yield stage
     await stage.calls.aclose()
     await stage.pool.close()
@@ -162,6 +162,27 @@ async def test_an_organization_that_uses_its_share_is_told_so_and_others_go_on(s
 
     assert (await stage.use(of("b"))).is_open
     assert (await stage.begin(of("a", 1))).is_open  # another call in one of its sessions
+
+
+async def test_a_call_waits_until_a_session_of_its_organization_is_free() -> None:
+    stage = Stage(SessionLimits(sessions_of_one=1))
+    first = await stage.begin(of("a", 1))
+    waiting = asyncio.create_task(stage.use(of("a", 2)))
+    await asyncio.sleep(0)
+
+    await stage.calls.aclose()
+
+    assert (await waiting).is_open
+    assert first.closed
+
+
+async def test_an_organization_with_more_connections_than_sessions_asks_them_all_in_the_end() -> None:
+    stage = Stage(SessionLimits(sessions_of_one=3))
+
+    used = await asyncio.gather(*(stage.use(of("a", number)) for number in range(30)))
+
+    assert len({one.connection.id for one in used}) == 30
+    assert len(stage.pool) == 3
 
 
 async def test_sessions_that_were_replaced_count_while_their_calls_go_on(stage: Stage) -> None:
