@@ -10,7 +10,7 @@
     [[nousage]]            report none
     [[finish=length]]      how the text answer ends
     [[tool=NAME {json}]]   call a tool; several: one per model step, in order, then the text answer
-    [[tools {"NAME": {…}}]]  several tool calls in one step
+    [[tools {"NAME": {…}}]]  several tool calls in one step; a list of arguments is several calls of that tool
     [[question]]           a call of OpenCode's `question` tool
     [[loop=NAME {json}]]   the same tool call in every step, for ever
     [[status=429]]         the model answers this HTTP status
@@ -179,7 +179,7 @@ def _tool_directives(text: str) -> tuple[list[tuple[int, tuple[ToolCall, ...]]],
         except ValueError:
             continue
         if match.group(3):
-            steps.append((match.start(), tuple(_call(*item) for item in arguments.items())))
+            steps.append((match.start(), tuple(call for item in arguments.items() for call in _calls(*item))))
         elif match.group(1) == "tool":
             steps.append((match.start(), (ToolCall(match.group(2), arguments),)))
         else:
@@ -190,8 +190,9 @@ def _tool_directives(text: str) -> tuple[list[tuple[int, tuple[ToolCall, ...]]],
     return steps, loop, "".join(rest)
 
 
-def _call(name: str, arguments: object) -> ToolCall:
-    return ToolCall(name, arguments if isinstance(arguments, dict) else {})
+def _calls(name: str, arguments: object) -> list[ToolCall]:
+    several = arguments if isinstance(arguments, list) else [arguments]
+    return [ToolCall(name, one if isinstance(one, dict) else {}) for one in several]
 
 
 def _number(text: str | None) -> float | None:

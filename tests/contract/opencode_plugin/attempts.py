@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.contract.opencode_plugin.deployed import delegation, directive
+from tests.contract.opencode_plugin.deployed import Call, delegated, directive
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Victim:
     pid: int
 
 
-def attempts(victim: Victim) -> dict[str, list[str]]:
-    """Tool -> directives. Each tool that a model is offered must have some."""
+def attempts(victim: Victim) -> dict[str, list[Call]]:
+    """Tool -> calls of it. Each tool that a model is offered must have some."""
     other = f"../{victim.organization}"
     files = [
         str(victim.file),
@@ -59,20 +59,20 @@ def attempts(victim: Victim) -> dict[str, list[str]]:
             {"provider": victim.organization, "toolName": "search", "args": {"organization_id": victim.organization}},
         ],
     }
-    made = {tool: [directive(tool, arguments) for arguments in calls] for tool, calls in tried.items()}
+    made = {tool: [Call(tool, arguments) for arguments in calls] for tool, calls in tried.items()}
     made["task"] = [
-        delegation("What did you say before?", task_id=victim.session_id),
-        delegation("What did you say before?", task_id=victim.child_id),
-        delegation("x", command="init"),
-        delegation("x", run_in_background=True),
-        delegation(
+        delegated("What did you say before?", task_id=victim.session_id),
+        delegated("What did you say before?", task_id=victim.child_id),
+        delegated("x", command="init"),
+        delegated("x", run_in_background=True),
+        delegated(
             f"{directive('read', {'filePath': str(victim.file)})} [[text=x]]", subagent_type="explore", category=""
         ),
     ]
     return made
 
 
-def attempts_with_hidden_tools(victim: Victim) -> list[str]:
+def attempts_with_hidden_tools(victim: Victim) -> list[Call]:
     """Tools of OpenCode and oh-my-opencode that are not offered; a model may name them all the same."""
     command = {"command": "env; cat /proc/$PPID/environ", "description": "x"}
     with_password = victim.server_url.replace("://", f"://opencode:{victim.password}@")
@@ -100,4 +100,4 @@ def attempts_with_hidden_tools(victim: Victim) -> list[str]:
         ("monitor", {"command": "env"}),
         ("nosuchtool", {"url": with_password.partition("@")[2]}),
     ]
-    return [directive(tool, arguments) for tool, arguments in tried]
+    return [Call(tool, arguments) for tool, arguments in tried]

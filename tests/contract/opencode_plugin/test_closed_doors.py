@@ -3,6 +3,7 @@
 A canary stands in each place that must not be reached. What goes to the model and what comes back is searched for them.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +13,15 @@ import pytest_asyncio
 
 from nubabel_workers.embedded.opencode_server import install_plugins
 from tests.contract.opencode_plugin.attempts import Victim, attempts, attempts_with_hidden_tools
-from tests.contract.opencode_plugin.deployed import ENVIRONMENT_CANARY, Deployed, Run, delegation, directive
+from tests.contract.opencode_plugin.deployed import (
+    ENVIRONMENT_CANARY,
+    Call,
+    Deployed,
+    Run,
+    at_once,
+    delegation,
+    directive,
+)
 from tests.unit.deployment.test_opencode_server import plugin_settings
 
 pytestmark = [pytest.mark.node, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
@@ -31,6 +40,7 @@ OFFERED = {
     "nubabel_mcp_list",
     "nubabel_mcp_invoke",
 }
+SWITCHES = ["ultrawork: do it all", "/start-work", "/ralph-loop go", "think hard", "search for it"]
 # Hooks of oh-my-opencode 4.19.4 that stay on: they shape prompts and results of a run, and begin none.
 KEPT_HOOKS = {
     "bash-file-read-guard",
@@ -100,12 +110,12 @@ def found(shared: Deployed, run: Run, since: int) -> list[str]:
     return [name for name, canary in canaries.items() if canary in haystack]
 
 
-async def _tried(shared: Deployed, directives: Sequence[str], *, by_child: bool) -> tuple[Run, list[str]]:
+async def _tried(shared: Deployed, calls: Sequence[Call], *, by_child: bool) -> tuple[Run, list[str]]:
     """One run that makes all these calls, and the canaries it found."""
     since = len(shared.sent)
-    calls = " ".join(directives)
+    step = at_once(calls)
     run = await shared.ask(
-        f"{delegation(f'{calls} [[text=tried]]')} [[text=over]]" if by_child else f"{calls} [[text=over]]"
+        f"{delegation(f'{step} [[text=tried]]')} [[text=over]]" if by_child else f"{step} [[text=over]]"
     )
     assert run.answer.strip() == "over"
     return run, found(shared, run, since)
@@ -129,8 +139,7 @@ async def test_every_hook_of_the_plugin_was_decided_on() -> None:
 async def test_no_agent_is_offered_more_than_the_list(shared: Deployed) -> None:
     agents = [agent["name"] for agent in (await shared.http.get("/agent")).json()]
     since = len(shared.sent)
-    for agent in agents:
-        await shared.ask("hello", agent=agent)
+    await asyncio.gather(*(shared.ask("hello", agent=agent) for agent in agents))
 
     offered = shared.tools_offered(since)
     assert len(offered) >= len(agents)
@@ -193,14 +202,14 @@ async def test_the_others_are_as_they_were(shared: Deployed, victim: Victim) -> 
 
 
 async def test_an_organization_works_with_its_own_files(shared: Deployed) -> None:
-    calls = [
+    steps = [
         directive("write", {"filePath": "notes/plan.md", "content": "first step\n"}),
         directive("read", {"filePath": "notes/plan.md"}),
         directive("edit", {"filePath": "notes/plan.md", "oldString": "first", "newString": "second"}),
         directive("grep", {"pattern": "second step", "output_mode": "content"}),
     ]
 
-    run, _ = await _tried(shared, calls, by_child=False)
+    run = await shared.ask(f"{' '.join(steps)} [[text=done]]")
 
     assert [part["state"]["status"] for part in run.tools] == ["completed"] * 4
     assert "first step" in run.outcome("read")[1]
@@ -222,10 +231,11 @@ async def test_a_conversation_goes_on_in_its_own_sub_agents_session(shared: Depl
 
 async def test_text_of_a_person_is_no_switch(shared: Deployed) -> None:
     """oh-my-opencode reads modes and commands out of texts; here a text is a text."""
+    texts = [f"{text} [[text=ok]]" for text in SWITCHES]
     since = len(shared.sent)
-    for text in ("ultrawork: do it all", "/start-work", "/ralph-loop go", "think hard", "search for it"):
-        run = await shared.ask(f"{text} [[text=ok]]")
-        user = (await shared.messages(run.session_id))[0]
-        assert [part["text"] for part in user["parts"]] == [f"{text} [[text=ok]]"]
-    last = [body["messages"][-1] for body in shared.sent[since:] if body.get("tools")]
-    assert len(last) == 5
+
+    runs = await asyncio.gather(*(shared.ask(text) for text in texts))
+
+    first = [(await shared.messages(run.session_id))[0] for run in runs]
+    assert [[part["text"] for part in message["parts"]] for message in first] == [[text] for text in texts]
+    assert len(shared.tools_offered(since)) == len(texts)

@@ -11,7 +11,7 @@ from nubabel_workers.domain.analysis import analyse
 from nubabel_workers.domain.executions import Overrides
 from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.domain.verdict import IDLE, Delegation, Verdict, VerdictKind, decide
-from tests.contract.opencode_plugin.deployed import Deployed, delegation
+from tests.contract.opencode_plugin.deployed import Deployed, at_once, delegated, delegation
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.node, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
@@ -62,7 +62,7 @@ async def test_what_was_asked_for_reaches_sisyphus_and_what_was_done_is_read_bac
 async def test_every_category_of_the_analysis_has_a_sub_agent(shared: Deployed) -> None:
     categories = list(load_rules().categories)
 
-    run = await shared.ask(" ".join(delegation("[[text=x]]", category=name) for name in categories) + " [[text=over]]")
+    run = await shared.ask(f"{at_once([delegated('[[text=x]]', category=name) for name in categories])} [[text=over]]")
 
     told = [part["state"]["metadata"] for part in run.tools]
     assert [metadata.get("category") for metadata in told] == categories

@@ -34,6 +34,13 @@ def test_tools_are_called_step_by_step_in_the_order_of_the_text() -> None:
     assert script.tool_calls(3) == ()
 
 
+def test_a_list_of_arguments_is_several_calls_in_one_step() -> None:
+    script = script_of('[[tools {"read":[{"f":1},{"f":2}],"glob":{}}]]')
+
+    assert script.tool_calls(0) == (ToolCall("read", {"f": 1}), ToolCall("read", {"f": 2}), ToolCall("glob", {}))
+    assert script.tool_calls(1) == ()
+
+
 def test_loop_never_ends() -> None:
     script = script_of('[[loop=bash {"command":"a"}]]')
 
