@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from benchmarks.figures import Report
+from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
+from benchmarks.rows_decoder import measure_decoder
 from benchmarks.rows_load import (
     FAST_PER_S,
     SLOW_PER_S,
@@ -26,12 +28,23 @@ from benchmarks.rows_load import (
     measure_saturated,
     measure_task_events,
 )
-from benchmarks.rows_paths import measure_decoder, measure_lookups, measure_sse
+from benchmarks.rows_paths import measure_lookups, measure_sse
 from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
 
-ROWS = ("decoder", "floor", "idle", "added", "throughput", "lookup", "sse", "in-flight", "task-events", "limits")
-_ON_ONE_SYSTEM = frozenset({"floor", "idle", "added", "throughput", "in-flight", "lookup", "sse"})
+_ON_ONE_SYSTEM = (
+    "floor",
+    "idle",
+    "added",
+    "throughput",
+    "lookup",
+    "sse",
+    "callbacks",
+    "listeners",
+    "tool-calls",
+    "in-flight",
+)
+ROWS = ("decoder", *_ON_ONE_SYSTEM, "task-events", "limits")
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
@@ -40,7 +53,7 @@ _LOOPS = 1_000_000
 async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
     if "decoder" in rows:
         measure_decoder(sizes, report)
-    if _ON_ONE_SYSTEM & set(rows):
+    if set(_ON_ONE_SYSTEM) & set(rows):
         async with _system(sizes, task_events=False) as system:
             await _without_limits(system, rows, sizes, report)
     if "task-events" in rows and sizes.with_task_events:
@@ -75,11 +88,24 @@ async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, r
     if "sse" in rows:
         _say("event streams")
         await measure_sse(system, sizes, report)
+    await _way_back(system, rows, sizes, report)
     if "in-flight" in rows:
         _say("in flight")
         await measure_in_flight(system, sizes, report)
         _say("memory")
         await measure_memory(system, sizes, report)
+
+
+async def _way_back(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:
+    if "callbacks" in rows:
+        _say("callbacks")
+        await measure_callbacks(system, sizes, report)
+    if "listeners" in rows:
+        _say("listeners")
+        await measure_listeners(system, sizes, report)
+    if "tool-calls" in rows:
+        _say("tool calls")
+        await measure_tool_calls(system, sizes, report)
 
 
 @asynccontextmanager

@@ -7,7 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. value and aim in the unit; an aim is met by a value below it. None: there is none."""
+    """One line of the table. value, aim and floor in the unit. None: there is none.
+
+    An aim is met by a value below it; by one that is not below it where at_least.
+    """
 
     row: str
     what: str
@@ -15,12 +18,19 @@ class Figure:
     unit: str
     aim: float | None = None
     floor: float | None = None
+    at_least: bool = False
 
     @property
     def verdict(self) -> str:
         if self.aim is None:
             return ""
-        return "met" if self.value is not None and self.value < self.aim else "MISSED"
+        return "met" if self.value is not None and (self.value < self.aim) is not self.at_least else "MISSED"
+
+    @property
+    def shown_aim(self) -> str:
+        if self.aim is None:
+            return ""
+        return f"{'>=' if self.at_least else '<'} {_shown(self.aim)}"
 
 
 @dataclass
@@ -33,8 +43,18 @@ class Report:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, row: str, what: str, value: float | None, unit: str, **more: float | None) -> None:
-        self.figures.append(Figure(row, what, value, unit, **more))
+    def add(
+        self,
+        row: str,
+        what: str,
+        value: float | None,
+        unit: str,
+        *,
+        aim: float | None = None,
+        floor: float | None = None,
+        at_least: bool = False,
+    ) -> None:
+        self.figures.append(Figure(row, what, value, unit, aim, floor, at_least))
 
     def add_column(self, table: str, column: str, values: Mapping[str, float]) -> None:
         lines = self.split.setdefault(table, {})
@@ -50,7 +70,8 @@ class Report:
                     "what": one.what,
                     "value": one.value,
                     "unit": one.unit,
-                    "aim_below": one.aim,
+                    "aim": one.aim,
+                    "aim_is": "at least" if one.at_least else "below",
                     "floor": one.floor,
                     "verdict": one.verdict,
                 }
@@ -72,7 +93,7 @@ class Report:
                         one.what,
                         f"{_shown(one.value)} {one.unit}",
                         _shown(one.floor) if one.floor is not None else "",
-                        f"< {_shown(one.aim)}" if one.aim is not None else "",
+                        one.shown_aim,
                         one.verdict,
                     )
                     for one in self.figures

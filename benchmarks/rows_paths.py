@@ -1,4 +1,4 @@
-"""Rows of single paths: session mappings, progress to a client, the decoder of OpenCode's events."""
+"""Rows of single paths: session mappings, progress to a client."""
 
 import asyncio
 import json
@@ -13,12 +13,10 @@ from benchmarks.figures import Report, percentile
 from benchmarks.sizes import Sizes
 from benchmarks.system import OpenCodeElsewhere, System
 from nubabel_workers.adapters.opencode import wire
-from nubabel_workers.adapters.opencode.sse import EventDecoder
 
 _MS = 1000.0
 _AIM_LOOKUP_MS = 10.0
 _AIM_SSE_MS = 100.0
-_FRAME_END = b"\n\n"
 _STREAM_S = 30.0
 
 
@@ -104,21 +102,3 @@ async def _events(response: httpx.Response) -> AsyncIterator[tuple[str, dict[str
             name = line.removeprefix("event:").strip()
         elif line.startswith("data:"):
             yield name, json.loads(line.removeprefix("data:"))
-
-
-def measure_decoder(sizes: Sizes, report: Report) -> None:
-    """Frames of kinds that nobody needs, in chunks as the listener reads them, on one core."""
-    properties = {"sessionID": "ses_e04562134ffe0oSJVu2NAsQvXL", "messageID": "msg_1fba9def3001VafBB73dDVvUvA"}
-    payload = {
-        "id": "evt_1fba9df1c001fFH0Xw2Hoi4F2X",
-        "type": "message.part.delta",
-        "properties": {**properties, "partID": "prt_1fba9df1b001rgNy3AZDh2LSsf", "field": "text", "delta": "word17 "},
-    }
-    envelope = {"directory": "/srv/opencode", "project": "global", "payload": payload}
-    frame = b"data: " + json.dumps(envelope, separators=(",", ":")).encode() + _FRAME_END
-    chunk = frame * 240
-    decoder = EventDecoder()
-    started = time.process_time()
-    for _ in range(sizes.decoder_rounds):
-        decoder.feed(chunk)
-    report.add("decoder", "dropped frames", decoder.frames / (time.process_time() - started), "frames/s")

@@ -18,12 +18,17 @@ class Sizes:
     floor_saturated: int = 600
     in_flight: tuple[int, ...] = (100, 1000)
     most_in_flight: int = 10_000
-    most_in_flight_s: float = 240.0
+    most_in_flight_s: float = 100.0  # the whole row
     with_task_events: bool = True
     lookups: int = 500
     streamed_words: int = 150
     limited: int = 200
-    decoder_rounds: int = 200
+    decoder_rounds: int = 30
+    callbacks_s: float = 10.0
+    followed: int = 100  # executions
+    listeners: int = 500  # of them all
+    told_s: float = 8.0
+    tool_calls_s: float = 8.0
 
 
 FULL = Sizes()
@@ -38,10 +43,15 @@ QUICK = Sizes(
     floor_saturated=200,
     in_flight=(100,),
     most_in_flight=1000,
-    most_in_flight_s=10.0,
+    most_in_flight_s=12.0,
     with_task_events=False,
     lookups=200,
     streamed_words=60,
     limited=60,
-    decoder_rounds=50,
+    decoder_rounds=8,
+    callbacks_s=3.0,
+    followed=20,
+    listeners=100,
+    told_s=2.0,
+    tool_calls_s=2.0,
 )

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +26,7 @@ _UNLIMITED = 1_000_000
 _UNACCEPTED = 1000
 _FLOOR_DATABASE = "floor"
 _FLOOR_CACHE = "/7"
+_LOOK_EVERY_S = 0.5
 
 # An answer of 200 words in about 240 frames, at the pace of a fast model.
 TOKENS = 200
@@ -197,6 +199,21 @@ class System:
     async def in_flight(self) -> int:
         return await self._count("SELECT count(*) AS n FROM executions WHERE status = 'running'")
 
+    async def until_running(self, count: int, *, timeout_s: float) -> int:
+        """Wait until so many are in flight, or the time is over; how many were."""
+        ends_at = time.monotonic() + timeout_s
+        peak = await self.in_flight()
+        while peak < count and time.monotonic() < ends_at:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            peak = max(peak, await self.in_flight())
+        return peak
+
+    async def until_idle(self, *, timeout_s: float) -> None:
+        """Wait until nothing is in flight, or the time is over."""
+        ends_at = time.monotonic() + timeout_s
+        while await self.in_flight() and time.monotonic() < ends_at:  # noqa: ASYNC110  # a count gives no event
+            await asyncio.sleep(_LOOK_EVERY_S)
+
     async def kept(self) -> int:
         """Messages that are on their way to an answer, wherever they are."""
         return await self._count(
@@ -284,6 +301,7 @@ async def running_system(*, task_events: bool, limits: Limits | None = None) -> 
                 settings={
                     "slack_api_base_url": f"http://{HOST}:{slack_port}/api",
                     "worker_send_events": str(task_events).lower(),
+                    "egress_allow": HOST,  # the MCP server of the tool calls
                 },
             ),
             on_line=count,
