@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Receiver:
         self.unsigned: list[str] = []
         self.mood: Mood = "well"
         self.given_up = 0  # calls that the caller did not wait for
+        self.lost: Counter[str] = Counter()  # calls that came while it was away, by path
         self._key = key
         self._nonces: set[str] = set()
         self._released = asyncio.Event()
@@ -69,6 +71,7 @@ class Receiver:
     async def receive(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         if self.mood == "away":
+            self.lost[request.path] += 1
             assert request.transport is not None
             request.transport.abort()
             return web.Response()

@@ -119,6 +119,19 @@ async def test_the_organizations_tools_reach_us(shared: Deployed) -> None:
     }
 
 
+async def test_a_call_outlasts_a_restart_of_ours(shared: Deployed) -> None:
+    path = "/api/sidecar/mcp/invoke"
+    before = shared.receiver.lost[path]
+    with shared.receiver.being("away"):
+        asking = asyncio.ensure_future(shared.ask(f"{_INVOKE} [[text=read]]"))
+        await eventually(lambda: shared.receiver.lost[path] >= before + 3, timeout_s=60, what="the third try")
+
+    run = await asking
+
+    assert run.outcome("nubabel_mcp_invoke") == ("completed", "three pages found")
+    assert len(shared.receiver.asked(path, run.session_id)) == 1
+
+
 async def test_a_sub_agents_call_names_its_own_session(shared: Deployed) -> None:
     run = await shared.ask(delegation(f"{_INVOKE} [[text=x]]") + " [[text=Done.]]")
     (child,) = await shared.children(run.session_id)

@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 import redis.asyncio as redis
+from structlog.testing import capture_logs
 
 from nubabel_workers.adapters.cache import circuit_breakers, connection
-from nubabel_workers.adapters.cache.circuit_breakers import RedisCircuitBreakers
+from nubabel_workers.adapters.cache.circuit_breakers import OF_OPENCODE, OF_TOOLS, Guarded, RedisCircuitBreakers
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy, BreakerState, CallKind, CallOutcome
 from tests.fakes.clock import FakeChance
 from tests.waiting import eventually_true
@@ -232,3 +233,29 @@ async def test_what_was_seen_while_the_cache_was_away_is_shared_afterwards(
     await fails(one)
 
     assert await state(two) is BreakerState.OPEN
+
+
+@pytest.mark.parametrize(
+    ("guarded", "event", "id_field"),
+    [
+        (OF_OPENCODE, "opencode.breaker_opened", "instance_id"),
+        (OF_TOOLS, "tool_server.breaker_opened", "connection_id"),
+    ],
+)
+async def test_an_opening_is_logged_as_what_it_is(
+    process: NewProcess, guarded: Guarded, event: str, id_field: str
+) -> None:
+    with capture_logs() as logged:
+        await fails(process(guarded=guarded), 3)
+
+    assert [(line["event"], line[id_field]) for line in logged] == [(event, INSTANCE)]
+
+
+async def test_servers_that_are_well_and_not_called_any_more_are_forgotten(process: NewProcess) -> None:
+    breakers = process(policy=BreakerPolicy(window_s=0))
+    for number in range(100):
+        breakers.saw(f"mcp_{number}", CallKind.LOOK, CallOutcome.SERVED)
+
+    await breakers.report()
+
+    assert breakers._unreported == {}
