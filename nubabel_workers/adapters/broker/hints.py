@@ -5,8 +5,8 @@ kept in two places: here, until the thread has published it, and in the broker, 
 second and that goes when a worker takes the message, which is before its task claims. Never is a hint left out because
 of the state of a row.
 
-Flag and message go to the broker as one script and leave it in one reservation: a hint costs a single round trip at
-either end.
+Flag and message go to the broker as one script and leave it together, without a reservation: a hint costs a single
+round trip at either end, and nothing when it is done.
 """
 
 import threading
