@@ -13,10 +13,18 @@ class HintTask(StrEnum):
     DELIVER = "notifications.deliver"
 
 
+# How late a sign that work goes on may be: nobody's answer waits for it, and one hint serves all that come meanwhile.
+SIGN_WAIT_S = 0.15
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Wake `task`; row_id is the row to take first, its task takes others that are ready as well."""
+    """Wake `task`; row_id is the row to take first, its task takes others that are ready as well.
+
+    may_wait_s: for how long the publisher may hold it back, so that one message serves several rows.
+    """
 
     task: HintTask
     row_id: str
     organization_id: str | None = None
+    may_wait_s: float = 0.0

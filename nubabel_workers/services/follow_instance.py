@@ -11,7 +11,7 @@ import structlog
 from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask
 from nubabel_workers.domain.opencode_events import (
     Disposed,
     PermissionAsked,
@@ -184,7 +184,7 @@ class FollowInstance:
             run.organization_id, run.execution_id, run.text(), pace_s=self._progress_pace_s
         )
         if due is not None:
-            self._hints.publish(Hint(HintTask.DELIVER, due, run.organization_id))
+            self._hints.publish(Hint(HintTask.DELIVER, due, run.organization_id, may_wait_s=SIGN_WAIT_S))
 
     async def _report_health(self, instance: Instance) -> None:
         server = self._servers.server(instance)

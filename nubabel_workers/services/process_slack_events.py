@@ -9,7 +9,7 @@ import structlog
 from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_event
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, NewExecution, Status
-from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
@@ -177,7 +177,8 @@ class ProcessSlackEvents:
         if not accepted.created:
             return "known"
         if accepted.working_notification_id is not None:
-            self._hints.publish(Hint(HintTask.DELIVER, accepted.working_notification_id, claimed.organization_id))
+            sign_id = accepted.working_notification_id
+            self._hints.publish(Hint(HintTask.DELIVER, sign_id, claimed.organization_id, may_wait_s=SIGN_WAIT_S))
         status = await self._busy_policy.apply(claimed.organization_id, BusyPolicy(claimed.busy_policy), accepted)
         if status is Status.QUEUED:
             self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, claimed.organization_id))

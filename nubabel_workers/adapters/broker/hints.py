@@ -5,13 +5,17 @@ kept in two places: here, until the thread has published it, and in the broker, 
 second and that goes when a worker takes the message, which is before its task claims. Never is a hint left out because
 of the state of a row.
 
+A hint that may wait is held back for that long, so that those of the same task become one message with it.
+
 Flag and message go to the broker as one script and leave it together, without a reservation: a hint costs a single
 round trip at either end, and nothing when it is done.
 """
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import redis
 import structlog
@@ -51,6 +55,14 @@ def _ignore(_task: str, _outcome: str) -> None:
     """Nobody counts."""
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """due: monotonic seconds, when it has to go at the latest."""
+
+    hint: Hint
+    due: float
+
+
 class BrokerHintPublisher:
     """publish() returns at once, from any thread; the hint is on its way, or lost with a log line.
 
@@ -72,19 +84,22 @@ class BrokerHintPublisher:
         self._queue_of_task = queue_of_task
         self._flag_ms = flag_ms or 0
         self._on_outcome = on_outcome
-        self._pending: dict[str, Hint] = {}
+        self._pending: dict[str, _Pending] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def publish(self, hint: Hint) -> None:
+        new = _Pending(hint, time.monotonic() + hint.may_wait_s)
         with self._changed:
             if self._closing:
                 return
-            if hint.task in self._pending:
+            known = self._pending.get(hint.task)
+            if known is not None:
                 self._on_outcome(hint.task, "suppressed")
-                return
-            self._pending[hint.task] = hint
+                if known.due <= new.due:
+                    return
+            self._pending[hint.task] = new
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hint-publisher", daemon=True)
                 self._thread.start()
@@ -111,12 +126,15 @@ class BrokerHintPublisher:
         self._broker.close()
 
     def _take(self) -> list[Hint]:
-        """Wait for hints; an empty list says that there will be none."""
+        """Wait for hints that are due; an empty list says that there will be none."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._closing)
-            hints = list(self._pending.values())
-            self._pending.clear()
-            return hints
+            while True:
+                now = time.monotonic()
+                due = [task for task, pending in self._pending.items() if pending.due <= now or self._closing]
+                if due or self._closing:
+                    return [self._pending.pop(task).hint for task in due]
+                next_due = min((pending.due for pending in self._pending.values()), default=None)
+                self._changed.wait(None if next_due is None else next_due - now)
 
     def _send(self, hints: Sequence[Hint]) -> Sequence[int]:
         keys, messages = [], []

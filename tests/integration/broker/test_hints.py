@@ -90,6 +90,44 @@ def test_two_hints_in_quick_succession_are_one_message(
     assert length(broker_url, "orchestration") == 1
 
 
+def test_hints_that_may_wait_become_one_message(
+    settings: Settings, broker_url: str, make_publisher: MakePublisher
+) -> None:
+    publisher, outcomes = make_publisher(settings, flag_ms=None)
+
+    for number in range(5):
+        publisher.publish(Hint(HintTask.DELIVER, f"ntf_{number}", may_wait_s=0.2))
+    publisher.publish(Hint(HintTask.DISPATCH, "exe_1"))
+    wait_for(lambda: ("orchestration.dispatch", "published") in outcomes)
+    waiting_meanwhile = length(broker_url, "notifications")
+    wait_for(lambda: ("notifications.deliver", "published") in outcomes)
+
+    assert waiting_meanwhile == 0
+    assert length(broker_url, "notifications") == 1
+    assert outcomes.count(("notifications.deliver", "suppressed")) == 4
+
+
+def test_a_hint_that_may_wait_goes_with_one_that_may_not(
+    settings: Settings, broker_url: str, make_publisher: MakePublisher
+) -> None:
+    publisher, outcomes = make_publisher(settings)
+    publisher.publish(Hint(HintTask.DELIVER, "ntf_1", may_wait_s=600))
+
+    publisher.publish(Hint(HintTask.DELIVER, "ntf_2"))
+
+    wait_for(lambda: ("notifications.deliver", "published") in outcomes)
+    assert length(broker_url, "notifications") == 1
+
+
+def test_what_waits_is_published_at_the_end(settings: Settings, broker_url: str, make_publisher: MakePublisher) -> None:
+    publisher, _ = make_publisher(settings)
+    publisher.publish(Hint(HintTask.DELIVER, "ntf_1", may_wait_s=600))
+
+    publisher.close()
+
+    assert length(broker_url, "notifications") == 1
+
+
 def test_a_flag_whose_message_was_wiped_is_gone_as_well(
     settings: Settings, broker_url: str, make_publisher: MakePublisher
 ) -> None:
