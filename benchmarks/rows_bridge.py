@@ -33,6 +33,7 @@ from nubabel_workers.domain.callback_signature import (
 )
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 
+CPU = "CPU of the way back, ms"
 _MS = 1000.0
 _AIM_CALLBACK_MS = 100.0
 _AIM_DELIVERY_MS = 100.0
@@ -163,6 +164,7 @@ async def measure_callbacks(system: System, sizes: Sizes, report: Report) -> Non
     what = f"{_CALLBACKS_PER_S}/s to one web process, p95"
     report.add("callbacks", what, _p95_ms(times), "ms", aim=_AIM_CALLBACK_MS)
     report.add("callbacks", "CPU of the web process, per callback", spent.cpu["web"] * _MS / len(times), "ms")
+    report.add_column(CPU, "callback", {name: cpu * _MS / len(times) for name, cpu in spent.cpu.items()})
     if refused:
         report.problems.append(f"callbacks: {len(refused)} of {len(times)} were not accepted ({set(refused)})")
 
@@ -212,13 +214,15 @@ async def measure_listeners(system: System, sizes: Sizes, report: Report) -> Non
             ends = await asyncio.gather(*followers, return_exceptions=True)
     broken = [end for end in ends if not isinstance(end, asyncio.CancelledError)]
     if broken:
-        report.problems.append(f"listeners: {len(broken)} streams ended too early ({broken[0]!r})")
+        reasons = {getattr(end, "status", type(end).__name__) for end in broken}  # not its repr, which has the token
+        report.problems.append(f"listeners: {len(broken)} streams ended too early ({reasons})")
     row = "listeners"
     per_s = expected / sizes.told_s
     what = f"{len(followers)} on one web process, {per_s:,.0f} deliveries a second, told to delivered, p95"
     report.add(row, what, _p95_ms(seen.late), "ms", aim=_AIM_DELIVERY_MS)
     report.add(row, "of what was told, delivered", 100 * len(seen.late) / expected, "%")
     report.add(row, "CPU of the web process, per delivery", spent.cpu["web"] * _MS / expected, "ms")
+    report.add_column(CPU, "delivery", {name: cpu * _MS / expected for name, cpu in spent.cpu.items()})
 
 
 async def _tell_all(system: System, runs: Sequence[_Run], for_s: float) -> int:
@@ -279,6 +283,7 @@ async def measure_tool_calls(system: System, sizes: Sizes, report: Report) -> No
     report.add("tool calls", what, _p95_ms([one - beside for one in through]), "ms", aim=_AIM_TOOL_MS)
     report.add("tool calls", "direct calls of the same MCP server, p95", _p95_ms(direct), "ms")
     report.add("tool calls", "CPU of the web process, per call", spent.cpu["web"] * _MS / len(through), "ms")
+    report.add_column(CPU, "tool call", {name: cpu * _MS / len(through) for name, cpu in spent.cpu.items()})
     if call.failed:
         report.problems.append(f"tool calls: {call.failed} of {len(through)} failed")
 

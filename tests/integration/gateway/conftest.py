@@ -123,7 +123,9 @@ async def served(services: Services, limits: GatewayLimits | None = None) -> Asy
     """The gateway on a free port of this event loop."""
     async with gateway_parts(services) as parts:
         app = create_app(replace(parts, limits=limits or parts.limits))
-        listening = socket.create_server(("127.0.0.1", 0))
+        # By its protocol's name: else asyncio takes it for no TCP, and Nagle's algorithm holds answers for 40 ms.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,
             log_config=None,
