@@ -80,6 +80,7 @@ from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.revoke_access import RevokeAccess
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
@@ -195,7 +196,9 @@ async def _open_adapters(
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),
         maintenance=PostgresMaintenance(database, chance),
-        mappings=CachedSessionMappings(cache, executions, keep_s=settings.mapping_keep_h * 3600),
+        mappings=CachedSessionMappings(
+            cache, executions, keep_s=settings.mapping_keep_h * 3600, seal_key=cipher.derived_key("session-mappings")
+        ),
         progress=RedisProgress(cache, reading, keep_s=settings.progress_keep_s),
         throttle=RedisThrottle(cache),
         breakers=breakers,
@@ -221,6 +224,7 @@ def _wire(a: Adapters) -> Services:
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
     report = ReportServers(a.breakers, a.waiting, a.hints)
+    foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
     reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, report, a.hints)
     return Services(
         **vars(a),
@@ -232,8 +236,8 @@ def _wire(a: Adapters) -> Services:
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
         read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
-        dispatch_executions=_dispatch_executions(a, end, report, leases, strays, rules),
-        complete_executions=_complete_executions(a, end, report, leases),
+        dispatch_executions=_dispatch_executions(a, end, foreign, report, leases, strays, rules),
+        complete_executions=_complete_executions(a, end, foreign, report, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         report_servers=report,
         reconcile_instance=reconcile,
@@ -289,6 +293,7 @@ def _process_slack_events(
 def _dispatch_executions(
     a: Adapters,
     end: EndExecution,
+    foreign: ReportForeignSession,
     report: ReportServers,
     leases: LeaseHolder,
     strays: StopStrayRuns,
@@ -305,7 +310,9 @@ def _dispatch_executions(
         a.executions,
         end,
         a.instances,
-        SubmitPrompt(a.executions, a.servers, a.mappings, context, leases, strays, a.metrics, rules, limits=limits),
+        SubmitPrompt(
+            a.executions, a.servers, a.mappings, context, leases, strays, a.metrics, foreign, rules, limits=limits
+        ),
         a.progress,
         a.throttle,
         a.breakers,
@@ -321,11 +328,12 @@ def _dispatch_executions(
 
 
 def _complete_executions(
-    a: Adapters, end: EndExecution, report: ReportServers, leases: LeaseHolder
+    a: Adapters, end: EndExecution, foreign: ReportForeignSession, report: ReportServers, leases: LeaseHolder
 ) -> CompleteExecutions:
     return CompleteExecutions(
         a.executions,
         end,
+        foreign,
         ObserveRuns(a.executions, a.instances, a.servers, leases, a.metrics, a.breakers, report),
         a.mappings,
         leases,

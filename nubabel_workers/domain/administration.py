@@ -36,6 +36,7 @@ class AuditAction(StrEnum):
     CALLBACK_KEY_CREATED = "callback_key.created"
     CALLBACK_KEY_ENDED = "callback_key.ended"
     CALLBACK_REFUSED = "callback.refused"
+    FOREIGN_SESSION = "opencode.foreign_session"
     SECRETS_ROTATED = "secrets.rotated"
     EXECUTION_CANCELLED = "execution.cancelled"
     CONNECTION_ADDED = "connection.added"

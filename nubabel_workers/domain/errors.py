@@ -9,6 +9,7 @@ NubabelError
     InvalidInputError     what somebody sent does not fit; the message says what to change
     NotFoundError         the thing named does not exist (or belongs to another organization)
     CredentialsError      a token or password was refused; an administrator must act
+    ForeignSessionError   OpenCode gave us what belongs to another: nothing of it is used, and somebody is told
   UncertainError          sent, no clear answer: look before repeating
   LeaseLostError          another process owns the row now; stop, write nothing
   IllegalTransitionError  a bug of ours: a state change that the state machine does not know
@@ -66,6 +67,13 @@ class CredentialsError(PermanentError):
 
     def __init__(self, message: str, *, code: str = "credentials_refused") -> None:
         super().__init__(message, code=code)
+
+
+class ForeignSessionError(PermanentError):
+    """OpenCode spoke of a session that is another's than the one we asked about: the run stops."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="foreign_session")
 
 
 class UncertainError(NubabelError):

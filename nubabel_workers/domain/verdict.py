@@ -99,6 +99,7 @@ class RunMessage:
     parts: tuple[RunPart, ...] = ()
     usage: Usage = field(default_factory=Usage)
     model: str | None = None  # provider/model
+    session_id: str | None = None  # whose it is, as the server says
 
     @property
     def text(self) -> str:

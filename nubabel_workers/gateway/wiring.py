@@ -100,6 +100,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
             services.servers,
             services.throttle,
             PostgresAuditTrail(services.database),
+            services.metrics,
             callbacks_per_s=services.settings.callbacks_per_second,
         ),
         hear=HearCallbacks(services.executions, services.progress, services.hints),

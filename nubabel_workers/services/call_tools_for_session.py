@@ -63,4 +63,8 @@ class CallToolsForSession:
         )
 
     async def list_tools(self, session: CallbackSession) -> Sequence[ProviderTools]:
-        return () if self._list_tools is None else await self._list_tools.run(session.organization_id)
+        """Of the organization whose run goes on there, as PostgreSQL knows it; the session's may be from the cache."""
+        if self._list_tools is None:
+            return ()
+        running = await self._executions.running_by_opencode_session(session.instance_id, session.opencode_session_id)
+        return () if running is None else await self._list_tools.run(running.organization_id)

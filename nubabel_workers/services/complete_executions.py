@@ -7,7 +7,7 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import NotFoundError, NubabelError, TransientError
+from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, NubabelError, TransientError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
@@ -26,6 +26,7 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
 from nubabel_workers.services.observe_runs import Batch, ObserveRuns
+from nubabel_workers.services.report_foreign_session import ReportForeignSession
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class CompleteExecutions:
         self,
         executions: ExecutionStore,
         end: EndExecution,
+        foreign: ReportForeignSession,
         observe: ObserveRuns,
         mappings: SessionMappings,
         leases: LeaseHolder,
@@ -64,6 +66,7 @@ class CompleteExecutions:
     ) -> None:
         self._executions = executions
         self._end = end
+        self._foreign = foreign
         self._observe = observe
         self._mappings = mappings
         self._leases = leases
@@ -193,8 +196,16 @@ class CompleteExecutions:
         )
 
     async def _after_failure(self, claimed: ClaimedCheck, lease: Lease, error: NubabelError) -> str:
-        """The server could not be asked: it may come back. A deadline or a wish to stop doesn't wait for that."""
+        """The server could not be asked: it may come back. A deadline or a wish to stop doesn't wait for that.
+
+        One that mixes sessions up is believed nothing more: the run ends, whatever else it would have said.
+        """
         execution = claimed.execution
+        if isinstance(error, ForeignSessionError):
+            await self._foreign.run(execution, str(execution.instance_id), error)
+            await self._leave_session(execution, lease)
+            reason = DeadLetterReason.PERMANENT_ERROR
+            return await self._fail(execution, lease, error.code, str(error), reason, run=UNSEEN)
         log.warning("execution.check_failed", error=str(error))
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, UNSEEN, lease)

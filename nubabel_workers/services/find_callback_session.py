@@ -14,7 +14,15 @@ from nubabel_workers.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
-from nubabel_workers.domain.ports import ExecutionStore, InstanceStore, OpenCodeServers, SessionMappings, Throttle
+from nubabel_workers.domain.ports import (
+    ExecutionStore,
+    Incident,
+    Incidents,
+    InstanceStore,
+    OpenCodeServers,
+    SessionMappings,
+    Throttle,
+)
 from nubabel_workers.domain.ports.administration import AuditTrail
 
 log = structlog.get_logger(__name__)
@@ -46,6 +54,7 @@ class FindCallbackSession:
         servers: OpenCodeServers,
         throttle: Throttle,
         audit: AuditTrail,
+        incidents: Incidents,
         *,
         callbacks_per_s: int,
     ) -> None:
@@ -55,6 +64,7 @@ class FindCallbackSession:
         self._servers = servers
         self._throttle = throttle
         self._audit = audit
+        self._incidents = incidents
         self._callbacks_per_s = callbacks_per_s
 
     async def run(
@@ -63,13 +73,16 @@ class FindCallbackSession:
         """The one session that all these ids name: ours, OpenCode's, or sub-agents' of it.
 
         Raises CredentialsError for a session that is not on this server and for an organization that is not the
-        session's (both in the audit log), InvalidInputError when the ids name several sessions, RateLimitedError, and
-        UnavailableError when the server has to be asked for a parent and does not answer.
+        session's or not that of all of them (in the audit log), InvalidInputError when the ids name several sessions,
+        RateLimitedError, and UnavailableError when the server has to be asked for a parent and does not answer.
         """
         first, *others = [await self._find(instance_id, session_id) for session_id in dict.fromkeys(session_ids)]
         if told_organization is not None and told_organization != first.organization_id:
             await self._note(instance_id, first.organization_id, first.session_id, "other_organization")
             raise CredentialsError("the session belongs to another organization", code="organization_mismatch")
+        if any(other.organization_id != first.organization_id for other in others):
+            await self._note(instance_id, first.organization_id, first.session_id, "other_organization")
+            raise CredentialsError("these sessions belong to several organizations", code="organization_mismatch")
         if any(other.session_id != first.session_id for other in others):
             raise InvalidInputError("these are several sessions; send each its own call", code="several_sessions")
         if not await self._throttle.take(f"callbacks:{first.organization_id}", per_s=1, limit=self._callbacks_per_s):
@@ -125,6 +138,7 @@ class FindCallbackSession:
 
     async def _note(self, instance_id: str, organization_id: str, session_id: str, reason: str) -> None:
         log.warning("callback.foreign_session", instance_id=instance_id, session_id=session_id, reason=reason)
+        self._incidents.count(Incident.FOREIGN_SESSION)
         if await self._throttle.take(f"callback-audit:{instance_id}", per_s=60, limit=_AUDITED_PER_MINUTE):
             await self._audit.add(
                 AuditEntry(

@@ -9,6 +9,7 @@ import structlog
 
 from nubabel_workers.domain.analysis import Analysis, Rules, analyse
 from nubabel_workers.domain.errors import (
+    ForeignSessionError,
     LeaseLostError,
     NotFoundError,
     NubabelError,
@@ -34,6 +35,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
 
@@ -75,6 +77,7 @@ class SubmitPrompt:
         leases: LeaseHolder,
         strays: StopStrayRuns,
         incidents: Incidents,
+        foreign: ReportForeignSession,
         rules: Rules,
         *,
         limits: RunLimits,
@@ -86,6 +89,7 @@ class SubmitPrompt:
         self._leases = leases
         self._strays = strays
         self._incidents = incidents
+        self._foreign = foreign
         self._rules = rules
         self._limits = limits
 
@@ -109,6 +113,15 @@ class SubmitPrompt:
         return await self._mark_running(execution, lease, check_after_s=0)
 
     async def submit(self, execution: Execution, instance: Instance, lease: Lease) -> Started:
+        """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session."""
+        try:
+            return await self._submit(execution, instance, lease)
+        except ForeignSessionError as error:
+            await self._foreign.run(execution, instance.id, error)
+            await self._leave_session(execution, lease)
+            raise
+
+    async def _submit(self, execution: Execution, instance: Instance, lease: Lease) -> Started:
         server = self._servers.server(instance)
         analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
         gathered = await self._context.gather(execution)
@@ -120,10 +133,13 @@ class SubmitPrompt:
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
-                await self._executions.forget_opencode_session(execution, lease)
-                await self._mappings.forget(execution.organization_id, execution.session_id)
+                await self._leave_session(execution, lease)
         plan = await self._plan_in_new_session(server, execution, instance, analysis, gathered)
         return await self._post(server, execution, instance, lease, plan)
+
+    async def _leave_session(self, execution: Execution, lease: Lease) -> None:
+        await self._executions.forget_opencode_session(execution, lease)
+        await self._mappings.forget(execution.organization_id, execution.session_id)
 
     async def _plan_in(
         self, server: OpenCodeServer, execution: Execution, session_id: str, analysis: Analysis, gathered: Gathered
@@ -187,6 +203,9 @@ class SubmitPrompt:
             run_deadline_s=self._deadline_s(execution, plan.analysis),
         )
         if new_session:
+            # After it was written down: of two organizations that got one session at once, both see the other.
+            if await self._executions.owned_by_another(execution, instance.id, plan.opencode_session_id):
+                raise ForeignSessionError("as a new session the server gave one of another organization")
             mapping = SessionMapping(instance.id, plan.opencode_session_id, directory)
             await self._mappings.remember(execution.organization_id, execution.session_id, mapping)
         await server.submit(

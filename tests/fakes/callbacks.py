@@ -11,7 +11,15 @@ from nubabel_workers.domain.callback_signature import SignedCall, signature_of
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.ports import Clock, ExecutionStore, OpenCodeServers, SessionMappings, SessionPlace, Throttle
+from nubabel_workers.domain.ports import (
+    Clock,
+    ExecutionStore,
+    Incident,
+    OpenCodeServers,
+    SessionMappings,
+    SessionPlace,
+    Throttle,
+)
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway.checks import reach_server
 from nubabel_workers.gateway.dependencies import CallbackParts
@@ -88,6 +96,14 @@ class FakeSessions:
         return wanted if self.taken.count(key) <= self.limits.get(key, limit) else 0
 
 
+@dataclass
+class FakeIncidents:
+    counted: list[Incident] = field(default_factory=list)
+
+    def count(self, incident: Incident, *, times: int = 1) -> None:
+        self.counted += [incident] * times
+
+
 class FakeCallbacks:
     """The parts of the gateway that serve callbacks, with one server `ins_1`."""
 
@@ -95,6 +111,7 @@ class FakeCallbacks:
         self, tenants: FakeTenants, audit: FakeAudit, progress: FakeProgress, hints: FakeHints, clock: Clock
     ) -> None:
         self.sessions = FakeSessions()
+        self.incidents = FakeIncidents()
         self.instances = FakeInstances(rows={"ins_1": Instance(InstanceId("ins_1"), "http://oc", "", None)})
         self.instances.keys["ins_1"] = (KEY,)
         self._clock = clock
@@ -108,6 +125,7 @@ class FakeCallbacks:
                 cast("OpenCodeServers", self.sessions),
                 cast("Throttle", self.sessions),
                 audit,
+                self.incidents,
                 callbacks_per_s=100,
             ),
             hear=HearCallbacks(executions, progress, hints),

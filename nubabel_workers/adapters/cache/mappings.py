@@ -1,4 +1,12 @@
-"""Session mappings in both directions: Redis for a while, in front of PostgreSQL which knows them for good."""
+"""Session mappings in both directions: Redis for a while, in front of PostgreSQL which knows them for good.
+
+What is stored bears a seal over its key and value: whoever can write to the cache, which many programs may share,
+cannot give one organization's session to another. A value without it, or of another key's making, is as good as none.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
 
 import orjson
 import redis.asyncio as redis
@@ -17,15 +25,16 @@ _KEEP_ROOTS_S = 3600
 class CachedSessionMappings:
     """Implements ports.SessionMappings. A cache that is away or wrong in form counts as empty."""
 
-    def __init__(self, cache: "redis.Redis", executions: PostgresExecutions, *, keep_s: int) -> None:
+    def __init__(self, cache: "redis.Redis", executions: PostgresExecutions, *, keep_s: int, seal_key: bytes) -> None:
         self._cache = cache
         self._executions = executions
         self._keep_s = keep_s
+        self._seal_key = seal_key
 
     async def find(self, organization_id: str, session_id: str) -> SessionMapping | None:
         cached = await self._get(_session_key(organization_id, session_id))
         if cached is not None:
-            return SessionMapping(*cached)
+            return SessionMapping(*cached)  # type: ignore[arg-type] # as sealed by us
         row = await self._executions.find_session_mapping(organization_id, session_id)
         if row is None:
             return None
@@ -36,7 +45,7 @@ class CachedSessionMappings:
     async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
         cached = await self._get(_opencode_key(instance_id, opencode_session_id))
         if cached is not None:
-            return (cached[0], cached[1])
+            return (str(cached[0]), str(cached[1]))
         found = await self._executions.session_of(instance_id, opencode_session_id)
         if found is None:
             return None
@@ -46,27 +55,25 @@ class CachedSessionMappings:
 
     async def root_of(self, instance_id: str, opencode_session_id: str) -> str | None:
         found = await self._get(_root_key(instance_id, opencode_session_id))
-        return found[0] if found else None
+        return str(found[0]) if found else None
 
     async def remember_root(self, instance_id: str, opencode_session_id: str, root_id: str) -> None:
         try:
             with translated_errors():
                 key = _root_key(instance_id, opencode_session_id)
-                await self._cache.set(key, orjson.dumps([root_id]), ex=_KEEP_ROOTS_S)
+                await self._cache.set(key, self._sealed(key, [root_id]), ex=_KEEP_ROOTS_S)
         except UnavailableError:
             log.warning("cache.root_not_remembered", opencode_session_id=opencode_session_id)
 
     async def remember(self, organization_id: str, session_id: str, mapping: SessionMapping) -> None:
-        forward = [mapping.instance_id, mapping.opencode_session_id, mapping.directory]
+        forward = _session_key(organization_id, session_id)
+        backward = _opencode_key(mapping.instance_id, mapping.opencode_session_id)
+        place = [mapping.instance_id, mapping.opencode_session_id, mapping.directory]
         try:
             with translated_errors():
                 async with self._cache.pipeline(transaction=False) as pipeline:
-                    pipeline.set(_session_key(organization_id, session_id), orjson.dumps(forward), ex=self._keep_s)
-                    pipeline.set(
-                        _opencode_key(mapping.instance_id, mapping.opencode_session_id),
-                        orjson.dumps([organization_id, session_id]),
-                        ex=self._keep_s,
-                    )
+                    pipeline.set(forward, self._sealed(forward, place), ex=self._keep_s)
+                    pipeline.set(backward, self._sealed(backward, [organization_id, session_id]), ex=self._keep_s)
                     await pipeline.execute()
         except UnavailableError:
             log.warning("cache.mapping_not_remembered", session_id=session_id)
@@ -77,20 +84,28 @@ class CachedSessionMappings:
         forward = await self._get(key)
         try:
             with translated_errors():
-                await self._cache.delete(key, *([_opencode_key(forward[0], forward[1])] if forward else []))
+                await self._cache.delete(key, *([_opencode_key(str(forward[0]), str(forward[1]))] if forward else []))
         except UnavailableError:
             log.warning("cache.mapping_not_forgotten", session_id=session_id)
 
-    async def _get(self, key: str) -> list[str] | None:
+    async def _get(self, key: str) -> list[str | None] | None:
         try:
             with translated_errors():
                 stored = await self._cache.get(key)
-        except UnavailableError:
+            told = orjson.loads(stored) if stored else None
+        except (UnavailableError, ValueError):  # away, or neither text nor JSON
             return None
-        try:
-            return list(orjson.loads(stored)) if stored else None
-        except orjson.JSONDecodeError:
+        if not isinstance(told, list) or not told:
             return None
+        *value, seal = told
+        genuine = isinstance(seal, str) and hmac.compare_digest(seal.encode(), self._seal(key, value).encode())
+        return value if genuine else None
+
+    def _sealed(self, key: str, value: Sequence[str | None]) -> bytes:
+        return orjson.dumps([*value, self._seal(key, value)])
+
+    def _seal(self, key: str, value: Sequence[str | None]) -> str:
+        return hmac.new(self._seal_key, orjson.dumps([key, *value]), hashlib.sha256).hexdigest()
 
 
 def _session_key(organization_id: str, session_id: str) -> str:

@@ -86,6 +86,7 @@ class _Info(_Wire):
     id: str
     role: Role
     parent_id: str | None = Field(default=None, alias="parentID")
+    session_id: str | None = Field(default=None, alias="sessionID")
     time: _Time = _Time()
     finish: str | None = None
     error: _Error | None = None
@@ -292,6 +293,7 @@ def _run_message(message: _Message) -> RunMessage:
             cost=info.cost,
         ),
         model=f"{info.provider_id}/{info.model_id}" if info.provider_id and info.model_id else None,
+        session_id=info.session_id,
     )
 
 

@@ -12,7 +12,7 @@ from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient
 from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, AsyncHttp, Timeouts
-from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError
 from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
 from nubabel_workers.domain.tenants import Instance
@@ -56,6 +56,8 @@ class HttpOpenCodeServer:
         before: str | None = None
         for _ in range(_MAX_PAGES):
             page = await self._client.list_messages(opencode_session_id, limit=_PAGE, before=before)
+            if any(message.session_id not in {None, opencode_session_id} for message in page.messages):
+                raise ForeignSessionError("among the session's messages are those of another session")
             messages = page.messages + messages
             before = page.next_cursor
             if before is None or any(message.id == since for message in page.messages):
@@ -70,7 +72,10 @@ class HttpOpenCodeServer:
         return True
 
     async def parent_of(self, opencode_session_id: str) -> str | None:
-        return (await self._client.get_session(opencode_session_id)).parent_id
+        session = await self._client.get_session(opencode_session_id)
+        if session.id != opencode_session_id:
+            raise ForeignSessionError("asked about a session, the server described another one")
+        return session.parent_id
 
     async def busy_sessions(self, directory: str | None) -> Mapping[str, SessionState]:
         return await self._client.session_status(directory)

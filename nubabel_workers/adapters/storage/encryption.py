@@ -1,5 +1,6 @@
 """Encryption of secrets at rest: Fernet with several keys, so that keys can be replaced while the system works."""
 
+import hmac
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -42,6 +43,7 @@ class TokenCipher:
             raise InvalidInputError("no encryption key is configured; make one with `nubabel keys generate`")
         fernets = [_fernet(key, number) for number, key in enumerate(keys, start=1)]
         self._first = fernets[0]
+        self._first_key = keys[0]
         self._any = MultiFernet(fernets)
 
     def encrypt(self, secret: SecretStr, purpose: SecretPurpose, *owner: str) -> bytes:
@@ -60,6 +62,10 @@ class TokenCipher:
         if not plain.startswith(binding):
             raise CredentialsError(f"a stored {purpose} belongs to another row", code="secret_misplaced")
         return SecretStr(plain[len(binding) :].decode())
+
+    def derived_key(self, use: str) -> bytes:
+        """A key of its own for that use, from the first key: it tells nothing about it, and changes with it."""
+        return hmac.digest(self._first_key.get_secret_value().strip().encode(), use.encode(), "sha256")
 
     def is_current(self, sealed: bytes) -> bool:
         """Whether the first key was used, so that rotation has nothing to do."""

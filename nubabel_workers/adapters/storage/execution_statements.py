@@ -432,6 +432,18 @@ ORDER BY e.{OCCUPYING_SQL} DESC, e.position DESC
 LIMIT 1
 """
 
+# Sessions name where they are now, attempts where they were: what was said there may still be.
+OWNED_BY_ANOTHER = """
+SELECT EXISTS (
+  SELECT 1 FROM attempts
+  WHERE opencode_session_id = %(opencode_session_id)s AND instance_id = %(instance_id)s
+    AND organization_id <> %(organization_id)s
+  UNION ALL
+  SELECT 1 FROM sessions
+  WHERE opencode_session_id = %(opencode_session_id)s AND instance_id = %(instance_id)s
+    AND organization_id <> %(organization_id)s) AS owned
+"""
+
 PLACE_OF = """
 SELECT instance_id, opencode_session_id FROM executions
 WHERE id = %(id)s AND status IN ('dispatching', 'running') AND opencode_session_id IS NOT NULL

@@ -354,6 +354,15 @@ class PostgresExecutions:
         row = await self._database.system().one(sql.SESSION_ANYWHERE, {"id": session_id})
         return SessionPlace(**row) if row else None
 
+    async def owned_by_another(self, execution: Execution, instance_id: str, opencode_session_id: str) -> bool:
+        params = {
+            "organization_id": execution.organization_id,
+            "instance_id": instance_id,
+            "opencode_session_id": opencode_session_id,
+        }
+        row = await self._database.system().one(sql.OWNED_BY_ANOTHER, params)
+        return row is not None and bool(row["owned"])
+
     async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
         row = await self._database.tenant(organization_id).one(
             sql.NEWEST_IN_SESSION, {"organization_id": organization_id, "id": session_id}

@@ -32,6 +32,7 @@ class Incident(StrEnum):
     LATE_PROMPT = "late_prompt"  # posted to OpenCode by a process that had lost its lease meanwhile
     STRAY_RUN = "stray_run"  # a run on OpenCode that belonged to nobody: stopped
     LEASE_TAKEOVER = "lease_takeover"  # a row whose process was gone, or stopped for longer than its lease
+    FOREIGN_SESSION = "foreign_session"  # an OpenCode server, or its plugin, spoke of a session that is another's
     MARKED_REPEAT = "marked_repeat"  # a Slack post of unknown outcome, posted once more and marked
 
 

@@ -227,6 +227,10 @@ class ExecutionStore(Protocol):
         """A session by our id, or by the id of any OpenCode session that it ever had; on whichever server."""
         ...
 
+    async def owned_by_another(self, execution: Execution, instance_id: str, opencode_session_id: str) -> bool:
+        """Whether that session, on that server, is or was another organization's than the execution's."""
+        ...
+
     async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
         """The execution that occupies the session, else its newest; named as in session_anywhere."""
         ...
