@@ -37,7 +37,8 @@ _FIELDS_THAT_NAME_NOBODY = (
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
     *("error", "message", "name", "status", "tool", "tool_name", "arguments", "type"),
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),
-    *("scope", "token", "url"),
+    *("repeatable_tools",),
+    *("scope", "token", "token_header", "url"),
     *("all", "cause", "created_before", "created_from", "dry_run", "limit", "pace_per_s", "queue", "task"),
 )
 _NAMES: Mapping[str, Names] = {
@@ -87,6 +88,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
     "ToolsBody": {"session_id": "{session}"},
     "NewConnectionBody": {"url": "https://mcp.example.com/mcp", "provider": "mine", "authentication": "none"},
     "AllowedToolsBody": {"allowed_tools": ["look"]},
+    "RepeatableToolsBody": {"repeatable_tools": ["look"]},
     "DefaultBody": {"default": True},
     "CredentialsBody": {"token": "mine"},
     "ReplayOneBody": {"dry_run": False},

@@ -16,7 +16,7 @@ async def poison(world: World, key: str, value: list[str], form: str, sealed: st
     genuine = await world.services.cache.get(sealed)
     stored = {
         "poisoned": orjson.dumps(value),
-        "another entry's copy": genuine,
+        "another entry's copy": genuine or "",
         "not what we write": orjson.dumps({"organization": value[0]}),
         "empty list": b"[]",
         "not JSON": b"\x00\xff",

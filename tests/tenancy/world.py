@@ -19,7 +19,9 @@ from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.domain.administration import Installation
 from nubabel_workers.domain.progress import ProgressSource, ToolProgress
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
@@ -264,6 +266,9 @@ async def _run_executions(world: World, side: Side) -> None:
             await world.services.dispatch_executions.run(side.executions[what])
         if what == "completed":
             await _ends(world, side)
+    await world.services.database.system().execute(
+        "UPDATE executions SET check_at = '9999-01-01Z' WHERE id = %(id)s", {"id": side.executions["running"]}
+    )
     for what in ("completed", "running"):
         row = await world.services.database.system().one(
             "SELECT opencode_session_id FROM sessions WHERE id = %(id)s", {"id": side.sessions[what]}
@@ -315,7 +320,6 @@ async def _set_the_rest(world: World, side: Side) -> None:
     values = {
         "o": side.id,
         "workspace": workspace,
-        "team": side.team,
         "event": new_id("inb"),
         "dead_letter": side.dead_letter,
         "authorization": new_id("mca"),
@@ -325,9 +329,18 @@ async def _set_the_rest(world: World, side: Side) -> None:
         "text": side.word("text"),
         "json": json.dumps({"text": side.word("text")}),
     }
+    installation = Installation(
+        team_id=side.team,
+        enterprise_id=None,
+        team_name=side.word("workspace"),
+        bot_user_id="UBOT",
+        bot_token=SecretStr(f"xoxb-{side.word('token')}"),
+        bot_id="BBOT",
+        scopes=("chat:write",),
+    )
+    workspaces = PostgresWorkspaces(world.services.database, world.services.cipher)
+    assert await workspaces.save(side.id, workspace, installation, actor="tests") is not None
     for statement in (
-        """INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
-           VALUES (%(workspace)s, %(o)s, '-:' || %(team)s::text, %(team)s::text, 'UBOT', '')""",
         """INSERT INTO inbound_events (id, organization_id, workspace_id, provider_event_id, dedupe_key,
                                        conversation_key, kind, event, status)
            VALUES (%(event)s, %(o)s, %(workspace)s, %(event)s, %(text)s::text, %(text)s::text, 'mention',

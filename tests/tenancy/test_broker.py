@@ -1,0 +1,92 @@
+"""Messages in the broker, signed by one organization, with another's keys, sessions and names in them."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from nubabel_workers.domain.submission import sign
+from nubabel_workers.services.accept_submission import Refused
+from tests.tenancy.matrix import note
+from tests.tenancy.world import ATTACKER, VICTIM, Side, World, strings_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+# What a message says beside its prompt: position -> the victim's value.
+_FIELDS: Mapping[str, Callable[[Side], Mapping[str, Any]]] = {
+    "session_id": lambda side: {"session_id": side.sessions["completed"]},
+    "session_id of OpenCode": lambda side: {"session_id": side.opencode_sessions["completed"]},
+    "session_key": lambda side: {"session_key": side.word("conversation-completed")},
+    "idempotency_key": lambda side: {"idempotency_key": side.key},
+    "user_id": lambda side: {"user_id": side.word("user")},
+    "organization_id": lambda side: {"organization_id": side.id},
+    "metadata": lambda side: {"metadata": {"organization_id": side.id, "session_id": side.sessions["running"]}},
+}
+METHODS = ("own key", "other's key id", "other's key id after signing", "unsigned", "signed before the change")
+
+
+def message(world: World, fields: Mapping[str, Any], method: str) -> dict[str, Any]:
+    own, victim = world.attacker, world.victim
+    assert own.submit_secret is not None
+    request = {"prompt": "hello", **fields}
+    if method == "unsigned":
+        return request
+    said = {"prompt": "hello"} if method == "signed before the change" else request
+    signed = sign(
+        said,
+        key_id=victim.submit_key_id if method == "other's key id" else own.submit_key_id,
+        secret=own.submit_secret,
+        issued_at=int(time.time()),
+        nonce=secrets.token_urlsafe(18),
+    )
+    after = {"key_id": victim.submit_key_id} if method == "other's key id after signing" else {}
+    return {**signed, **request, **after}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("position", _FIELDS)
+async def test_a_message_makes_nothing_of_anothers(
+    position: str, method: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    note(request, "broker: orchestration.submit", position, method)
+    await world.clean_up()
+    before = await world.belongings()
+    raw = message(world, _FIELDS[position](world.victim), method)
+
+    outcome = await world.services.accept_submission.accept(raw, delivery_id=secrets.token_hex(16))
+
+    assert await world.belongings() == before
+    assert world.leaks(repr(outcome), sent=[*strings_of(raw)]) == []
+    if method != "own key":
+        assert isinstance(outcome, Refused)
+    if not isinstance(outcome, Refused):
+        accepted = await world.services.read_execution.by_id(ATTACKER, outcome.execution_id)
+        assert (accepted.organization_id, outcome.created) == (ATTACKER, True)
+        assert accepted.session_id not in world.victim.sessions.values()
+
+
+Hinted = Callable[[World], Any]
+_HINTS: Mapping[str, Callable[[World, str], Any]] = {
+    "orchestration.dispatch": lambda world, row: world.services.dispatch_executions.run(row),
+    "orchestration.complete": lambda world, row: world.services.complete_executions.run(row),
+    "slack_events.process": lambda world, row: world.services.process_slack_events.run(row),
+}
+
+
+@pytest.mark.parametrize("what", ["completed", "running", "queued", "dead letter", "session"])
+@pytest.mark.parametrize("task", _HINTS)
+async def test_a_hint_with_anothers_row_does_what_is_due_and_nothing_else(
+    task: str, what: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    note(request, f"broker: hint {task}", what, "another's row")
+    await world.clean_up()
+    victim, before = world.victim, await world.belongings()
+    named = {**victim.executions, "dead letter": victim.dead_letter, "session": victim.sessions["running"]}
+
+    line = await _HINTS[task](world, named[what])
+
+    assert await world.belongings() == before
+    assert world.leaks(line) == []
+    assert VICTIM not in line

@@ -1,0 +1,94 @@
+"""Commands for one organization, with another's names."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner, Result
+
+from nubabel_workers.cli import wiring
+from nubabel_workers.cli.main import app
+from tests.tenancy.matrix import note
+from tests.tenancy.world import ATTACKER, Side, World
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+# Command -> its words behind --org, with the victim's ids. Those without any list what the organization has.
+_COMMANDS: Mapping[str, Callable[[Side], tuple[str, ...]]] = {
+    "executions list": lambda _: (),
+    "tool-calls list": lambda _: (),
+    "dead-letters list": lambda _: (),
+    "tokens list": lambda _: (),
+    "submit-keys list": lambda _: (),
+    "workspaces list": lambda _: (),
+    "connections list": lambda _: (),
+    "audit": lambda _: (),
+    "tool-calls list --execution": lambda side: (side.executions["running"],),
+    "tool-calls list --session": lambda side: (side.sessions["running"],),
+    "tool-calls list --provider": lambda side: (side.provider,),
+}
+
+
+def typed(world: World, words: list[str]) -> Result:
+    """In a thread: a command has an event loop of its own."""
+    settings = world.services.settings
+    environment = {
+        "NUBABEL_ENVIRONMENT": "development",
+        "NUBABEL_DATABASE_URL": settings.database_url.get_secret_value(),
+        "NUBABEL_BROKER_URL": settings.broker_url.get_secret_value(),
+        "NUBABEL_CACHE_URL": settings.cache_url.get_secret_value(),
+        "NUBABEL_ENCRYPTION_KEYS": settings.encryption_keys[0].get_secret_value(),
+        "COLUMNS": "250",
+    }
+    with capture_logs():
+        return CliRunner().invoke(app, words, env=environment, prog_name="nubabel")
+
+
+@pytest.mark.parametrize("form", ["text", "JSON"])
+@pytest.mark.parametrize("command", _COMMANDS)
+async def test_a_command_for_one_organization_shows_nothing_of_another(
+    command: str,
+    form: str,
+    world: World,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    name, _, option = command.partition(" --")
+    note(request, f"nubabel {name}", f"--{option}" if option else "--org", form)
+    monkeypatch.chdir(tmp_path)  # no .env of a developer
+    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    named = _COMMANDS[command](world.victim)
+    words = [*name.split(), "--org", ATTACKER, *([f"--{option}"] if option else []), *named]
+    before = await world.belongings()
+
+    result = await asyncio.to_thread(typed, world, [*words, *(["--json"] if form == "JSON" else [])])
+
+    assert result.exit_code == 0, result.output
+    assert world.leaks(result.output, sent=named) == []
+    assert await world.belongings() == before
+
+
+@pytest.mark.parametrize("position", ["id", "provider"])
+@pytest.mark.parametrize("command", ["show", "check", "disable", "enable", "remove"])
+async def test_a_command_for_anothers_connection_finds_none(
+    command: str,
+    position: str,
+    world: World,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,
+) -> None:
+    note(request, f"nubabel connections {command}", position, "another's")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    named = world.victim.connection if position == "id" else world.victim.provider
+    before = await world.belongings()
+
+    result = await asyncio.to_thread(typed, world, ["connections", command, ATTACKER, named])
+
+    assert result.exit_code != 0
+    assert world.leaks(result.output, sent=[named]) == []
+    assert await world.belongings() == before
