@@ -182,7 +182,7 @@ def _callback(session_id: str, number: int) -> tuple[str, Mapping[str, Any]]:
 
 @dataclass
 class _Deliveries:
-    """begun: streams that have shown where their execution stands. late: seconds from told to delivered."""
+    """begun: streams that have said something. late: seconds from told to delivered."""
 
     begun: int = 0
     late: list[float] = field(default_factory=list)
@@ -243,10 +243,10 @@ async def _follow(http: aiohttp.ClientSession, system: System, run: _Run, seen: 
     url = f"{system.stack.api_url}/v1/executions/{run.execution_id}/events"
     async with http.get(url, headers=headers) as response:
         response.raise_for_status()
+        await response.content.readline()  # of the event that says where it stands
+        seen.begun += 1
         async for line in response.content:
-            if line.startswith(b"event: state"):
-                seen.begun += 1
-            elif line.startswith(b'data: {"type":"text"'):
+            if line.startswith(b'data: {"type":"text"'):
                 seen.late.append(time.monotonic() - float(json.loads(line.removeprefix(b"data: "))["text"]))
 
 
