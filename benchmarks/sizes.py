@@ -1,4 +1,4 @@
-"""How much is measured: a full run takes about eight minutes, a quick one about one."""
+"""How much is measured: a full run takes about seven minutes, a quick one about one."""
 
 from dataclasses import dataclass
 
