@@ -7,8 +7,8 @@ of the state of a row.
 
 A hint that may wait is held back for that long, so that those of the same task become one message with it.
 
-Flag and message go to the broker as one script and leave it together, without a reservation: a hint costs a single
-round trip at either end, and nothing when it is done.
+Flag and message go to the broker as one script and leave it in one reservation: a hint costs a single round trip at
+either end.
 """
 
 import threading

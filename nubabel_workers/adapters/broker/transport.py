@@ -2,9 +2,7 @@
 
 Cheaper: kombu 5.7 makes a new Redis client for every command (70 µs each with redis-py 8.1) and wraps the commands of
 reserving and of acknowledging a message into MULTI and EXEC. Here a channel keeps its client, and the commands travel
-together without a transaction: whichever of them a crash leaves out, the message is done or comes again. A hint is not
-reserved at all, and so costs nothing to acknowledge: its row is the truth, which the scheduler hints again within
-seconds, long before the visibility timeout would bring back a message.
+together without a transaction: whichever of them a crash leaves out, the message is done or comes again.
 
 Without a gap: kombu pops a message (BRPOP) and writes it down as fetched in a second step; a worker that is killed in
 between, or while it waits for the next message, takes one along. A channel that consumes a single queue moves it
@@ -45,56 +43,23 @@ RefuseItem = Callable[[str, bytes, str], None]
 
 
 class LeanQoS(QoS):
-    """Takes a message over with one round trip. Messages that are more than hints are reserved until acknowledged."""
+    """Reserves and acknowledges with one round trip each."""
 
     channel: "LeanChannel"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._hints: set[str] = set()  # delivery tags
-
     def append(self, message: Any, delivery_tag: str) -> None:
+        """Reserve: from here on the message comes again after the visibility timeout unless it is acknowledged."""
+        where = message.delivery_info
+        entry = dumps([message._raw, where["exchange"], where["routing_key"]])  # noqa: SLF001  # as kombu restores it
         flag = flag_of(message.headers.get("task"))
         with self.pipe_or_acquire() as pipe:
-            if flag is None:
-                self._reserve(pipe, message, delivery_tag)
+            pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
+            pipe.hset(self.unacked_key, delivery_tag, entry)
             self.channel.forget_fetched(pipe)
             if flag is not None:  # from here on a new hint is needed for rows that its task doesn't see
                 pipe.delete(flag)
             pipe.execute()
-        if flag is not None:
-            self._hints.add(delivery_tag)
         virtual.QoS.append(self, message, delivery_tag)
-
-    def _reserve(self, pipe: Any, message: Any, delivery_tag: str) -> None:
-        """From here on the message comes again after the visibility timeout unless it is acknowledged."""
-        where = message.delivery_info
-        entry = dumps([message._raw, where["exchange"], where["routing_key"]])  # noqa: SLF001  # as kombu restores it
-        pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
-        pipe.hset(self.unacked_key, delivery_tag, entry)
-
-    def ack(self, delivery_tag: str) -> None:
-        if delivery_tag not in self._hints:
-            super().ack(delivery_tag)
-            return
-        self._hints.discard(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:  # kombu's signature
-        """Give a message back to its queue: what is rejected for a while, and what a stopping worker has not done."""
-        if tag not in self._hints:
-            super().restore_by_tag(tag, client, leftmost)
-            return
-        self._hints.discard(tag)
-        message = self.get(tag)
-        with self.channel.conn_or_acquire(client) as acquired:
-            self.channel.put_back(message, acquired, leftmost=leftmost)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # kombu's signature
-        if requeue or delivery_tag not in self._hints:
-            super().reject(delivery_tag, requeue=requeue)
-        else:
-            self.ack(delivery_tag)
 
     @contextmanager
     def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
@@ -127,11 +92,6 @@ class LeanChannel(Channel):
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("the connection of this channel is closed")
         return super()._connparams(*args, **kwargs)  # type: ignore[misc]  # not in the stubs
-
-    def put_back(self, message: Any, client: Any, *, leftmost: bool) -> None:
-        """Into its queue, marked as delivered before. leftmost: behind all others."""
-        where = message.delivery_info
-        self._do_restore_message(message._raw, where["exchange"], where["routing_key"], client, leftmost)  # type: ignore[attr-defined]  # noqa: SLF001  # not in the stubs
 
     def forget_fetched(self, pipe: Any) -> None:
         """Nothing is noted at the fetch here."""

@@ -1,9 +1,5 @@
-"""A worker of a single queue: nothing is lost between the queue and the reservation, whenever it is killed.
+"""A worker of a single queue: nothing is lost between the queue and the reservation, whenever it is killed."""
 
-Hints are not reserved: what a killed worker had taken over of them is hinted again, as their rows wait.
-"""
-
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,51 +36,16 @@ def nothing_is_left(broker: redis.Redis) -> bool:
     return not (broker.llen(QUEUE) or broker.llen(FETCHED) or broker.hlen("unacked"))
 
 
-def prompts(worker: WorkerProcess) -> list[str]:
-    """Of the submissions that have run; their lines begin with the delivery's id."""
-    return [line.rpartition(" ")[2] for line in worker.done()]
-
-
 def test_messages_run_and_leave_nothing_behind(own_valkey: EmbeddedValkey, broker: redis.Redis, tmp_path: Path) -> None:
     worker = start_worker(tmp_path, own_valkey, name="one")
 
-    for number in range(100):
-        broker.lpush(QUEUE, good(f"exe_{number}"), carrying({"prompt": f"content_{number}"}))
-    worker.wait_for_done("exe_99")
+    for number in range(200):
+        broker.lpush(QUEUE, good(f"exe_{number}"))
+    worker.wait_for_done("exe_199")
 
     wait_for(lambda: nothing_is_left(broker), what="an empty broker")
-    wait_for(lambda: len(worker.done()) == 200, what="all of them done")
-    assert sorted(prompts(worker)) == sorted(f"{kind}_{number}" for kind in ("exe", "content") for number in range(100))
+    assert sorted(worker.done()) == sorted(f"exe_{number}" for number in range(200))
     worker.stop()
-
-
-def test_a_hint_is_not_reserved_and_goes_back_when_its_worker_stops_in_order(
-    own_valkey: EmbeddedValkey, broker: redis.Redis
-) -> None:
-    broker.lpush(QUEUE, good("exe_1"), good("exe_2"), carrying({"prompt": "content"}))
-    with LeanConnection(own_valkey.broker_url) as connection:
-        channel: Any = connection.channel()
-        done, _not_done, _content = [channel.basic_get(QUEUE) for _ in range(3)]
-        reserved = broker.hvals("unacked")
-
-        done.ack()
-
-    assert ["submit" in str(entry) for entry in reserved] == [True]
-    assert broker.llen(QUEUE) == 2
-    assert all(json.loads(item)["headers"]["redelivered"] for item in broker.lrange(QUEUE, 0, -1))
-
-
-@pytest.mark.parametrize("requeue", [True, False])
-def test_a_rejected_hint_goes_back_or_is_gone(own_valkey: EmbeddedValkey, broker: redis.Redis, requeue: bool) -> None:
-    broker.lpush(QUEUE, good("exe_1"))
-    with LeanConnection(own_valkey.broker_url) as connection:
-        channel: Any = connection.channel()
-        message = channel.basic_get(QUEUE)
-
-        message.reject(requeue=requeue)
-
-    assert broker.llen(QUEUE) == (1 if requeue else 0)
-    assert not broker.hlen("unacked")
 
 
 def test_taking_a_message_removes_the_flag_that_stood_for_it(
@@ -125,7 +86,7 @@ def test_nothing_is_lost_over_many_kills(own_valkey: EmbeddedValkey, broker: red
     for life in range(3):
         worker = start_worker(tmp_path, own_valkey, name=f"life-{life}")
         for _ in range(150):
-            broker.lpush(QUEUE, carrying({"prompt": f"prompt_{sent}"}))
+            broker.lpush(QUEUE, good(f"exe_{sent}"))
             sent += 1
         wait_for(lambda: len(worker.done()) > 10)  # noqa: B023  # called at once
         worker.process.kill()
@@ -133,7 +94,7 @@ def test_nothing_is_lost_over_many_kills(own_valkey: EmbeddedValkey, broker: red
     last = start_worker(tmp_path, own_valkey, name="last")
     wait_for(lambda: not broker.llen(QUEUE) and not broker.llen(FETCHED), timeout_s=20, what="nothing waiting")
     held = int(broker.hlen("unacked"))  # reserved by the dead: they come again after the visibility timeout
-    done = set(prompts(last))
+    done = set(last.done())
 
     assert len(done) + held >= sent
     last.stop()
@@ -160,9 +121,9 @@ def test_messages_that_share_a_delivery_tag_are_acknowledged_one_by_one(
 ) -> None:
     worker = start_worker(tmp_path, own_valkey, name="one")
 
-    for content in ({"slow": True}, {"prompt": "quick"}):
-        broker.lpush(QUEUE, with_properties(carrying(content), delivery_tag="the same"))
-    wait_for(lambda: prompts(worker) == ["quick"], what="the quick one done")
+    for row in ("slow", "quick"):
+        broker.lpush(QUEUE, with_properties(good(row), delivery_tag="the same"))
+    worker.wait_for_done("quick")
 
     wait_for(lambda: broker.hlen("unacked") == 1, what="only the slow one held")
     worker.process.kill()

@@ -49,8 +49,6 @@ async def dispatch(files: Files, row_id: str, _delivery_id: str) -> str:
 
 
 async def submit(files: Files, content: dict[str, Any], delivery_id: str) -> str:
-    if content.get("slow"):
-        await asyncio.sleep(30)
     if content.get("bug"):
         raise KeyError("a bug of ours")
     if content.get("refuse"):
