@@ -105,11 +105,12 @@ class Scope:
 
 async def _heal(pool: Pool, connection: BoundedConnection, error: BaseException) -> None:
     """When a server went away all its connections are dead; each would cost somebody a failure, and one that hangs a
-    whole time limit. So the first that is found dead ends those that rest in the pool.
+    whole time limit. So the first that is found dead ends those that rest in the pool. One whose user was cancelled
+    says nothing about the others: under load, to connect them all anew would make what is late still later.
 
     What was prepared on a connection may be out of date: a migration has changed what the statement returns.
     """
-    if connection.closed:
+    if connection.closed and not _is_cancelled():
         await pool.drain()
     elif isinstance(error, _PREPARED_IN_VAIN):
         await connection.close()

@@ -92,6 +92,24 @@ async def test_cancelling_does_not_wait_for_a_server_that_hangs(network: FaultyN
     network.heal()
 
 
+async def test_a_cancelled_statement_costs_its_own_connection_and_no_other(database: Database) -> None:
+    before = await connections(database)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await database.system().one("SELECT pg_sleep(0.3)")
+
+    after = await connections(database)
+    assert len(before & after) == LIMITS.pool_max - 1
+
+
+async def connections(database: Database) -> set[int]:
+    """Of all that the pool may have, the process that serves each."""
+    statement = "SELECT pg_backend_pid() AS pid, pg_sleep(0.1)"
+    rows = await asyncio.gather(*(database.system().one(statement) for _ in range(LIMITS.pool_max)))
+    return {row["pid"] for row in rows if row}
+
+
 async def test_after_a_restart_of_the_server_one_failure_is_enough(network: FaultyNetwork, database: Database) -> None:
     await asyncio.gather(*(database.system().one("SELECT pg_sleep(0.05)") for _ in range(LIMITS.pool_max)))
     network.cut()
