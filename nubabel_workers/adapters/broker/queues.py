@@ -18,7 +18,7 @@ class BrokerQueues:
         self._queues = tuple(queues)
 
     async def lengths(self) -> Mapping[str, int]:
-        """Queue -> waiting messages; "unacknowledged" counts those that workers hold, without hints."""
+        """Queue -> waiting messages; "unacknowledged" counts those that workers hold."""
         pipeline = self._broker.pipeline(transaction=False)
         for queue in self._queues:
             pipeline.llen(queue)
