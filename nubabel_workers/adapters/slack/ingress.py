@@ -59,7 +59,9 @@ def slack_app(
     signing_secret: None for Socket Mode only. find_bot: None for a workspace that we don't know; its events are
     acknowledged and logged, since redelivering them would not help. accept must store, not work: whatever either raises
     leaves the event unacknowledged, so that Slack delivers it again, as do both together when they take longer than
-    accept_timeout_s. Only an InvalidInputError is final: such a body stays as it is, however often it comes.
+    accept_timeout_s. What accept has begun by then it ends all the same: under load, work that is thrown away and asked
+    for again would make everything later still. So it needs time limits of its own, and must bear the repetition.
+    Only an InvalidInputError is final: such a body stays as it is, however often it comes.
     """
     app = AsyncApp(
         name="nubabel",
@@ -129,6 +131,7 @@ class _Acceptance(AsyncMiddleware):
     def __init__(self, accept: Accept, timeout_s: float) -> None:
         self._accept = accept
         self._timeout_s = timeout_s
+        self._accepting: set[asyncio.Future[None]] = set()  # the event loop itself keeps no tasks alive
 
     async def async_process(
         self,
@@ -154,7 +157,7 @@ class _Acceptance(AsyncMiddleware):
         answer_by = context.get(_ANSWER_BY)  # missing where Bolt asks for no bot: the app was removed
         try:
             async with asyncio.timeout_at(answer_by or asyncio.get_running_loop().time() + self._timeout_s):
-                await self._accept(body)
+                await asyncio.shield(self._begin(body))
         except InvalidInputError as error:
             # No bug of ours, hence without a traceback.
             log.error("slack.event_refused", event_id=body.get("event_id"), error=str(error))  # noqa: TRY400 - see above
@@ -166,3 +169,9 @@ class _Acceptance(AsyncMiddleware):
             log.exception("slack.accept_failed", event_id=body.get("event_id"))
             return 500
         return 200
+
+    def _begin(self, body: dict[str, Any]) -> "asyncio.Future[None]":
+        accepting = asyncio.ensure_future(self._accept(body))
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
+        return accepting

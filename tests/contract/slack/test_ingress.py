@@ -97,6 +97,16 @@ async def test_slow_acceptance_fails_in_time_for_a_redelivery(slack: SlackSimula
     assert status == 503
 
 
+async def test_acceptance_that_comes_too_late_for_slack_is_not_thrown_away(slack: SlackSimulator, inbox: Inbox) -> None:
+    inbox.hold = asyncio.Event()
+    async with events_endpoint(events_api_handler(app_for(slack, inbox, accept_timeout_s=0.05))) as url:
+        await send(url, event_body(slack))
+
+        inbox.hold.set()
+
+        await inbox.wait_for(lambda seen: seen.event_ids == ["Ev1"])
+
+
 async def test_body_that_no_redelivery_would_mend_is_acknowledged(
     slack: SlackSimulator, endpoint: str, inbox: Inbox
 ) -> None:
