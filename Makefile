@@ -42,8 +42,9 @@ bench: $(INSTALLED) ## Measure speed and size (BENCH="..." passes arguments on)
 
 .PHONY: chaos
 chaos: DURATION ?= 300
-chaos: $(INSTALLED) ## Everything fails under load for minutes; was anything lost or doubled? (DURATION SEED RATE CONTROL=1)
-	@$(BIN)/python -m tests.faults.chaos --duration $(DURATION) --seed $(SEED) --rate $(RATE) $(if $(CONTROL),--control)
+chaos: $(INSTALLED) ## Everything fails under load for minutes; was anything lost or doubled? (DURATION SEED RATE ONLY CONTROL=1)
+	@$(BIN)/python -m tests.faults.chaos --duration $(DURATION) --seed $(SEED) --rate $(RATE) \
+		$(if $(ONLY),--only "$(ONLY)") $(if $(CONTROL),--control)
 
 .PHONY: soak
 soak: DURATION ?= 600

@@ -1,5 +1,6 @@
 """The plan of faults follows from its seed, covers every kind and hits nothing twice at once."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,12 @@ def test_five_minutes_hold_every_kind_of_fault() -> None:
 
     assert {fault.kind for fault in plan} == set(FaultKind)
     assert 0 < plan[0].at_s < plan[-1].at_s <= OPTIONS.duration_s
+
+
+def test_a_plan_may_be_of_some_kinds_only() -> None:
+    plan = make_plan(1, replace(OPTIONS, kinds=[FaultKind.KILL_IN_POST, FaultKind.KILL_IN_SUBMIT]))
+
+    assert {fault.kind for fault in plan} == {FaultKind.KILL_IN_POST, FaultKind.KILL_IN_SUBMIT}
 
 
 @pytest.mark.parametrize("seed", range(20))

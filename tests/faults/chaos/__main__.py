@@ -13,10 +13,15 @@ import uvloop
 from tests.faults.chaos.ledger import Fate
 from tests.faults.chaos.load import LoadOptions
 from tests.faults.chaos.memory import MemoryLog, memory_table
+from tests.faults.chaos.plan import FaultKind
 from tests.faults.chaos.report import Result, table
 from tests.faults.chaos.rig import Rig, RigOptions
 
 _SAMPLE_EVERY_S = 5.0
+
+
+def _kinds(names: str) -> tuple[FaultKind, ...]:
+    return tuple(FaultKind(name.strip()) for name in names.split(","))
 
 
 def _arguments() -> argparse.Namespace:
@@ -25,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of load and plan")
     parser.add_argument("--rate", type=float, default=20, help="requests a second")
     parser.add_argument("--fault-every", type=float, default=3, help="seconds between two faults; 0: none")
+    parser.add_argument("--only", type=_kinds, default=tuple(FaultKind), help="kinds of faults, separated by commas")
     parser.add_argument("--control", action="store_true", help="with one guard switched off: doubles have to show")
     parser.add_argument("--keep-logs", type=Path, help="copy the processes' logs into this folder")
     return parser.parse_args()
@@ -32,7 +38,7 @@ def _arguments() -> argparse.Namespace:
 
 async def _run(arguments: argparse.Namespace) -> int:
     load = LoadOptions(seed=arguments.seed, duration_s=arguments.duration, rate=arguments.rate)
-    options = RigOptions(load, fault_every_s=arguments.fault_every, control=arguments.control)
+    options = RigOptions(load, fault_every_s=arguments.fault_every, kinds=arguments.only, control=arguments.control)
     memory = MemoryLog()
     async with Rig(options) as rig:
         sampling = asyncio.create_task(memory.follow(rig.stack, every_s=_SAMPLE_EVERY_S))

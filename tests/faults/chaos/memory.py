@@ -13,6 +13,7 @@ from nubabel_workers.embedded.stack import Stack
 
 _MIB = 1024 * 1024
 _WARM_UP_SHARE = 0.3  # of the samples: caches fill, pools open
+_LATE_SHARE = 2 / 3  # what grows because something still fills grows less in the last third
 _MINUTE_S = 60.0
 
 
@@ -38,9 +39,9 @@ class MemoryLog:
             await asyncio.sleep(every_s)
 
 
-def growth_mib_per_minute(samples: Sequence[Sample]) -> float:
-    """Slope of the line through the samples after the warm-up, by least squares; 0 for fewer than two."""
-    warm = samples[int(len(samples) * _WARM_UP_SHARE) :]
+def growth_mib_per_minute(samples: Sequence[Sample], *, warm_up: float = _WARM_UP_SHARE) -> float:
+    """Slope of the line through the samples after that share of them, by least squares; 0 for fewer than two."""
+    warm = samples[int(len(samples) * warm_up) :]
     if len(warm) < 2:
         return 0.0
     mean_at = sum(one.at for one in warm) / len(warm)
@@ -50,9 +51,11 @@ def growth_mib_per_minute(samples: Sequence[Sample]) -> float:
 
 
 def memory_table(samples: Mapping[str, Sequence[Sample]]) -> str:
-    lines = [f"  {'memory, MiB':<24} {'first':>8} {'warm':>8} {'last':>8} {'growth a minute':>16}"]
+    titles = f"{'first':>8} {'warm':>8} {'last':>8} {'growth a minute':>16} {'in the last third':>18}"
+    lines = [f"  {'memory, MiB':<24} {titles}"]
     for name, its_own in sorted(samples.items()):
         first, last = its_own[0].rss_mib, its_own[-1].rss_mib
         warm = its_own[int(len(its_own) * _WARM_UP_SHARE)].rss_mib
-        lines.append(f"  {name:<24} {first:>8.1f} {warm:>8.1f} {last:>8.1f} {growth_mib_per_minute(its_own):>+16.2f}")
+        growth, late = growth_mib_per_minute(its_own), growth_mib_per_minute(its_own, warm_up=_LATE_SHARE)
+        lines.append(f"  {name:<24} {first:>8.1f} {warm:>8.1f} {last:>8.1f} {growth:>+16.2f} {late:>+18.2f}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """What goes wrong, and when: a plan that follows from its seed alone. Nothing here touches a process."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,7 +66,7 @@ class PlannedFault:
 class PlanOptions:
     """every_s: seconds between two faults. stop_s: how long a process is stopped, from and to.
 
-    outage_s: how long a store or OpenCode is away or hangs, from and to.
+    outage_s: how long a store or OpenCode is away or hangs, from and to. kinds: no others are dealt.
     """
 
     duration_s: float
@@ -76,6 +76,7 @@ class PlanOptions:
     opencode_servers: int
     stop_s: tuple[float, float] = (12.0, 18.0)
     outage_s: tuple[float, float] = (1.0, 5.0)
+    kinds: Collection[FaultKind] = tuple(FaultKind)
 
 
 def make_plan(seed: int, options: PlanOptions) -> list[PlannedFault]:
@@ -86,7 +87,7 @@ def make_plan(seed: int, options: PlanOptions) -> list[PlannedFault]:
     deck: list[FaultKind] = []
     number = 1
     while number * options.every_s <= options.duration_s - options.every_s:
-        deck = deck or _shuffled(chance)
+        deck = deck or _shuffled(chance, options.kinds)
         at_s = options.every_s * (number + chance.uniform(-0.3, 0.3))
         fault = _fault(chance, deck.pop(), at_s, options, busy_until)
         if fault is not None:
@@ -96,8 +97,8 @@ def make_plan(seed: int, options: PlanOptions) -> list[PlannedFault]:
     return plan
 
 
-def _shuffled(chance: random.Random) -> list[FaultKind]:
-    deck = [kind for kind, times in _DECK for _ in range(times)]
+def _shuffled(chance: random.Random, kinds: Collection[FaultKind]) -> list[FaultKind]:
+    deck = [kind for kind, times in _DECK for _ in range(times) if kind in kinds]
     chance.shuffle(deck)
     return deck
 

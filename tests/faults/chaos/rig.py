@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.faults.chaos.faults import Injector
 from tests.faults.chaos.ledger import Fate, Way, fates_of, order_violations, unexplained_reruns
 from tests.faults.chaos.load import Load, LoadOptions
 from tests.faults.chaos.owners import Takeovers
-from tests.faults.chaos.plan import PlannedFault, PlanOptions, make_plan
+from tests.faults.chaos.plan import FaultKind, PlannedFault, PlanOptions, make_plan
 from tests.faults.chaos.report import Result
 from tests.faults.chaos.upstream import Upstream
 
@@ -47,6 +47,7 @@ class RigOptions:
     load: LoadOptions
     fault_every_s: float = 3.0
     stop_s: tuple[float, float] = (12.0, 18.0)
+    kinds: Collection[FaultKind] = tuple(FaultKind)
     settle_s: float = 15.0
     quiet_s: float = 300.0
     control: bool = False
@@ -102,6 +103,7 @@ class Rig:
                 teams,
                 _OPENCODE_SERVERS,
                 stop_s=options.stop_s,
+                kinds=options.kinds,
             ),
         )
 
