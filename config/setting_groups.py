@@ -263,6 +263,11 @@ class OpenCodeSettings(SettingGroup):
     analysis_rules_file: Path | None = Field(
         None, description="YAML with rules of your own for the request analysis, added to the built-in ones."
     )
+    model_prices_file: Path | None = Field(
+        None,
+        description="TOML with prices of models, added to the built-in ones; they count where OpenCode reports tokens "
+        "and no cost.",
+    )
     late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")

@@ -21,6 +21,7 @@ from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.mcp.catalogue import load_catalogue
+from nubabel_workers.adapters.model_prices import load_prices
 from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
@@ -59,6 +60,7 @@ from nubabel_workers.services.batches import BatchLimits
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.complete_executions import CheckLimits, CompleteExecutions
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.deliver_notifications import DeliverNotifications
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack
 from nubabel_workers.services.dispatch_executions import DispatchExecutions
@@ -334,7 +336,16 @@ def _complete_executions(
         a.executions,
         end,
         foreign,
-        ObserveRuns(a.executions, a.instances, a.servers, leases, a.metrics, a.breakers, report),
+        ObserveRuns(
+            a.executions,
+            a.instances,
+            a.servers,
+            leases,
+            a.metrics,
+            a.breakers,
+            report,
+            CountUsage(load_prices(a.settings.model_prices_file)),
+        ),
         a.mappings,
         leases,
         a.hints,

@@ -23,6 +23,7 @@ from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageToken
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
+from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -60,6 +61,7 @@ class Administration:
     callback_keys: ManageCallbackKeys
     dead_letters: ManageDeadLetters
     tool_calls: ReadToolCalls
+    usage: ReadUsage
     health: CheckHealth
     audit: AuditTrail
     restore: RestoreMarks

@@ -25,6 +25,7 @@ from nubabel_workers.cli.invocation import from_system
 from nubabel_workers.cli.migrate import migrate
 from nubabel_workers.cli.restored import restored
 from nubabel_workers.cli.up import command as up
+from nubabel_workers.cli.usage import usage
 
 app = typer.Typer(
     cls=CommandLine,
@@ -72,4 +73,5 @@ app.add_typer(secrets.keys, name="keys")
 app.add_typer(instances.commands, name="instances")
 app.add_typer(connections.commands, name="connections")
 app.add_typer(tool_calls.commands, name="tool-calls")
+app.command()(usage)
 app.command()(audit)

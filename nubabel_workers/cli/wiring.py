@@ -27,6 +27,7 @@ from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.restore import PostgresRestore
 from nubabel_workers.adapters.storage.tool_call_reports import PostgresToolCallReports
+from nubabel_workers.adapters.storage.usage_reports import PostgresUsageReports
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import (
     Services,
@@ -47,6 +48,7 @@ from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
+from nubabel_workers.services.read_usage import ReadUsage
 
 _REDIS_CONNECTIONS = 2
 _NO_EVICTION = "noeviction"
@@ -92,6 +94,7 @@ def _wired(
         callback_keys=ManageCallbackKeys(services.instances, secrets.token_bytes),
         dead_letters=manage_dead_letters(services),
         tool_calls=ReadToolCalls(PostgresToolCallReports(database), audit),
+        usage=ReadUsage(PostgresUsageReports(database), services.clock),
         health=CheckHealth(
             _probes(services, broker),
             frozenset({_POSTGRESQL, _SCHEMA}),

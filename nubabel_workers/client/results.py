@@ -25,7 +25,10 @@ class Submitted(_Result):
 
 
 class Usage(_Result):
-    """Of all runs. lower_bound: it was more; a run that broke off did not tell all it used."""
+    """Of all runs. lower_bound: it was more; a run that broke off did not tell all it used.
+
+    cost_computed: some of the cost is tokens times the gateway's price of the model.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -35,6 +38,7 @@ class Usage(_Result):
     total_tokens: int = 0
     cost_usd: float = 0.0
     lower_bound: bool = False
+    cost_computed: bool = False
 
 
 class Failure(_Result):

@@ -148,6 +148,7 @@ class Usage:
     """Tokens and cost (US dollars) summed over every assistant message of a run, or of all runs of an execution.
 
     lower_bound: it was more, by an amount that nobody told (a step that broke off, a run that could not be looked at).
+    cost_computed: some of the cost is not OpenCode's own number but tokens times a price of ours (`prices`).
     """
 
     input_tokens: int = 0
@@ -157,6 +158,7 @@ class Usage:
     cache_write_tokens: int = 0
     cost: float = 0.0
     lower_bound: bool = False
+    cost_computed: bool = False
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -167,6 +169,7 @@ class Usage:
             cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             cost=self.cost + other.cost,
             lower_bound=self.lower_bound or other.lower_bound,
+            cost_computed=self.cost_computed or other.cost_computed,
         )
 
     @property

@@ -22,6 +22,7 @@ from nubabel_workers.domain.executions import Usage
 # Reasons after which OpenCode starts another step by itself: a run never ends well with one of these.
 _CONTINUING_FINISHES = frozenset({"tool-calls", "unknown"})
 _ABORTED_ERROR = "MessageAbortedError"
+_DELEGATING_TOOL = "task"
 
 # oh-my-opencode posts user messages of its own, some without the synthetic flag; they begin with these.
 _PLUGIN_PREFIXES = ("<system-reminder>", "[SYSTEM DIRECTIVE")
@@ -114,6 +115,11 @@ class RunMessage:
         return replace(self.usage, lower_bound=True) if broke_off or failed else self.usage
 
     @property
+    def has_end(self) -> bool:
+        """What it used changes no more."""
+        return self.completed or self.error is not None
+
+    @property
     def is_final(self) -> bool:
         """Completed with a reason after which OpenCode starts no further step."""
         return self.completed and self.finish is not None and self.finish not in _CONTINUING_FINISHES
@@ -168,11 +174,13 @@ class Verdict:
     error: RunError | None = None  # FAILED and CANCELLED
     partial_text: str = ""  # the latest text of the run, also of a run that did not succeed
     retry_attempt: int = 0  # how often OpenCode has tried to reach its model (RUNNING)
-    usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included, sub-agents not
+    usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included; sub-agents: with_sub_agents
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
     ended_ids: frozenset[str] = frozenset()  # those of them that have their end: what they used changes no more
     delegations: tuple[Delegation, ...] = ()  # of this attempt, in their order; a session that went on is there once
+    delegated: bool = False  # a sub-agent was called, whether or not the server has told which session it got
+    began_ms: int = 0  # when the attempt's first step began, by the server's clock
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
 
@@ -214,6 +222,42 @@ def decide(
         return produced
     verdict = _decide_at_rest(assistants, produced, settled=settled)
     return verdict if state.is_idle else replace(verdict, stray_run=True)
+
+
+def calls_sub_agents(messages: Iterable[RunMessage]) -> bool:
+    return any(part.tool == _DELEGATING_TOOL for message in messages for part in message.parts)
+
+
+def with_sub_agents(
+    run: Verdict, messages: Iterable[RunMessage], *, known_assistant_ids: frozenset[str] = frozenset()
+) -> Verdict:
+    """Add what sub-agents used for this attempt.
+
+    messages: of their sessions, which go on over several runs: those that began before the attempt are left out, as
+    are those that were counted before.
+    """
+    theirs = [
+        m
+        for m in messages
+        if m.role is Role.ASSISTANT and m.created_ms >= run.began_ms and m.id not in known_assistant_ids
+    ]
+    by_model = _usage_by_model(theirs, start=run.usage_by_model)
+    ids = frozenset(m.id for m in theirs)
+    return replace(
+        run,
+        usage=sum(by_model.values(), start=Usage()),
+        usage_by_model=by_model,
+        assistant_ids=run.assistant_ids | ids,
+        ended_ids=run.ended_ids | {m.id for m in theirs if m.has_end},
+    )
+
+
+def _usage_by_model(messages: Iterable[RunMessage], *, start: Mapping[str, Usage]) -> dict[str, Usage]:
+    by_model = dict(start)
+    for message in messages:
+        model = message.model or "unknown"
+        by_model[model] = by_model.get(model, Usage()) + message.known_usage
+    return by_model
 
 
 def _decide_at_rest(assistants: list[RunMessage], produced: Verdict, *, settled: bool) -> Verdict:
@@ -281,28 +325,23 @@ def _is_inserted(message: RunMessage) -> bool:
     )
 
 
-def _produced(assistants: Iterable[RunMessage], state: SessionState) -> Verdict:
+def _produced(assistants: Sequence[RunMessage], state: SessionState) -> Verdict:
     """The verdict "still running", with everything the run has produced so far."""
-    by_model: dict[str, Usage] = {}
+    by_model = _usage_by_model(assistants, start={})
     text = ""
-    ids: set[str] = set()
-    ended: set[str] = set()
     delegations: dict[str, Delegation] = {}
     for message in assistants:
-        model = message.model or "unknown"
-        by_model[model] = by_model.get(model, Usage()) + message.known_usage
         text = text if message.summary else message.text or text
-        ids.add(message.id)
         delegations |= {part.delegation.session_id: part.delegation for part in message.parts if part.delegation}
-        if message.completed or message.error is not None:
-            ended.add(message.id)
     return Verdict(
         VerdictKind.RUNNING,
         partial_text=text,
         retry_attempt=state.retry_attempt,
         usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
-        assistant_ids=frozenset(ids),
-        ended_ids=frozenset(ended),
+        assistant_ids=frozenset(message.id for message in assistants),
+        ended_ids=frozenset(message.id for message in assistants if message.has_end),
         delegations=tuple(delegations.values()),
+        delegated=calls_sub_agents(assistants),
+        began_ms=min((message.created_ms for message in assistants), default=0),
     )

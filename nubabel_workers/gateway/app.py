@@ -24,6 +24,7 @@ from nubabel_workers.gateway.routes import (
     health,
     metrics,
     sidecar_form,
+    usage,
 )
 from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
 from nubabel_workers.gateway.streams import StreamCounter
@@ -33,6 +34,7 @@ _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
     {"name": "bridge", "description": "Hand a task over and wait for its result."},
     {"name": "sidecar", "description": "The form that callers of the old OpenCode sidecar speak."},
+    {"name": "usage", "description": "Tokens and cost."},
     {"name": "connections", "description": "Tools of your own providers, by the Model Context Protocol."},
     {"name": "callbacks", "description": "What the plugin inside an OpenCode server calls."},
     {"name": "dead letters", "description": "What was set aside: for operators, across organizations."},
@@ -112,6 +114,7 @@ def api() -> FastAPI:
         callbacks.router,
         connections.router,
         connections.browsers,
+        usage.router,
         dead_letters.router,
         health.router,
         metrics.router,

@@ -29,6 +29,7 @@ from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -91,6 +92,7 @@ class GatewayParts:
     conversations: ConversationStore
     capabilities: ReadCapabilities
     audit: AuditTrail
+    usage: ReadUsage
     check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)

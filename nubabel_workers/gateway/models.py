@@ -31,6 +31,7 @@ EXECUTION_EXAMPLE: dict[str, Any] = {
         "total_tokens": 9722,
         "cost_usd": 0.031,
         "lower_bound": False,
+        "cost_computed": False,
     },
     "analysis": {"category": "quick", "skills": [], "agent": "Sisyphus"},
     "metadata": {"order": "4711"},
@@ -85,6 +86,7 @@ class UsageView(BaseModel):
     total_tokens: int
     cost_usd: float
     lower_bound: bool = Field(description="true: it was more; a run that broke off did not tell all it used.")
+    cost_computed: bool = Field(description="true: some of the cost is tokens times our price of the model.")
 
 
 class ErrorView(BaseModel):
@@ -187,4 +189,5 @@ def _usage(execution: Execution) -> UsageView | None:
         total_tokens=usage.total_tokens,
         cost_usd=usage.cost,
         lower_bound=usage.lower_bound,
+        cost_computed=usage.cost_computed,
     )

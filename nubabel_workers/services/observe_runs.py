@@ -22,6 +22,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, SessionState, Verdict, VerdictKind, decide
+from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.submit_prompt import ids_of
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 _SETTLE_LOOKS_S = (0.15, 0.35)  # measured on opencode 1.18.33: the last message may be stored 300 ms after session.idle
 _ABORT_S = 1.0  # measured: an abort is answered in 10-20 ms
 _ABORT_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
+_LOOKED_AT_AGAIN = frozenset({VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.NOT_SUBMITTED})
 
 
 class ObserveRuns:
@@ -45,6 +47,7 @@ class ObserveRuns:
         incidents: Incidents,
         breakers: CircuitBreakers,
         report: ReportServers,
+        count_usage: CountUsage,
     ) -> None:
         self._executions = executions
         self._instances = instances
@@ -53,6 +56,7 @@ class ObserveRuns:
         self._incidents = incidents
         self._breakers = breakers
         self._report = report
+        self._count_usage = count_usage
 
     @asynccontextmanager
     async def batch(self) -> "AsyncIterator[Batch]":
@@ -68,12 +72,13 @@ class ObserveRuns:
         state = await batch.state(instance, execution)
         verdict = await self._decide(server, execution, state, settled=False)
         if claimed.cancel_requested or claimed.past_deadline:
-            verdict = await self.abort(server, execution, verdict, lease)
+            verdict = await self._aborted(server, execution, verdict, lease)
         elif verdict.kind is VerdictKind.UNSETTLED:
             verdict = await self._settled(server, execution, verdict)
         if verdict.stray_run:
             await self._stop_stray(server, execution, lease)
-        return server, verdict
+        ends = claimed.cancel_requested or claimed.past_deadline or verdict.kind not in _LOOKED_AT_AGAIN
+        return server, await self._count_usage.run(server, execution, verdict) if ends else verdict
 
     async def _settled(self, server: OpenCodeServer, execution: Execution, verdict: Verdict) -> Verdict:
         for look, wait_s in enumerate(_SETTLE_LOOKS_S, start=1):
@@ -104,6 +109,10 @@ class ObserveRuns:
 
         RESUBMIT: it has ended, or was dead before, and the server has not said how.
         """
+        verdict = await self._aborted(server, execution, verdict, lease)
+        return await self._count_usage.run(server, execution, verdict)
+
+    async def _aborted(self, server: OpenCodeServer, execution: Execution, verdict: Verdict, lease: Lease) -> Verdict:
         if verdict.kind not in {VerdictKind.RUNNING, VerdictKind.UNSETTLED, VerdictKind.RESUBMIT}:
             return verdict
         await self._stop(server, execution, lease)

@@ -31,6 +31,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.ports.administration import Woken
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
+from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -384,6 +385,16 @@ class FakeToolCallReports:
     async def find(self, organization_id: str, tool_call_id: str) -> ToolCallDetails | None:
         found = self.rows.get(tool_call_id)
         return found if found and found.call.organization_id == organization_id else None
+
+
+@dataclass
+class FakeUsageReports:
+    found: list[UsageLine] = field(default_factory=list)
+    asked: list[UsageQuery] = field(default_factory=list)
+
+    async def lines(self, query: UsageQuery, *, limit: int) -> list[UsageLine]:
+        self.asked.append(query)
+        return self.found[:limit]
 
 
 @dataclass

@@ -21,9 +21,10 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
-from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry
+from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeUsageReports
 from tests.fakes.bridge import FakeConversations, FakeServers
 from tests.fakes.callbacks import FakeCallbacks
 from tests.fakes.clock import FakeChance, FakeClock
@@ -88,6 +89,7 @@ class FrontDoor:
         self.progress = FakeProgress()
         self.dead_letters = FakeDeadLetterRegistry()
         self.audit = FakeAudit()
+        self.usage = FakeUsageReports()
         self.instances = FakeServers()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
@@ -125,6 +127,7 @@ class FrontDoor:
             conversations=FakeConversations(self.executions),
             capabilities=ReadCapabilities(self.instances.store(), self.instances, load_rules(), self.clock, ask_s=0.05),
             audit=self.audit,
+            usage=ReadUsage(self.usage, self.clock),
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),

@@ -31,7 +31,20 @@ class Names(StrEnum):
     CLAIMS = "claims inside of a free object"
 
 
-_FILTERS = ("reason", "cause", "queue", "task", "created_from", "created_before", "status", "limit")
+_FILTERS = (
+    "reason",
+    "cause",
+    "queue",
+    "task",
+    "created_from",
+    "created_before",
+    "status",
+    "limit",
+    "by",
+    "from",
+    "to",
+    "format",
+)
 _FIELDS_THAT_NAME_NOBODY = (
     *("agent", "category", "deadline_s", "load_skills", "model", "prompt", "reason", "skills", "text", "title"),
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
@@ -56,6 +69,7 @@ _NAMES: Mapping[str, Names] = {
     "header X-Correlation-ID": Names.NOTHING,
     "header traceparent": Names.NOTHING,  # random by its form
     "header prefer": Names.NOTHING,
+    "header accept": Names.NOTHING,
     "body session_id": Names.SESSION,
     "body session_key": Names.KEY,
     "body idempotency_key": Names.KEY,

@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, Callable[[Side], tuple[str, ...]]] = {
     "workspaces list": lambda _: (),
     "connections list": lambda _: (),
     "audit": lambda _: (),
+    "usage --by": lambda _: ("organization,user,session,model,day",),
     "tool-calls list --execution": lambda side: (side.executions["running"],),
     "tool-calls list --session": lambda side: (side.sessions["running"],),
     "tool-calls list --provider": lambda side: (side.provider,),

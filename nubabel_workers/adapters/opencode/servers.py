@@ -71,6 +71,12 @@ class HttpOpenCodeServer:
             return False
         return True
 
+    async def sub_agents(self, opencode_session_id: str) -> list[str]:
+        children = await self._client.children(opencode_session_id)
+        if any(child.parent_id != opencode_session_id for child in children):
+            raise ForeignSessionError("among the session's sub-agents are those of another session")
+        return [child.id for child in children]
+
     async def parent_of(self, opencode_session_id: str) -> str | None:
         session = await self._client.get_session(opencode_session_id)
         if session.id != opencode_session_id:

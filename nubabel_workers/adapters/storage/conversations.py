@@ -28,6 +28,7 @@ FROM found f ORDER BY f.rank LIMIT 1
 _LAST_RUN = """
 SELECT
   (SELECT u.model FROM usage u WHERE u.execution_id = %(id)s AND u.organization_id = %(organization_id)s
+     AND u.model <> 'unknown'
    ORDER BY u.output_tokens DESC, u.model LIMIT 1) AS model,
   (SELECT a.opencode_session_id FROM attempts a
    WHERE a.execution_id = %(id)s AND a.organization_id = %(organization_id)s

@@ -110,6 +110,7 @@ def usage_as_dict(usage: Usage) -> dict[str, Any]:
         "cache_write_tokens": usage.cache_write_tokens,
         "cost": usage.cost,
         "lower_bound": usage.lower_bound,
+        "cost_computed": usage.cost_computed,
     }
 
 

@@ -48,6 +48,8 @@ from nubabel_workers.domain.ports import (
 
 T = TypeVar("T")
 
+_UNSEEN_MODEL = "unknown"
+
 
 class PostgresExecutions:
     """Implements ports.ExecutionStore."""
@@ -384,8 +386,10 @@ def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[str, Usage]) -> dict[str, Any]:
-    """usage: of the attempt that ends; None where there was none."""
+    """usage: of the attempt that ends; None where there was none. That it was more is said in the rows as well."""
     total = usage + execution.usage if usage and execution.usage else usage
+    if usage is not None and usage.lower_bound and not any(used.lower_bound for used in by_model.values()):
+        by_model = {**by_model, _UNSEEN_MODEL: by_model.get(_UNSEEN_MODEL, Usage()) + Usage(lower_bound=True)}
     return {
         "usage": Jsonb(usage_as_dict(total)) if total else None,
         "attempt_usage": Jsonb(usage_as_dict(usage)) if usage else None,

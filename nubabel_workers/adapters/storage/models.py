@@ -379,6 +379,7 @@ class UsageRow(Base):
     cache_write_tokens: Mapped[int] = mapped_column(BigInteger)
     cost: Mapped[Decimal]
     lower_bound: Mapped[bool] = mapped_column(server_default=text("false"))  # it was more, nobody told how much
+    cost_computed: Mapped[bool] = mapped_column(server_default=text("false"))  # from prices of ours, not OpenCode's own
     __table_args__ = (Index("ix_usage_by_day", "organization_id", "day"),)
 
 

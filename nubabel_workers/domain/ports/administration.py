@@ -30,6 +30,7 @@ from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, De
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
+from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 
 class OrganizationRegistry(Protocol):
@@ -201,6 +202,12 @@ class ToolCallReports(Protocol):
         ...
 
     async def find(self, organization_id: str, tool_call_id: str) -> ToolCallDetails | None: ...
+
+
+class UsageReports(Protocol):
+    async def lines(self, query: UsageQuery, *, limit: int) -> list[UsageLine]:
+        """Sums over what was used, at most `limit` lines."""
+        ...
 
 
 @dataclass(frozen=True)

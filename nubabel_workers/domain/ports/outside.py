@@ -47,6 +47,10 @@ class OpenCodeServer(Protocol):
 
     async def has_message(self, opencode_session_id: str, message_id: str) -> bool: ...
 
+    async def sub_agents(self, opencode_session_id: str) -> list[str]:
+        """The sessions of the sub-agents that a session has started itself, in all of its runs."""
+        ...
+
     async def parent_of(self, opencode_session_id: str) -> str | None:
         """The session that a sub-agent's session belongs to; None for a root."""
         ...

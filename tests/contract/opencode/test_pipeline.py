@@ -11,9 +11,11 @@ import pytest_asyncio
 
 from config.settings import Settings
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
+from nubabel_workers.adapters.storage.usage_reports import PostgresUsageReports
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import NewExecution, Overrides
 from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.simulators.slack.server import SlackSimulator
 from tests.conftest import RedisServer
 from tests.contract.opencode.backends import AGENT, Backend
@@ -338,3 +340,22 @@ def _stops_while_posting(patch: pytest.MonkeyPatch, server: Any, others: Callabl
 
 async def _unreachable(*_: object, **__: object) -> None:
     raise UnavailableError("no route to it")
+
+
+# --- usage ---
+
+
+async def test_what_is_billed_is_what_the_model_reported_sub_agents_included(steps: WiredSteps) -> None:
+    """Two steps of the main agent and one of the sub-agent; each reports 1000 tokens in, 800 of them cached, and 50."""
+    task = '{"description":"part","prompt":"[[usage=1000,50,800]] [[text=part done]]","subagent_type":"general"}'
+    question = await steps.mention(unheard_of(f"[[tool=task {task}]] [[usage=1000,50,800]] [[text=all done]]"))
+
+    await steps.answer_all()
+
+    assert steps.replies(question) == ["all done"]
+    assert steps.calls == 3
+    report = ReadUsage(PostgresUsageReports(steps.services.database), steps.services.clock)
+    (line,) = (await report.run(organization_id=ORGANIZATION)).lines
+    assert (line.input_tokens, line.cache_read_tokens, line.output_tokens) == (3 * 200, 3 * 800, 3 * 50)
+    assert (line.executions, line.lower_bound, line.cost_computed) == (1, False, False)
+    assert line.cost > 0

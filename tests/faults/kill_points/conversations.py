@@ -22,6 +22,7 @@ _AGAIN = say("replayed", Language.ENGLISH)
 STOPPED = say("stopped", Language.ENGLISH)
 _LATE_NOTICE = say("late", Language.ENGLISH)
 _BASH = '[[tool=bash {"command":"sleep 0.3","description":"a nap"}]]'
+_TASK = '[[tool=task {"description":"part","prompt":"[[text=half done]]"}]]'
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def answers(text: str) -> str:
 
 
 async def mention(lane: Lane) -> Check:
-    thread = ask(lane, f"{_BASH} [[delay=0.3]] {answers('Done.')}")
+    thread = ask(lane, f"{_BASH} {_TASK} [[delay=0.3]] {answers('Done.')}")
     await thread.until_told("Done.")
     return lambda: thread.check("Done.")
 

@@ -90,6 +90,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tools.ToolServers: "asks and changes nothing; what it found is written by ConnectionStore",
     tool_calls.ToolServers: "tests/integration/mcp/test_calls.py: deaths on both sides of the call",
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
+    administration.UsageReports: "reads and changes nothing",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 

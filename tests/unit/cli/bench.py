@@ -35,6 +35,7 @@ from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageToken
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
+from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import (
@@ -48,6 +49,7 @@ from tests.fakes.administration import (
     FakeRotation,
     FakeSlackIdentity,
     FakeToolCallReports,
+    FakeUsageReports,
     FakeWorkspaceCanceller,
     FakeWorkspaces,
 )
@@ -166,6 +168,7 @@ class Bench:
         self.rotation = FakeRotation(RotationReport(rotated=3, current=4))
         self.dead_letters = FakeDeadLetterRegistry()
         self.tool_calls = FakeToolCallReports()
+        self.usage = FakeUsageReports()
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
@@ -219,6 +222,7 @@ class Bench:
             callback_keys=ManageCallbackKeys(self.instances, secrets.token_bytes),
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             tool_calls=ReadToolCalls(self.tool_calls, self.audit),
+            usage=ReadUsage(self.usage, self.clock),
             health=CheckHealth(
                 self.probes,
                 frozenset(),

@@ -1,0 +1,90 @@
+"""Usage over HTTP: a token's own organization, or any for operators."""
+
+from dataclasses import replace
+from datetime import date
+
+import httpx
+import pytest
+
+from nubabel_workers.domain.usage_report import Dimension, UsageQuery
+from tests.fakes.clock import START
+from tests.fakes.front_door import ACME, OPERATORS, FrontDoor
+from tests.unit.cli.test_usage import LINE
+from tests.unit.gateway.conftest import client_of
+from tests.unit.gateway.test_dead_letters import fits
+
+PATH = "/v1/usage"
+OPERATOR_PATH = "/v1/operator/usage"
+
+
+async def test_a_token_is_told_of_its_own_organization(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    door.usage.found = [replace(LINE, lower_bound=True)]
+
+    answer = fits(
+        await http.get(PATH, params={"by": ["user", "day"], "from": "2026-10-01", "to": "2026-10-31"}),
+        "UsageReportView",
+    )
+
+    by = (Dimension.USER, Dimension.DAY)
+    assert door.usage.asked == [UsageQuery(date(2026, 10, 1), date(2026, 10, 31), by, ACME.id)]
+    assert (answer["from"], answer["to"]) == ("2026-10-01", "2026-10-31")
+    (line,) = answer["data"]
+    assert (line["total_tokens"], line["cost_usd"], line["lower_bound"]) == (828, 0.5, True)
+
+
+async def test_without_days_it_is_this_month(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    await http.get(PATH)
+
+    assert door.usage.asked == [UsageQuery(START.date().replace(day=1), START.date(), (), ACME.id)]
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted", "kind"),
+    [
+        ("*/*", None, "application/json"),
+        ("text/csv", None, "text/csv"),
+        ("application/json", "csv", "text/csv"),
+        ("text/csv", "json", "application/json"),
+        ("application/json, text/csv;q=0.5", None, "application/json"),
+    ],
+)
+async def test_the_form_is_chosen_by_accept_or_format(
+    door: FrontDoor, http: httpx.AsyncClient, accept: str, wanted: str | None, kind: str
+) -> None:
+    door.usage.found = [LINE]
+
+    query = {"by": "user"} | ({"format": wanted} if wanted else {})
+    answer = await http.get(PATH, params=query, headers={"accept": accept})
+
+    assert answer.headers["content-type"].partition(";")[0] == kind
+    if kind == "text/csv":
+        assert answer.text.splitlines()[1].startswith("'=cmd(),2,22,")
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ({"from": "2026-10-02", "to": "2026-10-01"}, "bad_range"),
+        ({"from": "2020-01-01", "to": "2026-10-01"}, "bad_range"),
+        ({"from": "yesterday"}, "invalid_request"),
+        ({"by": "team"}, "invalid_request"),
+        ({"by": ["user", "user"]}, "bad_division"),
+        ({"format": "xml"}, "invalid_request"),
+    ],
+)
+async def test_what_makes_no_sense_is_a_problem(http: httpx.AsyncClient, query: dict[str, str], code: str) -> None:
+    answer = await http.get(PATH, params=query)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+async def test_operators_see_any_organization_and_others_nothing(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    refused = await http.get(OPERATOR_PATH)
+    async with client_of(door, token=OPERATORS["night"].get_secret_value()) as operator:
+        one = await operator.get(OPERATOR_PATH, params={"organization_id": "org_x"})
+        everybody = await operator.get(OPERATOR_PATH, params={"by": "organization"})
+        not_a_tenant = await operator.get(PATH)
+
+    assert (refused.status_code, not_a_tenant.status_code) == (401, 401)
+    assert (one.status_code, everybody.status_code) == (200, 200)
+    assert [query.organization_id for query in door.usage.asked] == ["org_x", None]
