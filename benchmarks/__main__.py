@@ -28,6 +28,7 @@ from benchmarks.rows_load import (
     measure_saturated,
     measure_task_events,
 )
+from benchmarks.rows_masking import measure_masking
 from benchmarks.rows_paths import measure_lookups, measure_sse
 from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
@@ -44,7 +45,7 @@ _ON_ONE_SYSTEM = (
     "tool-calls",
     "in-flight",
 )
-ROWS = ("decoder", *_ON_ONE_SYSTEM, "task-events", "limits")
+ROWS = ("decoder", "masking", *_ON_ONE_SYSTEM, "task-events", "limits")
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
@@ -53,6 +54,8 @@ _LOOPS = 1_000_000
 async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
     if "decoder" in rows:
         measure_decoder(sizes, report)
+    if "masking" in rows:
+        measure_masking(report)
     if set(_ON_ONE_SYSTEM) & set(rows):
         async with _system(sizes, task_events=False) as system:
             await _without_limits(system, rows, sizes, report)

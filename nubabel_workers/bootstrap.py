@@ -76,6 +76,7 @@ from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.manage_connections import ManageConnections
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
+from nubabel_workers.services.mask_prompt import MaskPrompt
 from nubabel_workers.services.observe_runs import ObserveRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_capabilities import ReadCapabilities
@@ -302,6 +303,7 @@ def _dispatch_executions(
     rules: Rules,
 ) -> DispatchExecutions:
     settings = a.settings
+    masking = MaskPrompt(a.cipher.derived_key("prompt-masking"))
     context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
     limits = RunLimits(
         submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
@@ -313,7 +315,17 @@ def _dispatch_executions(
         end,
         a.instances,
         SubmitPrompt(
-            a.executions, a.servers, a.mappings, context, leases, strays, a.metrics, foreign, rules, limits=limits
+            a.executions,
+            a.servers,
+            a.mappings,
+            context,
+            leases,
+            strays,
+            a.metrics,
+            foreign,
+            masking,
+            rules,
+            limits=limits,
         ),
         a.progress,
         a.throttle,

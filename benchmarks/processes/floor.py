@@ -179,6 +179,7 @@ class _StraightLine:
             analysis={},
             context=None,
             notes=(),
+            masked={},
             run_deadline_s=_LEASE_S,
         )
         mapping = SessionMapping(self._instance.id, created.id, None)

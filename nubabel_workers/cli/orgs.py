@@ -11,6 +11,7 @@ from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, 
 from nubabel_workers.cli.output import Column, fields, heading, note, say, say_json, table
 from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
 
 _CHANGES_SHOWN = 10
@@ -117,19 +118,26 @@ def set_policy(
     organization: OrganizationArgument,
     busy: BusyOption = None,
     plan: PlanOption = None,
+    masking: Annotated[
+        MaskingPolicy | None,
+        typer.Option("--masking", help="Keys, card numbers, mail addresses and national ids in prompts."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change how an organization is served."""
 
     async def work(administration: Administration) -> Organization:
         found = await administration.organizations.resolve(organization)
-        return await administration.organizations.set_policy(found, busy_policy=busy, plan=plan, actor=actor(context))
+        return await administration.organizations.set_policy(
+            found, busy_policy=busy, plan=plan, masking=masking, actor=actor(context)
+        )
 
     changed = run(context, work)
     if as_json:
         say_json(changed)
         return
-    say(f"{changed.id} ({changed.name}): when busy {changed.busy_policy}, plan {changed.plan}")
+    policies = f"when busy {changed.busy_policy}, plan {changed.plan}, masking {changed.masking}"
+    say(f"{changed.id} ({changed.name}): {policies}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,7 @@ def _print(view: OrganizationView) -> None:
             "state": _state(one),
             "when busy": one.busy_policy.value,
             "plan": one.plan,
+            "masking": one.masking.value,
             "created": clock_time(one.created_at),
         }
     )

@@ -9,11 +9,14 @@ NubabelError
     InvalidInputError     what somebody sent does not fit; the message says what to change
     NotFoundError         the thing named does not exist (or belongs to another organization)
     CredentialsError      a token or password was refused; an administrator must act
+    PromptRefusedError    the organization's policy lets nothing like that leave; the caller is told what kind
     ForeignSessionError   OpenCode gave us what belongs to another: nothing of it is used, and somebody is told
   UncertainError          sent, no clear answer: look before repeating
   LeaseLostError          another process owns the row now; stop, write nothing
   IllegalTransitionError  a bug of ours: a state change that the state machine does not know
 """
+
+from collections.abc import Sequence
 
 
 class NubabelError(Exception):
@@ -67,6 +70,14 @@ class CredentialsError(PermanentError):
 
     def __init__(self, message: str, *, code: str = "credentials_refused") -> None:
         super().__init__(message, code=code)
+
+
+class PromptRefusedError(PermanentError):
+    """What was asked holds data that the organization's policy lets out under no name. kinds: of what, never what."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__(f"the prompt holds: {', '.join(kinds)}", code="sensitive_data")
+        self.kinds = tuple(kinds)
 
 
 class ForeignSessionError(PermanentError):

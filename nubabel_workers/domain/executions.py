@@ -73,6 +73,7 @@ class EventKind(StrEnum):
     DISPATCHING = "dispatching"
     ANALYSED = "analysed"
     CONTEXT = "context"
+    MASKED = "masked"  # detail.kinds: how many values of each kind did not leave
     SUBMITTED = "submitted"
     DELEGATED = "delegated"  # what the main agent handed on to a sub-agent, told when the run has ended
     TOOL = "tool"

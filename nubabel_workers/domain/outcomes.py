@@ -19,10 +19,11 @@ from nubabel_workers.domain.notifications import (
 from nubabel_workers.domain.ports import Finish
 from nubabel_workers.domain.sidecar import update_payload
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from nubabel_workers.domain.wording import Language, language_of, say
+from nubabel_workers.domain.wording import Language, kind_in, language_of, say
 
 REPLACED = "replaced"
 SESSION_BUSY = "session_busy"
+SENSITIVE_DATA = "sensitive_data"
 
 _FAILURE_TEXTS = {"deadline_exceeded": "deadline", "not_started_in_time": "too_late", "no_answer": "no_answer"}
 
@@ -110,6 +111,20 @@ def refused_as_busy(execution: Execution) -> Finish:
         verdict=SESSION_BUSY,
         markdown=words,
         error=ExecutionError(SESSION_BUSY, words),
+    )
+
+
+def refused_for_content(execution: Execution, *, kinds: Sequence[str]) -> Finish:
+    """The organization's policy: nothing with such data leaves. Which kinds is said, never what was found."""
+    language = language_of(execution.prompt)
+    words = say("rejected_content", language, kinds=", ".join(kind_in(language, kind) for kind in kinds))
+    return _finish(
+        execution,
+        Status.REJECTED,
+        verdict=SENSITIVE_DATA,
+        markdown=words,
+        error=ExecutionError(SENSITIVE_DATA, words),
+        detail={"kinds": list(kinds)},
     )
 
 

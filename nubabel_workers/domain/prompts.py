@@ -1,6 +1,8 @@
 """The text of a prompt: what was asked, and before it what the assistant should know. All of it is outside text."""
 
+import base64
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from nubabel_workers.domain.slack_events import ThreadMessage
 
@@ -8,6 +10,19 @@ _THREAD_HEAD = "Earlier messages of this Slack thread, oldest first. They are co
 _TURNS_HEAD = "This conversation so far (its session had to be moved), oldest first:"
 _MAX_CONTEXT_CHARACTERS = 24_000
 _MAX_MESSAGE_CHARACTERS = 5_000  # one long message must not push out all others
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A file that goes along with a prompt."""
+
+    name: str
+    mime_type: str
+    content: bytes = field(repr=False)
+
+    @property
+    def data_url(self) -> str:
+        return f"data:{self.mime_type};base64,{base64.b64encode(self.content).decode()}"
 
 
 def thread_context(messages: Sequence[ThreadMessage]) -> str:

@@ -16,12 +16,50 @@ _SECRET_KEY: Final = re.compile(
     r"(?i)passw(or)?d|passphrase|secret|token(?!s|_?count|_?limit)|authorization|cookie|api_?-?key|access_?-?key"
     r"|private_?-?key|signature|credential|^pin$|^auth$"
 )
-_SECRET_TEXT: Final = re.compile(
+# Tokens of well-known providers, by what they begin with, and JSON web tokens: nothing else looks like that.
+SHAPES_OF_KEYS: Final = (
     r"(?:xox[a-z]|xapp)-[\w-]{8,}|xoxe\.[\w.-]+"  # Slack
-    r"|\b(?:gh[pousr]_|github_pat_|glpat-|ntn_|secret_|lin_(?:api|oauth)_|sk-|rk_live_|sk_live_|nck_|npm_|pypi-)[\w-]{16,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # JSON web tokens
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|\b(?:gh[pousr]_|github_pat_|glpat-|ntn_|secret_|lin_(?:api|oauth)_|sk-|[sr]k_(?:live|test)_|whsec_|nck_|npm_|pypi-|hf_"
+    r"|dop_v1_|shp(?:at|ca|pa|ss)_|ya29\.)[\w-]{16,}"
+    r"|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bSG\.[\w-]{16,64}\.[\w-]{16,}"
+    r"|\bhooks\.slack\.com/(?:services|workflows|triggers)/[\w/]{16,}"
+    r"|\beyJ[\w-]{8,1000}\.[\w-]{8,9000}\.[\w-]*"  # bounded: many beginnings must not each read the rest
+)
+# One of these is in every text with such a token.
+HINTS_OF_KEYS: Final = (
+    *(
+        "xox",
+        "xapp-",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "glpat-",
+        "ntn_",
+        "secret_",
+        "lin_",
+        "sk-",
+    ),
+    *(
+        "k_live_",
+        "k_test_",
+        "whsec_",
+        "nck_",
+        "npm_",
+        "pypi-",
+        "hf_",
+        "dop_v1_",
+        "shpat_",
+        "shpca_",
+        "shppa_",
+        "shpss_",
+    ),
+    *("ya29.", "AKIA", "ASIA", "AIza", "SG.", "hooks.slack.com", "eyJ"),
+)
+_SECRET_TEXT: Final = re.compile(
+    SHAPES_OF_KEYS + r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b[Bb](?:earer|asic)\s+[\w.~+/=-]{8,}"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
     r"|(?i:(?<=[?&\s;,\"'])(?:password|passwd|secret|client_secret|token|access_token|refresh_token|api_?key|signature"

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from nubabel_workers.domain.ids import InstanceId, OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.masking import MaskingPolicy
 
 
 class BusyPolicy(StrEnum):
@@ -25,6 +26,7 @@ class Organization:
     name: str
     plan: str = "default"
     busy_policy: BusyPolicy = BusyPolicy.QUEUE
+    masking: MaskingPolicy = MaskingPolicy.MASK
     limits: Mapping[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     disabled_at: datetime | None = None

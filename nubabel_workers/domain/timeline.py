@@ -95,6 +95,11 @@ def _again(detail: Mapping[str, Any]) -> str:
     return f"; again in {wait_s:.1f} s" if isinstance(wait_s, int | float) else ""
 
 
+def _masked(detail: Mapping[str, Any]) -> str:
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in detail.get("kinds", {}).items())
+    return f"masked before it left: {kinds}"
+
+
 def _submitted(detail: Mapping[str, Any]) -> str:
     known = {name: detail.get(name) for name in ("category", "agent") if detail.get(name)}
     chosen = ", ".join(f"{name} {value}" for name, value in known.items())
@@ -157,6 +162,7 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.DISPATCHING: lambda _: "taken by a worker",
     EventKind.ANALYSED: lambda d: f"analysed: {d.get('category', 'no category')}",
     EventKind.CONTEXT: lambda _: "the thread's earlier messages were read",
+    EventKind.MASKED: _masked,
     EventKind.SUBMITTED: _submitted,
     EventKind.DELEGATED: _delegated,
     EventKind.TOOL: lambda d: f"tool {d.get('tool', '')}".rstrip(),

@@ -46,6 +46,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "I am still working on your previous message in this thread. Please ask again afterwards.",
         Language.KOREAN: "이 스레드의 이전 메시지를 아직 처리하고 있습니다. 끝난 뒤 다시 요청해 주세요.",
     },
+    "rejected_content": {
+        Language.ENGLISH: "Not sent: your organization allows no request that contains: {kinds}. "
+        "Please ask again without it.",
+        Language.KOREAN: "보내지 않았습니다: 조직의 정책에 따라 다음이 포함된 요청은 처리할 수 없습니다: {kinds}. "
+        "해당 내용을 빼고 다시 요청해 주세요.",
+    },
     "partial": {Language.ENGLISH: "What there was until then:", Language.KOREAN: "그때까지의 내용:"},
     "cut": {
         Language.ENGLISH: "_The answer reached its length limit and is cut here._",
@@ -85,6 +91,21 @@ _TEXTS: dict[str, dict[Language, str]] = {
     },
     "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
 }
+
+
+_KINDS_IN_KOREAN = {
+    "key": "키·토큰",
+    "password": "비밀번호",
+    "card number": "카드 번호",
+    "mail address": "메일 주소",
+    "resident registration number": "주민등록번호",
+    "national id": "신분증 번호",
+}
+
+
+def kind_in(language: Language, kind: str) -> str:
+    """A kind of sensitive data in that language."""
+    return _KINDS_IN_KOREAN.get(kind, kind) if language is Language.KOREAN else kind
 
 
 def say(key: str, language: Language, **values: str) -> str:

@@ -8,7 +8,7 @@ import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
-from nubabel_workers.domain.errors import NubabelError, UnavailableError, UncertainError
+from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
@@ -207,7 +207,7 @@ class DispatchExecutions:
             await self._end.held(execution, lease, outcomes.cancelled(execution, reason=reason))
             return "cancelled"
         if started is None:
-            started = await self._submit_prompt.submit(execution, instance, lease)
+            started = await self._submit_prompt.submit(execution, instance, lease, masking=claimed.masking)
         log.info("execution.submitted", instance_id=instance.id)
         if started.check_now:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
@@ -217,6 +217,9 @@ class DispatchExecutions:
     async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
         if isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError):
             return await self._wait_for_server(execution, lease, error)
+        if isinstance(error, PromptRefusedError):
+            await self._end.held(execution, lease, outcomes.refused_for_content(execution, kinds=error.kinds))
+            return "refused"
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)
         in_doubt = isinstance(error, UncertainError)

@@ -1,8 +1,7 @@
 """What a prompt needs besides the question: the Slack thread it stands in and the files that came with it."""
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from pydantic import SecretStr
@@ -11,7 +10,7 @@ from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, Execution
 from nubabel_workers.domain.notifications import SlackTarget, reply_target
 from nubabel_workers.domain.ports import Messenger, TenantStore, Throttle
-from nubabel_workers.domain.prompts import thread_context
+from nubabel_workers.domain.prompts import PromptFile, thread_context
 from nubabel_workers.domain.slack_events import ThreadExcerpt
 from nubabel_workers.domain.wording import Language, language_of, say
 
@@ -26,13 +25,6 @@ class ContextLimits:
     read_page: int = 100
     max_files: int = 5
     max_file_bytes: int = 5_242_880
-
-
-@dataclass(frozen=True)
-class PromptFile:
-    name: str
-    mime_type: str
-    data_url: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -116,9 +108,7 @@ class GatherContext:
         except NubabelError as error:
             log.info("slack.file_not_read", reason=str(error))
             return None
-        mime_type = attachment.mime_type or "application/octet-stream"
-        data = base64.b64encode(content).decode()
-        return PromptFile(attachment.name, mime_type, f"data:{mime_type};base64,{data}")
+        return PromptFile(attachment.name, attachment.mime_type or "application/octet-stream", content)
 
 
 def _remembered(execution: Execution) -> tuple[str, list[str]]:

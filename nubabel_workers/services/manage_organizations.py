@@ -7,6 +7,7 @@ from pydantic import SecretStr
 from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import OrganizationRegistry
@@ -58,13 +59,21 @@ class ManageOrganizations:
         return found[0]
 
     async def set_policy(
-        self, organization: Organization, *, busy_policy: BusyPolicy | None, plan: str | None, actor: str
+        self,
+        organization: Organization,
+        *,
+        busy_policy: BusyPolicy | None,
+        plan: str | None,
+        masking: MaskingPolicy | None = None,
+        actor: str,
     ) -> Organization:
         """Change what is given. Raises InvalidInputError when nothing is."""
-        if busy_policy is None and plan is None:
-            raise InvalidInputError("nothing to change: give a busy policy or a plan")
+        if busy_policy is None and plan is None and masking is None:
+            raise InvalidInputError("nothing to change: give a busy policy, a plan or how prompts are masked")
         plan = checked_name(plan, "a plan") if plan is not None else None
-        changed = await self._organizations.set_policy(organization.id, busy_policy=busy_policy, plan=plan, actor=actor)
+        changed = await self._organizations.set_policy(
+            organization.id, busy_policy=busy_policy, plan=plan, masking=masking, actor=actor
+        )
         return _still_there(changed, organization)
 
     async def disable(self, organization: Organization, *, actor: str) -> Organization:

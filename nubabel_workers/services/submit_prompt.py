@@ -18,6 +18,7 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
 from nubabel_workers.domain.ports import (
     ExecutionStore,
@@ -35,6 +36,7 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -61,7 +63,7 @@ class _Plan:
     message_id: str
     analysis: Analysis
     gathered: Gathered
-    history: str = ""  # earlier turns, when the session is a new one in an older conversation
+    outgoing: Outgoing
     known_assistant_ids: tuple[str, ...] = field(default=())
 
 
@@ -78,6 +80,7 @@ class SubmitPrompt:
         strays: StopStrayRuns,
         incidents: Incidents,
         foreign: ReportForeignSession,
+        masking: MaskPrompt,
         rules: Rules,
         *,
         limits: RunLimits,
@@ -90,6 +93,7 @@ class SubmitPrompt:
         self._strays = strays
         self._incidents = incidents
         self._foreign = foreign
+        self._masking = masking
         self._rules = rules
         self._limits = limits
 
@@ -112,39 +116,52 @@ class SubmitPrompt:
         # What it did meanwhile is news that may have passed while nobody held the row: look at once.
         return await self._mark_running(execution, lease, check_after_s=0)
 
-    async def submit(self, execution: Execution, instance: Instance, lease: Lease) -> Started:
-        """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session."""
+    async def submit(
+        self, execution: Execution, instance: Instance, lease: Lease, *, masking: MaskingPolicy
+    ) -> Started:
+        """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
+
+        Raises PromptRefusedError when the policy lets the prompt not leave.
+        """
         try:
-            return await self._submit(execution, instance, lease)
+            return await self._submit(execution, instance, lease, masking)
         except ForeignSessionError as error:
             await self._foreign.run(execution, instance.id, error)
             await self._leave_session(execution, lease)
             raise
 
-    async def _submit(self, execution: Execution, instance: Instance, lease: Lease) -> Started:
+    async def _submit(self, execution: Execution, instance: Instance, lease: Lease, masking: MaskingPolicy) -> Started:
         server = self._servers.server(instance)
         analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
         gathered = await self._context.gather(execution)
+        context = [gathered.thread] if gathered.thread else []
+        outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
         if execution.opencode_session_id is not None and execution.instance_id == instance.id:
             try:
-                plan = await self._plan_in(server, execution, execution.opencode_session_id, analysis, gathered)
-                if plan is None:
+                known = await self._known_in(server, execution, execution.opencode_session_id)
+                if known is None:
                     return await self._mark_running(execution, lease, check_after_s=0)
+                message_id = ids_of(execution, execution.opencode_session_id).message_id
+                plan = _Plan(execution.opencode_session_id, message_id, analysis, gathered, outgoing, known)
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
                 await self._leave_session(execution, lease)
-        plan = await self._plan_in_new_session(server, execution, instance, analysis, gathered)
+        session_id = await self._new_session(server, execution, instance)
+        if not execution.begins_session:
+            history = earlier_turns(await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns))
+            outgoing = await self._masking.run(
+                execution, masking, context=[*([history] if history else []), *context], files=gathered.files
+            )
+        plan = _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, outgoing)
         return await self._post(server, execution, instance, lease, plan)
 
     async def _leave_session(self, execution: Execution, lease: Lease) -> None:
         await self._executions.forget_opencode_session(execution, lease)
         await self._mappings.forget(execution.organization_id, execution.session_id)
 
-    async def _plan_in(
-        self, server: OpenCodeServer, execution: Execution, session_id: str, analysis: Analysis, gathered: Gathered
-    ) -> _Plan | None:
-        """None: what an earlier attempt began still goes on, or has got its answer by now."""
+    async def _known_in(self, server: OpenCodeServer, execution: Execution, session_id: str) -> tuple[str, ...] | None:
+        """Assistant messages of earlier attempts. None: what one began still goes on, or has got its answer by now."""
         message_id = ids_of(execution, session_id).message_id
         known: tuple[str, ...] = ()
         if execution.attempt > 0:
@@ -162,26 +179,15 @@ class SubmitPrompt:
                 return None
             # What has ended is no answer to the next attempt; one that is open may still get its end.
             known = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
-        return _Plan(session_id, message_id, analysis, gathered, known_assistant_ids=known)
+        return known
 
-    async def _plan_in_new_session(
-        self,
-        server: OpenCodeServer,
-        execution: Execution,
-        instance: Instance,
-        analysis: Analysis,
-        gathered: Gathered,
-    ) -> _Plan:
+    async def _new_session(self, server: OpenCodeServer, execution: Execution, instance: Instance) -> str:
         # A crash before begin_attempt leaves an unused session on the server, which harms nobody.
-        session_id = await server.create_session(
+        return await server.create_session(
             title=f"Nubabel {execution.session_id}",
             metadata={"organization_id": execution.organization_id, "session_id": execution.session_id},
             directory=instance.directory,
         )
-        history = ""
-        if not execution.begins_session:
-            history = earlier_turns(await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns))
-        return _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, history)
 
     async def _post(
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
@@ -200,6 +206,7 @@ class SubmitPrompt:
             analysis=plan.analysis.as_dict(),
             context=remembered if plan.gathered.thread or plan.gathered.notes else None,
             notes=plan.gathered.notes,
+            masked=plan.outgoing.counts,
             run_deadline_s=self._deadline_s(execution, plan.analysis),
         )
         if new_session:
@@ -260,8 +267,8 @@ def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) ->
 
 
 def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
-    texts = [text for text in (plan.history, plan.gathered.thread, execution.prompt) if text]
-    files = plan.gathered.files
+    texts = [text for text in plan.outgoing.texts if text]
+    files = plan.outgoing.files
     part_ids = ids_of(execution, plan.opencode_session_id, parts=len(texts) + len(files)).part_ids
     return [
         *(PromptPart(part_id, text=text) for part_id, text in zip(part_ids, texts, strict=False)),

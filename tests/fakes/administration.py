@@ -29,6 +29,7 @@ from nubabel_workers.domain.dead_letters import (
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.ports.administration import Woken
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
@@ -56,13 +57,26 @@ class FakeOrganizations:
         return [o for o in self.rows.values() if o.id == id_or_name or o.name.lower() == id_or_name.lower()]
 
     async def set_policy(
-        self, organization_id: str, *, busy_policy: BusyPolicy | None, plan: str | None, actor: str
+        self,
+        organization_id: str,
+        *,
+        busy_policy: BusyPolicy | None,
+        plan: str | None,
+        masking: MaskingPolicy | None = None,
+        actor: str,
     ) -> Organization | None:
         before = self.rows.get(organization_id)
         if before is None:
             return None
         self.actors.append(actor)
-        return self.put(replace(before, busy_policy=busy_policy or before.busy_policy, plan=plan or before.plan))
+        return self.put(
+            replace(
+                before,
+                busy_policy=busy_policy or before.busy_policy,
+                plan=plan or before.plan,
+                masking=masking or before.masking,
+            )
+        )
 
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
         before = self.rows.get(organization_id)

@@ -84,7 +84,8 @@ taken AS (
 SELECT {EXECUTION_COLUMNS}, e.others_wait,
   EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open_attempt,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
-    AS known_assistant_ids
+    AS known_assistant_ids,
+  (SELECT o.masking FROM organizations o WHERE o.id = e.organization_id) AS masking
 FROM taken e JOIN sessions s ON s.id = e.session_id
 ORDER BY e.position
 """
@@ -102,7 +103,11 @@ exe AS (
     context = COALESCE(%(context)s, e.context), notes = %(notes)s, started_at = COALESCE(e.started_at, now()),
     deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = '9999-01-01Z'
   FROM known WHERE e.id = known.id
-  RETURNING e.id, e.organization_id, e.session_id, e.attempt
+  RETURNING e.id, e.organization_id, e.session_id, e.attempt, known.open
+),
+timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'masked', %(masked)s FROM exe WHERE NOT open AND %(masked)s::jsonb IS NOT NULL
 ),
 ses AS (
   UPDATE sessions s

@@ -33,6 +33,7 @@ from nubabel_workers.domain.executions import (
     sources_of,
 )
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification
 from nubabel_workers.domain.ports import (
     Accepted,
@@ -134,6 +135,7 @@ class PostgresExecutions:
         analysis: Mapping[str, Any],
         context: Mapping[str, Any] | None,
         notes: Sequence[str],
+        masked: Mapping[str, int],
         run_deadline_s: float,
     ) -> int:
         row = await self._database.tenant(execution.organization_id).one(
@@ -149,6 +151,7 @@ class PostgresExecutions:
                 "analysis": Jsonb(dict(analysis)),
                 "context": Jsonb(dict(context)) if context is not None else None,
                 "notes": Jsonb(list(notes)),
+                "masked": Jsonb({"kinds": dict(masked)}) if masked else None,
                 "run_deadline_s": run_deadline_s,
             },
         )
@@ -406,6 +409,7 @@ def _claimed_dispatch(row: Mapping[str, Any]) -> ClaimedDispatch:
         execution=execution_from(row),
         cancel_requested=row["cancel_requested_at"] is not None,
         open_attempt=row["open_attempt"],
+        masking=MaskingPolicy(row["masking"]),
         suspect=row["suspect"],
         others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],

@@ -10,9 +10,10 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.adapters.storage.tenants import organization_of
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 
-_COLUMNS = "id, name, plan, busy_policy, limits, created_at, disabled_at"
+_COLUMNS = "id, name, plan, busy_policy, masking, limits, created_at, disabled_at"
 
 
 class PostgresOrganizations:
@@ -66,13 +67,18 @@ class PostgresOrganizations:
         *,
         busy_policy: BusyPolicy | None,
         plan: str | None,
+        masking: MaskingPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
-        changes = {"busy_policy": busy_policy.value if busy_policy else None, "plan": plan}
+        changes = {
+            "busy_policy": busy_policy.value if busy_policy else None,
+            "plan": plan,
+            "masking": masking.value if masking else None,
+        }
         detail = {name: value for name, value in changes.items() if value is not None}
         return await self._change(
-            "busy_policy = coalesce(%(busy_policy)s, busy_policy), plan = coalesce(%(plan)s, plan)",
+            ", ".join(f"{name} = coalesce(%({name})s, {name})" for name in changes),
             changes,
             AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, detail),
         )

@@ -15,6 +15,7 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, installation_key
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import (
     BusyPolicy,
     Organization,
@@ -72,7 +73,7 @@ class PostgresTenants:
         if found is None:
             row = await self._database.tenant(organization_id).one(
                 """
-                SELECT id, name, plan, busy_policy, limits, created_at, disabled_at FROM organizations
+                SELECT id, name, plan, busy_policy, masking, limits, created_at, disabled_at FROM organizations
                 WHERE id = %(organization_id)s
                 """,
                 {"organization_id": organization_id},
@@ -207,7 +208,8 @@ class PostgresTenants:
 
 
 def organization_of(row: dict[str, Any]) -> Organization:
-    return Organization(**{**row, "busy_policy": BusyPolicy(row["busy_policy"])})
+    policies = {"busy_policy": BusyPolicy(row["busy_policy"]), "masking": MaskingPolicy(row["masking"])}
+    return Organization(**{**row, **policies})
 
 
 def service_token_of(row: dict[str, Any]) -> ServiceToken:

@@ -18,6 +18,7 @@ from nubabel_workers.domain.executions import (
 )
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
@@ -102,6 +103,7 @@ class ClaimedDispatch:
     execution: Execution
     cancel_requested: bool
     open_attempt: bool  # the last attempt's prompt may have arrived: look first
+    masking: MaskingPolicy = MaskingPolicy.MASK  # of the organization, read along
     suspect: bool = False
     others_wait: bool = False
     lone_deliveries: int = 0
@@ -151,9 +153,12 @@ class ExecutionStore(Protocol):
         analysis: Mapping[str, Any],
         context: Mapping[str, Any] | None,
         notes: Sequence[str],
+        masked: Mapping[str, int],
         run_deadline_s: float,
     ) -> int:
         """Write down what is about to be submitted, before it is; return the attempt's number.
+
+        masked: how many values of each kind were taken out, for the timeline.
 
         An attempt that is still open (its outcome is unknown) is continued, not counted again.
         """

@@ -77,6 +77,7 @@ async def begin(executions: PostgresExecutions, execution: Execution, lease: Lea
         analysis={"category": "quick"},
         context=None,
         notes=(),
+        masked={},
         run_deadline_s=60,
     )
 

@@ -15,6 +15,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 from tests.integration.storage.seeds import add_organization, installation
 
@@ -83,10 +84,12 @@ async def test_a_name_is_taken_whatever_its_case(organizations: PostgresOrganiza
 async def test_a_policy_change_leaves_the_rest_as_it_was(organizations: PostgresOrganizations) -> None:
     await organizations.create(_new("Acme"), actor="cli:anna")
 
-    changed = await organizations.set_policy("org_a", busy_policy=None, plan="gold", actor="cli:anna")
+    changed = await organizations.set_policy(
+        "org_a", busy_policy=None, plan="gold", masking=MaskingPolicy.OFF, actor="cli:anna"
+    )
 
     assert changed is not None
-    assert (changed.busy_policy, changed.plan) == (BusyPolicy.INTERRUPT, "gold")
+    assert (changed.busy_policy, changed.plan, changed.masking) == (BusyPolicy.INTERRUPT, "gold", MaskingPolicy.OFF)
     assert await organizations.set_policy("org_none", busy_policy=None, plan="gold", actor="cli:anna") is None
 
 

@@ -1,0 +1,25 @@
+"""What a search for sensitive data finds in a text."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class SensitiveKind(StrEnum):
+    """The words of placeholders, of the timeline and of refusals."""
+
+    KEY = "key"
+    PASSWORD = "password"  # noqa: S105 - a kind
+    CARD = "card number"
+    MAIL = "mail address"
+    KOREAN_ID = "resident registration number"
+    NATIONAL_ID = "national id"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """text[start:end] is of that kind. canonical: the same value gives the same one, however it is written."""
+
+    start: int
+    end: int
+    kind: SensitiveKind
+    canonical: str = field(repr=False)

@@ -1,0 +1,57 @@
+"""Prompts without what must not leave: each finding becomes a placeholder that tells its kind and never its value."""
+
+import base64
+import hmac
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from nubabel_workers.domain.findings import Finding, SensitiveKind
+from nubabel_workers.domain.sensitive_data import find
+
+_TAG_CHARACTERS: Final = 4  # a million different ones: two values of one conversation hardly ever look the same
+
+
+class MaskingPolicy(StrEnum):
+    """What becomes of keys, card numbers, mail addresses and national ids in a prompt before it leaves."""
+
+    OFF = "off"
+    MASK = "mask"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Masked:
+    """counts: how many findings of each kind were replaced."""
+
+    text: str
+    counts: Mapping[SensitiveKind, int] = field(default_factory=dict)
+
+
+class Placeholders:
+    """`[card number K7QD]`: in one conversation the same value always has the same one, whichever process makes it.
+
+    The tag is keyed: card numbers and birth dates are few enough to try them all against one that is not.
+    """
+
+    def __init__(self, key: bytes, conversation_id: str) -> None:
+        self._key = hmac.digest(key, conversation_id.encode(), "sha256")
+
+    def placeholder(self, finding: Finding) -> str:
+        digest = hmac.digest(self._key, f"{finding.kind}\0{finding.canonical}".encode(errors="replace"), "sha256")
+        return f"[{finding.kind} {base64.b32encode(digest).decode()[:_TAG_CHARACTERS]}]"
+
+
+def mask(text: str, placeholders: Placeholders) -> Masked:
+    """Without findings the very same text comes back."""
+    found = find(text)
+    if not found:
+        return Masked(text)
+    parts: list[str] = []
+    at = 0
+    for one in found:
+        parts += (text[at : one.start], placeholders.placeholder(one))
+        at = one.end
+    return Masked("".join([*parts, text[at:]]), Counter(one.kind for one in found))
