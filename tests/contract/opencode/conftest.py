@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -75,19 +75,30 @@ async def _load_directory(backend: Backend, http: HttpClient) -> None:
             continue
 
 
-@pytest_asyncio.fixture(
-    scope="session",
-    loop_scope="session",
-    params=["simulator", pytest.param("real", marks=pytest.mark.node)],
-)
-async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
-    open_server = _simulated if request.param == "simulator" else _real
-    async with (
-        open_server(tmp_path_factory.mktemp("opencode")) as running,
-        contextlib.aclosing(new_http_client()) as http,
-    ):
+@asynccontextmanager
+async def _loaded(server: AbstractAsyncContextManager[Backend]) -> AsyncIterator[Backend]:
+    async with server as running, contextlib.aclosing(new_http_client()) as http:
         await _load_directory(running, http)
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def simulator_backend(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    async with _loaded(_simulated(tmp_path_factory.mktemp("opencode"))) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def real_backend(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    async with _loaded(_real(tmp_path_factory.mktemp("opencode"))) as running:
+        yield running
+
+
+@pytest.fixture(params=["simulator", pytest.param("real", marks=pytest.mark.node)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Not a session's fixture with parameters: pytest would end one server for the other in every file."""
+    server: Backend = request.getfixturevalue(f"{request.param}_backend")
+    return server
 
 
 @pytest_asyncio.fixture(loop_scope="session")
