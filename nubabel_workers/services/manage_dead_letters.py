@@ -165,7 +165,7 @@ class ManageDeadLetters:
 def _words(outcome: ReplayOutcome, subject_status: str | None) -> str:
     match outcome:
         case ReplayOutcome.REPLAYED:
-            return "it starts anew, and its thread is told"
+            return "it starts anew, and whoever waits in a thread is told"
         case ReplayOutcome.WOULD_REPLAY:
             return "it would start anew"
         case ReplayOutcome.NOT_REPLAYABLE:

@@ -89,7 +89,7 @@ def test_one_is_replayed_by_its_id(bench: Bench) -> None:
 
     result = bench.type("dead-letters", "replay", "dlq_1")
 
-    assert result.stdout == "dlq_1  replayed: it starts anew, and its thread is told\n"
+    assert result.stdout == "dlq_1  replayed: it starts anew, and whoever waits in a thread is told\n"
     assert bench.hints.rows(HintTask.DISPATCH) == ["exe_1"]
     assert bench.dead_letters.rows["dlq_1"].resolved_by == "cli:anna"
 
