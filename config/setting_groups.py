@@ -239,6 +239,10 @@ class OpenCodeSettings(SettingGroup):
     )
     opencode_connect_timeout_s: PositiveFloat = Field(3, description="Seconds to connect to an OpenCode server.")
     opencode_read_timeout_s: PositiveFloat = Field(10, description="Seconds for one answer of an OpenCode server.")
+    opencode_give_up_after_s: PositiveFloat = Field(
+        600,
+        description="Seconds after which a server that is away is given up, if another one can take its sessions.",
+    )
     opencode_model_retries: PositiveInt = Field(
         6, description="Tries of a server to reach its model, which have no end of their own, until a run is given up."
     )

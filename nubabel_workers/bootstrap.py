@@ -193,7 +193,7 @@ async def _open_adapters(
         database=database,
         cipher=cipher,
         tenants=PostgresTenants(database, cipher),
-        instances=PostgresInstances(database, cipher),
+        instances=PostgresInstances(database, cipher, give_up_after_s=settings.opencode_give_up_after_s),
         executions=executions,
         inbound=PostgresInbound(database, chance, lease_s=lease_s, lone_deliveries=lone),
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),

@@ -82,7 +82,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
                 one.id,
                 one.url,
                 one.status,
-                "healthy" if one.healthy else "unfit",
+                _health(one),
                 gates[one.id].words,
                 f"{one.in_flight}/{one.capacity_runs}",
                 one.version or "-",
@@ -210,3 +210,9 @@ def _as_json(found: InstanceCheck) -> dict[str, object]:
         "agents": found.agents,
         "problem": found.problem,
     }
+
+
+def _health(instance: Instance) -> str:
+    if instance.given_up:
+        return "given up"
+    return "healthy" if instance.healthy else "unfit"

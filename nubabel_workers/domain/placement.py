@@ -87,7 +87,9 @@ class Placement:
         return not instance.healthy, self._in_flight[instance.id] / instance.capacity_runs, instance.id
 
     def _pinned(self, execution: Execution) -> Instance | None:
-        return self._instances.get(execution.instance_id) if execution.instance_id else None
+        """Where its session's history is; None also when that server is given up."""
+        pinned = self._instances.get(execution.instance_id) if execution.instance_id else None
+        return None if pinned is None or pinned.given_up else pinned
 
     def _serving(self) -> list[Instance]:
         return [instance for instance in self._instances.values() if instance.status in {"active", "draining"}]
@@ -98,7 +100,7 @@ class Placement:
         return [
             i
             for i in self._instances.values()
-            if i.status == "active" and i.organization_id == (organization_id if own else None)
+            if i.status == "active" and not i.given_up and i.organization_id == (organization_id if own else None)
         ]
 
     def _free(self, instance: Instance) -> int:

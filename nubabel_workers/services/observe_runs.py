@@ -160,6 +160,8 @@ class Batch:
         instance = await asyncio.shield(self._found[instance_id])
         if instance is None or instance.status == "removed":
             raise NotFoundError("the OpenCode server of this session was removed")
+        if instance.given_up:
+            raise NotFoundError("the OpenCode server of this session is away for too long")
         return instance
 
     async def admit(self, instance: Instance) -> None:

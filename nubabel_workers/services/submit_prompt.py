@@ -136,7 +136,10 @@ class SubmitPrompt:
         gathered = await self._context.gather(execution)
         context = [gathered.thread] if gathered.thread else []
         outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
-        if execution.opencode_session_id is not None and execution.instance_id == instance.id:
+        if execution.opencode_session_id is not None and execution.instance_id != instance.id:
+            log.warning("opencode.server_left", instance_id=execution.instance_id)
+            await self._leave_session(execution, lease)
+        elif execution.opencode_session_id is not None:
             try:
                 known = await self._known_in(server, execution, execution.opencode_session_id)
                 if known is None:

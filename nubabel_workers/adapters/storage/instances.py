@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 
 _COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
               i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at"""
+# Given up only while another server of the same kind can take its sessions: without one, waiting is all there is.
+_GIVEN_UP = """COALESCE(i.unhealthy_since < now() - make_interval(secs => %(give_up_after_s)s)
+    AND EXISTS (SELECT 1 FROM instances o WHERE o.status = 'active' AND o.healthy AND o.id <> i.id
+      AND o.organization_id IS NOT DISTINCT FROM i.organization_id), false) AS given_up"""
 _IN_FLIGHT = f"(SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL}) AS in_flight"
 _KEEP_S = 2.0
 _MAX_ENTRIES = 1024
@@ -34,9 +38,11 @@ _STATUS_ACTIONS = {
 class PostgresInstances:
     """InstanceStore, InstanceRegistry and CallbackKeyRegistry."""
 
-    def __init__(self, database: Database, cipher: TokenCipher) -> None:
+    def __init__(self, database: Database, cipher: TokenCipher, *, give_up_after_s: float) -> None:
+        """give_up_after_s: how long a server may be away before its sessions go on elsewhere."""
         self._database = database
         self._cipher = cipher
+        self._give_up_after_s = give_up_after_s
         # loads() runs at every dispatch; a password is decrypted once per stored value, not each time.
         self._decrypted: dict[bytes, SecretStr] = {}
         self._lately: BriefCache[str, Instance] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
@@ -44,7 +50,8 @@ class PostgresInstances:
 
     async def loads(self) -> list[Instance]:
         rows = await self._database.system().all(
-            f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.status <> 'removed' ORDER BY i.id"
+            f"SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT} FROM instances i WHERE i.status <> 'removed' ORDER BY i.id",
+            {"give_up_after_s": self._give_up_after_s},
         )
         self._forget_passwords_except({row["password"] for row in rows})
         instances = [self._instance_of(row) for row in rows]
@@ -63,8 +70,8 @@ class PostgresInstances:
     async def find(self, instance_id: str) -> Instance | None:
         """Removed ones too: an execution may still have to be aborted there."""
         row = await self._database.system().one(
-            f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.id = %(instance_id)s",
-            {"instance_id": instance_id},
+            f"SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT} FROM instances i WHERE i.id = %(instance_id)s",
+            {"instance_id": instance_id, "give_up_after_s": self._give_up_after_s},
         )
         return self._instance_of(row) if row else None
 
@@ -75,7 +82,9 @@ class PostgresInstances:
         await self._database.system().execute(
             """
             UPDATE instances
-            SET healthy = %(healthy)s, health_detail = %(detail)s, checked_at = now(),
+            SET healthy = %(healthy)s,
+                unhealthy_since = CASE WHEN NOT %(healthy)s THEN COALESCE(unhealthy_since, now()) END,
+                health_detail = %(detail)s, checked_at = now(),
                 version = CASE WHEN %(version)s = '' THEN version ELSE %(version)s END,
                 agents = CASE WHEN %(healthy)s THEN %(agents)s ELSE agents END
             WHERE id = %(instance_id)s
@@ -111,7 +120,7 @@ class PostgresInstances:
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
                     submits_per_second = excluded.submits_per_second, status = 'active', healthy = true,
-                    health_detail = ''
+                    unhealthy_since = NULL, health_detail = ''
                 WHERE i.status = 'removed' AND i.id = excluded.id
                 RETURNING {_COLUMNS}
                 """

@@ -154,6 +154,7 @@ class InstanceRow(Base):
     healthy: Mapped[bool] = mapped_column(server_default=text("true"))
     health_detail: Mapped[str] = mapped_column(server_default=text("''"))
     checked_at: Mapped[datetime | None]
+    unhealthy_since: Mapped[datetime | None]
     reconcile_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_at: Mapped[datetime] = _created()
 

@@ -195,18 +195,13 @@ async def test_new_sessions_go_to_another_server_and_nothing_fails(
 async def test_a_session_waits_for_its_own_server_while_others_work(
     pipeline: Pipeline, other_server: RunningSimulator
 ) -> None:
-    await pipeline.services.database.system().execute("UPDATE instances SET healthy = false WHERE id = 'ins_2'")
     question = await pipeline.mention("my name is Ada")
-    await pipeline.take_events()
-    await pipeline.dispatch()
-    await eventually_true(lambda: is_idle(pipeline), what="the end of the run")
-    await look_now(pipeline)
-    await pipeline.complete()
-    await pipeline.services.database.system().execute("UPDATE instances SET healthy = true")
+    await answered_here(pipeline)
     for _ in range(FAILURES):
         pipeline.services.breakers.saw(INSTANCE, CallKind.PROMPT, CallOutcome.AWAY)
     await pipeline.services.report_servers.run()
     await pipeline.say("what is my name?", thread_ts=question.ts)
+    await pipeline.take_events()  # first: events of two conversations have no order
     await pipeline.mention("somebody else's question")
     await pipeline.take_events()
 
@@ -217,6 +212,18 @@ async def test_a_session_waits_for_its_own_server_while_others_work(
         "SELECT waiting_for, failures, not_before > now() AS later FROM executions WHERE position = 2"
     )
     assert waiting == {"waiting_for": "server away", "failures": 0, "later": True}
+
+
+async def answered_here(pipeline: Pipeline) -> None:
+    """What waits is answered by INSTANCE, although there is another server."""
+    await pipeline.services.database.system().execute("UPDATE instances SET healthy = false WHERE id = 'ins_2'")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await eventually_true(lambda: is_idle(pipeline), what="the end of the run")
+    await look_now(pipeline)
+    await pipeline.complete()
+    await pipeline.deliver()
+    await pipeline.services.database.system().execute("UPDATE instances SET healthy = true")
 
 
 async def is_idle(pipeline: Pipeline) -> bool:
@@ -298,3 +305,67 @@ async def test_refusals_that_are_no_failure_of_the_server_open_nothing(pipeline:
     await pipeline.dispatch()
 
     assert await breaker(pipeline) is BreakerState.CLOSED
+
+
+async def is_given_up(pipeline: Pipeline) -> None:
+    """As if the listener had not reached the server for longer than the setting allows."""
+    await pipeline.services.instances.report_health(INSTANCE, healthy=False, detail="away", version="", agents=())
+    await pipeline.services.database.system().execute(
+        "UPDATE instances SET unhealthy_since = now() - interval '1 day' WHERE id = %(id)s", {"id": INSTANCE}
+    )
+    await pipeline.services.instances.loads()  # what was known lately is good for seconds
+
+
+async def ends_elsewhere(pipeline: Pipeline) -> None:
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.dispatch()
+    (row,) = await pipeline.services.database.system().all(
+        "SELECT instance_id FROM executions WHERE status = 'running'"
+    )
+    assert row["instance_id"] == OTHER
+    other = await pipeline.services.instances.find(OTHER)
+    assert other is not None
+
+    async def nothing_runs() -> bool:
+        return not await pipeline.services.servers.server(other).busy_sessions(None)
+
+    await eventually_true(nothing_runs, what="the end of the run elsewhere")
+    await look_now(pipeline)
+    await pipeline.complete()
+    await pipeline.deliver()
+
+
+async def test_a_conversation_whose_server_is_given_up_goes_on_elsewhere_with_its_earlier_turns(
+    pipeline: Pipeline, other_server: RunningSimulator
+) -> None:
+    question = await pipeline.mention("my name is Ada")
+    await answered_here(pipeline)
+    goes_away(pipeline)
+    await is_given_up(pipeline)
+    await pipeline.say("what is my name?", thread_ts=question.ts)
+    await pipeline.take_events()
+
+    await ends_elsewhere(pipeline)
+
+    assert "Ada" in pipeline.replies(question)[1]
+    replaced = await pipeline.one("SELECT count(*) AS n FROM execution_events WHERE kind = 'session_replaced'")
+    assert replaced == {"n": 1}
+
+
+async def test_a_run_on_a_server_that_is_given_up_starts_anew_elsewhere(
+    pipeline: Pipeline, other_server: RunningSimulator
+) -> None:
+    question = await pipeline.mention("[[delay=0.1]] [[text=done]]")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    goes_away(pipeline)
+    await is_given_up(pipeline)
+    await look_now(pipeline)
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["queued"]
+
+    await ends_elsewhere(pipeline)
+
+    assert pipeline.replies(question) == ["done"]
+    attempts = await pipeline.services.database.system().all("SELECT verdict FROM attempts ORDER BY number")
+    assert [row["verdict"] for row in attempts] == ["session_lost", "succeeded"]

@@ -20,7 +20,7 @@ _PASSWORD = SecretStr("secret")
 
 @pytest.fixture
 def instances(database: Database, cipher: TokenCipher) -> PostgresInstances:
-    return PostgresInstances(database, cipher)
+    return PostgresInstances(database, cipher, give_up_after_s=600)
 
 
 def _instance(number: int = 1, password: SecretStr | None = _PASSWORD) -> Instance:
@@ -130,7 +130,9 @@ async def test_a_url_in_use_is_not_taken_over(instances: PostgresInstances) -> N
 async def test_a_server_whose_password_is_unreadable_is_unfit_and_spares_the_others(
     instances: PostgresInstances, database: Database
 ) -> None:
-    await PostgresInstances(database, TokenCipher([generate_key()])).add(_instance(1), actor="cli:anna")
+    await PostgresInstances(database, TokenCipher([generate_key()]), give_up_after_s=600).add(
+        _instance(1), actor="cli:anna"
+    )
     await instances.add(_instance(2), actor="cli:anna")
 
     found = {one.id: one for one in await instances.loads()}
@@ -146,7 +148,9 @@ async def test_a_server_is_known_for_a_moment_without_asking_again(
     await instances.add(_instance(), actor="cli:anna")
     before = await instances.lately("ins_1")
 
-    await PostgresInstances(database, cipher).set_status("ins_1", "removed", only_if_idle=True, actor="cli:anna")
+    await PostgresInstances(database, cipher, give_up_after_s=600).set_status(
+        "ins_1", "removed", only_if_idle=True, actor="cli:anna"
+    )
 
     assert before is not None
     assert await instances.lately("ins_1") == before
@@ -219,3 +223,54 @@ async def test_a_callback_key_copied_to_another_server_is_good_for_nothing(
     )
 
     assert await instances.callback_keys("ins_2") == ()
+
+
+async def _away_for(database: Database, instance_id: str, seconds: float) -> None:
+    await database.system().execute(
+        "UPDATE instances SET unhealthy_since = now() - make_interval(secs => %(seconds)s) WHERE id = %(id)s",
+        {"id": instance_id, "seconds": seconds},
+    )
+
+
+async def _down(instances: PostgresInstances, instance_id: str) -> None:
+    await instances.report_health(instance_id, healthy=False, detail="no answer", version="", agents=())
+
+
+async def _given_up(instances: PostgresInstances) -> list[str]:
+    return [one.id for one in await instances.loads() if one.given_up]
+
+
+async def test_a_server_that_is_away_too_long_is_given_up_until_it_is_back(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+    await _down(instances, "ins_1")
+    assert await _given_up(instances) == []
+
+    await _away_for(database, "ins_1", 601)
+    await _down(instances, "ins_1")  # a further report does not begin the time anew
+    assert await _given_up(instances) == ["ins_1"]
+
+    await instances.report_health("ins_1", healthy=True, detail="", version="1.18.33", agents=("build",))
+    assert await _given_up(instances) == []
+
+
+@pytest.mark.parametrize("other", ["away as well", "draining", "of another organization"])
+async def test_no_server_is_given_up_without_another_that_can_take_its_sessions(
+    instances: PostgresInstances, database: Database, other: str
+) -> None:
+    await add_organization(database, "org_a")
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+    await _down(instances, "ins_1")
+    await _away_for(database, "ins_1", 3600)
+    match other:
+        case "away as well":
+            await _down(instances, "ins_2")
+        case "draining":
+            await instances.set_status("ins_2", "draining", only_if_idle=False, actor="cli:anna")
+        case _:
+            await database.system().execute("UPDATE instances SET organization_id = 'org_a' WHERE id = 'ins_2'")
+
+    assert await _given_up(instances) == []

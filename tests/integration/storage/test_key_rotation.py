@@ -40,11 +40,13 @@ async def _store_secrets(database: Database, cipher: TokenCipher) -> None:
             f"org_{number}", SecretStr(f"whsec_{number}"), actor="t"
         )
     await PostgresWorkspaces(database, cipher).save("org_0", "wsp_1", installation(), actor="t")
-    await PostgresInstances(database, cipher).add(
+    await PostgresInstances(database, cipher, give_up_after_s=600).add(
         Instance(InstanceId("ins_1"), "http://oc", "opencode", SecretStr("pw")), actor="t"
     )
     for number in (1, 2):
-        await PostgresInstances(database, cipher).add_callback_key("ins_1", SecretStr(f"nck_{number}"), actor="t")
+        await PostgresInstances(database, cipher, give_up_after_s=600).add_callback_key(
+            "ins_1", SecretStr(f"nck_{number}"), actor="t"
+        )
 
 
 async def test_after_rotation_the_old_key_is_not_needed_any_more(database: Database) -> None:
@@ -60,7 +62,7 @@ async def test_after_rotation_the_old_key_is_not_needed_any_more(database: Datab
     workspace = await tenants.workspace("org_0", "wsp_1")
     assert workspace is not None
     assert workspace.bot_token == SecretStr("xoxb-1")
-    instances = PostgresInstances(database, only_new)
+    instances = PostgresInstances(database, only_new, give_up_after_s=600)
     assert (await instances.loads())[0].password == SecretStr("pw")
     assert await instances.callback_keys("ins_1") == (SecretStr("nck_2"), SecretStr("nck_1"))
 

@@ -56,6 +56,20 @@ def test_a_session_stays_where_its_history_is_even_on_a_draining_server() -> Non
     assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a"))) == "a"
 
 
+def test_a_session_goes_on_elsewhere_when_its_server_is_given_up() -> None:
+    placement = Placement([server("a", healthy=False, given_up=True), server("b", in_flight=1)])
+
+    assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a"))) == "b"
+
+
+def test_a_server_that_is_given_up_is_not_probed_with_new_sessions() -> None:
+    probing = {"a": Gate(BreakerState.HALF_OPEN, 0.0)}
+    placement = Placement([server("a", healthy=False, given_up=True), server("b", in_flight=2)], probing)
+
+    assert placed_on(placement) is None
+    assert placement.wait_for(EXECUTION) == PlaceWait(FULL)
+
+
 def test_a_session_waits_while_its_server_is_full() -> None:
     placement = Placement([server("a", in_flight=2), server("b")])
 
