@@ -13,6 +13,7 @@ from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
@@ -53,6 +54,7 @@ class Administration:
     """Everything that commands use."""
 
     organizations: ManageOrganizations
+    export: ExportOrganization
     workspaces: ManageWorkspaces
     tokens: ManageTokens
     submit_keys: ManageSubmitKeys

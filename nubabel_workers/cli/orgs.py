@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nubabel_workers.adapters.zip_archive import new_zip_archive
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
 from nubabel_workers.cli.output import Column, fields, heading, note, say, say_json, table
@@ -13,6 +15,7 @@ from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
+from nubabel_workers.services.export_organization import Exported
 
 _CHANGES_SHOWN = 10
 
@@ -110,6 +113,28 @@ def enable(context: typer.Context, organization: OrganizationArgument) -> None:
 
     found = run(context, work)
     say(f"enabled {found.id} ({found.name})")
+
+
+@commands.command()
+def export(
+    context: typer.Context,
+    organization: OrganizationArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="A zip file that does not exist yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write everything that is stored of an organization into an archive, without secrets."""
+
+    async def work(administration: Administration) -> Exported:
+        found = await administration.organizations.resolve(organization)
+        with new_zip_archive(to) as archive:
+            return await administration.export.run(found, archive, actor=actor(context))
+
+    exported = run(context, work)
+    if as_json:
+        say_json(exported)
+        return
+    say(f"exported {sum(exported.rows.values())} rows of {len(exported.rows)} tables to {to}")
+    note("it holds personal data: it can be read by its owner only, keep it that way")
 
 
 @commands.command("set-policy")

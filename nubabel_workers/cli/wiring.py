@@ -23,6 +23,7 @@ from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
 from nubabel_workers.adapters.storage.key_rotation import PostgresKeyRotation
+from nubabel_workers.adapters.storage.organization_rows import PostgresOrganizationRows
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness, connect_as
 from nubabel_workers.adapters.storage.restore import PostgresRestore
@@ -42,6 +43,7 @@ from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
@@ -86,6 +88,16 @@ def _wired(
     )
     return Administration(
         organizations=ManageOrganizations(PostgresOrganizations(database, cipher), chance, secrets.token_bytes),
+        export=ExportOrganization(
+            PostgresOrganizationRows(
+                settings.tenant_dsn,
+                connect_timeout_s=settings.database_connect_timeout_s,
+                application_name="nubabel export",
+            ),
+            audit,
+            services.clock,
+            schema_revision=schema.head_revision(),
+        ),
         workspaces=manage_workspaces(services),
         tokens=ManageTokens(access, chance, secrets.token_bytes),
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),

@@ -21,6 +21,7 @@ class AuditAction(StrEnum):
     ORGANIZATION_CREATED = "organization.created"
     ORGANIZATION_DISABLED = "organization.disabled"
     ORGANIZATION_ENABLED = "organization.enabled"
+    ORGANIZATION_EXPORTED = "organization.exported"
     ORGANIZATION_POLICY_SET = "organization.policy_set"
     WEBHOOK_SECRET_SET = "organization.webhook_secret_set"  # noqa: S105 - an action's name
     WORKSPACE_INSTALLED = "workspace.installed"

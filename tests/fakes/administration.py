@@ -1,8 +1,10 @@
 """Fakes of the operators' ports: plain lists and dictionaries, with the actor of every change."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from pydantic import SecretStr
 
@@ -94,6 +96,21 @@ class FakeOrganizations:
 
     async def list(self) -> list[Organization]:
         return list(self.rows.values())
+
+
+class FakeOrganizationRows:
+    """Two tables with a row each."""
+
+    tables = ("organizations", "executions")
+    left_out: ClassVar[Mapping[str, Sequence[str]]] = {"organizations": ("webhook_secret",)}
+
+    @asynccontextmanager
+    async def snapshot(self, organization_id: str) -> AsyncIterator["FakeOrganizationRows"]:
+        self._organization_id = organization_id
+        yield self
+
+    async def rows(self, table: str) -> AsyncIterator[str]:
+        yield f'{{"table": "{table}", "organization": "{self._organization_id}"}}'
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Commands for one organization, with another's names."""
 
 import asyncio
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.cli import wiring
 from nubabel_workers.cli.main import app
 from tests.tenancy.matrix import note
@@ -69,6 +71,24 @@ async def test_a_command_for_one_organization_shows_nothing_of_another(
 
     assert result.exit_code == 0, result.output
     assert world.leaks(result.output, sent=named) == []
+    assert await world.belongings() == before
+
+
+async def test_an_export_holds_nothing_of_another_organization(
+    world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    note(request, "nubabel orgs export", "ORG", "own")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    before = await world.belongings()
+
+    result = await asyncio.to_thread(typed, world, ["orgs", "export", ATTACKER, "--to", str(tmp_path / "own.zip")])
+
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(tmp_path / "own.zip") as archive:
+        exported = "".join(archive.read(name).decode() for name in archive.namelist())
+    assert ATTACKER in exported
+    assert world.leaks(exported, sent=TENANT_TABLES) == []
     assert await world.belongings() == before
 
 

@@ -3,7 +3,8 @@
 Every change names its actor and is written to the audit log in the same transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -62,6 +63,34 @@ class OrganizationRegistry(Protocol):
     ) -> Organization | None: ...
 
     async def list(self) -> list[Organization]: ...
+
+
+class OrganizationSnapshot(Protocol):
+    """What is stored of one organization at one moment. left_out: columns that hold secrets, by table."""
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+
+    @property
+    def left_out(self) -> Mapping[str, Sequence[str]]: ...
+
+    def rows(self, table: str) -> AsyncIterator[str]:
+        """Each row as one line of JSON, a few of them in memory at a time."""
+        ...
+
+
+class OrganizationRows(Protocol):
+    def snapshot(self, organization_id: str) -> AbstractAsyncContextManager[OrganizationSnapshot]: ...
+
+
+class Archive(Protocol):
+    """Where an export goes."""
+
+    async def add_lines(self, name: str, lines: AsyncIterator[str]) -> int:
+        """One line at a time; how many there were."""
+        ...
+
+    def add(self, name: str, text: str) -> None: ...
 
 
 class WorkspaceRegistry(Protocol):

@@ -91,6 +91,9 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tool_calls.ToolServers: "tests/integration/mcp/test_calls.py: deaths on both sides of the call",
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
     administration.UsageReports: "reads and changes nothing",
+    administration.OrganizationRows: "reads and changes nothing; that somebody looked is written by AuditTrail",
+    administration.OrganizationSnapshot: "reads and changes nothing",
+    administration.Archive: "a file that gets its name when it is whole: tests/integration/storage/test_export.py",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 

@@ -11,6 +11,45 @@ from nubabel_workers.domain.administration import Installation
 
 _BOT_TOKEN = SecretStr("xoxb-1")
 
+# One row of every tenant table, for organization {o}. Written by the system role, tried by the tenant role.
+ROWS_OF_TABLES = {
+    "organizations": "INSERT INTO organizations (id, name) VALUES ('{o}', '{o}')",
+    "workspaces": """INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
+                     VALUES ('wsp_{n}', '{o}', '-:T{n}', 'T{n}', 'U', '')""",
+    "service_tokens": """INSERT INTO service_tokens (id, organization_id, name, token_hash)
+                         VALUES ('tok_{n}', '{o}', 'n', 'hash{n}')""",
+    "submit_keys": "INSERT INTO submit_keys (id, organization_id, name, secret) VALUES ('key_{n}', '{o}', 'n', '')",
+    "sessions": """INSERT INTO sessions (id, organization_id, session_key, source)
+                   VALUES ('ses_{n}', '{o}', 'k{n}', 's')""",
+    "executions": """INSERT INTO executions (id, organization_id, session_id, source, prompt, reply, idempotency_key,
+                                             request_hash, message_created_ms, answer_by)
+                     VALUES ('exe_{n}', '{o}', 'ses_{o}', 's', 'p', '{{}}', 'i{n}', '', 0, now())""",
+    "attempts": """INSERT INTO attempts (execution_id, number, organization_id, instance_id, opencode_session_id,
+                                         message_id) VALUES ('exe_{o}', {n}, '{o}', 'i', 's', 'm')""",
+    "execution_events": """INSERT INTO execution_events (organization_id, execution_id, kind)
+                           VALUES ('{o}', 'exe_{o}', 'accepted')""",
+    "notifications": """INSERT INTO notifications (id, organization_id, execution_id, kind, dedupe, destination,
+                                                   payload)
+                        VALUES ('ntf_{n}', '{o}', 'exe_{o}', 'outcome', '{n}', '{{}}', '{{}}')""",
+    "inbound_events": """INSERT INTO inbound_events (id, organization_id, workspace_id, provider_event_id, dedupe_key,
+                                                     conversation_key, kind, event)
+                         VALUES ('inb_{n}', '{o}', 'wsp_{o}', 'p{n}', 'd{n}', 'c', 'mention', '{{}}')""",
+    "dead_letters": """INSERT INTO dead_letters (id, organization_id, queue, task, reason, error, subject_kind)
+                       VALUES ('dlq_{n}', '{o}', 'q', 't', 'invalid', 'e', 'message')""",
+    "usage": """INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens,
+                                   reasoning_tokens, cache_read_tokens, cache_write_tokens, cost)
+                VALUES ('exe_{o}', 'm{n}', '{o}', '2026-01-01', 0, 0, 0, 0, 0, 0)""",
+    "tool_calls": """INSERT INTO tool_calls (id, organization_id, execution_id, opencode_session_id, call_id,
+                                             connection_id, provider, tool_name, fingerprint, arguments, repeatable)
+                     VALUES ('tc_{n}', '{o}', 'exe_{o}', 's', 'c', 'con', 'p', 't', 'f', '{{}}', false)""",
+    "mcp_connections": """INSERT INTO mcp_connections (id, organization_id, provider, kind, authentication, status)
+                          VALUES ('mcp_{n}', '{o}', 'p{n}', 'http', 'none', 'active')""",
+    "mcp_authorizations": """INSERT INTO mcp_authorizations (id, organization_id, connection_id, state_hash, terms,
+                                                             secrets, actor, expires_at)
+                             VALUES ('mca_{n}', '{o}', 'mcp_{o}', 'h{n}', '{{}}', '', 'a', now())""",
+    "audit_log": "INSERT INTO audit_log (organization_id, actor, action) VALUES ('{o}', 'a', 'x')",
+}
+
 
 async def add_organization(database: Database, organization_id: str, name: str = "") -> str:
     await database.system().execute(
@@ -75,3 +114,21 @@ def installation(
         bot_id="BBOT",
         scopes=("chat:write", "reactions:write"),
     )
+
+
+async def add_tenant(database: Database, organization_id: str) -> None:
+    """An organization with what the rows of ROWS_OF_TABLES refer to."""
+    await add_organization(database, organization_id)
+    for referred in ("workspaces", "mcp_connections"):
+        await database.system().execute(ROWS_OF_TABLES[referred].format(o=organization_id, n=organization_id))
+    await add_execution(
+        database, ExecutionSeed(f"exe_{organization_id}", organization_id, session_id=f"ses_{organization_id}")
+    )
+
+
+async def add_row_of_every_table(database: Database, organization_id: str, *, number: int) -> None:
+    """number: another one for each organization, since ids are unique across them."""
+    await add_tenant(database, organization_id)
+    for table, statement in ROWS_OF_TABLES.items():
+        if table != "organizations":
+            await database.system().execute(statement.format(o=organization_id, n=number))

@@ -26,6 +26,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
@@ -44,6 +45,7 @@ from tests.fakes.administration import (
     FakeBot,
     FakeDeadLetterRegistry,
     FakeInstances,
+    FakeOrganizationRows,
     FakeOrganizations,
     FakeRestore,
     FakeRotation,
@@ -214,6 +216,7 @@ class Bench:
         )
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
+            export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),
             workspaces=ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
             tokens=ManageTokens(self.access, self.chance, bytes),
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),

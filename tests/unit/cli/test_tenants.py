@@ -83,6 +83,18 @@ def test_a_policy_is_changed(bench: Bench) -> None:
     )
 
 
+def test_an_organization_is_exported_into_a_new_file(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "acme.zip"
+
+    result = bench.type("orgs", "export", "acme", "--to", str(file))
+
+    assert result.stdout == f"exported 2 rows of 2 tables to {file}\n"
+    assert file.stat().st_mode & 0o077 == 0
+    assert [(one.action, one.organization_id) for one in bench.audit.entries] == [("organization.exported", "org_acme")]
+    fails_with(bench.type("orgs", "export", "acme", "--to", str(file)), 2, "exists already")
+    fails_with(bench.type("orgs", "export", "nobody", "--to", str(tmp_path / "b.zip")), 2, "no organization")
+
+
 # --- workspaces ------------------------------------------------------------------------------------------------------
 
 
