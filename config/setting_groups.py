@@ -272,6 +272,9 @@ class OpenCodeSettings(SettingGroup):
         description="TOML with prices of models, added to the built-in ones; they count where OpenCode reports tokens "
         "and no cost.",
     )
+    plans_file: Path | None = Field(
+        None, description="TOML with plans (limits of organizations), added to the built-in ones."
+    )
     late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")

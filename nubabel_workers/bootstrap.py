@@ -26,6 +26,7 @@ from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
 from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_client, new_stream_session
+from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
@@ -48,6 +49,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
+from nubabel_workers.domain.limits import Plans
 from nubabel_workers.domain.placement import AWAY, PACE
 from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.domain.tool_call_times import ToolCallTimes
@@ -124,6 +126,7 @@ class Adapters:
     servers: HttpOpenCodeServers
     events: HttpOpenCodeEvents
     egress: EgressGuard
+    plans: Plans
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ async def _open_adapters(
         servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings), on_call=_heeded_by(breakers)),
         events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
         egress=guard,
+        plans=load_plans(settings.plans_file),
     )
 
 

@@ -19,6 +19,7 @@ from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
@@ -55,6 +56,7 @@ class Administration:
 
     organizations: ManageOrganizations
     export: ExportOrganization
+    limits: ManageLimits
     workspaces: ManageWorkspaces
     tokens: ManageTokens
     submit_keys: ManageSubmitKeys

@@ -10,6 +10,7 @@ from nubabel_workers.cli import (
     dead_letters,
     executions,
     instances,
+    limits,
     orgs,
     secrets,
     tokens,
@@ -65,6 +66,7 @@ app.command()(enqueue)
 app.add_typer(executions.commands, name="executions")
 app.add_typer(dead_letters.commands, name="dead-letters")
 app.add_typer(orgs.commands, name="orgs")
+app.add_typer(limits.commands, name="limits")
 app.add_typer(workspaces.commands, name="workspaces")
 app.add_typer(tokens.tokens, name="tokens")
 app.add_typer(tokens.submit_keys, name="submit-keys")

@@ -16,6 +16,7 @@ from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, 
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
 from nubabel_workers.services.export_organization import Exported
+from nubabel_workers.services.manage_limits import LimitsReport
 
 _CHANGES_SHOWN = 10
 
@@ -80,6 +81,7 @@ def show(context: typer.Context, organization: OrganizationArgument, as_json: As
             workspaces=await administration.workspaces.list(found),
             tokens=await administration.tokens.list(found),
             submit_keys=await administration.submit_keys.list(found),
+            limits=administration.limits.of(found),
             changes=await administration.audit.list(organization_id=found.id, limit=_CHANGES_SHOWN),
         )
 
@@ -173,6 +175,7 @@ class OrganizationView:
     workspaces: Sequence[WorkspaceSummary]
     tokens: Sequence[ServiceToken]
     submit_keys: Sequence[SubmitKeySummary]
+    limits: LimitsReport
     changes: Sequence[AuditEntry]
 
 
@@ -184,7 +187,7 @@ def _print(view: OrganizationView) -> None:
             "name": one.name,
             "state": _state(one),
             "when busy": one.busy_policy.value,
-            "plan": one.plan,
+            "plan": one.plan if view.limits.plan_known else f"{one.plan} (not described: served as `default`)",
             "masking": one.masking.value,
             "created": clock_time(one.created_at),
         }

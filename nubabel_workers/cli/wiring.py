@@ -47,6 +47,7 @@ from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_limits import ManageLimits, words_for_unknown
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
@@ -86,8 +87,11 @@ def _wired(
         chance,
         agent_prefix=settings.opencode_agent_prefix,
     )
+    organizations = PostgresOrganizations(database, cipher)
+    limits = ManageLimits(organizations, services.plans)
     return Administration(
-        organizations=ManageOrganizations(PostgresOrganizations(database, cipher), chance, secrets.token_bytes),
+        organizations=ManageOrganizations(organizations, chance, secrets.token_bytes),
+        limits=limits,
         export=ExportOrganization(
             PostgresOrganizationRows(
                 settings.tenant_dsn,
@@ -108,7 +112,7 @@ def _wired(
         tool_calls=ReadToolCalls(PostgresToolCallReports(database), audit),
         usage=ReadUsage(PostgresUsageReports(database), services.clock),
         health=CheckHealth(
-            _probes(services, broker),
+            _probes(services, broker, limits),
             frozenset({_POSTGRESQL, _SCHEMA}),
             services.instances,
             instances,
@@ -163,7 +167,7 @@ def _installation_links(services: Services, stack: AsyncExitStack) -> Installati
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 
-def _probes(services: Services, broker: "redis.Redis") -> list[Probe]:
+def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> list[Probe]:
     database = PostgresReadiness(services.database)
     queues = BrokerQueues(broker, list(QueueName))
 
@@ -189,6 +193,12 @@ def _probes(services: Services, broker: "redis.Redis") -> list[Probe]:
     async def slack_configured() -> str:
         return _slack_mode(services.settings)
 
+    async def plans_known() -> str:
+        unknown = await limits.unknown_plans()
+        if unknown:
+            raise InvalidInputError(words_for_unknown(unknown))
+        return "every organization's plan is described"
+
     start = "see that the server runs and that {} names it"
     return [
         Probe(
@@ -203,6 +213,12 @@ def _probes(services: Services, broker: "redis.Redis") -> list[Probe]:
             database.tenant_role_bound,
             "NUBABEL_TENANT_DATABASE_URL must use the role nubabel_tenant; run: nubabel migrate",
             needs=_POSTGRESQL,
+        ),
+        Probe(
+            "plans",
+            plans_known,
+            "describe them in the file that NUBABEL_PLANS_FILE names, or: nubabel orgs set-policy ORG --plan PLAN",
+            needs=_SCHEMA,
         ),
         Probe(_BROKER, broker_answers, start.format("NUBABEL_BROKER_URL")),
         Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server", needs=_BROKER),

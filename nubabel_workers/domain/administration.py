@@ -23,6 +23,7 @@ class AuditAction(StrEnum):
     ORGANIZATION_ENABLED = "organization.enabled"
     ORGANIZATION_EXPORTED = "organization.exported"
     ORGANIZATION_POLICY_SET = "organization.policy_set"
+    ORGANIZATION_LIMITS_SET = "organization.limits_set"
     WEBHOOK_SECRET_SET = "organization.webhook_secret_set"  # noqa: S105 - an action's name
     WORKSPACE_INSTALLED = "workspace.installed"
     WORKSPACE_ENDED = "workspace.ended"

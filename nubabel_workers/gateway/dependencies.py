@@ -27,6 +27,7 @@ from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
+from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
@@ -93,6 +94,7 @@ class GatewayParts:
     capabilities: ReadCapabilities
     audit: AuditTrail
     usage: ReadUsage
+    manage_limits: ManageLimits
     check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.conversations import PostgresConversations
+from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
 from nubabel_workers.adapters.storage.usage_reports import PostgresUsageReports
 from nubabel_workers.bootstrap import (
@@ -37,6 +38,7 @@ from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
+from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.tool_calls import ToolCalls
 
@@ -80,6 +82,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             capabilities=services.read_capabilities,
             audit=PostgresAuditTrail(services.database),
             usage=ReadUsage(PostgresUsageReports(services.database), services.clock),
+            manage_limits=ManageLimits(PostgresOrganizations(services.database, services.cipher), services.plans),
             check_callback=services.egress.check_url,
             operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),

@@ -7,13 +7,12 @@ from pydantic import SecretStr
 from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.limits import DEFAULT_PLAN
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import OrganizationRegistry
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
-
-DEFAULT_PLAN = "default"
 
 
 class ManageOrganizations:

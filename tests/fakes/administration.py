@@ -31,6 +31,7 @@ from nubabel_workers.domain.dead_letters import (
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
+from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.ports.administration import Woken
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
@@ -79,6 +80,14 @@ class FakeOrganizations:
                 masking=masking or before.masking,
             )
         )
+
+    async def set_limits(self, organization_id: str, change: LimitChange, *, actor: str) -> Organization | None:
+        before = self.rows.get(organization_id)
+        if before is None:
+            return None
+        self.actors.append(actor)
+        own = {**before.limits, **change.set}
+        return self.put(replace(before, limits={name: own[name] for name in own if name not in change.unset}))
 
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
         before = self.rows.get(organization_id)

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
+from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text, operator_tokens
 from nubabel_workers.domain.ids import OrganizationId
@@ -19,12 +20,13 @@ from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
+from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
-from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeUsageReports
+from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeOrganizations, FakeUsageReports
 from tests.fakes.bridge import FakeConversations, FakeServers
 from tests.fakes.callbacks import FakeCallbacks
 from tests.fakes.clock import FakeChance, FakeClock
@@ -90,6 +92,7 @@ class FrontDoor:
         self.dead_letters = FakeDeadLetterRegistry()
         self.audit = FakeAudit()
         self.usage = FakeUsageReports()
+        self.organizations = FakeOrganizations({ACME.id: ACME})
         self.instances = FakeServers()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
@@ -128,6 +131,7 @@ class FrontDoor:
             capabilities=ReadCapabilities(self.instances.store(), self.instances, load_rules(), self.clock, ask_s=0.05),
             audit=self.audit,
             usage=ReadUsage(self.usage, self.clock),
+            manage_limits=ManageLimits(self.organizations, load_plans()),
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),

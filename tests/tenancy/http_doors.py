@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from nubabel_workers.domain.limits import LIMIT_NAMES
 from nubabel_workers.gateway.app import api
 from tests.tenancy.world import Side
 
@@ -52,6 +53,8 @@ _FIELDS_THAT_NAME_NOBODY = (
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),
     *("repeatable_tools",),
     *("scope", "token", "token_header", "url"),
+    *LIMIT_NAMES,
+    "unset",
     *("all", "cause", "created_before", "created_from", "dry_run", "limit", "pace_per_s", "queue", "task"),
 )
 _NAMES: Mapping[str, Names] = {
@@ -59,6 +62,7 @@ _NAMES: Mapping[str, Names] = {
     "path session_id": Names.SESSION,
     "path connection": Names.CONNECTION,
     "path dead_letter_id": Names.DEAD_LETTER,
+    "path organization_id": Names.ORGANIZATION,
     "query idempotency_key": Names.KEY,
     "query organization_id": Names.ORGANIZATION,
     "query after": Names.DEAD_LETTER,
@@ -108,6 +112,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
     "ReplayOneBody": {"dry_run": False},
     "DiscardOneBody": {"reason": "harmless"},
     "ReplayManyBody": {"filter": {}, "limit": 10, "dry_run": False},
+    "LimitChangeBody": {"set": {"in_flight": 1}, "unset": ["queued"]},
     "DiscardManyBody": {"filter": {}, "limit": 10, "dry_run": False, "reason": "harmless"},
 }
 

@@ -10,17 +10,18 @@ from nubabel_workers.domain.administration import AuditEntry
 _INSERT = "INSERT INTO audit_log (organization_id, actor, action, subject, detail)"
 
 
-def audited(change: str, *, before: str = "", after: str = "") -> str:
+def audited(change: str, *, before: str = "", after: str = "", detail: str = "%(audit_detail)s") -> str:
     """Wrap a data-changing statement that ends in RETURNING: one audit entry per changed row, in its transaction.
 
     The changed rows are the result. before, after: another part of the WITH list, which the change reads, or which
-    reads `changed` (PostgreSQL changes data in its outermost WITH only). Needs the parameters of `audit_params`.
+    reads `changed` (PostgreSQL changes data in its outermost WITH only). detail: an expression over `changed`, where
+    only the statement knows it. Needs the parameters of `audit_params`.
     """
     return f"""
         WITH {before + "," if before else ""} changed AS ({change}), {after + "," if after else ""}
         entered AS ({_INSERT}
             SELECT %(audit_organization_id)s::text, %(audit_actor)s, %(audit_action)s, %(audit_subject)s,
-                   %(audit_detail)s
+                   {detail}
             FROM changed)
         SELECT * FROM changed
     """

@@ -10,10 +10,23 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.adapters.storage.tenants import organization_of
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 
 _COLUMNS = "id, name, plan, busy_policy, masking, limits, created_at, disabled_at"
+_SET_LIMITS = audited(
+    f"""
+    UPDATE organizations SET limits = (old.limits || %(set)s) - %(unset)s::text[]
+    FROM (SELECT id AS old_id, limits FROM organizations WHERE id = %(organization_id)s FOR UPDATE) AS old
+    WHERE id = old.old_id
+    RETURNING {", ".join(f"organizations.{name}" for name in _COLUMNS.split(", "))}, (
+      SELECT jsonb_object_agg(name, jsonb_build_object(
+        'old', COALESCE(old.limits->name, '"plan"'), 'new', COALESCE(organizations.limits->name, '"plan"')))
+      FROM unnest(%(names)s::text[]) AS name) AS changes
+    """,
+    detail="changes",
+)
 
 
 class PostgresOrganizations:
@@ -82,6 +95,24 @@ class PostgresOrganizations:
             changes,
             AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, detail),
         )
+
+    async def set_limits(self, organization_id: str, change: LimitChange, *, actor: str) -> Organization | None:
+        """The audit entry holds the old and the new value of each, `"plan"` where the plan decides."""
+        entry = AuditEntry(actor, AuditAction.ORGANIZATION_LIMITS_SET, organization_id, organization_id)
+        row = await self._database.tenant(organization_id).one(
+            _SET_LIMITS,
+            {
+                "organization_id": organization_id,
+                "set": Jsonb(dict(change.set)),
+                "unset": list(change.unset),
+                "names": list(change.names),
+                **audit_params(entry),
+            },
+        )
+        if row is None:
+            return None
+        del row["changes"]
+        return organization_of(row)
 
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
         action = AuditAction.ORGANIZATION_DISABLED if disabled else AuditAction.ORGANIZATION_ENABLED

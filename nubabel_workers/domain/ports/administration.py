@@ -30,6 +30,7 @@ from nubabel_workers.domain.administration import (
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint
+from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
@@ -54,6 +55,10 @@ class OrganizationRegistry(Protocol):
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
+        ...
+
+    async def set_limits(self, organization_id: str, change: LimitChange, *, actor: str) -> Organization | None:
+        """Change the organization's own limits; None when there is no such organization."""
         ...
 
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None: ...

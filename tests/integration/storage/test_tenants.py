@@ -15,6 +15,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.limits import parse_change
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 from tests.integration.storage.seeds import add_organization, installation
@@ -402,3 +403,23 @@ async def test_a_nonce_is_good_for_one_use_per_key(tenants: PostgresTenants) -> 
     assert await tenants.use_nonce("key_1", "n")
     assert not await tenants.use_nonce("key_1", "n")
     assert await tenants.use_nonce("key_2", "n")
+
+
+async def test_limits_change_with_their_old_and_new_values_in_the_audit_log(
+    organizations: PostgresOrganizations, database: Database
+) -> None:
+    await organizations.create(_new("Acme"), actor="cli:anna")
+
+    await organizations.set_limits("org_a", parse_change(["in_flight=20", "queued=none"]), actor="cli:anna")
+    changed = await organizations.set_limits("org_a", parse_change(["in_flight=5", "queued=unset"]), actor="cli:ben")
+
+    assert changed is not None
+    assert changed.limits == {"in_flight": 5}
+    second, first, _ = await PostgresAuditTrail(database).list(organization_id="org_a", limit=3)
+    assert (first.action, first.actor) == (AuditAction.ORGANIZATION_LIMITS_SET, "cli:anna")
+    assert first.detail == {"in_flight": {"old": "plan", "new": 20}, "queued": {"old": "plan", "new": None}}
+    assert second.detail == {"in_flight": {"old": 20, "new": 5}, "queued": {"old": None, "new": "plan"}}
+
+
+async def test_limits_of_an_unknown_organization_are_not_set(organizations: PostgresOrganizations) -> None:
+    assert await organizations.set_limits("org_none", parse_change(["queued=1"]), actor="cli:anna") is None

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from nubabel_workers.adapters.analysis_rules import load_rules
+from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.cli.administration import Administration, Defaults
 from nubabel_workers.cli.invocation import Invocation
 from nubabel_workers.cli.main import app
@@ -31,6 +32,7 @@ from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
@@ -217,6 +219,7 @@ class Bench:
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),
+            limits=ManageLimits(self.organizations, load_plans()),
             workspaces=ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
             tokens=ManageTokens(self.access, self.chance, bytes),
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),

@@ -58,7 +58,7 @@ def test_an_organization_is_shown_with_what_belongs_to_it(bench: Bench) -> None:
     assert "Acme (T1)  active" in shown
     assert "token ci  active" in shown
     assert set(bench.json("orgs", "show", "acme")) == {
-        *("organization", "workspaces", "tokens", "submit_keys", "changes")
+        *("organization", "limits", "workspaces", "tokens", "submit_keys", "changes")
     }
 
 
