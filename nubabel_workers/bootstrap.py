@@ -1,6 +1,6 @@
 """The composition root: settings in, wired services out. The only place that knows which adapter serves which port."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_bytes
@@ -16,6 +16,7 @@ from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.circuit_breakers import OF_TOOLS, RedisCircuitBreakers
+from nubabel_workers.adapters.cache.erasure import RedisOrganizationCache
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
@@ -24,7 +25,12 @@ from nubabel_workers.adapters.mcp.catalogue import load_catalogue
 from nubabel_workers.adapters.model_prices import load_prices
 from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
-from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
+from nubabel_workers.adapters.opencode.servers import (
+    HttpOpenCodeEvents,
+    HttpOpenCodeServers,
+    HttpOpenCodeSessions,
+    OnServersCall,
+)
 from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_client, new_stream_session
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.adapters.process import SystemChance, SystemClock
@@ -36,6 +42,7 @@ from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
 from nubabel_workers.adapters.storage.encryption import TokenCipher
+from nubabel_workers.adapters.storage.erasure import PostgresErasure
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.inbound import PostgresInbound
 from nubabel_workers.adapters.storage.instances import PostgresInstances
@@ -67,6 +74,7 @@ from nubabel_workers.services.deliver_notifications import DeliverNotifications
 from nubabel_workers.services.deliver_to_slack import DeliverToSlack
 from nubabel_workers.services.dispatch_executions import DispatchExecutions
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.erase_organization import EraseOrganization, ErasureTimes
 from nubabel_workers.services.follow_instance import FollowInstance
 from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshLimits
@@ -452,6 +460,19 @@ def _hint_publisher(settings: Settings, metrics: ProcessMetrics) -> BrokerHintPu
 
 def _batch_limits(settings: Settings) -> BatchLimits:
     return BatchLimits(batch=settings.claim_batch, lone_deliveries=settings.max_lone_deliveries)
+
+
+def erase_organization(
+    services: Services, connections: Callable[[], ManageConnections], *, times: ErasureTimes | None = None
+) -> EraseOrganization:
+    return EraseOrganization(
+        PostgresErasure(services.database),
+        RedisOrganizationCache(services.cache),
+        HttpOpenCodeSessions(services.servers),
+        services.instances,
+        connections,
+        times=times or ErasureTimes(),
+    )
 
 
 def manage_workspaces(services: Services) -> ManageWorkspaces:

@@ -13,6 +13,7 @@ from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
+from nubabel_workers.services.erase_organization import EraseOrganization
 from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
@@ -57,6 +58,7 @@ class Administration:
     organizations: ManageOrganizations
     export: ExportOrganization
     limits: ManageLimits
+    erase: EraseOrganization
     workspaces: ManageWorkspaces
     tokens: ManageTokens
     submit_keys: ManageSubmitKeys

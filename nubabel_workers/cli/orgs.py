@@ -15,6 +15,7 @@ from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
+from nubabel_workers.services.erase_organization import Erased
 from nubabel_workers.services.export_organization import Exported
 from nubabel_workers.services.manage_limits import LimitsReport
 
@@ -137,6 +138,29 @@ def export(
         return
     say(f"exported {sum(exported.rows.values())} rows of {len(exported.rows)} tables to {to}")
     note("it holds personal data: it can be read by its owner only, keep it that way")
+
+
+@commands.command()
+def erase(
+    context: typer.Context,
+    organization: OrganizationArgument,
+    confirm: Annotated[str, typer.Option("--confirm", metavar="NAME", help="The organization's name once more.")],
+    as_json: AsJson = False,
+) -> None:
+    """Delete everything of an organization, for good. Run it again if it was interrupted."""
+
+    async def work(administration: Administration) -> Erased:
+        found = await administration.organizations.resolve(organization)
+        return await administration.erase.run(found, confirmed=confirm, actor=actor(context))
+
+    erased = run(context, work)
+    if as_json:
+        say_json(erased)
+        return
+    say(
+        f"erased {organization}: {sum(erased.rows.values())} rows, {erased.opencode_sessions} OpenCode sessions, "
+        f"{erased.connections} connections"
+    )
 
 
 @commands.command("set-policy")

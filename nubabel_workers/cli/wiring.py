@@ -32,6 +32,7 @@ from nubabel_workers.adapters.storage.usage_reports import PostgresUsageReports
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import (
     Services,
+    erase_organization,
     manage_dead_letters,
     manage_workspaces,
     open_connections,
@@ -102,6 +103,7 @@ def _wired(
             services.clock,
             schema_revision=schema.head_revision(),
         ),
+        erase=erase_organization(services, lambda: connections().manage),
         workspaces=manage_workspaces(services),
         tokens=ManageTokens(access, chance, secrets.token_bytes),
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),

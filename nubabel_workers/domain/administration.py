@@ -21,6 +21,8 @@ class AuditAction(StrEnum):
     ORGANIZATION_CREATED = "organization.created"
     ORGANIZATION_DISABLED = "organization.disabled"
     ORGANIZATION_ENABLED = "organization.enabled"
+    ORGANIZATION_ERASURE_BEGUN = "organization.erasure_begun"
+    ORGANIZATION_ERASED = "organization.erased"
     ORGANIZATION_EXPORTED = "organization.exported"
     ORGANIZATION_POLICY_SET = "organization.policy_set"
     ORGANIZATION_LIMITS_SET = "organization.limits_set"

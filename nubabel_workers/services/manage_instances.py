@@ -77,7 +77,9 @@ class ManageInstances:
         )
         added = await self._registry.add(instance, actor=actor)
         if added is None:
-            raise InvalidInputError(f"{url} has just been registered by somebody else")
+            raise InvalidInputError(
+                f"{url} has just been registered by somebody else, or its organization is being erased"
+            )
         return added
 
     async def list(self) -> list[Instance]:

@@ -81,8 +81,12 @@ class ManageOrganizations:
         return _still_there(changed, organization)
 
     async def enable(self, organization: Organization, *, actor: str) -> Organization:
+        """Raises InvalidInputError for one that is being erased."""
         changed = await self._organizations.set_disabled(organization.id, disabled=False, actor=actor)
-        return _still_there(changed, organization)
+        enabled = _still_there(changed, organization)
+        if enabled.disabled_at is not None:
+            raise InvalidInputError(f"the organization {organization.id} is being erased: it cannot come back")
+        return enabled
 
     async def new_webhook_secret(self, organization: Organization, *, actor: str) -> SecretStr:
         """Replaces the one before, at once. The result can be shown this once."""

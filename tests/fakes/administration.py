@@ -1,6 +1,7 @@
 """Fakes of the operators' ports: plain lists and dictionaries, with the actor of every change."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,7 +34,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.ports.administration import Woken
+from nubabel_workers.domain.ports.administration import ErasureBegun, Woken
 from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
@@ -120,6 +121,54 @@ class FakeOrganizationRows:
 
     async def rows(self, table: str) -> AsyncIterator[str]:
         yield f'{{"table": "{table}", "organization": "{self._organization_id}"}}'
+
+
+@dataclass
+class FakeErasure:
+    """One execution, which a worker never lets go of where held says so. servers: dedicated ones."""
+
+    organizations: FakeOrganizations
+    servers: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=lambda: {"executions": 1})
+    is_held: bool = False
+    tables = ("executions", "audit_log")
+
+    async def begin(self, organization_id: str, *, actor: str) -> ErasureBegun | None:
+        return ErasureBegun(0.0) if organization_id in self.organizations.rows and not self.servers else None
+
+    async def own_servers(self, organization_id: str) -> list[str]:
+        return self.servers
+
+    async def end_open(self, organization_id: str) -> None:
+        return None
+
+    async def held(self, organization_id: str) -> int:
+        return int(self.is_held)
+
+    async def opencode_sessions(self, organization_id: str) -> list[tuple[str, str]]:
+        return []
+
+    async def has_connections(self, organization_id: str) -> bool:
+        return False
+
+    async def names(self, organization_id: str) -> set[str]:
+        return {organization_id}
+
+    async def delete_some(self, organization_id: str, table: str) -> int:
+        return self.rows.pop(table, 0)
+
+    async def finish(self, organization_id: str, counts: Mapping[str, int], *, actor: str) -> bool:
+        return self.organizations.rows.pop(organization_id, None) is not None
+
+
+class FakeOrganizationCache:
+    async def forget(self, names: AbstractSet[str]) -> int:
+        return 0
+
+
+class FakeOpenCodeSessions:
+    async def delete(self, instance: Instance, opencode_session_id: str) -> None:
+        return None
 
 
 @dataclass

@@ -4,6 +4,7 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 
 import aiohttp
 
@@ -14,7 +15,7 @@ from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, AsyncHttp, Timeouts
 from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError
 from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
-from nubabel_workers.domain.ports import OpenCodeServer, PromptPart
+from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import RunMessage, SessionState
 
@@ -89,6 +90,12 @@ class HttpOpenCodeServer:
     async def abort(self, opencode_session_id: str) -> None:
         await self._client.abort(opencode_session_id)
 
+    async def delete_session(self, opencode_session_id: str) -> None:
+        """Aborted first: deleting alone stops no run (measured on opencode 1.18.33). One that is not there is fine."""
+        await self._client.abort(opencode_session_id)
+        with suppress(NotFoundError):
+            await self._client.delete_session(opencode_session_id)
+
     async def reject_permission(self, request_id: str, *, directory: str | None, message: str) -> None:
         await self._client.reply_permission(request_id, allow=False, message=message, directory=directory)
 
@@ -125,7 +132,7 @@ class HttpOpenCodeServers:
         self._on_call = on_call
         self._servers: dict[str, tuple[tuple[str, str, str], HttpOpenCodeServer]] = {}
 
-    def server(self, instance: Instance) -> OpenCodeServer:
+    def server(self, instance: Instance) -> HttpOpenCodeServer:
         password = instance.password.get_secret_value() if instance.password is not None else ""
         access = (instance.url, instance.username, password)
         known = self._servers.get(instance.id)
@@ -141,6 +148,16 @@ class HttpOpenCodeServers:
             known = (access, HttpOpenCodeServer(client))
             self._servers[instance.id] = known
         return known[1]
+
+
+class HttpOpenCodeSessions:
+    """Implements ports.administration.OpenCodeSessions."""
+
+    def __init__(self, servers: HttpOpenCodeServers) -> None:
+        self._servers = servers
+
+    async def delete(self, instance: Instance, opencode_session_id: str) -> None:
+        await self._servers.server(instance).delete_session(opencode_session_id)
 
 
 class HttpOpenCodeEvents:

@@ -114,8 +114,10 @@ class PostgresInstances:
                 f"""
                 INSERT INTO instances AS i (id, url, username, password, directory, organization_id, capacity_runs,
                                             submits_per_second)
-                VALUES (%(id)s, %(url)s, %(username)s, %(password)s, %(directory)s, %(organization_id)s,
-                        %(capacity_runs)s, %(submits_per_second)s)
+                SELECT %(id)s, %(url)s, %(username)s, %(password)s, %(directory)s, %(organization_id)s,
+                       %(capacity_runs)s, %(submits_per_second)s
+                WHERE NOT EXISTS (
+                  SELECT 1 FROM organizations o WHERE o.id = %(organization_id)s::text AND o.erasing_at IS NOT NULL)
                 ON CONFLICT (url) DO UPDATE
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,

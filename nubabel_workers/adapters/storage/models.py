@@ -82,6 +82,7 @@ class OrganizationRow(Base):
     webhook_secret: Mapped[bytes | None]  # encrypted
     created_at: Mapped[datetime] = _created()
     disabled_at: Mapped[datetime | None]
+    erasing_at: Mapped[datetime | None]
 
 
 class WorkspaceRow(Base):

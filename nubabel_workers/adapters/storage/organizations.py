@@ -117,7 +117,7 @@ class PostgresOrganizations:
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None:
         action = AuditAction.ORGANIZATION_DISABLED if disabled else AuditAction.ORGANIZATION_ENABLED
         return await self._change(
-            "disabled_at = CASE WHEN %(disabled)s THEN coalesce(disabled_at, now()) END",
+            "disabled_at = CASE WHEN %(disabled)s OR erasing_at IS NOT NULL THEN coalesce(disabled_at, now()) END",
             {"disabled": disabled},
             AuditEntry(actor, action, organization_id, organization_id),
         )

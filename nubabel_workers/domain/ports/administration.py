@@ -4,6 +4,7 @@ Every change names its actor and is written to the audit log in the same transac
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -96,6 +97,64 @@ class Archive(Protocol):
         ...
 
     def add(self, name: str, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class ErasureBegun:
+    """for_s: seconds since it was begun, at first."""
+
+    for_s: float
+
+
+class Erasure(Protocol):
+    """Each method may be called again, and by two at once. tables: in the order in which their rows are deleted."""
+
+    @property
+    def tables(self) -> Sequence[str]: ...
+
+    async def begin(self, organization_id: str, *, actor: str) -> ErasureBegun | None:
+        """Refuse everything new of it, for good. None: there is no such organization, or it has own servers."""
+        ...
+
+    async def own_servers(self, organization_id: str) -> list[str]: ...
+
+    async def end_open(self, organization_id: str) -> None:
+        """What is queued is cancelled, what runs is to be."""
+        ...
+
+    async def held(self, organization_id: str) -> int:
+        """How many of its executions may still get a session on a server."""
+        ...
+
+    async def opencode_sessions(self, organization_id: str) -> list[tuple[str, str]]:
+        """(server, OpenCode session) of every one that it ever had."""
+        ...
+
+    async def has_connections(self, organization_id: str) -> bool: ...
+
+    async def names(self, organization_id: str) -> set[str]:
+        """Ids under which something of it may stand in the cache."""
+        ...
+
+    async def delete_some(self, organization_id: str, table: str) -> int:
+        """How many rows; 0: there are none any more."""
+        ...
+
+    async def finish(self, organization_id: str, counts: Mapping[str, int], *, actor: str) -> bool:
+        """The organization itself, with the tombstone in the audit log; False when somebody else did."""
+        ...
+
+
+class OrganizationCache(Protocol):
+    async def forget(self, names: AbstractSet[str]) -> int:
+        """Everything whose key holds one of these names; how many."""
+        ...
+
+
+class OpenCodeSessions(Protocol):
+    async def delete(self, instance: Instance, opencode_session_id: str) -> None:
+        """Stop it and delete it with all that was said in it; one that is not there is fine."""
+        ...
 
 
 class WorkspaceRegistry(Protocol):

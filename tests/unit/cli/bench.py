@@ -27,6 +27,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.erase_organization import EraseOrganization, ErasureTimes
 from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
@@ -46,7 +47,10 @@ from tests.fakes.administration import (
     FakeAudit,
     FakeBot,
     FakeDeadLetterRegistry,
+    FakeErasure,
     FakeInstances,
+    FakeOpenCodeSessions,
+    FakeOrganizationCache,
     FakeOrganizationRows,
     FakeOrganizations,
     FakeRestore,
@@ -220,6 +224,14 @@ class Bench:
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),
             limits=ManageLimits(self.organizations, load_plans()),
+            erase=EraseOrganization(
+                FakeErasure(self.organizations),
+                FakeOrganizationCache(),
+                FakeOpenCodeSessions(),
+                self.instances,
+                lambda: self._connections().manage,
+                times=ErasureTimes(settle_s=0),
+            ),
             workspaces=ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
             tokens=ManageTokens(self.access, self.chance, bytes),
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),

@@ -95,6 +95,17 @@ def test_an_organization_is_exported_into_a_new_file(bench: Bench, tmp_path: Pat
     fails_with(bench.type("orgs", "export", "nobody", "--to", str(tmp_path / "b.zip")), 2, "no organization")
 
 
+def test_an_organization_is_erased_only_under_its_own_name(bench: Bench) -> None:
+    fails_with(bench.type("orgs", "erase", "acme", "--confirm", "acme"), 2, "confirm its name")
+    assert "org_acme" in bench.organizations.rows
+
+    result = bench.type("orgs", "erase", "acme", "--confirm", "Acme")
+
+    assert result.stdout == "erased acme: 1 rows, 0 OpenCode sessions, 0 connections\n"
+    assert "org_acme" not in bench.organizations.rows
+    fails_with(bench.type("orgs", "erase", "acme", "--confirm", "Acme"), 2, "no organization")
+
+
 # --- workspaces ------------------------------------------------------------------------------------------------------
 
 
