@@ -14,7 +14,7 @@ from nubabel_workers.domain.tenants import Workspace
 
 log = structlog.get_logger(__name__)
 
-_MAX_REMEMBERED = 4096
+_MAX_REMEMBERED = 1024  # twins come within a second; what comes later the store knows
 _NOT_STORED = frozenset({SlackEventKind.IGNORED, SlackEventKind.EDITED})
 
 
