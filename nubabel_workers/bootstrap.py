@@ -376,7 +376,7 @@ def _complete_executions(
         a.chance,
         retry=_retry(a.settings, "orchestration"),
         limits=_batch_limits(a.settings),
-        checks=CheckLimits(model_retries=a.settings.opencode_model_retries),
+        checks=CheckLimits(model_retries=a.settings.opencode_model_retries, stalled_s=a.settings.run_stalled_s),
     )
 
 

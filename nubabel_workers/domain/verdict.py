@@ -13,6 +13,7 @@ The rules were measured on opencode 1.18.33:
 - a message that is posted again late, by a process that had been stopped, is answered after mine, under its own id.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -23,6 +24,7 @@ from nubabel_workers.domain.executions import Usage
 _CONTINUING_FINISHES = frozenset({"tool-calls", "unknown"})
 _ABORTED_ERROR = "MessageAbortedError"
 _DELEGATING_TOOL = "task"
+_MARK_CHARACTERS = 16
 
 # oh-my-opencode posts user messages of its own, some without the synthetic flag; they begin with these.
 _PLUGIN_PREFIXES = ("<system-reminder>", "[SYSTEM DIRECTIVE")
@@ -181,7 +183,14 @@ class Verdict:
     delegations: tuple[Delegation, ...] = ()  # of this attempt, in their order; a session that went on is there once
     delegated: bool = False  # a sub-agent was called, whether or not the server has told which session it got
     began_ms: int = 0  # when the attempt's first step began, by the server's clock
+    tool_states: tuple[str, ...] = ()  # of the tool calls so far
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
+
+    @property
+    def mark(self) -> str:
+        """Another one whenever the run, or a sub-agent that was counted in, has come further."""
+        facts = (sorted(self.assistant_ids), sorted(self.ended_ids), self.tool_states, len(self.partial_text))
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:_MARK_CHARACTERS]
 
 
 # Runs that could not be looked at: what they cost is not known.
@@ -344,4 +353,7 @@ def _produced(assistants: Sequence[RunMessage], state: SessionState) -> Verdict:
         delegations=tuple(delegations.values()),
         delegated=calls_sub_agents(assistants),
         began_ms=min((message.created_ms for message in assistants), default=0),
+        tool_states=tuple(
+            part.tool_status or "" for message in assistants for part in message.parts if part.kind is PartKind.TOOL
+        ),
     )

@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 class CheckLimits:
     """Seconds until the next look without news; model_retries: OpenCode's own, which have no end of their own.
 
+    stalled_s: a run that has not come further for so long stands still, and is stopped and tried again.
+
     arrival_s: how long an accepted prompt may be missing on its server. Measured on opencode 1.18.33: while a directory
     is loaded, a prompt is stored some time after its 204.
     """
@@ -42,6 +44,7 @@ class CheckLimits:
     again_s: float = 20.0
     unreachable_s: float = 3.0
     model_retries: int = 6
+    stalled_s: float = 600.0
     arrival_s: float = 15.0
     arrival_look_s: float = 1.0
 
@@ -123,8 +126,8 @@ class CompleteExecutions:
             return await self._again(execution, lease, TransientError("the session is lost on its server"), LOST)
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, verdict, lease)
-        if verdict.kind is VerdictKind.RUNNING and verdict.retry_attempt > self._checks.model_retries:
-            return await self._give_up_on_model(server, claimed, verdict, lease)
+        if verdict.kind is VerdictKind.RUNNING and (hopeless := self._why_hopeless(claimed, verdict)):
+            return await self._stop_and_try_again(server, claimed, verdict, TransientError(hopeless), lease)
         if verdict.kind is VerdictKind.NOT_SUBMITTED and (agent := await _missing_agent(server, execution)):
             detail = f"the server has no agent {agent!r}"
             return await self._fail(
@@ -132,16 +135,23 @@ class CompleteExecutions:
             )
         return await self._act_on(claimed, verdict, lease)
 
-    async def _give_up_on_model(
-        self, server: OpenCodeServer, claimed: ClaimedCheck, retrying: Verdict, lease: Lease
+    def _why_hopeless(self, claimed: ClaimedCheck, verdict: Verdict) -> str | None:
+        """Why a run that goes on will come to nothing; None where there is hope."""
+        if verdict.retry_attempt > self._checks.model_retries:
+            return f"the model did not answer in {verdict.retry_attempt} tries"
+        if verdict.mark == claimed.mark and claimed.unchanged_for_s > self._checks.stalled_s:
+            return f"the run stood still for {claimed.unchanged_for_s:.0f} s"
+        return None
+
+    async def _stop_and_try_again(
+        self, server: OpenCodeServer, claimed: ClaimedCheck, running: Verdict, error: TransientError, lease: Lease
     ) -> str:
         execution = claimed.execution
-        stopped = await self._observe.abort(server, execution, retrying, lease)
+        stopped = await self._observe.abort(server, execution, running, lease)
         if stopped.kind is VerdictKind.SUCCEEDED:  # the model answered at the last moment
             return await self._act_on(claimed, stopped, lease)
         if stopped.kind is VerdictKind.RUNNING:  # the next attempt must not meet it
             await self._leave_session(execution, lease)
-        error = TransientError(f"the model did not answer in {retrying.retry_attempt} tries")
         return await self._again(execution, lease, error, replace(stopped, kind=VerdictKind.CANCELLED))
 
     async def _leave_session(self, execution: Execution, lease: Lease) -> None:
@@ -155,7 +165,9 @@ class CompleteExecutions:
                 await self._executions.release_check(execution, lease, check_after_s=self._checks.arrival_look_s)
                 return "running"
             case VerdictKind.RUNNING | VerdictKind.UNSETTLED:
-                await self._executions.release_check(execution, lease, check_after_s=self._checks.again_s)
+                await self._executions.release_check(
+                    execution, lease, check_after_s=self._checks.again_s, mark=verdict.mark
+                )
                 return "running"
             case VerdictKind.SUCCEEDED:
                 await self._end.held(execution, lease, outcomes.answered(execution, verdict, execution.notes))

@@ -78,7 +78,9 @@ class ObserveRuns:
         if verdict.stray_run:
             await self._stop_stray(server, execution, lease)
         ends = claimed.cancel_requested or claimed.past_deadline or verdict.kind not in _LOOKED_AT_AGAIN
-        return server, await self._count_usage.run(server, execution, verdict) if ends else verdict
+        # One that goes on as well, where sub-agents work for it: they are what comes further, or stands still.
+        counted = ends or verdict.delegated
+        return server, await self._count_usage.run(server, execution, verdict) if counted else verdict
 
     async def _settled(self, server: OpenCodeServer, execution: Execution, verdict: Verdict) -> Verdict:
         for look, wait_s in enumerate(_SETTLE_LOOKS_S, start=1):

@@ -101,7 +101,8 @@ exe AS (
   SET attempt = e.attempt + CASE WHEN known.open THEN 0 ELSE 1 END,
     instance_id = %(instance_id)s, opencode_session_id = %(opencode_session_id)s, analysis = %(analysis)s,
     context = COALESCE(%(context)s, e.context), notes = %(notes)s, started_at = COALESCE(e.started_at, now()),
-    deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = '9999-01-01Z'
+    deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = '9999-01-01Z',
+    progress_mark = NULL, progress_at = NULL
   FROM known WHERE e.id = known.id
   RETURNING e.id, e.organization_id, e.session_id, e.attempt, known.open
 ),
@@ -220,6 +221,7 @@ taken AS (
 )
 SELECT {EXECUTION_COLUMNS}, e.others_wait, e.deadline_at <= now() AS past_deadline,
   extract(epoch FROM now() - e.running_since)::float8 AS running_for_s,
+  e.progress_mark, extract(epoch FROM now() - e.progress_at)::float8 AS unchanged_for_s,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids
 FROM taken e JOIN sessions s ON s.id = e.session_id
@@ -228,7 +230,9 @@ FROM taken e JOIN sessions s ON s.id = e.session_id
 RELEASE_CHECK = """
 UPDATE executions
 SET lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
-  check_at = LEAST(check_at, now() + make_interval(secs => %(check_after_s)s))
+  check_at = LEAST(check_at, now() + make_interval(secs => %(check_after_s)s)),
+  progress_mark = COALESCE(%(mark)s, progress_mark),
+  progress_at = CASE WHEN progress_mark = COALESCE(%(mark)s, progress_mark) THEN progress_at ELSE now() END
 WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'running'
 RETURNING id
 """

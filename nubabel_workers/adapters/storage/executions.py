@@ -218,9 +218,12 @@ class PostgresExecutions:
         rows = await self._database.system().all(sql.CLAIM_CHECKS, params)
         return await self._readable(rows, _claimed_check, lease)
 
-    async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
+    async def release_check(
+        self, execution: Execution, lease: Lease, *, check_after_s: float, mark: str | None = None
+    ) -> None:
         row = await self._database.tenant(execution.organization_id).one(
-            sql.RELEASE_CHECK, {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s}
+            sql.RELEASE_CHECK,
+            {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s, "mark": mark},
         )
         _held(row)
 
@@ -422,6 +425,8 @@ def _claimed_check(row: Mapping[str, Any]) -> ClaimedCheck:
         cancel_requested=row["cancel_requested_at"] is not None,
         past_deadline=row["past_deadline"],
         running_for_s=row["running_for_s"] or 0.0,
+        mark=row["progress_mark"],
+        unchanged_for_s=row["unchanged_for_s"] or 0.0,
         suspect=row["suspect"],
         others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],

@@ -225,6 +225,8 @@ class ExecutionRow(Leased, Base):
     created_at: Mapped[datetime] = _created()
     started_at: Mapped[datetime | None]
     running_since: Mapped[datetime | None]
+    progress_mark: Mapped[str | None]  # how far the run had come at the last look
+    progress_at: Mapped[datetime | None]  # when a look first found that
     finished_at: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("organization_id", "idempotency_key"),

@@ -91,6 +91,8 @@ class ClaimedCheck:
     cancel_requested: bool
     past_deadline: bool
     running_for_s: float = 0.0  # since its prompt was accepted, by the database's clock
+    mark: str | None = None  # how far it had come at the last look
+    unchanged_for_s: float = 0.0  # since a look first found that mark
     suspect: bool = False
     others_wait: bool = False
     lone_deliveries: int = 0
@@ -190,8 +192,13 @@ class ExecutionStore(Protocol):
 
     async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]: ...
 
-    async def release_check(self, execution: Execution, lease: Lease, *, check_after_s: float) -> None:
-        """Still running: look again after check_after_s seconds, sooner if the listener says so."""
+    async def release_check(
+        self, execution: Execution, lease: Lease, *, check_after_s: float, mark: str | None = None
+    ) -> None:
+        """Still running: look again after check_after_s seconds, sooner if the listener says so.
+
+        mark: how far it has come (Verdict.mark); None when nobody saw.
+        """
         ...
 
     async def finish(self, execution: Execution, lease: Lease, finish: Finish) -> Finished:

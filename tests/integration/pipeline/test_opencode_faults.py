@@ -277,3 +277,46 @@ async def test_a_follow_up_does_not_overtake_a_turn_whose_server_was_killed(pipe
 
 async def _does_nothing(*_: Any, **__: Any) -> None:
     return None
+
+
+async def the_last_look_was_long_ago(pipeline: Pipeline) -> None:
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET check_at = now(), progress_at = progress_at - interval '1 day' WHERE status = 'running'"
+    )
+
+
+async def test_a_run_that_stands_still_is_stopped_and_tried_again(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[hang]] hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await due_now(pipeline)
+    await pipeline.complete()
+    assert await pipeline.statuses() == ["running"]  # the first look only says how far it is
+
+    await the_last_look_was_long_ago(pipeline)
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["queued"]
+    server = (await pipeline.services.instances.loads())[0]
+    assert await pipeline.services.servers.server(server).busy_sessions(None) == {}
+    told = await pipeline.one("SELECT detail->>'reason' AS reason FROM execution_events WHERE kind = 'retry'")
+    assert str(told["reason"]).startswith("the run stood still for ")
+    assert pipeline.replies(question) == []
+    await pipeline.dispatch()
+    again = await pipeline.one("SELECT status, attempt, progress_mark FROM executions")
+    assert again == {"status": "running", "attempt": 2, "progress_mark": None}
+
+
+async def test_a_run_that_comes_further_goes_on_however_long_it_takes(pipeline: Pipeline) -> None:
+    await pipeline.mention('[[tool=bash {"command": "true"}]] [[hang]]')
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET progress_mark = 'before', progress_at = now() - interval '1 day', check_at = now()"
+    )
+
+    await pipeline.complete()
+
+    assert await pipeline.statuses() == ["running"]
+    row = await pipeline.one("SELECT progress_at > now() - interval '1 minute' AS lately FROM executions")
+    assert row == {"lately": True}

@@ -19,6 +19,7 @@ from nubabel_workers.domain.verdict import (
     Verdict,
     VerdictKind,
     decide,
+    with_sub_agents,
 )
 
 MINE = "msg_mine"
@@ -305,3 +306,29 @@ def test_delegations_of_an_earlier_attempt_are_not_told_again() -> None:
     verdict = decided(user(), delegated("msg_1", "ses_a"), ANSWER, known=frozenset({"msg_1"}))
 
     assert verdict.delegations == ()
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        pytest.param((TOOL_STEP, OPEN), id="another step"),
+        pytest.param((replace(OPEN, parts=(text("so far, and more"),)),), id="more text"),
+        pytest.param((replace(OPEN, parts=(text("so far"), tool("running"))),), id="a tool call"),
+        pytest.param((replace(OPEN, completed=True, finish="tool-calls"),), id="the end of a step"),
+    ],
+)
+def test_a_run_that_has_come_further_has_another_mark(further: tuple[RunMessage, ...]) -> None:
+    before = decided(user(), OPEN, state=BUSY)
+
+    assert decided(user(), OPEN, state=BUSY).mark == before.mark
+    assert decided(user(), *further, state=BUSY).mark != before.mark
+
+
+def test_a_run_comes_further_when_its_sub_agent_does() -> None:
+    run = decided(user(), delegated("msg_1", "ses_b"), state=BUSY)
+    its_step = replace(assistant("msg_sub"), completed=False)
+
+    working = with_sub_agents(run, [its_step])
+
+    assert working.mark != run.mark
+    assert with_sub_agents(run, [replace(its_step, completed=True)]).mark != working.mark
