@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nubabel_workers.domain.findings import SensitiveKind
@@ -149,6 +149,7 @@ _hostile = st.lists(
 
 
 @given(_hostile)
+@example("4111 4111 4111 4111@b.co")  # what stands before the address looks like an id once the address is gone
 def test_what_is_masked_once_stays_as_it_is(text: str) -> None:
     once = mask(text, HERE).text
 
