@@ -12,6 +12,7 @@ from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask
+from nubabel_workers.domain.opencode_compatibility import incompatibility
 from nubabel_workers.domain.opencode_events import (
     Disposed,
     PermissionAsked,
@@ -189,9 +190,15 @@ class FollowInstance:
     async def _report_health(self, instance: Instance) -> None:
         server = self._servers.server(instance)
         version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
-        await self._instances.report_health(instance.id, healthy=True, detail="", version=version, agents=agents)
+        problem = incompatibility(version)
+        await self._instances.report_health(
+            instance.id, healthy=problem is None, detail=problem or "", version=version, agents=agents
+        )
         await self._report.run()
-        log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
+        if problem is None:
+            log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
+        else:
+            log.error("opencode.refused", instance_id=instance.id, version=version, reason=problem)
 
     async def report_down(self, instance: Instance, reason: str) -> None:
         """New sessions go elsewhere until the listener is connected again."""

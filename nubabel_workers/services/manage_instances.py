@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
 from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.opencode_compatibility import incompatibility
 from nubabel_workers.domain.ports import Chance, CircuitBreakers, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.ports.administration import InstanceRegistry
 from nubabel_workers.domain.tenants import Instance, Organization
@@ -130,6 +131,8 @@ class ManageInstances:
             agents = tuple(await server.agents(instance.directory))
         except NubabelError as error:
             return InstanceCheck(instance, problem=str(error))
+        if (problem := incompatibility(version)) is not None:
+            return InstanceCheck(instance, version, agents, problem)
         if not any(agent.startswith(self._agent_prefix) for agent in agents):
             known = ", ".join(agents) or "none"
             problem = f"it has no agent whose name begins with {self._agent_prefix!r} (it has: {known})"

@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from nubabel_workers.simulators.opencode.answers import RefusedError, bad_request, json_answer, read_body
-from nubabel_workers.simulators.opencode.config import VERSION, SimulatorConfig
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.state import Json
 
 _AUTH_KEYS = {"api": ("key",), "oauth": ("refresh", "access", "expires"), "wellknown": ("key", "token")}
@@ -25,7 +25,7 @@ class Catalogue:
         self._settings = settings
 
     async def health(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
-        return json_answer({"healthy": True, "version": VERSION})
+        return json_answer({"healthy": True, "version": self._settings.version})
 
     async def agents(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         shown = [

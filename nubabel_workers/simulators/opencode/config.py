@@ -57,6 +57,7 @@ class SimulatorConfig:
     delay_s: float = 0.0
     tokens: int = 0
     gap_s: float = 0.0
+    version: str = VERSION
     username: str = "opencode"
     password: SecretStr | None = None
     directory: str = "/srv/opencode"

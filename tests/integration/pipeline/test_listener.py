@@ -11,6 +11,8 @@ from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.listener.process import Listener
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
 from tests.waiting import eventually, eventually_true
@@ -274,3 +276,22 @@ async def test_a_listener_ends_although_its_stream_breaks_in_that_moment(
     assert broken.is_set()
     assert not limit.expired()
     await eventually(lambda: connections(pipeline) == 0, what="no stream")
+
+
+class TestOfAnotherGeneration:
+    @pytest.fixture
+    async def opencode(self) -> AsyncIterator[RunningSimulator]:
+        async with simulator(SimulatorConfig(version="2.0.0")) as running:
+            yield running
+
+    async def test_such_a_server_gets_no_work_and_operators_see_why(self, pipeline: Pipeline) -> None:
+        async with listening(pipeline):
+            await eventually_true(lambda: is_healthy(pipeline, False))
+        await pipeline.mention("hello")
+        await pipeline.take_events()
+
+        await pipeline.dispatch()
+
+        assert await pipeline.statuses() == ["queued"]
+        row = await pipeline.one("SELECT health_detail FROM instances")
+        assert row == {"health_detail": "OpenCode 2.0.0 speaks another API: this release works with 1.x"}

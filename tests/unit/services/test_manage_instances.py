@@ -23,11 +23,12 @@ FIT = ("Sisyphus - ultraworker", "build")
 class FakeServer:
     agent_names: tuple[str, ...] = FIT
     unreachable: bool = False
+    release: str = "1.18.33"
 
     async def version(self) -> str:
         if self.unreachable:
             raise UnavailableError("connection refused")
-        return "1.18.33"
+        return self.release
 
     async def agents(self, directory: str | None) -> list[str]:
         return list(self.agent_names)
@@ -159,3 +160,13 @@ async def test_an_unfit_server_is_written_down_with_what_is_wrong(
     assert found.problem is not None
     assert problem in found.problem
     assert (instances.rows["ins_1"].healthy, instances.rows["ins_1"].health_detail) == (False, found.problem)
+
+
+async def test_a_server_of_another_generation_is_unfit_and_says_why(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running()
+    servers = FakeServers({"http://oc:4096": FakeServer(release="2.0.0")})
+
+    check = await _manage(instances, servers).check("ins_1")
+
+    assert check.problem == "OpenCode 2.0.0 speaks another API: this release works with 1.x"
+    assert not instances.rows["ins_1"].healthy
