@@ -14,7 +14,7 @@ from nubabel_workers.cli.output import Column, fields, heading, note, say, say_j
 from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServiceToken
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy, ServiceToken
 from nubabel_workers.services.erase_organization import Erased
 from nubabel_workers.services.export_organization import Exported
 from nubabel_workers.services.manage_limits import LimitsReport
@@ -173,6 +173,10 @@ def set_policy(
         MaskingPolicy | None,
         typer.Option("--masking", help="Keys, card numbers, mail addresses and national ids in prompts."),
     ] = None,
+    servers: Annotated[
+        ServersPolicy | None,
+        typer.Option("--servers", help="Where it runs: on servers for everybody, or only on its own."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change how an organization is served."""
@@ -180,15 +184,15 @@ def set_policy(
     async def work(administration: Administration) -> Organization:
         found = await administration.organizations.resolve(organization)
         return await administration.organizations.set_policy(
-            found, busy_policy=busy, plan=plan, masking=masking, actor=actor(context)
+            found, busy_policy=busy, plan=plan, masking=masking, servers=servers, actor=actor(context)
         )
 
     changed = run(context, work)
     if as_json:
         say_json(changed)
         return
-    policies = f"when busy {changed.busy_policy}, plan {changed.plan}, masking {changed.masking}"
-    say(f"{changed.id} ({changed.name}): {policies}")
+    served = f"when busy {changed.busy_policy}, plan {changed.plan}"
+    say(f"{changed.id} ({changed.name}): {served}, masking {changed.masking}, servers {changed.servers}")
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,7 @@ def _print(view: OrganizationView) -> None:
             "when busy": one.busy_policy.value,
             "plan": one.plan if view.limits.plan_known else f"{one.plan} (not described: served as `default`)",
             "masking": one.masking.value,
+            "servers": one.servers.value,
             "created": clock_time(one.created_at),
         }
     )

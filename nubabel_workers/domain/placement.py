@@ -6,10 +6,11 @@ from types import MappingProxyType
 
 from nubabel_workers.domain.circuit_breaker import Gate
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 FULL = "capacity"
 AWAY = "server away"
+OWN = "own server"
 PACE = "pace"
 
 _ALL_CLOSED: Mapping[str, Gate] = MappingProxyType({})
@@ -38,10 +39,16 @@ class Placement:
     def free_slots(self) -> int:
         return sum(max(0, self._free(instance)) for instance in self._serving())
 
-    def place(self, execution: Execution) -> Instance | None:
-        """None: all that may serve it are full or away. A session stays where its history is, also while draining."""
-        pinned = self._pinned(execution)
-        candidates = [pinned] if pinned else self._open_to(execution.organization_id)
+    def place(
+        self, execution: Execution, servers: ServersPolicy = ServersPolicy.SHARED, *, stays: bool = False
+    ) -> Instance | None:
+        """None: all that may serve it are full or away. A session stays where its history is, also while draining,
+        but not on a server that its organization's policy does not allow.
+
+        stays: its prompt may have arrived there; that is to be found out, whatever the policy says by now.
+        """
+        pinned = self._pinned(execution, servers, stays=stays)
+        candidates = [pinned] if pinned else self._open_to(execution.organization_id, servers)
         free = [
             one for one in candidates if self._free(one) > 0 and (one.healthy or one is pinned or self.is_probe(one))
         ]
@@ -57,10 +64,14 @@ class Placement:
         """Whether what was placed there is the one call that decides whether its breaker closes."""
         return instance.id in self._probes
 
-    def wait_for(self, execution: Execution) -> PlaceWait:
+    def wait_for(
+        self, execution: Execution, servers: ServersPolicy = ServersPolicy.SHARED, *, stays: bool = False
+    ) -> PlaceWait:
         """What an execution that got no place waits for."""
-        pinned = self._pinned(execution)
-        candidates = [pinned] if pinned else self._open_to(execution.organization_id)
+        pinned = self._pinned(execution, servers, stays=stays)
+        candidates = [pinned] if pinned else self._open_to(execution.organization_id, servers)
+        if not candidates and servers is ServersPolicy.DEDICATED:
+            return PlaceWait(OWN)
         if not candidates or any(one.id not in self._probes and (one.healthy or one is pinned) for one in candidates):
             return PlaceWait(FULL)
         return PlaceWait(AWAY, self._soonest(candidates))
@@ -86,23 +97,29 @@ class Placement:
     def _preference(self, instance: Instance) -> tuple[bool, float, str]:
         return not instance.healthy, self._in_flight[instance.id] / instance.capacity_runs, instance.id
 
-    def _pinned(self, execution: Execution) -> Instance | None:
-        """Where its session's history is; None also when that server is given up."""
+    def _pinned(self, execution: Execution, servers: ServersPolicy, *, stays: bool) -> Instance | None:
+        """Where its session's history is; None also when that server is given up, or not for it any more."""
         pinned = self._instances.get(execution.instance_id) if execution.instance_id else None
-        return None if pinned is None or pinned.given_up else pinned
+        if pinned is None or pinned.given_up:
+            return None
+        return pinned if stays or _may_serve(pinned, execution.organization_id, servers) else None
 
     def _serving(self) -> list[Instance]:
         return [instance for instance in self._instances.values() if instance.status in {"active", "draining"}]
 
-    def _open_to(self, organization_id: str) -> list[Instance]:
-        """Servers for new sessions: the organization's own where it has any (even if down), else shared ones."""
-        own = [i for i in self._instances.values() if i.organization_id == organization_id]
+    def _open_to(self, organization_id: str, servers: ServersPolicy) -> list[Instance]:
+        """Servers for new sessions."""
         return [
             i
             for i in self._instances.values()
-            if i.status == "active" and not i.given_up and i.organization_id == (organization_id if own else None)
+            if i.status == "active" and not i.given_up and _may_serve(i, organization_id, servers)
         ]
 
     def _free(self, instance: Instance) -> int:
         free = instance.capacity_runs - self._in_flight[instance.id]
         return min(free, self._probes.get(instance.id, free))
+
+
+def _may_serve(instance: Instance, organization_id: str, servers: ServersPolicy) -> bool:
+    """Only its own where it is to have its own, even if all are down; else none that is somebody's."""
+    return instance.organization_id == (organization_id if servers is ServersPolicy.DEDICATED else None)

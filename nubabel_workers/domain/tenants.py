@@ -20,6 +20,13 @@ class BusyPolicy(StrEnum):
     REJECT = "reject"
 
 
+class ServersPolicy(StrEnum):
+    """On which OpenCode servers an organization runs: those for everybody, or only those dedicated to it."""
+
+    SHARED = "shared"
+    DEDICATED = "dedicated"
+
+
 @dataclass(frozen=True)
 class Organization:
     id: OrganizationId
@@ -27,6 +34,7 @@ class Organization:
     plan: str = "default"
     busy_policy: BusyPolicy = BusyPolicy.QUEUE
     masking: MaskingPolicy = MaskingPolicy.MASK
+    servers: ServersPolicy = ServersPolicy.SHARED
     limits: Mapping[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     disabled_at: datetime | None = None

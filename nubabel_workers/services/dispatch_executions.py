@@ -12,7 +12,7 @@ from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, Unav
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import AWAY, PACE, Placement, PlaceWait
+from nubabel_workers.domain.placement import AWAY, OWN, PACE, Placement, PlaceWait
 from nubabel_workers.domain.ports import (
     Chance,
     CircuitBreakers,
@@ -119,9 +119,9 @@ class DispatchExecutions:
         by_instance: dict[str, list[tuple[ClaimedDispatch, Instance]]] = defaultdict(list)
         waiting: list[tuple[ClaimedDispatch, PlaceWait]] = []
         for item in claimed:
-            instance = placement.place(item.execution)
+            instance = placement.place(item.execution, item.servers, stays=item.open_attempt)
             if instance is None:
-                waiting.append((item, placement.wait_for(item.execution)))
+                waiting.append((item, placement.wait_for(item.execution, item.servers, stays=item.open_attempt)))
             else:
                 by_instance[instance.id].append((item, instance))
         allowed: list[tuple[ClaimedDispatch, Instance]] = []
@@ -175,7 +175,7 @@ class DispatchExecutions:
 
     async def _wait(self, execution: Execution, wait: PlaceWait, lease: Lease) -> str:
         wait_s = wait.wait_s
-        if wait_s is None and wait.reason == AWAY:
+        if wait_s is None and wait.reason in {AWAY, OWN}:
             wait_s = self._pace_of(execution)
         elif wait_s is None:
             wait_s = _NO_PLACE_WAIT_S * (0.5 + self._chance.jitter())

@@ -12,7 +12,7 @@ from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import OrganizationRegistry
-from nubabel_workers.domain.tenants import BusyPolicy, Organization
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy
 
 
 class ManageOrganizations:
@@ -64,14 +64,19 @@ class ManageOrganizations:
         busy_policy: BusyPolicy | None,
         plan: str | None,
         masking: MaskingPolicy | None = None,
+        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization:
-        """Change what is given. Raises InvalidInputError when nothing is."""
-        if busy_policy is None and plan is None and masking is None:
-            raise InvalidInputError("nothing to change: give a busy policy, a plan or how prompts are masked")
+        """Change what is given. Raises InvalidInputError when nothing is.
+
+        servers: what runs ends where it is, new sessions begin in the new place, older ones go on there with their
+        earlier turns.
+        """
+        if busy_policy is None and plan is None and masking is None and servers is None:
+            raise InvalidInputError("nothing to change: give a busy policy, a plan, a way of masking, or servers")
         plan = checked_name(plan, "a plan") if plan is not None else None
         changed = await self._organizations.set_policy(
-            organization.id, busy_policy=busy_policy, plan=plan, masking=masking, actor=actor
+            organization.id, busy_policy=busy_policy, plan=plan, masking=masking, servers=servers, actor=actor
         )
         return _still_there(changed, organization)
 

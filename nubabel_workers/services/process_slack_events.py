@@ -159,6 +159,9 @@ class ProcessSlackEvents:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
 
     async def _accept(self, claimed: ClaimedInbound, batch: "_Batch") -> str:
+        if claimed.workspace_ended:
+            await self._end(claimed, batch.lease, "the workspace has ended", None)
+            return "ignored"
         target = _target(claimed)
         accepted = await self._executions.accept(
             new_execution(claimed, target),

@@ -35,7 +35,7 @@ from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, Workspace
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.ports.administration import ErasureBegun, Woken
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServersPolicy, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -67,6 +67,7 @@ class FakeOrganizations:
         busy_policy: BusyPolicy | None,
         plan: str | None,
         masking: MaskingPolicy | None = None,
+        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         before = self.rows.get(organization_id)
@@ -79,6 +80,7 @@ class FakeOrganizations:
                 busy_policy=busy_policy or before.busy_policy,
                 plan=plan or before.plan,
                 masking=masking or before.masking,
+                servers=servers or before.servers,
             )
         )
 

@@ -85,8 +85,8 @@ SELECT {EXECUTION_COLUMNS}, e.others_wait,
   EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open_attempt,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids,
-  (SELECT o.masking FROM organizations o WHERE o.id = e.organization_id) AS masking
-FROM taken e JOIN sessions s ON s.id = e.session_id
+  o.masking, o.servers
+FROM taken e JOIN sessions s ON s.id = e.session_id JOIN organizations o ON o.id = e.organization_id
 ORDER BY e.position
 """
 

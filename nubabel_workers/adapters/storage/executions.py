@@ -46,6 +46,7 @@ from nubabel_workers.domain.ports import (
     SessionPlace,
     Started,
 )
+from nubabel_workers.domain.tenants import ServersPolicy
 
 T = TypeVar("T")
 
@@ -413,6 +414,7 @@ def _claimed_dispatch(row: Mapping[str, Any]) -> ClaimedDispatch:
         cancel_requested=row["cancel_requested_at"] is not None,
         open_attempt=row["open_attempt"],
         masking=MaskingPolicy(row["masking"]),
+        servers=ServersPolicy(row["servers"]),
         suspect=row["suspect"],
         others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],

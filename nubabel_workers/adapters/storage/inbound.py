@@ -65,7 +65,9 @@ taken AS (
   FROM chosen WHERE i.id = chosen.id
   RETURNING i.*, chosen.others_wait
 )
-SELECT i.*, o.busy_policy FROM taken i JOIN organizations o ON o.id = i.organization_id ORDER BY i.position
+SELECT i.*, o.busy_policy, w.status <> 'active' AS workspace_ended
+FROM taken i JOIN organizations o ON o.id = i.organization_id JOIN workspaces w ON w.id = i.workspace_id
+ORDER BY i.position
 """
 
 _TELL = """
@@ -232,6 +234,7 @@ def _claimed_with(row: Mapping[str, Any], event: SlackEvent) -> ClaimedInbound:
         event=event,
         failures=row["failures"],
         busy_policy=row["busy_policy"],
+        workspace_ended=row["workspace_ended"],
         correlation_id=row["correlation_id"],
         traceparent=row["traceparent"],
         suspect=row["suspect"],

@@ -78,6 +78,7 @@ class OrganizationRow(Base):
     plan: Mapped[str] = mapped_column(server_default=text("'default'"))
     busy_policy: Mapped[str] = mapped_column(server_default=text("'queue'"))
     masking: Mapped[str] = mapped_column(server_default=text("'mask'"))  # of prompts: off, mask, refuse
+    servers: Mapped[str] = mapped_column(server_default=text("'shared'"))  # or dedicated
     limits: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
     webhook_secret: Mapped[bytes | None]  # encrypted
     created_at: Mapped[datetime] = _created()

@@ -12,9 +12,9 @@ from nubabel_workers.adapters.storage.tenants import organization_of
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Organization
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy
 
-_COLUMNS = "id, name, plan, busy_policy, masking, limits, created_at, disabled_at"
+_COLUMNS = "id, name, plan, busy_policy, masking, servers, limits, created_at, disabled_at"
 _SET_LIMITS = audited(
     f"""
     UPDATE organizations SET limits = (old.limits || %(set)s) - %(unset)s::text[]
@@ -81,6 +81,7 @@ class PostgresOrganizations:
         busy_policy: BusyPolicy | None,
         plan: str | None,
         masking: MaskingPolicy | None = None,
+        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
@@ -88,6 +89,7 @@ class PostgresOrganizations:
             "busy_policy": busy_policy.value if busy_policy else None,
             "plan": plan,
             "masking": masking.value if masking else None,
+            "servers": servers.value if servers else None,
         }
         detail = {name: value for name, value in changes.items() if value is not None}
         return await self._change(

@@ -19,6 +19,7 @@ from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import (
     BusyPolicy,
     Organization,
+    ServersPolicy,
     ServiceToken,
     SubmitKey,
     Workspace,
@@ -73,7 +74,7 @@ class PostgresTenants:
         if found is None:
             row = await self._database.tenant(organization_id).one(
                 """
-                SELECT id, name, plan, busy_policy, masking, limits, created_at, disabled_at FROM organizations
+                SELECT id, name, plan, busy_policy, masking, servers, limits, created_at, disabled_at FROM organizations
                 WHERE id = %(organization_id)s
                 """,
                 {"organization_id": organization_id},
@@ -208,7 +209,11 @@ class PostgresTenants:
 
 
 def organization_of(row: dict[str, Any]) -> Organization:
-    policies = {"busy_policy": BusyPolicy(row["busy_policy"]), "masking": MaskingPolicy(row["masking"])}
+    policies = {
+        "busy_policy": BusyPolicy(row["busy_policy"]),
+        "masking": MaskingPolicy(row["masking"]),
+        "servers": ServersPolicy(row["servers"]),
+    }
     return Organization(**{**row, **policies})
 
 

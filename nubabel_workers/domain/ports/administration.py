@@ -33,7 +33,7 @@ from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServiceToken
+from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServersPolicy, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 
@@ -53,6 +53,7 @@ class OrganizationRegistry(Protocol):
         busy_policy: BusyPolicy | None,
         plan: str | None,
         masking: MaskingPolicy | None = None,
+        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""

@@ -21,7 +21,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.slack_events import SlackEvent
-from nubabel_workers.domain.tenants import Instance, Organization, ServiceToken, SubmitKey, Workspace
+from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import Delegation
 
 
@@ -106,6 +106,7 @@ class ClaimedDispatch:
     cancel_requested: bool
     open_attempt: bool  # the last attempt's prompt may have arrived: look first
     masking: MaskingPolicy = MaskingPolicy.MASK  # of the organization, read along
+    servers: ServersPolicy = ServersPolicy.SHARED  # the same
     suspect: bool = False
     others_wait: bool = False
     lone_deliveries: int = 0
@@ -339,6 +340,7 @@ class ClaimedInbound:
     suspect: bool = False
     others_wait: bool = False
     lone_deliveries: int = 0
+    workspace_ended: bool = False  # nobody there can be told anything any more
 
 
 @dataclass(frozen=True)

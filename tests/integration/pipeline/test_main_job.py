@@ -218,6 +218,39 @@ async def test_uninstalling_the_app_ends_the_workspace_and_its_work(pipeline: Pi
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
 
 
+async def test_a_message_that_was_stored_before_the_app_was_removed_starts_nothing_afterwards(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.mention("too late")
+    await pipeline.services.database.system().execute("UPDATE inbound_events SET not_before = now() + interval '1 h'")
+    await pipeline.receive(pipeline.envelope({"type": "app_uninstalled"}))
+    await pipeline.take_events()
+    await pipeline.services.database.system().execute("UPDATE inbound_events SET not_before = now()")
+
+    line = await pipeline.take_events()
+
+    assert "1 ignored" in line
+    assert await pipeline.statuses() == []
+
+
+async def test_what_runs_when_the_app_is_removed_is_aborted_and_its_end_is_an_explained_dead_letter(
+    pipeline: Pipeline,
+) -> None:
+    await pipeline.mention("[[hang]] think for ever")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.receive(pipeline.envelope({"type": "app_uninstalled"}))
+
+    await pipeline.take_events()
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == ["cancelled"]
+    assert await pipeline._nothing_runs()
+    letter = await pipeline.one("SELECT error FROM dead_letters")
+    assert "workspace_ended" in str(letter["error"])
+
+
 async def test_more_than_the_server_takes_in_a_second_gets_its_moments_in_one_statement(pipeline: Pipeline) -> None:
     await pipeline.services.database.system().execute("UPDATE instances SET submits_per_second = 3")
     for number in range(40):

@@ -75,8 +75,11 @@ def test_disabling_says_what_happens_and_how_to_undo_it(bench: Bench) -> None:
 def test_a_policy_is_changed(bench: Bench) -> None:
     result = bench.type("orgs", "set-policy", "acme", "--busy", "interrupt")
 
-    assert result.stdout == "org_acme (Acme): when busy interrupt, plan default, masking mask\n"
-    assert bench.type("orgs", "set-policy", "acme", "--masking", "refuse").stdout.endswith("masking refuse\n")
+    assert result.stdout == "org_acme (Acme): when busy interrupt, plan default, masking mask, servers shared\n"
+    assert bench.type("orgs", "set-policy", "acme", "--masking", "refuse").stdout.endswith(
+        "masking refuse, servers shared\n"
+    )
+    assert bench.type("orgs", "set-policy", "acme", "--servers", "dedicated").stdout.endswith("servers dedicated\n")
     fails_with(bench.type("orgs", "set-policy", "acme"), 2, "nothing to change")
     fails_with(
         bench.type("orgs", "set-policy", "acme", "--busy", "nonsense"), 2, "'nonsense'", "nubabel orgs set-policy"

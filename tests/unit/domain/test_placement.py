@@ -8,8 +8,8 @@ import pytest
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
-from nubabel_workers.domain.placement import AWAY, FULL, Placement, PlaceWait
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.placement import AWAY, FULL, OWN, Placement, PlaceWait
+from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 EXECUTION = Execution(
     id=ExecutionId("exe_1"),
@@ -88,12 +88,47 @@ def test_unreachable_and_draining_servers_get_no_new_sessions() -> None:
     assert placed_on(placement) is None
 
 
-def test_an_organization_with_servers_of_its_own_uses_no_shared_one() -> None:
+DEDICATED, SHARED = ServersPolicy.DEDICATED, ServersPolicy.SHARED
+
+
+def test_a_dedicated_organization_waits_for_its_own_server_and_uses_no_shared_one() -> None:
     own = server("own", organization_id=OrganizationId("org_1"), healthy=False)
     placement = Placement([own, server("shared")])
 
-    assert placed_on(placement) is None
-    assert placed_on(placement, replace(EXECUTION, organization_id=OrganizationId("org_2"))) == "shared"
+    assert placement.place(EXECUTION, DEDICATED) is None
+    assert Placement([server("shared")]).place(EXECUTION, DEDICATED) is None
+    assert Placement([server("shared")]).wait_for(EXECUTION, DEDICATED) == PlaceWait(OWN)
+
+
+def test_nobody_elses_dedicated_server_is_used_whatever_the_policy() -> None:
+    placement = Placement([server("theirs", organization_id=OrganizationId("org_2"))])
+
+    assert placement.place(EXECUTION, SHARED) is None
+    assert placement.place(EXECUTION, DEDICATED) is None
+    assert placement.place(replace(EXECUTION, instance_id=InstanceId("theirs")), DEDICATED) is None
+
+
+def test_a_server_of_its_own_is_used_only_when_the_policy_says_so() -> None:
+    own = server("own", organization_id=OrganizationId("org_1"))
+
+    assert placed_on(Placement([own, server("shared", in_flight=1)])) == "shared"
+    chosen = Placement([own, server("shared")]).place(EXECUTION, DEDICATED)
+    assert chosen is not None
+    assert chosen.id == "own"
+
+
+@pytest.mark.parametrize(("servers", "before", "now"), [(DEDICATED, "shared", "own"), (SHARED, "own", "shared")])
+def test_a_session_moves_with_its_organization_unless_a_prompt_of_it_may_have_arrived(
+    servers: ServersPolicy, before: str, now: str
+) -> None:
+    fleet = [server("own", organization_id=OrganizationId("org_1")), server("shared")]
+    execution = replace(EXECUTION, instance_id=InstanceId(before))
+
+    moved, stayed = Placement(fleet).place(execution, servers), Placement(fleet).place(execution, servers, stays=True)
+
+    assert moved is not None
+    assert stayed is not None
+    assert (moved.id, stayed.id) == (now, before)
 
 
 def test_free_slots_are_counted_over_all_servers() -> None:

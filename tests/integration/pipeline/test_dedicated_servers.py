@@ -1,0 +1,93 @@
+"""Where an organization runs is its policy; moving it is a change of that, and nothing is lost by it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from nubabel_workers.domain.ids import InstanceId, OrganizationId
+from nubabel_workers.domain.tenants import Instance, ServersPolicy
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
+from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
+from tests.waiting import eventually_true
+
+pytestmark = pytest.mark.integration
+
+AGENTS = ("Sisyphus - ultraworker", "build")
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[RunningSimulator]:
+    async with simulator(SimulatorConfig()) as running:
+        yield running
+
+
+async def add_own_server(pipeline: Pipeline, own: RunningSimulator) -> None:
+    organization_id = OrganizationId(ORGANIZATION)
+    mine = Instance(InstanceId("ins_own"), own.url, "", None, organization_id=organization_id, agents=AGENTS)
+    await pipeline.services.instances.add(mine, actor="tests")
+    await pipeline.services.instances.report_health("ins_own", healthy=True, detail="", version="", agents=AGENTS)
+
+
+async def run_ends(pipeline: Pipeline, where: RunningSimulator) -> None:
+    async def quiet() -> bool:
+        return all(session.run is None for session in where.simulator.store.sessions.values())
+
+    await eventually_true(quiet, what="the end of every run")
+    await pipeline.services.database.system().execute("UPDATE executions SET check_at = now() WHERE status = 'running'")
+
+
+async def set_servers(pipeline: Pipeline, policy: ServersPolicy) -> None:
+    await pipeline.services.database.system().execute("UPDATE organizations SET servers = %(p)s", {"p": policy.value})
+
+
+async def test_a_server_that_is_somebodys_is_used_when_the_policy_says_so_and_no_other_then(
+    pipeline: Pipeline, own: RunningSimulator
+) -> None:
+    await add_own_server(pipeline, own)
+    await pipeline.mention("on a shared one")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await set_servers(pipeline, ServersPolicy.DEDICATED)
+    await pipeline.mention("on our own")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    placed = await pipeline.services.database.system().all("SELECT instance_id FROM executions ORDER BY position")
+
+    assert [row["instance_id"] for row in placed] == ["ins_1", "ins_own"]
+
+
+async def test_what_runs_ends_where_it_is_and_the_conversation_goes_on_in_the_new_place(
+    pipeline: Pipeline, own: RunningSimulator
+) -> None:
+    await add_own_server(pipeline, own)
+    question = await pipeline.mention("my name is Ada")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await set_servers(pipeline, ServersPolicy.DEDICATED)
+    await run_ends(pipeline, pipeline.opencode)
+    await pipeline.complete()
+    await pipeline.deliver()
+    await pipeline.say("what is my name?", thread_ts=question.ts)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await run_ends(pipeline, own)
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == ["completed", "completed"]
+    assert "Ada" in pipeline.replies(question)[1]
+    assert len(own.simulator.store.sessions) == 1
+
+
+async def test_without_a_server_of_its_own_it_waits_and_the_timeline_says_for_what(pipeline: Pipeline) -> None:
+    await set_servers(pipeline, ServersPolicy.DEDICATED)
+    await pipeline.mention("hello")
+    await pipeline.take_events()
+
+    await pipeline.dispatch()
+
+    assert await pipeline.statuses() == ["queued"]
+    assert await pipeline.one("SELECT waiting_for FROM executions") == {"waiting_for": "own server"}
+    assert pipeline.opencode.simulator.store.sessions == {}
