@@ -27,7 +27,9 @@ class CancelExecution:
             raise NotFoundError("there is no such execution")
         if execution.status in FINAL:
             return execution
-        log.info("execution.cancel_requested", execution_id=execution.id, reason=reason)
+        log.info(
+            "execution.cancel_requested", organization_id=organization_id, execution_id=execution.id, reason=reason
+        )
         if execution.status is Status.QUEUED:
             return await self._cancel_queued(execution, reason)
         # Running: the completing task aborts it. Dispatching: the dispatcher finds the wish when it is done.

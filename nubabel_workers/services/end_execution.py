@@ -31,7 +31,13 @@ class EndExecution:
 
     async def _tell(self, execution: Execution, finish: Finish, finished: Finished) -> None:
         """Deliver what has to be told, start the session's next execution, end the streams that follow this one."""
-        log.info("execution.finished", status=finish.status, verdict=finish.verdict, execution_id=execution.id)
+        log.info(
+            "execution.finished",
+            status=finish.status,
+            verdict=finish.verdict,
+            organization_id=execution.organization_id,
+            execution_id=execution.id,
+        )
         for notification_id in finished.notification_ids:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
         if finished.next_execution_id is not None:

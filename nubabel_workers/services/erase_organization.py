@@ -121,7 +121,12 @@ class EraseOrganization:
                     await self._sessions.delete(instance, session_id)
                     deleted += 1
             except NubabelError as error:
-                log.warning("opencode.session_not_deleted", instance_id=instance_id, error=str(error))
+                log.warning(
+                    "opencode.session_not_deleted",
+                    organization_id=organization_id,
+                    instance_id=instance_id,
+                    error=str(error),
+                )
                 away += [instance_id] if instance.status != "removed" else []
         if away:
             raise TransientError(

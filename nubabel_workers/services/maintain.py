@@ -92,7 +92,8 @@ class Maintain:
             except NubabelError:
                 raise
             except Exception:
-                log.exception("execution.not_ended", execution_id=execution_id)  # one bad row, not everybody's deadline
+                # One bad row, not everybody's deadline.
+                log.exception("execution.not_ended", organization_id=organization_id, execution_id=execution_id)
         return len(overdue)
 
     async def _end_queued(self, organization_id: str, execution_id: str) -> None:

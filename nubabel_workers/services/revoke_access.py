@@ -41,7 +41,12 @@ class RevokeAccess:
         try:
             stored = await self._credentials.read(organization_id, connection_id)
         except NubabelError as error:  # it cannot be decrypted: removed it is all the same
-            log.warning("connection.not_revoked", connection_id=connection_id, error=str(error))
+            log.warning(
+                "connection.not_revoked",
+                organization_id=organization_id,
+                connection_id=connection_id,
+                error=str(error),
+            )
             return None
         if stored is None or stored.grant is None or stored.grant.revocation_endpoint is None:
             return None

@@ -37,6 +37,7 @@ class StopStrayRuns:
                 "opencode.stray_run_stopped",
                 instance_id=instance.id,
                 opencode_session_id=opencode_session_id,
+                organization_id=execution.organization_id,
                 execution_id=execution.id,
             )
             await self._executions.note_event(execution, EventKind.STRAY_RUN_STOPPED, {})

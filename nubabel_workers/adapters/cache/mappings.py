@@ -76,7 +76,7 @@ class CachedSessionMappings:
                     pipeline.set(backward, self._sealed(backward, [organization_id, session_id]), ex=self._keep_s)
                     await pipeline.execute()
         except UnavailableError:
-            log.warning("cache.mapping_not_remembered", session_id=session_id)
+            log.warning("cache.mapping_not_remembered", organization_id=organization_id, session_id=session_id)
 
     async def forget(self, organization_id: str, session_id: str) -> None:
         """Both directions: what still comes from the old OpenCode session belongs to nobody."""
@@ -86,7 +86,7 @@ class CachedSessionMappings:
             with translated_errors():
                 await self._cache.delete(key, *([_opencode_key(str(forward[0]), str(forward[1]))] if forward else []))
         except UnavailableError:
-            log.warning("cache.mapping_not_forgotten", session_id=session_id)
+            log.warning("cache.mapping_not_forgotten", organization_id=organization_id, session_id=session_id)
 
     async def _get(self, key: str) -> list[str | None] | None:
         try:

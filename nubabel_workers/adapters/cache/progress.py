@@ -70,7 +70,7 @@ class RedisProgress:
                     pipeline.expire(key, self._keep_s)
                     await pipeline.execute()
         except UnavailableError:
-            log.warning("cache.progress_lost", execution_id=execution_id)
+            log.warning("cache.progress_lost", organization_id=organization_id, execution_id=execution_id)
 
     async def tell(
         self, organization_id: str, execution_id: str, items: Sequence[ProgressItem], source: ProgressSource
@@ -83,7 +83,7 @@ class RedisProgress:
             with translated_errors():
                 return int(await self._tell(keys=[key, f"{key}:told"], args=arguments))
         except UnavailableError:
-            log.warning("cache.progress_lost", execution_id=execution_id)
+            log.warning("cache.progress_lost", organization_id=organization_id, execution_id=execution_id)
             return 0
 
     async def read(

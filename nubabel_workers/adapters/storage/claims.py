@@ -41,7 +41,7 @@ async def each_readable(
         try:
             values.append(read(row))
         except Exception:
-            log.exception("row.unreadable", row_id=row["id"])
+            log.exception("row.unreadable", row_id=row["id"], organization_id=row.get("organization_id"))
             if row["lone_deliveries"] > lone_deliveries:
                 await _parked(row, park)
     return values
@@ -51,7 +51,8 @@ async def _parked(row: Mapping[str, Any], park: Callable[[Mapping[str, Any]], Aw
     try:
         await park(row)
     except Exception:
-        log.exception("row.not_parked", row_id=row["id"])  # it comes back by its lease
+        # It comes back by its lease.
+        log.exception("row.not_parked", row_id=row["id"], organization_id=row.get("organization_id"))
 
 
 def from_stored(kind: type[T], stored: Mapping[str, Any]) -> T:
