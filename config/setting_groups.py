@@ -275,6 +275,13 @@ class OpenCodeSettings(SettingGroup):
     plans_file: Path | None = Field(
         None, description="TOML with plans (limits of organizations), added to the built-in ones."
     )
+    budget_first_hold_usd: PositiveFloat = Field(
+        0.25, description="US dollars held for a run of an organization whose last runs are too few to guess from."
+    )
+    budget_first_hold_tokens: PositiveInt = Field(50_000, description="The same in tokens.")
+    budget_pause_h: PositiveInt = Field(
+        168, description="Hours for which a run that was paused for lack of budget is kept."
+    )
     late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")

@@ -37,6 +37,7 @@ from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.budgets import PostgresBudgets
 from nubabel_workers.adapters.storage.connection_credentials import PostgresConnectionCredentials
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
@@ -55,6 +56,7 @@ from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
+from nubabel_workers.domain.budgets import Amount
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
 from nubabel_workers.domain.limits import Plans
 from nubabel_workers.domain.placement import AWAY, PACE
@@ -81,6 +83,7 @@ from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshL
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.invoke_tool import InvokeLimits, InvokeTool
+from nubabel_workers.services.keep_budgets import BudgetLimits, KeepBudgets
 from nubabel_workers.services.list_tools import ListTools
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.manage_connections import ManageConnections
@@ -153,6 +156,7 @@ class Services(Adapters):
     complete_executions: CompleteExecutions
     deliver_notifications: DeliverNotifications
     report_servers: ReportServers
+    keep_budgets: KeepBudgets
     reconcile_instance: ReconcileInstance
     follow_instance: FollowInstance
     maintain: Maintain
@@ -240,6 +244,8 @@ def _wire(a: Adapters) -> Services:
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
     report = ReportServers(a.breakers, a.waiting, a.hints)
     foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
+    count_usage = CountUsage(load_prices(settings.model_prices_file))
+    budgets = _keep_budgets(a, count_usage)
     reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, report, a.hints)
     return Services(
         **vars(a),
@@ -251,15 +257,36 @@ def _wire(a: Adapters) -> Services:
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
         read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
-        dispatch_executions=_dispatch_executions(a, end, foreign, report, leases, strays, rules),
-        complete_executions=_complete_executions(a, end, foreign, report, leases),
+        dispatch_executions=_dispatch_executions(a, end, foreign, report, budgets, leases, strays, rules),
+        complete_executions=_complete_executions(a, end, foreign, report, budgets, count_usage, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         report_servers=report,
+        keep_budgets=budgets,
         reconcile_instance=reconcile,
-        follow_instance=_follow_instance(a, reconcile, asks, report),
+        follow_instance=_follow_instance(a, reconcile, asks, report, budgets),
         maintain=Maintain(
             a.maintenance, a.executions, end, reconcile, a.breakers, a.hints, a.metrics, pace=_pace(settings)
         ),
+    )
+
+
+def _keep_budgets(a: Adapters, count_usage: CountUsage) -> KeepBudgets:
+    settings = a.settings
+    limits = BudgetLimits(
+        first_hold=Amount(settings.budget_first_hold_usd, settings.budget_first_hold_tokens),
+        keep_s=settings.budget_pause_h * 3600.0,
+        answer_by_s=settings.answer_by_s,
+    )
+    return KeepBudgets(
+        PostgresBudgets(a.database),
+        a.executions,
+        a.tenants,
+        a.plans,
+        count_usage,
+        a.hints,
+        a.clock,
+        a.chance,
+        limits=limits,
     )
 
 
@@ -310,6 +337,7 @@ def _dispatch_executions(
     end: EndExecution,
     foreign: ReportForeignSession,
     report: ReportServers,
+    budgets: KeepBudgets,
     leases: LeaseHolder,
     strays: StopStrayRuns,
     rules: Rules,
@@ -336,6 +364,7 @@ def _dispatch_executions(
             a.metrics,
             foreign,
             masking,
+            budgets,
             rules,
             limits=limits,
         ),
@@ -344,6 +373,7 @@ def _dispatch_executions(
         a.breakers,
         report,
         a.waiting,
+        budgets,
         leases,
         a.hints,
         a.chance,
@@ -354,7 +384,13 @@ def _dispatch_executions(
 
 
 def _complete_executions(
-    a: Adapters, end: EndExecution, foreign: ReportForeignSession, report: ReportServers, leases: LeaseHolder
+    a: Adapters,
+    end: EndExecution,
+    foreign: ReportForeignSession,
+    report: ReportServers,
+    budgets: KeepBudgets,
+    count_usage: CountUsage,
+    leases: LeaseHolder,
 ) -> CompleteExecutions:
     return CompleteExecutions(
         a.executions,
@@ -368,8 +404,9 @@ def _complete_executions(
             a.metrics,
             a.breakers,
             report,
-            CountUsage(load_prices(a.settings.model_prices_file)),
+            count_usage,
         ),
+        budgets,
         a.mappings,
         leases,
         a.hints,
@@ -406,7 +443,7 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
 
 
 def _follow_instance(
-    a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks, report: ReportServers
+    a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks, report: ReportServers, budgets: KeepBudgets
 ) -> FollowInstance:
     return FollowInstance(
         a.events,
@@ -419,6 +456,7 @@ def _follow_instance(
         asks,
         a.breakers,
         report,
+        budgets,
         a.hints,
         progress_pace_s=a.settings.slack_progress_interval_s,
     )

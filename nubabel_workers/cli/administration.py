@@ -16,6 +16,7 @@ from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.erase_organization import EraseOrganization
 from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
@@ -68,6 +69,7 @@ class Administration:
     dead_letters: ManageDeadLetters
     tool_calls: ReadToolCalls
     usage: ReadUsage
+    budgets: KeepBudgets
     health: CheckHealth
     audit: AuditTrail
     restore: RestoreMarks

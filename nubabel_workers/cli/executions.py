@@ -134,6 +134,27 @@ def cancel(
         note(f"look: nubabel executions show {execution.id}")
 
 
+@commands.command()
+def resume(
+    context: typer.Context,
+    execution_id: ExecutionArgument,
+    cost: Annotated[float, typer.Option("--usd", min=0.000001, help="What it may cost more, in US dollars.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let an execution go on that waits for its organization's budget. Its own ceiling then counts, not the caps."""
+
+    async def work(administration: Administration) -> Execution:
+        owner = await _owner(administration, execution_id)
+        await administration.budgets.allow(owner, execution_id, cost=cost, actor=actor(context))
+        return await administration.read.by_id(owner, execution_id)
+
+    execution = run(context, work)
+    if as_json:
+        say_json(execution)
+    else:
+        say(f"{execution.id} goes on, for at most {cost:g} US dollars more")
+
+
 async def _owner(administration: Administration, execution_id: str) -> str:
     owner = await administration.reports.organization_of(execution_id)
     if owner is None:

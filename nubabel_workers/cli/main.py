@@ -18,6 +18,7 @@ from nubabel_workers.cli import (
     workspaces,
 )
 from nubabel_workers.cli.audit import audit
+from nubabel_workers.cli.budget import budget
 from nubabel_workers.cli.command_line import CommandLine
 from nubabel_workers.cli.demo import command as demo
 from nubabel_workers.cli.doctor import doctor
@@ -76,4 +77,5 @@ app.add_typer(instances.commands, name="instances")
 app.add_typer(connections.commands, name="connections")
 app.add_typer(tool_calls.commands, name="tool-calls")
 app.command()(usage)
+app.command()(budget)
 app.command()(audit)

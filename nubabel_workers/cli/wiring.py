@@ -89,7 +89,7 @@ def _wired(
         agent_prefix=settings.opencode_agent_prefix,
     )
     organizations = PostgresOrganizations(database, cipher)
-    limits = ManageLimits(organizations, services.plans)
+    limits = ManageLimits(organizations, services.plans, services.keep_budgets)
     return Administration(
         organizations=ManageOrganizations(organizations, chance, secrets.token_bytes),
         limits=limits,
@@ -113,6 +113,7 @@ def _wired(
         dead_letters=manage_dead_letters(services),
         tool_calls=ReadToolCalls(PostgresToolCallReports(database), audit),
         usage=ReadUsage(PostgresUsageReports(database), services.clock),
+        budgets=services.keep_budgets,
         health=CheckHealth(
             _probes(services, broker, limits),
             frozenset({_POSTGRESQL, _SCHEMA}),

@@ -43,6 +43,7 @@ class AuditAction(StrEnum):
     FOREIGN_SESSION = "opencode.foreign_session"
     SECRETS_ROTATED = "secrets.rotated"
     EXECUTION_CANCELLED = "execution.cancelled"
+    EXECUTION_RESUMED = "execution.resumed"
     CONNECTION_ADDED = "connection.added"
     CONNECTION_TOOLS_ALLOWED = "connection.tools_allowed"
     CONNECTION_REPEATABLE_TOOLS_SET = "connection.repeatable_tools_set"

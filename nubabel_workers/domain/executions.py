@@ -42,7 +42,8 @@ _TRANSITIONS: Mapping[Status, frozenset[Status]] = {
         }
     ),
     Status.WAITING_INPUT: frozenset({Status.RUNNING, Status.CANCELLED, Status.FAILED}),
-    Status.WAITING_BUDGET: frozenset({Status.RUNNING, Status.CANCELLED, Status.FAILED}),
+    # By way of the queue: its next run waits for its turn, a server and room in the budget like any other.
+    Status.WAITING_BUDGET: frozenset({Status.QUEUED, Status.CANCELLED, Status.FAILED}),
     Status.COMPLETED: frozenset(),
     Status.FAILED: frozenset({Status.QUEUED}),  # only by the replay of its dead letter
     Status.REJECTED: frozenset(),
@@ -80,6 +81,8 @@ class EventKind(StrEnum):
     TOOL_CALL_STARTED = "tool_call_started"  # one that we make, with the organization's credentials
     TOOL_CALL_ENDED = "tool_call_ended"
     ASK_REJECTED = "ask_rejected"
+    BUDGET_REACHED = "budget_reached"  # the run was stopped, its work is kept
+    RESUMED = "resumed"
     RETRY = "retry"
     RESUBMIT = "resubmit"
     SESSION_REPLACED = "session_replaced"
@@ -217,6 +220,8 @@ class Execution:
     attempt: int = 0  # number of the last run on OpenCode
     failures: int = 0  # failed tries so far, runs or not
     replays: int = 0  # how often its dead letter was replayed
+    pauses: int = 0  # how often its run was stopped for the budget's sake; the next one goes on from there
+    waiting_for: str | None = None
     session_key: str = ""
     begins_session: bool = False  # the first of its session: nothing was said before
     not_before: datetime | None = None

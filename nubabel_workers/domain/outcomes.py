@@ -25,13 +25,18 @@ REPLACED = "replaced"
 SESSION_BUSY = "session_busy"
 SENSITIVE_DATA = "sensitive_data"
 
-_FAILURE_TEXTS = {"deadline_exceeded": "deadline", "not_started_in_time": "too_late", "no_answer": "no_answer"}
+_FAILURE_TEXTS = {
+    "deadline_exceeded": "deadline",
+    "not_started_in_time": "too_late",
+    "not_resumed_in_time": "not_resumed",
+    "no_answer": "no_answer",
+}
 
 
 def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
     """OpenCode answered; a cut answer says so."""
     language = language_of(execution.prompt)
-    text = _storable(verdict.text)
+    text = _with_earlier(execution, _storable(verdict.text))
     said = [text, say("cut", language)] if verdict.cut else [text]
     return _finish(
         execution,
@@ -62,7 +67,7 @@ def failed(
     """
     language = language_of(execution.prompt)
     apology = say(_FAILURE_TEXTS.get(code, "failed"), language, reference=execution.id)
-    partial = _storable(run.partial_text) if run else ""
+    partial = _with_earlier(execution, _storable(run.partial_text) if run else "")
     return _finish(
         execution,
         Status.FAILED,
@@ -88,7 +93,7 @@ def failed(
 def cancelled(execution: Execution, *, reason: str, run: Verdict | None = None) -> Finish:
     """Somebody stopped it, or a newer message replaced it; work done until then is shown."""
     language = language_of(execution.prompt)
-    partial = _storable(run.partial_text) if run else ""
+    partial = _with_earlier(execution, _storable(run.partial_text) if run else "")
     words = say("replaced" if reason == REPLACED else "stopped", language)
     return _finish(
         execution,
@@ -180,6 +185,12 @@ def _notifications(
     if isinstance(target, CallbacksTarget) and target.session_update is not None:
         return [NewNotification(NotificationKind.WEBHOOK, target.as_dict(), update_payload(execution, status))]
     return []
+
+
+def _with_earlier(execution: Execution, text: str) -> str:
+    """What was said before the budget made it pause comes first."""
+    earlier = execution.output if execution.pauses else None
+    return "\n\n".join(said for said in (earlier, text) if said)
 
 
 def _with_notes(text: str, notes: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ _WAITS = {
     "server away": "its OpenCode server, which could not be reached",
     "own server": "an OpenCode server of the organization's own: it has none that may be used",
     "files": "its turn: only so many requests with attached files are handled at once",
+    "budget": "room in the organization's budget",
     "pace": "its turn: the OpenCode server takes only so many prompts a second",
 }
 _WORKED = "OpenCode worked on it"
@@ -170,6 +171,8 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.TOOL_CALL_STARTED: lambda d: f"calls {_tool(d)}{_again_for_the(d)}",
     EventKind.TOOL_CALL_ENDED: _called,
     EventKind.ASK_REJECTED: _asked,
+    EventKind.BUDGET_REACHED: lambda d: f"paused, its work is kept: no room under {d.get('cap', 'the budget')}",
+    EventKind.RESUMED: lambda d: f"goes on: {d.get('by', 'there is room in the budget')}",
     EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.RESUBMIT: lambda d: f"the run was lost: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.SESSION_REPLACED: lambda _: "its OpenCode session is gone or cannot be used; a new one is made",
@@ -193,6 +196,8 @@ _CAUSES: Mapping[EventKind, Callable[[Mapping[str, Any]], str | None]] = {
     EventKind.ACCEPTED: lambda _: _QUEUED,
     EventKind.REPLAYED: lambda _: _QUEUED,
     EventKind.WAITING: lambda d: f"waited for {_waited_for(d)}",
+    EventKind.BUDGET_REACHED: lambda _: f"waited for {_WAITS['budget']}",
+    EventKind.RESUMED: lambda _: _QUEUED,
     EventKind.RETRY: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
     EventKind.RESUBMIT: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
     EventKind.LEASE_TAKEN_OVER: lambda _: "waited for another worker, the first one disappeared",

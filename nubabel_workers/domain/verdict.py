@@ -179,11 +179,13 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included; sub-agents: with_sub_agents
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
+    steps: int = 0  # those of the main agent that have ended
     ended_ids: frozenset[str] = frozenset()  # those of them that have their end: what they used changes no more
     delegations: tuple[Delegation, ...] = ()  # of this attempt, in their order; a session that went on is there once
     delegated: bool = False  # a sub-agent was called, whether or not the server has told which session it got
     began_ms: int = 0  # when the attempt's first step began, by the server's clock
     tool_states: tuple[str, ...] = ()  # of the tool calls so far
+    last_ms: int = 0  # the same of its last one
     stray_run: bool = False  # this run has its end, and the session works on somebody else's message
 
     @property
@@ -349,6 +351,7 @@ def _produced(assistants: Sequence[RunMessage], state: SessionState) -> Verdict:
         usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
         assistant_ids=frozenset(message.id for message in assistants),
+        steps=sum(message.has_end for message in assistants),
         ended_ids=frozenset(message.id for message in assistants if message.has_end),
         delegations=tuple(delegations.values()),
         delegated=calls_sub_agents(assistants),
@@ -356,4 +359,5 @@ def _produced(assistants: Sequence[RunMessage], state: SessionState) -> Verdict:
         tool_states=tuple(
             part.tool_status or "" for message in assistants for part in message.parts if part.kind is PartKind.TOOL
         ),
+        last_ms=max((message.created_ms for message in assistants), default=0),
     )

@@ -32,6 +32,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "Sorry, I could not start on this in time. Please ask again. Reference: `{reference}`.",
         Language.KOREAN: "죄송합니다. 제시간에 시작하지 못했습니다. 다시 요청해 주세요. 참조 번호: `{reference}`.",
     },
+    "not_resumed": {
+        Language.ENGLISH: "This was paused for lack of budget, and nobody allowed it more in time. "
+        "Reference: `{reference}`.",
+        Language.KOREAN: "예산 부족으로 일시 중지되었고 제때 추가 허용되지 않아 종료합니다. 참조 번호: `{reference}`.",
+    },
     "no_answer": {
         Language.ENGLISH: "The assistant ended without an answer. Please rephrase and ask again. "
         "Reference: `{reference}`.",
@@ -88,6 +93,44 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "nothing_to_stop": {
         Language.ENGLISH: "Nothing is running in this conversation.",
         Language.KOREAN: "이 대화에서 실행 중인 작업이 없습니다.",
+    },
+    "budget_of_request": {
+        Language.ENGLISH: "This request has used up what one request may cost in your organization.",
+        Language.KOREAN: "이 요청이 조직에서 정한 요청당 비용 한도에 도달했습니다.",
+    },
+    "budget_of_user": {
+        Language.ENGLISH: "Your own budget for today is used up.",
+        Language.KOREAN: "오늘 사용할 수 있는 개인 예산을 모두 사용했습니다.",
+    },
+    "budget_of_day": {
+        Language.ENGLISH: "Your organization's budget for today is used up.",
+        Language.KOREAN: "조직의 오늘 예산을 모두 사용했습니다.",
+    },
+    "budget_of_month": {
+        Language.ENGLISH: "Your organization's budget for this month is used up.",
+        Language.KOREAN: "조직의 이번 달 예산을 모두 사용했습니다.",
+    },
+    "budget_kept": {Language.ENGLISH: "Your request is kept:", Language.KOREAN: "요청은 보관되어 있으며,"},
+    "budget_paused": {
+        Language.ENGLISH: "I have paused; what was done so far is kept:",
+        Language.KOREAN: "작업을 일시 중지했고 지금까지의 작업은 보관되어 있으며,",
+    },
+    "budget_until_day": {
+        Language.ENGLISH: "it goes on tomorrow (00:00 UTC), or when an administrator raises the limit.",
+        Language.KOREAN: "내일(00:00 UTC) 또는 관리자가 한도를 올리면 계속합니다.",
+    },
+    "budget_until_month": {
+        Language.ENGLISH: "it goes on next month, or when an administrator raises the limit.",
+        Language.KOREAN: "다음 달 또는 관리자가 한도를 올리면 계속합니다.",
+    },
+    "budget_until_raised": {
+        Language.ENGLISH: "it goes on when an administrator allows it more.",
+        Language.KOREAN: "관리자가 더 허용하면 계속합니다.",
+    },
+    "budget_refused": {Language.ENGLISH: "Please ask again later.", Language.KOREAN: "나중에 다시 요청해 주세요."},
+    "continue": {
+        Language.ENGLISH: "Continue where you stopped.",
+        Language.KOREAN: "중단한 곳에서 계속하세요.",
     },
     "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
 }

@@ -26,6 +26,7 @@ from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
 from nubabel_workers.services.install_workspace import InstallWorkspace
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.read_capabilities import ReadCapabilities
@@ -95,6 +96,7 @@ class GatewayParts:
     audit: AuditTrail
     usage: ReadUsage
     manage_limits: ManageLimits
+    budgets: KeepBudgets
     check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)

@@ -82,7 +82,10 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             capabilities=services.read_capabilities,
             audit=PostgresAuditTrail(services.database),
             usage=ReadUsage(PostgresUsageReports(services.database), services.clock),
-            manage_limits=ManageLimits(PostgresOrganizations(services.database, services.cipher), services.plans),
+            manage_limits=ManageLimits(
+                PostgresOrganizations(services.database, services.cipher), services.plans, services.keep_budgets
+            ),
+            budgets=services.keep_budgets,
             check_callback=services.egress.check_url,
             operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),

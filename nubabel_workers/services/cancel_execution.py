@@ -30,7 +30,7 @@ class CancelExecution:
         log.info(
             "execution.cancel_requested", organization_id=organization_id, execution_id=execution.id, reason=reason
         )
-        if execution.status is Status.QUEUED:
+        if execution.status in {Status.QUEUED, Status.WAITING_BUDGET}:
             return await self._cancel_queued(execution, reason)
         # Running: the completing task aborts it. Dispatching: the dispatcher finds the wish when it is done.
         self._hints.publish(Hint(HintTask.COMPLETE, execution.id, organization_id))

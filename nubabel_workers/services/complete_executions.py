@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET, Shortage
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, NubabelError, TransientError
 from nubabel_workers.domain.executions import EventKind, Execution
@@ -24,6 +25,7 @@ from nubabel_workers.domain.verdict import LOST, UNSEEN, RunError, Verdict, Verd
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.log_context import about
 from nubabel_workers.services.observe_runs import Batch, ObserveRuns
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
@@ -31,11 +33,15 @@ from nubabel_workers.services.report_foreign_session import ReportForeignSession
 log = structlog.get_logger(__name__)
 
 
+_ENDED_BY_ITSELF = frozenset({VerdictKind.SUCCEEDED, VerdictKind.FAILED, VerdictKind.ENDED_WITHOUT_ANSWER})
+
+
 @dataclass(frozen=True)
 class CheckLimits:
     """Seconds until the next look without news; model_retries: OpenCode's own, which have no end of their own.
 
-    stalled_s: a run that has not come further for so long stands still, and is stopped and tried again.
+    stalled_s: a run that has not come further for so long stands still, and is stopped and tried again. capped_s: until
+    the next look where the organization has a budget.
 
     arrival_s: how long an accepted prompt may be missing on its server. Measured on opencode 1.18.33: while a directory
     is loaded, a prompt is stored some time after its 204.
@@ -45,6 +51,7 @@ class CheckLimits:
     unreachable_s: float = 3.0
     model_retries: int = 6
     stalled_s: float = 600.0
+    capped_s: float = 5.0
     arrival_s: float = 15.0
     arrival_look_s: float = 1.0
 
@@ -58,6 +65,7 @@ class CompleteExecutions:
         end: EndExecution,
         foreign: ReportForeignSession,
         observe: ObserveRuns,
+        budgets: KeepBudgets,
         mappings: SessionMappings,
         leases: LeaseHolder,
         hints: HintPublisher,
@@ -71,6 +79,7 @@ class CompleteExecutions:
         self._end = end
         self._foreign = foreign
         self._observe = observe
+        self._budgets = budgets
         self._mappings = mappings
         self._leases = leases
         self._hints = hints
@@ -128,6 +137,14 @@ class CompleteExecutions:
             return await self._end_stopped(claimed, verdict, lease)
         if verdict.kind is VerdictKind.RUNNING and (hopeless := self._why_hopeless(claimed, verdict)):
             return await self._stop_and_try_again(server, claimed, verdict, TransientError(hopeless), lease)
+        return await self._judge(server, claimed, verdict, lease)
+
+    async def _judge(self, server: OpenCodeServer, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
+        execution = claimed.execution
+        if verdict.kind is VerdictKind.RUNNING:
+            return await self._go_on(server, claimed, verdict, lease)
+        if verdict.kind is VerdictKind.CANCELLED and execution.waiting_for == WAITS_FOR_BUDGET:
+            return await self._budgets.pause(execution, lease, None, verdict)
         if verdict.kind is VerdictKind.NOT_SUBMITTED and (agent := await _missing_agent(server, execution)):
             detail = f"the server has no agent {agent!r}"
             return await self._fail(
@@ -142,6 +159,30 @@ class CompleteExecutions:
         if verdict.mark == claimed.mark and claimed.unchanged_for_s > self._checks.stalled_s:
             return f"the run stood still for {claimed.unchanged_for_s:.0f} s"
         return None
+
+    async def _go_on(self, server: OpenCodeServer, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
+        """It runs, and may as long as its organization's budget has room for what it uses."""
+        execution = claimed.execution
+        shortage = await self._budgets.shortage_of(execution, verdict, lease)
+        if shortage is not None:
+            return await self._pause(server, claimed, shortage, verdict, lease)
+        again_s = self._checks.again_s
+        if await self._budgets.caps(execution.organization_id) is not None:
+            again_s = min(again_s, self._checks.capped_s)
+        await self._executions.release_check(execution, lease, check_after_s=again_s, mark=verdict.mark)
+        return "running"
+
+    async def _pause(
+        self, server: OpenCodeServer, claimed: ClaimedCheck, shortage: Shortage, running: Verdict, lease: Lease
+    ) -> str:
+        """OpenCode has no pause: the run is stopped, and a new prompt lets it go on."""
+        execution = claimed.execution
+        stopped = await self._observe.abort(server, execution, running, lease)
+        if stopped.kind in _ENDED_BY_ITSELF:
+            return await self._act_on(claimed, stopped, lease)
+        if stopped.kind is VerdictKind.RUNNING:  # the next run must not meet it
+            await self._leave_session(execution, lease)
+        return await self._budgets.pause(execution, lease, shortage, stopped)
 
     async def _stop_and_try_again(
         self, server: OpenCodeServer, claimed: ClaimedCheck, running: Verdict, error: TransientError, lease: Lease
@@ -164,7 +205,7 @@ class CompleteExecutions:
             case VerdictKind.NOT_SUBMITTED if claimed.running_for_s < self._checks.arrival_s:
                 await self._executions.release_check(execution, lease, check_after_s=self._checks.arrival_look_s)
                 return "running"
-            case VerdictKind.RUNNING | VerdictKind.UNSETTLED:
+            case VerdictKind.UNSETTLED:
                 await self._executions.release_check(
                     execution, lease, check_after_s=self._checks.again_s, mark=verdict.mark
                 )

@@ -22,6 +22,10 @@ class CountUsage:
         """Raises the errors of the OpenCode port."""
         if verdict.delegated and execution.opencode_session_id is not None:
             verdict = await self._with_sub_agents(server, execution, execution.opencode_session_id, verdict)
+        return self.priced(verdict)
+
+    def priced(self, verdict: Verdict) -> Verdict:
+        """Where the server names no cost, and there is a price."""
         by_model = self._prices.priced(verdict.usage_by_model)
         # What is not known of the whole run (it could not be looked at) stays unknown.
         start = Usage(lower_bound=verdict.usage.lower_bound)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import structlog
 
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
 from nubabel_workers.domain.executions import EventKind, Execution
@@ -31,6 +32,7 @@ from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.file_room import FileRoom
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.log_context import about
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.submit_prompt import SubmitPrompt
@@ -57,6 +59,7 @@ class DispatchExecutions:
         breakers: CircuitBreakers,
         report: ReportServers,
         waiting: WaitingStore,
+        budgets: KeepBudgets,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -74,6 +77,7 @@ class DispatchExecutions:
         self._breakers = breakers
         self._report = report
         self._waiting = waiting
+        self._budgets = budgets
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -207,7 +211,10 @@ class DispatchExecutions:
             await self._end.held(execution, lease, outcomes.cancelled(execution, reason=reason))
             return "cancelled"
         if started is None:
-            started = await self._submit_prompt.submit(execution, instance, lease, masking=claimed.masking)
+            try:
+                started = await self._submit_prompt.submit(execution, instance, lease, masking=claimed.masking)
+            except BudgetReachedError as error:
+                return await self._budgets.wait(execution, lease, error.shortage)
         log.info("execution.submitted", instance_id=instance.id)
         if started.check_now:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))

@@ -37,6 +37,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.progress import ProgressItem, ProgressSource, TextProgress, ToolProgress
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.wording import Language, language_of, say
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
@@ -48,6 +49,7 @@ _SHOWN_TOOLS = 5
 _MAX_RUNS = 20_000
 # Measured on opencode 1.18.33: what happens within 20 to 50 ms after server.connected is not told on the new stream.
 _DEAF_S = 0.25
+_ENDED = frozenset({"completed", "error"})
 _SIGNS = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
 
 
@@ -58,7 +60,9 @@ class _Run:
     organization_id: str
     execution_id: str
     language: Language
+    capped: bool  # each step that ends is a reason to look at what it has cost
     tools: OrderedDict[tuple[str, str, str], str] = field(default_factory=OrderedDict)  # call -> line
+    step_ended: bool = False
 
     def text(self) -> str:
         lines = list(self.tools.values())[-_SHOWN_TOOLS:]
@@ -80,6 +84,7 @@ class FollowInstance:
         asks: RefuseAsks,
         breakers: CircuitBreakers,
         report: ReportServers,
+        budgets: KeepBudgets,
         hints: HintPublisher,
         *,
         progress_pace_s: float,
@@ -94,6 +99,7 @@ class FollowInstance:
         self._asks = asks
         self._breakers = breakers
         self._report = report
+        self._budgets = budgets
         self._hints = hints
         self._progress_pace_s = progress_pace_s
 
@@ -138,6 +144,8 @@ class FollowInstance:
                     aside.create_task(self._asks.refuse(instance, event))
         for run in shown.values():
             await self._show_in_thread(run)
+        if costly := [session_id for session_id, run in shown.items() if run.capped and run.step_ended]:
+            await self._look_at_cost(instance, costly, shown)
         if ended:
             await self._wake(instance, ended, runs)
 
@@ -150,14 +158,23 @@ class FollowInstance:
             runs.pop(session_id, None)
         await wake_runs(self._executions, self._hints, instance.id, ended)
 
+    async def _look_at_cost(self, instance: Instance, session_ids: list[str], runs: dict[str, _Run]) -> None:
+        for session_id in session_ids:
+            runs[session_id].step_ended = False
+        await wake_runs(self._executions, self._hints, instance.id, session_ids)
+
     async def _run_of(self, instance: Instance, session_id: str, runs: "OrderedDict[str, _Run | None]") -> _Run | None:
         """The execution that a session works on; None for sessions that are not ours, such as sub-agents'."""
         if session_id not in runs:
             execution = await self._executions.running_by_opencode_session(instance.id, session_id)
-            runs[session_id] = _run(execution) if execution is not None else None
+            runs[session_id] = await self._run(execution) if execution is not None else None
             if len(runs) > _MAX_RUNS:
                 runs.popitem(last=False)
         return runs[session_id]
+
+    async def _run(self, execution: Execution) -> _Run:
+        capped = await self._budgets.caps(execution.organization_id) is not None
+        return _Run(execution.organization_id, execution.id, language_of(execution.prompt), capped)
 
     async def _tell(
         self,
@@ -177,6 +194,7 @@ class FollowInstance:
                 event.session_id, event.call_id, event.tool, event.status, event.title, event.message_id
             )
             run.tools[item.name] = _line(event)
+            run.step_ended = run.step_ended or event.status in _ENDED
             shown[event.session_id] = run
         await self._progress.tell(run.organization_id, run.execution_id, [item], ProgressSource.LISTENER)
 
@@ -204,10 +222,6 @@ class FollowInstance:
         """New sessions go elsewhere until the listener is connected again."""
         await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
         await self._report.run()
-
-
-def _run(execution: Execution) -> _Run:
-    return _Run(execution.organization_id, execution.id, language_of(execution.prompt))
 
 
 def _line(event: ToolUpdate) -> str:

@@ -12,7 +12,7 @@ import structlog
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import (
     CircuitBreakers,
@@ -124,9 +124,16 @@ class Maintain:
 
 
 def _end_of(execution: Execution) -> Finish:
-    """How an execution ends that is still queued: as somebody wished, else with an apology for being late."""
+    """How an execution ends that is still queued or paused: as somebody wished, else with an apology for being late."""
     if execution.cancel_reason is not None:
         return outcomes.cancelled(execution, reason=execution.cancel_reason)
+    if execution.status is Status.WAITING_BUDGET:
+        return outcomes.failed(
+            execution,
+            code="not_resumed_in_time",
+            detail="nobody raised the cap that it was paused for",
+            reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+        )
     return outcomes.failed(
         execution,
         code="not_started_in_time",

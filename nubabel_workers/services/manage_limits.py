@@ -8,6 +8,7 @@ from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.limits import DEFAULT_PLAN, LimitChange, Limits, Plans
 from nubabel_workers.domain.ports.administration import OrganizationRegistry
 from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.services.keep_budgets import KeepBudgets
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class LimitsReport:
 
 
 class ManageLimits:
-    def __init__(self, organizations: OrganizationRegistry, plans: Plans) -> None:
+    def __init__(self, organizations: OrganizationRegistry, plans: Plans, budgets: KeepBudgets) -> None:
         self._organizations = organizations
         self._plans = plans
+        self._budgets = budgets
 
     def of(self, organization: Organization) -> LimitsReport:
         return LimitsReport(
@@ -47,6 +49,7 @@ class ManageLimits:
         changed = await self._organizations.set_limits(organization_id, change, actor=actor)
         if changed is None:
             raise NotFoundError("there is no such organization", code="organization_not_found")
+        await self._budgets.limits_changed(organization_id)
         return self.of(changed)
 
     async def unknown_plans(self) -> Mapping[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from nubabel_workers.domain.analysis import Analysis, Rules, analyse
+from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.errors import (
     ForeignSessionError,
     LeaseLostError,
@@ -31,11 +32,14 @@ from nubabel_workers.domain.ports import (
     SessionMappings,
     Started,
 )
+from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.prompts import earlier_turns
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
+from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
@@ -64,6 +68,7 @@ class _Plan:
     analysis: Analysis
     gathered: Gathered
     outgoing: Outgoing
+    hold: Hold | None
     known_assistant_ids: tuple[str, ...] = field(default=())
 
 
@@ -81,6 +86,7 @@ class SubmitPrompt:
         incidents: Incidents,
         foreign: ReportForeignSession,
         masking: MaskPrompt,
+        budgets: KeepBudgets,
         rules: Rules,
         *,
         limits: RunLimits,
@@ -94,6 +100,7 @@ class SubmitPrompt:
         self._incidents = incidents
         self._foreign = foreign
         self._masking = masking
+        self._budgets = budgets
         self._rules = rules
         self._limits = limits
 
@@ -121,7 +128,8 @@ class SubmitPrompt:
     ) -> Started:
         """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
 
-        Raises PromptRefusedError when the policy lets the prompt not leave.
+        Raises PromptRefusedError when the policy lets the prompt not leave, BudgetReachedError where one of the
+        organization's caps leaves no room for it: it was not sent.
         """
         try:
             return await self._submit(execution, instance, lease, masking)
@@ -133,6 +141,9 @@ class SubmitPrompt:
     async def _submit(self, execution: Execution, instance: Instance, lease: Lease, masking: MaskingPolicy) -> Started:
         server = self._servers.server(instance)
         analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
+        hold = await self._budgets.hold_for(execution, analysis.category)
+        if hold is not None and (shortage := await self._budgets.shortage_before(execution, hold)) is not None:
+            raise BudgetReachedError(shortage)
         gathered = await self._context.gather(execution)
         context = [gathered.thread] if gathered.thread else []
         outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
@@ -145,7 +156,7 @@ class SubmitPrompt:
                 if known is None:
                     return await self._mark_running(execution, lease, check_after_s=0)
                 message_id = ids_of(execution, execution.opencode_session_id).message_id
-                plan = _Plan(execution.opencode_session_id, message_id, analysis, gathered, outgoing, known)
+                plan = _Plan(execution.opencode_session_id, message_id, analysis, gathered, outgoing, hold, known)
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
@@ -156,7 +167,7 @@ class SubmitPrompt:
             outgoing = await self._masking.run(
                 execution, masking, context=[*([history] if history else []), *context], files=gathered.files
             )
-        plan = _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, outgoing)
+        plan = _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, outgoing, hold)
         return await self._post(server, execution, instance, lease, plan)
 
     async def _leave_session(self, execution: Execution, lease: Lease) -> None:
@@ -211,6 +222,7 @@ class SubmitPrompt:
             notes=plan.gathered.notes,
             masked=plan.outgoing.counts,
             run_deadline_s=self._deadline_s(execution, plan.analysis),
+            hold=plan.hold,
         )
         if new_session:
             # After it was written down: of two organizations that got one session at once, both see the other.
@@ -255,21 +267,26 @@ class SubmitPrompt:
 
 
 def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) -> PromptIds:
-    """The ids of an execution's prompt in that session: the same for every attempt, others for each replay.
+    """The ids of an execution's prompt in that session: the same for every attempt, others for each replay and for
+    each time that it goes on after a pause.
 
     A replay may come after later prompts of the session, and posting an older message again then answers the newest
     (measured on opencode 1.18.33).
     """
+    name = f"{execution.id}#{execution.replays}" if execution.replays else str(execution.id)
     return prompt_ids(
         execution.organization_id,
         opencode_session_id,
-        f"{execution.id}#{execution.replays}" if execution.replays else execution.id,
+        f"{name}+{execution.pauses}" if execution.pauses else name,
         created_ms=execution.message_created_ms,
         parts=parts,
     )
 
 
 def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
+    if execution.pauses and plan.opencode_session_id == execution.opencode_session_id:
+        (part_id,) = ids_of(execution, plan.opencode_session_id).part_ids
+        return [PromptPart(part_id, text=say("continue", language_of(execution.prompt)))]
     texts = [text for text in plan.outgoing.texts if text]
     files = plan.outgoing.files
     part_ids = ids_of(execution, plan.opencode_session_id, parts=len(texts) + len(files)).part_ids

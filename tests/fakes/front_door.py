@@ -28,6 +28,7 @@ from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeOrganizations, FakeUsageReports
 from tests.fakes.bridge import FakeConversations, FakeServers
+from tests.fakes.budgets import FakeBudgets
 from tests.fakes.callbacks import FakeCallbacks
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.connections import (
@@ -93,6 +94,7 @@ class FrontDoor:
         self.audit = FakeAudit()
         self.usage = FakeUsageReports()
         self.organizations = FakeOrganizations({ACME.id: ACME})
+        self.budgets = FakeBudgets()
         self.instances = FakeServers()
         self.maintenance = FakeMaintenance()
         self.queues = FakeQueueLengths()
@@ -116,6 +118,7 @@ class FrontDoor:
         self.authorization_servers = FakeAuthorizationServers()
         self.tool_servers = FakeToolServers()
         self.callbacks = FakeCallbacks(self.tenants, self.audit, self.progress, self.hints, self.clock)
+        budgets = self.budgets.kept(store, self.tenants, self.hints, self.clock, self.chance)
         self.parts = GatewayParts(
             submit=self.submit,
             read=ReadExecution(store),
@@ -131,7 +134,8 @@ class FrontDoor:
             capabilities=ReadCapabilities(self.instances.store(), self.instances, load_rules(), self.clock, ask_s=0.05),
             audit=self.audit,
             usage=ReadUsage(self.usage, self.clock),
-            manage_limits=ManageLimits(self.organizations, load_plans()),
+            manage_limits=ManageLimits(self.organizations, load_plans(), budgets),
+            budgets=budgets,
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),

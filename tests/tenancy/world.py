@@ -22,6 +22,7 @@ from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.limits import checked_change
 from nubabel_workers.domain.progress import ProgressSource, ToolProgress
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
@@ -209,6 +210,9 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
     """Everything that an organization can have, by the ways by which it comes to have it."""
     services = world.services
     side.token = await world.gateway.organization(side.id)
+    organizations = PostgresOrganizations(services.database, services.cipher)
+    await organizations.set_limits(side.id, checked_change({"cost_per_day": 1000.0}), actor="tests")
+    services.tenants._organizations.clear()  # heard of at once
     await services.database.system().execute(
         "INSERT INTO instances (id, organization_id, url, agents) VALUES (%(id)s, %(o)s, %(url)s, %(agents)s)",
         {"id": side.server, "o": side.id, "url": server.url, "agents": '["Sisyphus - ultraworker", "build"]'},
@@ -223,7 +227,6 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
         "tests", organization=organization, actor="tests"
     )
     side.submit_key_id, side.submit_secret = issued.key.id, issued.text
-    organizations = PostgresOrganizations(services.database, services.cipher)
     await organizations.set_webhook_secret(side.id, SecretStr(side.word("secret")), actor="tests")
     await _connect_tools(world, side, tools)
     await _run_executions(world, side)

@@ -58,9 +58,12 @@ class Database:
         await self._tenant_pool.close(timeout=5)
         await self._system_pool.close(timeout=5)
 
-    def tenant(self, organization_id: str) -> "Scope":
-        """Statements that see the rows of this organization only, by row-level security."""
-        return Scope(self._tenant_pool, organization_id)
+    def tenant(self, organization_id: str, *, locked: bool = False) -> "Scope":
+        """Statements that see the rows of this organization only, by row-level security.
+
+        locked: one at a time, over all processes, each seeing what the one before has changed.
+        """
+        return Scope(self._tenant_pool, organization_id, locked=locked)
 
     def system(self) -> "Scope":
         """Statements of ingress, claims and the scheduler, across organizations."""
@@ -74,9 +77,10 @@ class Database:
 class Scope:
     """Runs single statements, each its own transaction."""
 
-    def __init__(self, pool: Pool, organization_id: str | None) -> None:
+    def __init__(self, pool: Pool, organization_id: str | None, *, locked: bool = False) -> None:
         self._pool = pool
         self._organization_id = organization_id
+        self._locked = locked
 
     async def all(self, statement: str, params: Params | None = None) -> list[dict[str, Any]]:
         return (await self._run(statement, params)).rows
@@ -95,7 +99,9 @@ class Scope:
         with translated_errors():
             connection = await self._pool.getconn()
             try:
-                return await connection.run(statement, params, organization_id=self._organization_id)
+                return await connection.run(
+                    statement, params, organization_id=self._organization_id, locked=self._locked
+                )
             except BaseException as error:
                 await _heal(self._pool, connection, error)
                 raise

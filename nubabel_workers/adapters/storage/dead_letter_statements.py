@@ -91,8 +91,9 @@ WITH letter AS (
 ),
 execution AS (
   UPDATE executions e
-  SET status = 'queued', failures = 0, replays = replays + 1, not_before = letter.starts_at, suspect = false,
-    lone_deliveries = 0, error = NULL, finished_at = NULL, cancel_requested_at = NULL, cancel_reason = NULL,
+  SET status = 'queued', failures = 0, pauses = 0, replays = replays + 1, not_before = letter.starts_at,
+    suspect = false, lone_deliveries = 0, error = NULL, finished_at = NULL, cancel_requested_at = NULL,
+    cancel_reason = NULL,
     told_late = true, outcome_in_doubt = false, answer_by = letter.starts_at + make_interval(secs => %(answer_by_s)s)
   FROM letter WHERE letter.subject_kind = 'execution' AND e.id = letter.subject_id AND e.status = 'failed'
   RETURNING letter.id AS letter_id, letter.starts_at, e.id, e.organization_id, e.session_id, e.replays, e.reply,

@@ -55,6 +55,11 @@ class _Prepared:
 
 _Key = tuple[bytes, tuple[int, ...]]
 _SCOPE = _Statement(b"SELECT set_config('nubabel.organization_id', $1, true)", ("organization_id",))
+# The lock is had before the statement that follows begins, hence before what it reads is chosen.
+_LOCKED_SCOPE = _Statement(
+    b"SELECT set_config('nubabel.organization_id', $1, true), pg_advisory_xact_lock(hashtextextended($1, 0))",
+    ("organization_id",),
+)
 
 
 class Exchange:
@@ -67,8 +72,12 @@ class Exchange:
         self._prepared: dict[_Key, _Prepared] = {}
         self._names = 0
 
-    async def run(self, statement: str, params: Params | None, *, organization_id: str | None) -> Answer:
+    async def run(
+        self, statement: str, params: Params | None, *, organization_id: str | None, locked: bool = False
+    ) -> Answer:
         """Run one statement in a transaction of its own; with an organization, in that scope.
+
+        locked: one at a time of that organization, each seeing what the one before has changed.
 
         What is sent before a sync is one transaction (PostgreSQL manual, "Pipelining"). A statement is prepared when it
         is met first, and taken for prepared only when the server has said so.
@@ -82,7 +91,7 @@ class Exchange:
         preparing: dict[int, tuple[_Key, _Prepared]] = {}
         sent = 0
         if organization_id is not None:
-            scope, sent = self._known(_SCOPE, (_TEXT_OID,), sent, preparing)
+            scope, sent = self._known(_LOCKED_SCOPE if locked else _SCOPE, (_TEXT_OID,), sent, preparing)
             pgconn.send_query_prepared(scope.name, [organization_id.encode()])
             sent += 1
         prepared, sent = self._known(compiled, types, sent, preparing)

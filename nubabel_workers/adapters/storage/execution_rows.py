@@ -51,6 +51,8 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         attempt=row["attempt"],
         failures=row["failures"],
         replays=row["replays"],
+        pauses=row["pauses"],
+        waiting_for=row["waiting_for"],
         session_key=row["session_key"],
         begins_session=row["begins_session"],
         not_before=row["not_before"],

@@ -1,8 +1,10 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
+from nubabel_workers.adapters.storage.budget_statements import HOLD, RELEASE_HOLD, ROOM
 from nubabel_workers.adapters.storage.claims import CHOSEN
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.row_sets import AWAITS_TURN_SQL, OCCUPYING_SQL, SESSION_TAKEN_SQL
+from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
 
 _ACCEPT = """
 WITH cause AS ({cause}),
@@ -91,11 +93,11 @@ ORDER BY e.position
 """
 
 # check_at is "never" while an attempt is being submitted: only news of the listener can move it to now.
-BEGIN_ATTEMPT = """
+_BEGIN_ATTEMPT = """
 WITH known AS (
   SELECT e.id, EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open
   FROM executions e WHERE e.id = %(id)s AND e.lease_owner = %(lease)s AND e.status = 'dispatching' FOR UPDATE
-),
+),{room}
 exe AS (
   UPDATE executions e
   SET attempt = e.attempt + CASE WHEN known.open THEN 0 ELSE 1 END,
@@ -103,9 +105,9 @@ exe AS (
     context = COALESCE(%(context)s, e.context), notes = %(notes)s, started_at = COALESCE(e.started_at, now()),
     deadline_at = now() + make_interval(secs => %(run_deadline_s)s), check_at = '9999-01-01Z',
     progress_mark = NULL, progress_at = NULL
-  FROM known WHERE e.id = known.id
+  FROM known WHERE e.id = known.id {if_there_is_room}
   RETURNING e.id, e.organization_id, e.session_id, e.attempt, known.open
-),
+),{hold}
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'masked', %(masked)s FROM exe WHERE NOT open AND %(masked)s::jsonb IS NOT NULL
@@ -126,8 +128,17 @@ att AS (
   SET instance_id = EXCLUDED.instance_id, opencode_session_id = EXCLUDED.opencode_session_id,
     message_id = EXCLUDED.message_id
 )
-SELECT attempt FROM exe
+{found}
 """
+BEGIN_ATTEMPT = _BEGIN_ATTEMPT.format(room="", if_there_is_room="", hold="", found="SELECT attempt FROM exe")
+# The prompt does not leave before its money is held.
+BEGIN_HELD_ATTEMPT = _BEGIN_ATTEMPT.format(
+    room=f"{ROOM},",
+    if_there_is_room="AND NOT EXISTS (SELECT 1 FROM short)",
+    hold=f"\nhold AS ({HOLD.format(placed_for='exe')}),",
+    found="""SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at
+FROM known LEFT JOIN short s ON true""",
+)
 
 MARK_RUNNING = """
 WITH exe AS (
@@ -150,24 +161,6 @@ timeline AS (
   FROM exe
 )
 SELECT check_now FROM exe
-"""
-
-_ADD_USAGE = """
-  INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens, reasoning_tokens,
-    cache_read_tokens, cache_write_tokens, cost, lower_bound, cost_computed)
-  SELECT exe.id, u.model, exe.organization_id, (now() AT TIME ZONE 'UTC')::date, u.input_tokens, u.output_tokens,
-    u.reasoning_tokens, u.cache_read_tokens, u.cache_write_tokens, u.cost, u.lower_bound, u.cost_computed
-  FROM exe, jsonb_to_recordset(%(usage_rows)s) AS u(
-    model text, input_tokens bigint, output_tokens bigint, reasoning_tokens bigint, cache_read_tokens bigint,
-    cache_write_tokens bigint, cost numeric, lower_bound boolean, cost_computed boolean)
-  ON CONFLICT (execution_id, model) DO UPDATE
-  SET input_tokens = usage.input_tokens + EXCLUDED.input_tokens,
-    output_tokens = usage.output_tokens + EXCLUDED.output_tokens,
-    reasoning_tokens = usage.reasoning_tokens + EXCLUDED.reasoning_tokens,
-    cache_read_tokens = usage.cache_read_tokens + EXCLUDED.cache_read_tokens,
-    cache_write_tokens = usage.cache_write_tokens + EXCLUDED.cache_write_tokens,
-    cost = usage.cost + EXCLUDED.cost, lower_bound = usage.lower_bound OR EXCLUDED.lower_bound,
-    cost_computed = usage.cost_computed OR EXCLUDED.cost_computed
 """
 
 # One that goes on waiting for the same thing has said so already: the timeline stays short.
@@ -195,7 +188,10 @@ att AS (
     AND %(attempt_verdict)s::text IS NOT NULL
 ),
 use AS (
-{_ADD_USAGE}),
+{ADD_USAGE}),
+given_back AS (
+  {RELEASE_HOLD} AND %(attempt_verdict)s::text IS NOT NULL
+),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, %(kind)s, %(detail)s FROM exe WHERE NOT known
@@ -252,6 +248,9 @@ att AS (
 ),
 use AS (
 {add_usage}
+),
+given_back AS (
+  {release_hold}
 ),
 tell AS (
   SELECT n.*, n.kind = 'outcome' AND EXISTS (
@@ -310,11 +309,14 @@ SELECT
     AS next_execution_id
 FROM exe
 """
-FINISH = _FINISH.format(add_usage=_ADD_USAGE, held="lease_owner = %(lease)s", abandoned="%(abandon_session)s")
+FINISH = _FINISH.format(
+    add_usage=ADD_USAGE, release_hold=RELEASE_HOLD, held="lease_owner = %(lease)s", abandoned="%(abandon_session)s"
+)
 # An attempt that is still open may have reached the server: nobody looked.
 FINISH_QUEUED = _FINISH.format(
-    add_usage=_ADD_USAGE,
-    held="status = 'queued' AND lease_owner IS NULL",
+    add_usage=ADD_USAGE,
+    release_hold=RELEASE_HOLD,
+    held="status IN ('queued', 'waiting_budget') AND lease_owner IS NULL",
     abandoned="EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = exe.id AND a.ended_at IS NULL)",
 )
 

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage import execution_statements as sql
+from nubabel_workers.adapters.storage.budget_rows import hold_params, shortage_from
 from nubabel_workers.adapters.storage.claims import UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import (
@@ -21,6 +22,7 @@ from nubabel_workers.adapters.storage.execution_rows import (
     usage_as_dict,
 )
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import (
@@ -46,6 +48,7 @@ from nubabel_workers.domain.ports import (
     SessionPlace,
     Started,
 )
+from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.tenants import ServersPolicy
 
 T = TypeVar("T")
@@ -138,10 +141,12 @@ class PostgresExecutions:
         notes: Sequence[str],
         masked: Mapping[str, int],
         run_deadline_s: float,
+        hold: Hold | None = None,
     ) -> int:
-        row = await self._database.tenant(execution.organization_id).one(
-            sql.BEGIN_ATTEMPT,
+        row = await self._database.tenant(execution.organization_id, locked=hold is not None).one(
+            sql.BEGIN_ATTEMPT if hold is None else sql.BEGIN_HELD_ATTEMPT,
             {
+                **({} if hold is None else hold_params(execution, hold)),
                 "id": execution.id,
                 "lease": lease.token,
                 "instance_id": instance_id,
@@ -156,7 +161,10 @@ class PostgresExecutions:
                 "run_deadline_s": run_deadline_s,
             },
         )
-        return int(_held(row)["attempt"])
+        found = _held(row)
+        if found["attempt"] is None and (shortage := shortage_from(found)) is not None:
+            raise BudgetReachedError(shortage)
+        return int(found["attempt"])
 
     async def mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         row = await self._database.tenant(execution.organization_id).one(
@@ -191,7 +199,7 @@ class PostgresExecutions:
                 "failed": failed,
                 "attempt_verdict": attempt_verdict,
                 "counted_ids": Jsonb(sorted(counted_ids)),
-                **_usage_params(execution, usage, usage_by_model or {}),
+                **usage_params(execution, usage, usage_by_model or {}),
             },
         )
         _held(row)
@@ -247,7 +255,7 @@ class PostgresExecutions:
             "verdict": finish.verdict,
             "output": finish.output,
             "output_cut": finish.output_cut,
-            **_usage_params(execution, finish.usage, finish.usage_by_model),
+            **usage_params(execution, finish.usage, finish.usage_by_model),
             "error": Jsonb({"code": error.code, "message": error.message, "detail": error.detail}) if error else None,
             "notes": Jsonb(list(finish.notes)),
             "notifications": json_list([self._notification_row(new) for new in finish.notifications]),
@@ -392,7 +400,7 @@ def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return row
 
 
-def _usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[str, Usage]) -> dict[str, Any]:
+def usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[str, Usage]) -> dict[str, Any]:
     """usage: of the attempt that ends; None where there was none. That it was more is said in the rows as well."""
     total = usage + execution.usage if usage and execution.usage else usage
     if usage is not None and usage.lower_bound and not any(used.lower_bound for used in by_model.values()):

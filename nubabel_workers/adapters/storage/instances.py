@@ -25,7 +25,10 @@ _COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_i
 _GIVEN_UP = """COALESCE(i.unhealthy_since < now() - make_interval(secs => %(give_up_after_s)s)
     AND EXISTS (SELECT 1 FROM instances o WHERE o.status = 'active' AND o.healthy AND o.id <> i.id
       AND o.organization_id IS NOT DISTINCT FROM i.organization_id), false) AS given_up"""
-_IN_FLIGHT = f"(SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL}) AS in_flight"
+# One that waits for its budget occupies its session, and nothing of the server.
+_IN_FLIGHT = f"""(
+  SELECT count(*) FROM executions e
+  WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL} AND e.status <> 'waiting_budget') AS in_flight"""
 _KEEP_S = 2.0
 _MAX_ENTRIES = 1024
 _STATUS_ACTIONS = {

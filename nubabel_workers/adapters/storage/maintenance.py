@@ -111,9 +111,14 @@ RETURNING id
 
 # Cancelled ones are found here when the canceller died, or met them on their way back to the queue.
 _QUEUED_TO_END = """
-SELECT organization_id, id FROM executions
-WHERE status = 'queued' AND (answer_by <= now() OR cancel_requested_at IS NOT NULL)
-ORDER BY answer_by LIMIT 100
+(SELECT organization_id, id FROM executions
+ WHERE status = 'queued' AND (answer_by <= now() OR cancel_requested_at IS NOT NULL)
+ ORDER BY answer_by LIMIT 100)
+UNION ALL
+(SELECT e.organization_id, e.id FROM budget_holds h JOIN executions e ON e.id = h.execution_id
+ WHERE h.look_at IS NOT NULL AND e.status = 'waiting_budget'
+   AND (e.answer_by <= now() OR e.cancel_requested_at IS NOT NULL)
+ ORDER BY e.answer_by LIMIT 100)
 """
 
 _TELL_LATE = """
@@ -170,6 +175,10 @@ _GAUGES = f"""
 SELECT
   (SELECT count(*) FROM executions WHERE status = 'queued') AS executions_queued,
   (SELECT count(*) FROM executions WHERE {OCCUPYING_SQL}) AS executions_in_flight,
+  (SELECT count(*) FROM executions WHERE status = 'queued' AND waiting_for = 'budget')
+    + (SELECT count(*) FROM budget_holds WHERE look_at < 'infinity') AS executions_waiting_for_budget,
+  (SELECT count(*) FROM budget_holds WHERE look_at IS NULL) AS budget_holds,
+  (SELECT COALESCE(sum(cost), 0) FROM budget_holds WHERE look_at IS NULL) AS budget_held_usd,
   (SELECT count(*) FROM executions
    WHERE {OPEN_SQL} AND GREATEST(answer_by, deadline_at) + interval '1 minute' < now()) AS executions_past_answer_by,
   (SELECT COALESCE(extract(epoch FROM now() - min(not_before)), 0) FROM executions

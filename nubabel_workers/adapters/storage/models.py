@@ -191,6 +191,8 @@ class ExecutionRow(Leased, Base):
     status: Mapped[str] = mapped_column(server_default=text("'queued'"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))  # number of the last run on OpenCode
     replays: Mapped[int] = mapped_column(server_default=text("0"))  # each replay has an outcome of its own
+    pauses: Mapped[int] = mapped_column(server_default=text("0"))  # each is followed by a prompt of its own
+    cost_ceiling: Mapped[Decimal | None]  # US dollars in all; an operator's word, instead of the organization's caps
     prompt: Mapped[str]
     user_id: Mapped[str | None]
     workspace_id: Mapped[str | None] = mapped_column(ForeignKey("workspaces.id", ondelete="SET NULL"))
@@ -387,6 +389,22 @@ class UsageRow(Base):
     lower_bound: Mapped[bool] = mapped_column(server_default=text("false"))  # it was more, nobody told how much
     cost_computed: Mapped[bool] = mapped_column(server_default=text("false"))  # from prices of ours, not OpenCode's own
     __table_args__ = (Index("ix_usage_by_day", "organization_id", "day"),)
+
+
+class BudgetHoldRow(Base):
+    """What a run may use until it is looked at again: counted as used while the run's attempt is open. Only of
+    executions that occupy their session in organizations with caps: a small table.
+    """
+
+    __tablename__ = "budget_holds"
+    execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    user_id: Mapped[str | None]
+    cost: Mapped[Decimal]
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    placed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    look_at: Mapped[datetime | None]  # of a paused one, which holds nothing: when to look for room
+    __table_args__ = (Index("ix_budget_holds_organization", "organization_id"),)
 
 
 class ToolCallRow(Base):

@@ -33,6 +33,7 @@ TENANT_TABLES = (
     "inbound_events",
     "dead_letters",
     "usage",
+    "budget_holds",
     "tool_calls",
     "mcp_connections",
     "mcp_authorizations",

@@ -20,6 +20,7 @@ from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification, Notification
+from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import Delegation
@@ -158,10 +159,12 @@ class ExecutionStore(Protocol):
         notes: Sequence[str],
         masked: Mapping[str, int],
         run_deadline_s: float,
+        hold: Hold | None = None,
     ) -> int:
         """Write down what is about to be submitted, before it is; return the attempt's number.
 
-        masked: how many values of each kind were taken out, for the timeline.
+        masked: how many values of each kind were taken out, for the timeline. hold: of money and tokens, placed with
+        it; raises BudgetReachedError where there is no room: then nothing was written.
 
         An attempt that is still open (its outcome is unknown) is continued, not counted again.
         """

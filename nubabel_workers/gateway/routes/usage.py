@@ -1,16 +1,22 @@
-"""What was used: a service token's own organization, or any for operators. JSON or CSV."""
+"""What was used, as JSON or CSV: of a token's own organization, or of any for operators, who also allow more."""
 
 from datetime import date
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.usage_report import Dimension, UsageReport, as_csv
 from nubabel_workers.gateway.authentication import Authenticated
 from nubabel_workers.gateway.dependencies import Parts
+from nubabel_workers.gateway.models import ExecutionView
 from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.operators import Operator
+from nubabel_workers.gateway.problems import ProblemError
+from nubabel_workers.gateway.routes.executions import ExecutionId
 from nubabel_workers.gateway.usage_models import UsageReportView
 
 router = APIRouter(tags=["usage"])
@@ -54,6 +60,31 @@ async def read_usage(
 ) -> Response:
     report = await parts.usage.run(organization_id=caller.organization.id, by=by, first=first, last=last)
     return _answer(report, wanted, accept)
+
+
+class ResumeBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    organization_id: str = Field(min_length=1, max_length=200, description="Whose it is.")
+    cost_usd: float = Field(gt=0, le=1_000_000, description="What it may cost more, whatever the caps say.")
+
+
+@router.post(
+    "/v1/operator/executions/{execution_id}/resume",
+    status_code=HTTPStatus.ACCEPTED,
+    summary="Let an execution go on that waits for its budget",
+    responses={202: {"description": "It is queued again."}, **problems(401, 404, 409, 400, 408, 413, 422, 503)},
+)
+async def resume_execution(
+    execution_id: ExecutionId, operator: Operator, parts: Parts, body: ResumeBody
+) -> ExecutionView:
+    """Its own ceiling then counts instead of the organization's caps: what it has cost so far, and that much more."""
+    await parts.read.by_id(body.organization_id, execution_id)
+    try:
+        await parts.budgets.allow(body.organization_id, execution_id, cost=body.cost_usd, actor=operator)
+    except InvalidInputError as error:
+        raise ProblemError(HTTPStatus.CONFLICT, error.code, str(error)) from error
+    return ExecutionView.of(await parts.read.by_id(body.organization_id, execution_id))
 
 
 @router.get(

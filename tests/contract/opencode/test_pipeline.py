@@ -3,6 +3,7 @@
 Every run ends as the verdict table says, and each attempt has asked the model for one run.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.contract.opencode.backends import AGENT, Backend
 from tests.contract.opencode.wired import WiredSteps, unheard_of, wired
 from tests.integration.pipeline.conftest import ORGANIZATION, pipeline_settings
 from tests.integration.pipeline.dying import others_find_its_rows
+from tests.integration.pipeline.test_budgets import set_caps
 from tests.waiting import eventually_true
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -359,3 +361,37 @@ async def test_what_is_billed_is_what_the_model_reported_sub_agents_included(ste
     assert (line.input_tokens, line.cache_read_tokens, line.output_tokens) == (3 * 200, 3 * 800, 3 * 50)
     assert (line.executions, line.lower_bound, line.cost_computed) == (1, False, False)
     assert line.cost > 0
+
+
+# --- budgets ---
+
+_STEP = '[[tool=bash {"command":"sleep 0.3","description":"a nap"}]]'
+
+
+async def test_a_run_paused_at_its_cap_goes_on_in_its_session_when_the_cap_is_raised(steps: WiredSteps) -> None:
+    """The stub's model costs a dollar per million tokens of input: each step costs five cents."""
+    question = await steps.mention(unheard_of(f"{_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
+    await set_caps(steps, cost_per_execution=0.17)
+    await steps.take_events()
+    await steps.dispatch()
+    async with asyncio.timeout(60):
+        while await steps.statuses() in (["queued"], ["running"]):
+            await steps.dispatch()
+            await steps.due_now()
+            await steps.complete()
+    assert await steps.statuses() == ["waiting_budget"]
+    assert await steps.working() == 0
+    paused = await steps.one("SELECT sum(cost)::float8 AS cost, bool_or(lower_bound) AS more FROM usage")
+    assert paused["cost"] == pytest.approx(0.15)
+    assert paused["more"] is True  # the step that was stopped
+    calls = steps.calls
+
+    await set_caps(steps, cost_per_execution=100)
+    await steps.services.keep_budgets.resume_those_with_room()
+    await steps.answer_all()
+
+    assert await steps.statuses() == ["completed"]
+    assert await steps.sessions() == 1
+    assert steps.calls > calls
+    assert len(await steps.attempts()) == 2
+    assert steps.replies(question)[-1]

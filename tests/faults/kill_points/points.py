@@ -35,7 +35,7 @@ from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain import ports
-from nubabel_workers.domain.ports import administration, tool_calls, tools
+from nubabel_workers.domain.ports import administration, budgets, tool_calls, tools
 
 # Name in the table of results -> the adapter that serves it, and the ports that it implements.
 ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
@@ -90,6 +90,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tools.ToolServers: "asks and changes nothing; what it found is written by ConnectionStore",
     tool_calls.ToolServers: "tests/integration/mcp/test_calls.py: deaths on both sides of the call",
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
+    budgets.BudgetStore: "tests/integration/pipeline/test_budgets.py and tests/integration/storage/test_budgets.py",
     administration.UsageReports: "reads and changes nothing",
     administration.Erasure: "tests/integration/pipeline/test_erasure.py: dies before each of its calls in turn",
     administration.OrganizationCache: "tests/integration/pipeline/test_erasure.py",
@@ -138,7 +139,9 @@ def ports_without_an_adapter_here() -> set[str]:
     known = {protocol for _, protocols in ADAPTERS.values() for protocol in protocols}
     known |= WITHIN_THE_PROCESS.keys() | PLAYED_ELSEWHERE.keys()
     return {
-        protocol.__name__ for module in (ports, administration, tool_calls, tools) for protocol in _protocols(module)
+        protocol.__name__
+        for module in (ports, administration, budgets, tool_calls, tools)
+        for protocol in _protocols(module)
     } - {protocol.__name__ for protocol in known}
 
 

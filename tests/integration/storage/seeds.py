@@ -39,6 +39,8 @@ ROWS_OF_TABLES = {
     "usage": """INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens,
                                    reasoning_tokens, cache_read_tokens, cache_write_tokens, cost)
                 VALUES ('exe_{o}', 'm{n}', '{o}', '2026-01-01', 0, 0, 0, 0, 0, 0)""",
+    "budget_holds": """INSERT INTO budget_holds (execution_id, organization_id, cost, tokens)
+                       VALUES ('exe_{o}', '{o}', 0, 0)""",
     "tool_calls": """INSERT INTO tool_calls (id, organization_id, execution_id, opencode_session_id, call_id,
                                              connection_id, provider, tool_name, fingerprint, arguments, repeatable)
                      VALUES ('tc_{n}', '{o}', 'exe_{o}', 's', 'c', 'con', 'p', 't', 'f', '{{}}', false)""",

@@ -62,6 +62,7 @@ from tests.fakes.administration import (
     FakeWorkspaces,
 )
 from tests.fakes.breakers import FakeBreakers
+from tests.fakes.budgets import FakeBudgets
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.connections import (
     FakeAuthorizationServers,
@@ -177,6 +178,7 @@ class Bench:
         self.dead_letters = FakeDeadLetterRegistry()
         self.tool_calls = FakeToolCallReports()
         self.usage = FakeUsageReports()
+        self.budgets = FakeBudgets()
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
@@ -220,10 +222,11 @@ class Bench:
         instances = ManageInstances(
             self.instances, self.instances, self.servers, self.breakers, self.chance, agent_prefix="Sisyphus - "
         )
+        budgets = self.budgets.kept(store, self.tenants, self.hints, self.clock, self.chance)
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),
-            limits=ManageLimits(self.organizations, load_plans()),
+            limits=ManageLimits(self.organizations, load_plans(), budgets),
             erase=EraseOrganization(
                 FakeErasure(self.organizations),
                 FakeOrganizationCache(),
@@ -241,6 +244,7 @@ class Bench:
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             tool_calls=ReadToolCalls(self.tool_calls, self.audit),
             usage=ReadUsage(self.usage, self.clock),
+            budgets=budgets,
             health=CheckHealth(
                 self.probes,
                 frozenset(),

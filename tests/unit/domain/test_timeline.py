@@ -143,7 +143,10 @@ def test_every_event_has_words_even_without_details(kind: EventKind) -> None:
         (_event(0, EventKind.FINISHED, status="cancelled", verdict="cancelled", reason="stop"), "cancelled (stop)"),
         (_event(0, EventKind.DELIVERED, kind="outcome", repeated=True), "the answer was delivered, marked as a pos"),
         (_event(0, EventKind.DELIVERED, kind="webhook"), "the webhook was delivered"),
-        (_event(0, EventKind.WAITING, reason="budget", wait_s=60), "waits for budget; again in 60.0 s"),
+        (
+            _event(0, EventKind.WAITING, reason="budget", wait_s=60),
+            "waits for room in the organization's budget; again in 60.0 s",
+        ),
         (_event(0, EventKind.ASK_REJECTED, permission="bash"), "OpenCode asked for bash: refused"),
         (_event(0, EventKind.REPLAYED, by="cli:anna"), "replayed by cli:anna"),
     ],

@@ -88,3 +88,26 @@ async def test_operators_see_any_organization_and_others_nothing(door: FrontDoor
     assert (refused.status_code, not_a_tenant.status_code) == (401, 401)
     assert (one.status_code, everybody.status_code) == (200, 200)
     assert [query.organization_id for query in door.usage.asked] == ["org_x", None]
+
+
+# --- allowing more ---
+
+
+async def test_an_operator_lets_an_execution_go_on_that_waits_for_its_budget(
+    door: FrontDoor, http: httpx.AsyncClient
+) -> None:
+    submitted = (await http.post("/v1/executions", json={"prompt": "hello"})).json()
+    path = f"/v1/operator/executions/{submitted['id']}/resume"
+    door.budgets.waiting.add(submitted["id"])
+    body = {"organization_id": ACME.id, "cost_usd": 2.5}
+
+    async with client_of(door, token=OPERATORS["night"].get_secret_value()) as operator:
+        elsewhere = await operator.post(path, json=body | {"organization_id": "org_other"})
+        nothing = await operator.post(path, json=body | {"cost_usd": 0})
+        allowed = await operator.post(path, json=body)
+        again = await operator.post(path, json=body)
+    refused = await http.post(path, json=body)
+
+    assert [one.status_code for one in (elsewhere, nothing, allowed, again, refused)] == [404, 422, 202, 409, 401]
+    assert again.json()["code"] == "not_waiting_for_budget"
+    assert door.budgets.allowed == {submitted["id"]: (2.5, "operator:night")}
