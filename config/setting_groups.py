@@ -7,6 +7,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -65,11 +66,22 @@ def _user_and_password(value: SecretStr) -> SecretStr:
     return value
 
 
+def _command(value: str) -> str:
+    try:
+        arguments = shlex.split(value)
+    except ValueError as error:
+        raise ValueError(f"cannot be read as a command: {error}") from None
+    if not arguments:
+        raise ValueError("is no command")
+    return value
+
+
 RedisUrl = Annotated[SecretStr, _url_of("redis", "rediss")]
 PostgresUrl = Annotated[SecretStr, _url_of("postgresql", "postgres")]
 HttpOrigin = Annotated[str, AfterValidator(_http_origin)]
 EncryptionKeys = Annotated[CommaSeparatedSecrets, Field(min_length=1), AfterValidator(_fernet_keys)]
 OperatorTokens = Annotated[CommaSeparated, AfterValidator(_named_digests)]
+CommandLine = Annotated[str, AfterValidator(_command)]
 BasicAuth = Annotated[SecretStr, AfterValidator(_user_and_password)]
 
 
@@ -242,6 +254,14 @@ class OpenCodeSettings(SettingGroup):
     opencode_give_up_after_s: PositiveFloat = Field(
         600,
         description="Seconds after which a server that is away is given up, if another one can take its sessions.",
+    )
+    opencode_restart_command: CommandLine | None = Field(
+        None,
+        description="Starts a server anew that stays away: {id} and {url} stand for the server's; no shell reads it. "
+        "The scheduler runs it, without our settings in its environment.",
+    )
+    opencode_restart_after_s: PositiveFloat = Field(
+        60, description="Seconds that a server is away before it is started anew; five times as long between tries."
     )
     opencode_model_retries: PositiveInt = Field(
         6, description="Tries of a server to reach its model, which have no end of their own, until a run is given up."

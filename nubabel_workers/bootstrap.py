@@ -54,6 +54,7 @@ from nubabel_workers.adapters.storage.tool_calls import PostgresToolCalls
 from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.adapters.supervisor import CommandSupervisor
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.budgets import Amount
@@ -98,6 +99,7 @@ from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.report_servers import ReportServers
+from nubabel_workers.services.restart_servers import RestartPace, RestartServers
 from nubabel_workers.services.revoke_access import RevokeAccess
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
@@ -105,6 +107,8 @@ from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 from nubabel_workers.services.tool_calls import ToolCalls
 
 _DAY_S = 86_400.0
+_RESTART_LIMIT_S = 45.0  # shorter than a scheduler's step may take
+_RESTARTED_AGAIN = 5.0  # a server needs longer to come back than to be noticed as away
 _STREAM_REST_S = 60.0  # sockets that rest in XREAD or a subscription: longer than any block of theirs
 
 
@@ -528,6 +532,19 @@ def manage_dead_letters(services: Services) -> ManageDeadLetters:
         services.hints,
         PostgresAuditTrail(services.database),
         answer_by_s=services.settings.answer_by_s,
+    )
+
+
+def restart_servers(services: Services) -> RestartServers | None:
+    """None where the settings have no command for it."""
+    settings = services.settings
+    if settings.opencode_restart_command is None:
+        return None
+    after_s = settings.opencode_restart_after_s
+    return RestartServers(
+        services.instances,
+        CommandSupervisor(settings.opencode_restart_command, limit_s=_RESTART_LIMIT_S),
+        pace=RestartPace(after_s, every_s=_RESTARTED_AGAIN * after_s),
     )
 
 

@@ -37,6 +37,7 @@ class AuditAction(StrEnum):
     INSTANCE_DRAINED = "instance.drained"
     INSTANCE_ACTIVATED = "instance.activated"
     INSTANCE_REMOVED = "instance.removed"
+    INSTANCE_RESTARTED = "instance.restarted"
     CALLBACK_KEY_CREATED = "callback_key.created"
     CALLBACK_KEY_ENDED = "callback_key.ended"
     CALLBACK_REFUSED = "callback.refused"

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from config.settings import Settings
-from nubabel_workers.bootstrap import open_services
+from nubabel_workers.bootstrap import open_services, restart_servers
 from nubabel_workers.entry import run_process, serving_metrics, stop_on_signals
 from nubabel_workers.scheduler.process import repeat
 
@@ -16,7 +16,12 @@ async def run(settings: Settings) -> None:
         maintain, budgets = services.maintain, services.keep_budgets
         with serving_metrics(settings, services.metrics):
             done = services.metrics.round_done
+            restart = restart_servers(services)
+            restarts = (
+                [repeat("restart_servers", restart.run, every_s=tick, stop=stop, on_done=done)] if restart else []
+            )
             await asyncio.gather(
+                *restarts,
                 repeat("publish_overdue", maintain.publish_overdue, every_s=tick, stop=stop, on_done=done),
                 repeat("keep_deadlines", maintain.keep_deadlines, every_s=tick, stop=stop, on_done=done),
                 repeat("keep_budgets", budgets.resume_those_with_room, every_s=tick, stop=stop, on_done=done),

@@ -101,6 +101,23 @@ class PostgresInstances:
             },
         )
 
+    async def take_restarts(self, *, after_s: float, every_s: float) -> list[Instance]:
+        rows = await self._database.system().all(
+            f"""
+            WITH due AS (
+                UPDATE instances i SET restarted_at = now()
+                WHERE i.status = 'active' AND i.unhealthy_since < now() - make_interval(secs => %(after_s)s)
+                  AND COALESCE(i.restarted_at < now() - make_interval(secs => %(every_s)s), true)
+                RETURNING {_COLUMNS}),
+            entered AS (
+                INSERT INTO audit_log (organization_id, actor, action, subject)
+                SELECT organization_id, 'scheduler', %(action)s, id FROM due)
+            SELECT * FROM due
+            """,
+            {"after_s": after_s, "every_s": every_s, "action": AuditAction.INSTANCE_RESTARTED.value},
+        )
+        return [self._instance_of({**row, "in_flight": 0}) for row in rows]
+
     async def by_url(self, url: str) -> Instance | None:
         row = await self._database.system().one(
             f"SELECT {_COLUMNS}, {_IN_FLIGHT} FROM instances i WHERE i.url = %(url)s", {"url": url}

@@ -9,6 +9,7 @@ from nubabel_workers.domain.ports.outside import (
     OpenCodeServer,
     OpenCodeServers,
     PromptPart,
+    Supervisor,
     WebhookSender,
 )
 from nubabel_workers.domain.ports.process import (
@@ -42,6 +43,7 @@ from nubabel_workers.domain.ports.stores import (
     LastRun,
     MaintenanceStore,
     NotificationStore,
+    RestartStore,
     SessionPlace,
     Started,
     TenantStore,
@@ -77,10 +79,12 @@ __all__ = [
     "OpenCodeServers",
     "ProgressStream",
     "PromptPart",
+    "RestartStore",
     "SessionMapping",
     "SessionMappings",
     "SessionPlace",
     "Started",
+    "Supervisor",
     "TenantStore",
     "Throttle",
     "WaitingStore",

@@ -116,6 +116,14 @@ class Messenger(Protocol):
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
 
 
+class Supervisor(Protocol):
+    """Whatever keeps OpenCode servers running."""
+
+    async def restart(self, instance: Instance) -> None:
+        """Start it anew. Raises TransientError when that could not be begun; that it is back shows in its health."""
+        ...
+
+
 class WebhookSender(Protocol):
     async def send(self, *, url: str, secret: str | None, message_id: str, payload: Mapping[str, Any]) -> None:
         """Secret None: not signed."""

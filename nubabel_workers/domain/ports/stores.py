@@ -487,6 +487,12 @@ class TenantStore(Protocol):
     async def webhook_secret(self, organization_id: str) -> str | None: ...
 
 
+class RestartStore(Protocol):
+    async def take_restarts(self, *, after_s: float, every_s: float) -> list[Instance]:
+        """Servers that have been away for after_s, and were not started anew within every_s: noted as being so now."""
+        ...
+
+
 class InstanceStore(Protocol):
     async def loads(self) -> list[Instance]:
         """Every server that is not removed, with the executions now occupying it."""

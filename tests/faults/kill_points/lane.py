@@ -49,6 +49,8 @@ _SHORT_WAITS = {
     "scheduler_retention_interval_s": "1",
     "opencode_connect_timeout_s": "1",
     "opencode_read_timeout_s": "3",
+    "opencode_restart_command": "true",
+    "opencode_restart_after_s": "0.2",
     "breaker_failures": "2",
     "breaker_first_wait_s": "0.3",
     "breaker_max_wait_s": "0.5",

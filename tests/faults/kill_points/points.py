@@ -33,6 +33,7 @@ from nubabel_workers.adapters.storage.tenants import PostgresTenants
 from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
+from nubabel_workers.adapters.supervisor import CommandSupervisor
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain import ports
 from nubabel_workers.domain.ports import administration, budgets, tool_calls, tools
@@ -49,7 +50,7 @@ ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
     "tenants": (PostgresTenants, (ports.TenantStore,)),
     "instances": (
         PostgresInstances,
-        (ports.InstanceStore, administration.InstanceRegistry, administration.CallbackKeyRegistry),
+        (ports.InstanceStore, ports.RestartStore, administration.InstanceRegistry, administration.CallbackKeyRegistry),
     ),
     "mappings": (CachedSessionMappings, (ports.SessionMappings,)),
     "progress": (RedisProgress, (ports.ProgressStream,)),
@@ -58,6 +59,7 @@ ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
     "hints": (BrokerHintPublisher, (ports.HintPublisher,)),
     "leadership": (RedisLeadership, ()),
     "messenger": (SlackMessenger, (ports.Messenger, administration.SlackIdentity)),
+    "supervisor": (CommandSupervisor, (ports.Supervisor,)),
     "webhooks": (StandardWebhookSender, (ports.WebhookSender,)),
     "opencode": (HttpOpenCodeServer, (ports.OpenCodeServer,)),
     "opencode_events": (HttpOpenCodeEvents, (ports.OpenCodeEvents,)),

@@ -22,7 +22,7 @@ from tests.faults.kill_points.processes import WORKER, forking_context
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-_NOT_PORTS = {"settings", "clock", "chance", "metrics", "cache", "database", "cipher", "servers", "egress"}
+_NOT_PORTS = {"settings", "plans", "clock", "chance", "metrics", "cache", "database", "cipher", "servers", "egress"}
 
 
 def test_every_port_has_its_adapter_in_the_list() -> None:

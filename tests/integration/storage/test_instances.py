@@ -1,5 +1,7 @@
 """OpenCode servers on a real PostgreSQL: load, health, taking out of use."""
 
+import asyncio
+
 import pytest
 from pydantic import SecretStr
 
@@ -275,3 +277,36 @@ async def test_no_server_is_given_up_without_another_that_can_take_its_sessions(
             await database.system().execute("UPDATE instances SET organization_id = 'org_a' WHERE id = 'ins_2'")
 
     assert await _given_up(instances) == []
+
+
+async def test_a_server_that_stays_away_is_taken_for_a_restart_once_and_again_after_a_while(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await _down(instances, "ins_1")
+    assert await instances.take_restarts(after_s=60, every_s=300) == []
+    await _away_for(database, "ins_1", 61)
+
+    at_once = await asyncio.gather(*(instances.take_restarts(after_s=60, every_s=300) for _ in range(3)))
+
+    assert sorted(len(taken) for taken in at_once) == [0, 0, 1]
+    await database.system().execute("UPDATE instances SET restarted_at = now() - interval '301 s'")
+    assert [one.id for one in await instances.take_restarts(after_s=60, every_s=300)] == ["ins_1"]
+    entries = await PostgresAuditTrail(database).list(organization_id=None, limit=10)
+    assert [e.action for e in entries if e.subject == "ins_1"] == [
+        AuditAction.INSTANCE_RESTARTED,
+        AuditAction.INSTANCE_RESTARTED,
+        AuditAction.INSTANCE_ADDED,
+    ]
+
+
+@pytest.mark.parametrize("status", ["draining", "removed"])
+async def test_a_server_that_was_taken_out_of_use_is_left_alone(
+    instances: PostgresInstances, database: Database, status: str
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await _down(instances, "ins_1")
+    await _away_for(database, "ins_1", 3600)
+    await instances.set_status("ins_1", status, only_if_idle=False, actor="cli:anna")
+
+    assert await instances.take_restarts(after_s=60, every_s=300) == []
