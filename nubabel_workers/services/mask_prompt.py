@@ -11,7 +11,7 @@ from nubabel_workers.domain.findings import SensitiveKind
 from nubabel_workers.domain.masking import Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.prompts import PromptFile
 
-_AT_ONCE = 65_536  # characters; what is longer is read in another thread, so that the leases of others are renewed
+_AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
 _BINARY = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
 
 

@@ -48,6 +48,7 @@ async def erase(pipeline: Pipeline) -> AsyncIterator[EraseOrganization]:
             "mcp_authorizations",
             "dead_letters",
             "usage",
+            "budget_holds",
             "tool_calls",
         ),
         "audit_log",
