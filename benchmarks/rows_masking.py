@@ -8,7 +8,7 @@ from nubabel_workers.domain.masking import Placeholders, mask
 
 COST: Final = "Masking, microseconds of CPU per kB of UTF-8"
 _AIM_US_PER_KB: Final = 300.0
-_AIM_HOSTILE_MS: Final = 3000.0
+_AIM_HOSTILE_MS: Final = 1000.0
 _ROUNDS: Final = 20
 _KB: Final = 1024
 _TEXTS: Final = {
