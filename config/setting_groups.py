@@ -325,6 +325,20 @@ class WorkSettings(SettingGroup):
         ge=3,
         description="Seconds for which a claimed row is ours without renewal; a call needs one and a half of them.",
     )
+    fair_half_life_s: PositiveFloat = Field(
+        300,
+        description="Seconds after which what an organization has used counts half when it is about whose turn it is.",
+    )
+    fair_expected_run_s: PositiveFloat = Field(
+        30, description="Seconds that a run is expected to take, of an organization of which none has ended lately."
+    )
+    fair_aged_after_s: PositiveFloat = Field(
+        600,
+        description="Seconds after which a waiting request goes first now and then, whoever's turn it is.",
+    )
+    batch_share: float = Field(
+        0.8, ge=0, le=1, description="Share of the capacity that requests of priority batch may occupy at most."
+    )
     claim_batch: PositiveInt = Field(32, description="Rows at most that one task takes.")
     hint_flag_ms: int = Field(
         1000, ge=1, le=1000, description="Milliseconds for which one hint stands for all of its kind."

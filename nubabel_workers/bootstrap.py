@@ -52,6 +52,7 @@ from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.adapters.storage.tenants import PostgresTenants
 from nubabel_workers.adapters.storage.tool_calls import PostgresToolCalls
 from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
+from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.supervisor import CommandSupervisor
@@ -201,7 +202,9 @@ async def _open_adapters(
     hints = _hint_publisher(settings, metrics)
     stack.callback(hints.close)
     lease_s, lone = settings.lease_s, settings.max_lone_deliveries
-    executions = PostgresExecutions(database, clock, chance, lease_s=lease_s, lone_deliveries=lone)
+    plans = load_plans(settings.plans_file)
+    turns = FairTurns(database, plans, _fair_policy(settings))
+    executions = PostgresExecutions(database, clock, chance, turns, lease_s=lease_s, lone_deliveries=lone)
     breakers = RedisCircuitBreakers(cache, chance, policy=_breaker_policy(settings), on_opened=metrics.breaker_opened)
     return Adapters(
         settings=settings,
@@ -231,7 +234,7 @@ async def _open_adapters(
         servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings), on_call=_heeded_by(breakers)),
         events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
         egress=guard,
-        plans=load_plans(settings.plans_file),
+        plans=plans,
     )
 
 
@@ -693,4 +696,13 @@ def _pace(settings: Settings) -> MaintenancePace:
             "dead_letters": settings.retention_dead_letters_days * _DAY_S,
             "audit_log": settings.retention_audit_days * _DAY_S,
         },
+    )
+
+
+def _fair_policy(settings: Settings) -> FairPolicy:
+    return FairPolicy(
+        half_life_s=settings.fair_half_life_s,
+        expected_run_s=settings.fair_expected_run_s,
+        aged_after_s=settings.fair_aged_after_s,
+        batch_share=settings.batch_share,
     )

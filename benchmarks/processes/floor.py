@@ -164,7 +164,9 @@ class _StraightLine:
 
     async def _submit(self, execution_id: str, lease: Lease) -> str:
         services = self._services
-        (claimed,) = await services.executions.claim_queued(execution_id=execution_id, limit=1, lease=lease)
+        (claimed,) = await services.executions.claim_queued(
+            execution_id=execution_id, limit=1, capacity=self._instance.capacity_runs, lease=lease
+        )
         execution = claimed.execution
         created = await self._opencode(endpoints.create_session(title=execution.id))
         ids = ids_of(execution, created.id, parts=1)

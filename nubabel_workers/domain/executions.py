@@ -145,6 +145,7 @@ class NewExecution:
     correlation_id: str = ""
     traceparent: str = ""
     deadline_s: int | None = None
+    batch: bool = False  # may wait behind interactive requests
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ class Placement:
     def free_slots(self) -> int:
         return sum(max(0, self._free(instance)) for instance in self._serving())
 
+    def capacity(self) -> int:
+        """Runs that all servers together take when nothing runs."""
+        return sum(instance.capacity_runs for instance in self._serving())
+
     def place(
         self, execution: Execution, servers: ServersPolicy = ServersPolicy.SHARED, *, stays: bool = False
     ) -> Instance | None:

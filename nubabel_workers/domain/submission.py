@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from nubabel_workers.domain.errors import CredentialsError, InvalidInputError
 
+BATCH = "batch"  # a priority
 SUBMIT_TASK = "orchestration.submit"
 SUBMIT_QUEUE = "orchestration"
 SUBMIT_VERSION = 1
@@ -84,6 +85,11 @@ class SubmitRequest(BaseModel):
         "unless an operator has made an exception.",
     )
     deadline_s: int | None = Field(None, ge=1, le=86_400, description="Seconds that the run may take.")
+    priority: Literal["interactive", "batch"] | None = Field(
+        None,
+        description="batch: may wait behind interactive requests of your organization, and leaves some capacity to "
+        "those of all. Without it: interactive.",
+    )
     traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
 
     @model_validator(mode="after")

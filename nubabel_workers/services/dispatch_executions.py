@@ -96,7 +96,9 @@ class DispatchExecutions:
             if limit == 0:
                 return f"{tally}; {await self._nowhere(placement)}"
             async with self._leases.hold() as lease:
-                claimed = await self._executions.claim_queued(execution_id=execution_id, limit=limit, lease=lease)
+                claimed = await self._executions.claim_queued(
+                    execution_id=execution_id, limit=limit, capacity=placement.capacity(), lease=lease
+                )
                 paced = await self._dispatch_all(claimed, placement, lease, tally)
             await self._report.run()
             if (per_s := placement.pace_of(paced)) is not None:

@@ -10,7 +10,7 @@ from nubabel_workers.domain.executions import NewExecution, Overrides, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, ReplyTarget, WebhookTarget
 from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
-from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.submission import BATCH, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 
@@ -86,6 +86,7 @@ class SubmitExecution:
             correlation_id=correlation_id,
             traceparent=traceparent,
             deadline_s=request.deadline_s,
+            batch=request.priority == BATCH,
         )
         accepted = await self._executions.accept(new, working=None, answer_by_s=self._answer_by_s)
         if not accepted.created:

@@ -145,6 +145,7 @@ def new_execution_params(new: NewExecution) -> dict[str, Any]:
         "correlation_id": new.correlation_id,
         "traceparent": new.traceparent,
         "deadline_s": new.deadline_s,
+        "batch": new.batch,
     }
 
 

@@ -19,11 +19,11 @@ exe AS (
   INSERT INTO executions (
     id, organization_id, session_id, source, prompt, user_id, workspace_id, reply, overrides, attachments,
     wants_thread_context, request_metadata, idempotency_key, request_hash, message_created_ms, correlation_id,
-    traceparent, deadline_s, answer_by)
+    traceparent, deadline_s, batch, answer_by)
   SELECT %(id)s, %(organization_id)s, ses.id, %(source)s, %(prompt)s, %(user_id)s, %(workspace_id)s, %(reply)s,
     %(overrides)s, %(attachments)s, %(wants_thread_context)s, %(request_metadata)s, %(idempotency_key)s,
     %(request_hash)s, %(message_created_ms)s, %(correlation_id)s, %(traceparent)s, %(deadline_s)s,
-    now() + make_interval(secs => %(answer_by_s)s)
+    %(batch)s, now() + make_interval(secs => %(answer_by_s)s)
   FROM ses
   ON CONFLICT (organization_id, idempotency_key) DO NOTHING
   RETURNING id, session_id
@@ -66,15 +66,121 @@ SELECT id, session_id, status, request_hash FROM executions
 WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 
+# Fair turns, in one walk. `waiting` steps through the organizations that wait, one index look-up each, however many
+# rows they have. `turns` are those that have something ready and room, the least used first: as many as could matter.
+# `turn` deals places: each one of an organization costs it a step, so that a batch spreads. Rows are found and locked
+# for those places only; twice as many as wanted, since another claim may hold the first ones.
+# OFFSET 0, LIMIT 1 and IS TRUE keep the planner from joining whole tables where a walk ends after a few steps. Limits
+# come from `given`, so that the planner cannot tell them apart: else it would plan each claim anew, for milliseconds.
+# `oldest` gets its organization the first of these places, now and then, when it has waited for too long.
+# The named row (a hint's) goes first within its organization; it gets that one no turn.
+_READY = f"""e.status = 'queued' AND e.not_before <= now()
+      AND (NOT {SESSION_TAKEN_SQL}) IS TRUE"""
+_CLAIMABLE = f"{_READY} AND (NOT e.batch OR batch_room.n > 0)"
 CLAIM_QUEUED = f"""
-WITH candidate AS (
-  SELECT e.id, e.suspect, e.position AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
-  FROM executions e
-  WHERE e.status = 'queued' AND e.not_before <= now()
-    AND NOT {SESSION_TAKEN_SQL}
-  ORDER BY named DESC, e.position
-  LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
+WITH RECURSIVE given AS MATERIALIZED (
+  SELECT %(limit)s::bigint AS wanted, %(limit)s::bigint * 2 AS slack, %(aged_among)s::bigint AS aged_among,
+    %(id)s::text AS id
+),
+waiting AS (
+  (SELECT organization_id AS org FROM executions WHERE status = 'queued' ORDER BY organization_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT organization_id FROM executions WHERE status = 'queued' AND organization_id > w.org
+          ORDER BY organization_id LIMIT 1)
+  FROM waiting w WHERE w.org IS NOT NULL
+),
+batch_room AS MATERIALIZED (
+  SELECT CASE WHEN EXISTS (SELECT 1 FROM waiting w JOIN executions e ON e.organization_id = w.org
+                           WHERE e.status = 'queued' AND e.batch)
+    THEN greatest(0, %(batch_places)s - (SELECT count(*) FROM executions e WHERE e.batch AND e.{OCCUPYING_SQL}))
+    ELSE 0 END AS n
+),
+oldest AS MATERIALIZED (
+  SELECT e.organization_id AS org
+  FROM (SELECT * FROM executions WHERE status = 'queued' ORDER BY position LIMIT (SELECT aged_among FROM given)) AS e
+  CROSS JOIN batch_room
+  WHERE e.created_at < now() - make_interval(secs => %(aged_after_s)s) AND {_CLAIMABLE}
+  ORDER BY e.position LIMIT 1
+),
+named AS MATERIALIZED (
+  SELECT e.id, e.organization_id, e.batch, e.position
+  FROM executions e CROSS JOIN batch_room WHERE e.id = (SELECT id FROM given) AND {_CLAIMABLE}
+),
+turns AS MATERIALIZED (
+  SELECT w.org, w.first, w.use, w.step, ready.n
+  FROM (
+    SELECT w.org, w.org IN (SELECT org FROM oldest) AS first, COALESCE(b.use, 0) AS use,
+      COALESCE(b.step, %(step)s) AS step,
+      CASE WHEN b.org IS NULL THEN %(cap)s ELSE b.cap END AS cap
+    FROM waiting w
+    LEFT JOIN jsonb_to_recordset(%(books)s) AS b(org text, use float8, step float8, cap int) ON b.org = w.org
+    WHERE w.org IS NOT NULL
+    ORDER BY first DESC, use, w.org OFFSET 0
+  ) AS w
+  CROSS JOIN batch_room
+  CROSS JOIN LATERAL (
+    SELECT CASE
+      WHEN w.cap IS NULL THEN (SELECT slack FROM given)
+      WHEN pg_try_advisory_xact_lock(hashtextextended('in flight ' || w.org, 0)) THEN
+        w.cap - (SELECT count(*) FROM executions e WHERE e.organization_id = w.org AND e.{OCCUPYING_SQL})
+      ELSE 0 END AS n
+    OFFSET 0
+  ) AS room
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS n FROM (
+      SELECT 1 FROM executions e
+      WHERE e.organization_id = w.org AND e.status = 'queued' AND e.not_before <= now()
+        AND (NOT e.batch OR batch_room.n > 0)
+      LIMIT greatest(0, least(room.n, (SELECT slack FROM given)))) AS backlog
+  ) AS ready
+  CROSS JOIN LATERAL (SELECT 1 FROM executions e WHERE e.organization_id = w.org AND {_CLAIMABLE} LIMIT 1) AS one
+  WHERE ready.n > 0
+  ORDER BY w.first DESC, w.use, w.org
+  LIMIT (SELECT slack FROM given)
+),
+turn AS (
+  SELECT org, first, use, step, count(*) AS places FROM (
+    SELECT org, first, use, step FROM turns CROSS JOIN LATERAL generate_series(1, n) AS place
+    ORDER BY first AND place = 1 DESC, use + (place - 1) * step, org LIMIT (SELECT slack FROM given)) AS dealt
+  GROUP BY org, first, use, step
+),
+found AS (
+  SELECT f.*, row_number() OVER (PARTITION BY f.batch ORDER BY f.first DESC, f.key, f.id) AS nth_of_kind
+  FROM (
+    SELECT r.id, r.batch, t.first AND r.place = 1 AS first, t.use + (r.place - 1) * t.step AS key
+    FROM turn t CROSS JOIN batch_room CROSS JOIN LATERAL (
+      SELECT h.id, h.batch, row_number() OVER (ORDER BY h.named DESC, h.aged DESC, h.batch, h.position) AS place
+      FROM (
+        (SELECT e.id, e.batch, e.position, false AS named,
+           e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
+         FROM executions e
+         WHERE e.organization_id = t.org AND NOT e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
+         ORDER BY e.position LIMIT t.places)
+        UNION ALL
+        (SELECT e.id, e.batch, e.position, false, e.created_at < now() - make_interval(secs => %(aged_after_s)s)
+         FROM executions e
+         WHERE e.organization_id = t.org AND e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
+         ORDER BY e.position LIMIT least(t.places, batch_room.n))
+        UNION ALL
+        SELECT n.id, n.batch, n.position, NOT n.batch, false FROM named n WHERE n.organization_id = t.org
+      ) AS h
+      ORDER BY place LIMIT t.places
+    ) AS r
+  ) AS f
+),
+candidate AS (
+  SELECT e.id, e.suspect, row_number() OVER () AS rank, false AS named
+  FROM (
+    SELECT e.id, e.suspect
+    FROM (
+      SELECT id FROM found CROSS JOIN batch_room WHERE NOT batch OR nth_of_kind <= batch_room.n
+      ORDER BY first DESC, key, id OFFSET 0
+    ) AS f
+    CROSS JOIN LATERAL (
+      SELECT e.id, e.suspect FROM executions e WHERE e.id = f.id AND e.status = 'queued' FOR UPDATE SKIP LOCKED
+    ) AS e
+    LIMIT (SELECT wanted FROM given)
+  ) AS e
 ), {CHOSEN},
 taken AS (
   UPDATE executions e

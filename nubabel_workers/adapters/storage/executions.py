@@ -21,6 +21,7 @@ from nubabel_workers.adapters.storage.execution_rows import (
     salvaged_execution,
     usage_as_dict,
 )
+from nubabel_workers.adapters.storage.turns import FairTurns
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
@@ -60,11 +61,19 @@ class PostgresExecutions:
     """Implements ports.ExecutionStore."""
 
     def __init__(
-        self, database: Database, clock: Clock, chance: Chance, *, lease_s: float, lone_deliveries: int = 5
+        self,
+        database: Database,
+        clock: Clock,
+        chance: Chance,
+        turns: FairTurns,
+        *,
+        lease_s: float,
+        lone_deliveries: int = 5,
     ) -> None:
         self._database = database
         self._clock = clock
         self._chance = chance
+        self._turns = turns
         self._lease_s = lease_s
         self._lone_deliveries = lone_deliveries
 
@@ -118,12 +127,21 @@ class PostgresExecutions:
 
     # --- dispatch ---
 
-    async def claim_queued(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedDispatch]:
-        params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
+    async def claim_queued(
+        self, *, execution_id: str | None, limit: int, capacity: int, lease: Lease
+    ) -> list[ClaimedDispatch]:
+        params = {
+            "id": execution_id,
+            "limit": limit,
+            "lease": lease.token,
+            "lease_s": self._lease_s,
+            **await self._turns.params(capacity),
+        }
         try:
             rows = await self._database.system().all(sql.CLAIM_QUEUED, params)
         except psycopg.errors.UniqueViolation:
             return []  # two processes picked two of one session; the index let one pass, the other comes again
+        self._turns.claimed(row["organization_id"] for row in rows)
         return await self._readable(rows, _claimed_dispatch, lease)
 
     async def begin_attempt(

@@ -216,6 +216,7 @@ class ExecutionRow(Leased, Base):
     told_late: Mapped[bool] = mapped_column(server_default=text("false"))
     # After a restore: its outcome may have been told already, look before telling.
     outcome_in_doubt: Mapped[bool] = mapped_column(server_default=text("false"))
+    batch: Mapped[bool] = mapped_column(server_default=text("false"))  # may wait behind interactive requests
     deadline_s: Mapped[int | None]
     deadline_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -239,6 +240,11 @@ class ExecutionRow(Leased, Base):
         Index("ix_executions_by_session", "session_id", "position"),  # a session's turns; and its deletion asks
         Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
         Index("ix_executions_queued", "position", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_executions_turns", "organization_id", "batch", "position", postgresql_where=text("status = 'queued'")
+        ),
+        Index("ix_executions_in_flight", "organization_id", postgresql_where=text(OCCUPYING_SQL)),
+        Index("ix_executions_batch_in_flight", "batch", postgresql_where=text(f"batch AND {OCCUPYING_SQL}")),
         Index("ix_executions_check", "check_at", postgresql_where=text("status = 'running'")),
         Index("ix_executions_occupying", "instance_id", postgresql_where=text(OCCUPYING_SQL)),
         Index("ix_executions_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),

@@ -137,8 +137,15 @@ class ExecutionStore(Protocol):
         """
         ...
 
-    async def claim_queued(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedDispatch]:
-        """Take queued executions whose session is free and whose time has come: the named one first.
+    async def claim_queued(
+        self, *, execution_id: str | None, limit: int, capacity: int, lease: Lease
+    ) -> list[ClaimedDispatch]:
+        """Take queued executions whose session is free and whose time has come, in fair turns of organizations.
+
+        The next is of the organization that has lately used the least, by run-seconds and its weight; organizations at
+        their limit of executions in flight are passed over. Within one: the named one, what has waited for too long,
+        interactive requests, batch ones, each in the order they came. capacity: runs that all servers together take;
+        batch requests occupy a share of it at most.
 
         A suspect row is taken only when it alone is returned; others_wait: for its sake ready rows were left.
         """

@@ -16,6 +16,7 @@ from tests.conftest import PostgresServer
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.progress import FakeProgress
+from tests.integration.storage.seeds import fair_turns
 
 BOTH = ["fake", pytest.param("real", marks=pytest.mark.integration)]
 ORGANIZATIONS = ("org_one", "org_two")
@@ -41,7 +42,7 @@ async def executions(request: pytest.FixtureRequest) -> AsyncIterator[ExecutionS
         await database.system().execute(
             "INSERT INTO organizations (id, name) VALUES (%(id)s, %(id)s)", {"id": organization_id}
         )
-    yield PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+    yield PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
     await database.close()
 
 

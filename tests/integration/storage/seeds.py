@@ -7,7 +7,9 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.limits import parse_plans
 
 _BOT_TOKEN = SecretStr("xoxb-1")
 
@@ -51,6 +53,10 @@ ROWS_OF_TABLES = {
                              VALUES ('mca_{n}', '{o}', 'mcp_{o}', 'h{n}', '{{}}', '', 'a', now())""",
     "audit_log": "INSERT INTO audit_log (organization_id, actor, action) VALUES ('{o}', 'a', 'x')",
 }
+
+
+def fair_turns(database: Database) -> FairTurns:
+    return FairTurns(database, parse_plans(), FairPolicy())
 
 
 async def add_organization(database: Database, organization_id: str, name: str = "") -> str:

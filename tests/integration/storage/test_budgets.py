@@ -19,7 +19,7 @@ from nubabel_workers.domain.executions import EventKind, Execution, Usage
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.ports.budgets import Hold, Pause
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import add_organization
+from tests.integration.storage.seeds import add_organization, fair_turns
 from tests.integration.storage.test_executions import ORGANIZATION, accept, request
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ DIME = Amount(0.1, 1000)
 async def executions(database: Database) -> PostgresExecutions:
     await add_organization(database, ORGANIZATION)
     await database.system().execute("INSERT INTO instances (id, url) VALUES ('ins_1', 'http://127.0.0.1:1')")
-    return PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+    return PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def claimed(
     for one in range(number):
         await accept(executions, request(session=f"s{one}", user_id=user))
     lease = next(leases)
-    found = await executions.claim_queued(execution_id=None, limit=number, lease=lease)
+    found = await executions.claim_queued(execution_id=None, limit=number, capacity=100, lease=lease)
     return [(one.execution, lease) for one in found]
 
 
@@ -133,7 +133,7 @@ async def test_another_users_budget_is_his_own(executions: PostgresExecutions, l
     for name, session in (("anna", "a"), ("ben", "b"), ("anna", "c"), (None, "d")):
         await accept(executions, request(session=session, user_id=name))
     lease = next(leases)
-    found = await executions.claim_queued(execution_id=None, limit=9, lease=lease)
+    found = await executions.claim_queued(execution_id=None, limit=9, capacity=100, lease=lease)
 
     assert [await begin(executions, one.execution, lease, hold) for one in found] == [True, True, False, True]
 

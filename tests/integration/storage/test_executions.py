@@ -21,7 +21,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import ClaimedDispatch
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import add_organization
+from tests.integration.storage.seeds import add_organization, fair_turns
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ _keys = itertools.count()
 @pytest.fixture
 async def executions(database: Database) -> PostgresExecutions:
     await add_organization(database, ORGANIZATION)
-    return PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+    return PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def accept(executions: PostgresExecutions, new: NewExecution | None = None
 
 
 async def claim_one(executions: PostgresExecutions, lease: Lease, execution_id: str | None = None) -> ClaimedDispatch:
-    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, lease=lease)
+    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, capacity=100, lease=lease)
     assert len(claimed) == 1
     return claimed[0]
 
@@ -133,7 +133,9 @@ async def test_a_follow_up_waits_until_its_session_is_free(
     follow_up = await executions.accept(request(), working=None, answer_by_s=60)
     assert follow_up.busy_execution_ids == (first.id,)
 
-    nothing = await executions.claim_queued(execution_id=follow_up.execution_id, limit=10, lease=next(leases))
+    nothing = await executions.claim_queued(
+        execution_id=follow_up.execution_id, limit=10, capacity=100, lease=next(leases)
+    )
 
     assert nothing == []
 
@@ -143,7 +145,7 @@ async def test_of_two_waiting_in_a_session_the_earlier_is_taken(
 ) -> None:
     first, second = await accept(executions), await accept(executions)
 
-    claimed = await executions.claim_queued(execution_id=second, limit=10, lease=next(leases))
+    claimed = await executions.claim_queued(execution_id=second, limit=10, capacity=100, lease=next(leases))
 
     assert [one.execution.id for one in claimed] == [first]
 
@@ -152,7 +154,7 @@ async def test_two_processes_never_claim_the_same_row(executions: PostgresExecut
     ids = {await accept(executions, request(session=f"s{n}")) for n in range(8)}
 
     batches = await asyncio.gather(
-        *(executions.claim_queued(execution_id=None, limit=3, lease=next(leases)) for _ in range(4))
+        *(executions.claim_queued(execution_id=None, limit=3, capacity=100, lease=next(leases)) for _ in range(4))
     )
 
     claimed = [one.execution.id for batch in batches for one in batch]
@@ -229,7 +231,7 @@ async def test_a_row_of_a_dead_worker_is_taken_over_and_then_claimed_alone(
     executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
 ) -> None:
     poison, innocent = await accept(executions), await accept(executions, request(session="other"))
-    await executions.claim_queued(execution_id=poison, limit=1, lease=next(leases))
+    await executions.claim_queued(execution_id=poison, limit=1, capacity=100, lease=next(leases))
     await database.system().execute("UPDATE executions SET lease_until = now() WHERE lease_owner IS NOT NULL")
 
     released = await PostgresMaintenance(database, SystemChance()).release_expired_leases()
@@ -288,7 +290,7 @@ async def test_a_row_waits_for_its_time_in_the_database(
         execution, lease, wait_s=60, kind=EventKind.RETRY, detail={}, failed=True, attempt_verdict=None
     )
 
-    assert await executions.claim_queued(execution_id=execution.id, limit=5, lease=next(leases)) == []
+    assert await executions.claim_queued(execution_id=execution.id, limit=5, capacity=100, lease=next(leases)) == []
 
 
 async def test_a_queued_execution_is_cancelled_at_once_and_told(
@@ -302,7 +304,7 @@ async def test_a_queued_execution_is_cancelled_at_once_and_told(
 
     assert finished is not None
     assert len(finished.notification_ids) == 2
-    assert await executions.claim_queued(execution_id=execution_id, limit=5, lease=next(leases)) == []
+    assert await executions.claim_queued(execution_id=execution_id, limit=5, capacity=100, lease=next(leases)) == []
 
 
 async def test_cancelling_a_running_execution_makes_it_due_for_a_look(

@@ -11,14 +11,14 @@ from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.inbound import PostgresInbound
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.domain.leases import Lease
-from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization, fair_turns
 
 pytestmark = pytest.mark.integration
 
 
 async def claimed(database: Database) -> list[str]:
-    executions = PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
-    rows = await executions.claim_queued(execution_id=None, limit=10, lease=Lease("lse_1", 1e12))
+    executions = PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
+    rows = await executions.claim_queued(execution_id=None, limit=10, capacity=100, lease=Lease("lse_1", 1e12))
     return [row.execution.id for row in rows]
 
 
@@ -70,7 +70,7 @@ async def test_a_run_that_nobody_could_read_ends_and_its_session_is_left(databas
     await add_organization(database, "org_a")
     columns = {"overrides": Jsonb(["?"]), "reply": Jsonb("?"), "check_at": "2000-01-01Z", **SUSPECT}
     await add_execution(database, ExecutionSeed("exe_1", "org_a", status="running", columns=columns))
-    executions = PostgresExecutions(database, SystemClock(), SystemChance(), lease_s=10)
+    executions = PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
 
     assert await executions.claim_checks(execution_id=None, limit=10, lease=Lease("lse_1", 1e12)) == []
 

@@ -1,0 +1,140 @@
+"""Whose turn it is: how much each organization has lately used, for the order of claims.
+
+Counted from the rows themselves, so nothing can leak or be lost. The count is kept for a moment in this process, which
+adds what it claims meanwhile; another process's claims are seen that much later.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
+from nubabel_workers.domain.limits import DEFAULT_PLAN, Plans
+
+_KEEP_S = 2.0
+_RUNS_COUNTED = 20_000  # bounds what one count reads; on a busy system it reaches back less far
+_HALF_LIVES_COUNTED = 6
+# Of so many claims, one begins with the row that has waited for longest, so that whoever is never the least used one is
+# served as well. If each did, a flood would win as soon as it is old enough.
+_AGED_EVERY = 10
+_AGED_AMONG = 1000  # the rows, by age, among which it is looked for
+
+# The last run of each execution. One that runs counts as what it has run, and at least as what is expected of it: so
+# that what has just been claimed counts at once.
+USE = f"""
+WITH done AS (
+  SELECT organization_id, extract(epoch FROM finished_at - running_since)::float8 AS run_s,
+    power(0.5::float8, extract(epoch FROM now() - finished_at)::float8 / %(half_life_s)s) AS share
+  FROM executions
+  WHERE finished_at > now() - make_interval(secs => %(window_s)s)
+  ORDER BY finished_at DESC LIMIT %(runs)s
+),
+used AS (
+  SELECT organization_id, sum(run_s * share) AS used_s, sum(run_s * share) / sum(share) AS expected_s
+  FROM done WHERE run_s IS NOT NULL GROUP BY organization_id
+),
+running AS (
+  SELECT e.organization_id, sum(greatest(
+    extract(epoch FROM now() - e.running_since)::float8, u.expected_s, %(expected_s)s * (u.expected_s IS NULL)::int
+  )) AS running_s
+  FROM executions e LEFT JOIN used u ON u.organization_id = e.organization_id
+  WHERE e.{OCCUPYING_SQL} GROUP BY e.organization_id
+)
+SELECT o.id, o.plan, o.limits, u.expected_s, COALESCE(u.used_s, 0) + COALESCE(r.running_s, 0) AS use_s
+FROM organizations o LEFT JOIN used u ON u.organization_id = o.id LEFT JOIN running r ON r.organization_id = o.id
+WHERE u.organization_id IS NOT NULL OR r.organization_id IS NOT NULL OR o.limits <> '{{}}' OR o.plan <> %(plan)s
+"""
+
+
+@dataclass(frozen=True)
+class FairPolicy:
+    """Times in seconds. batch_share: of the capacity, what batch requests may occupy at most."""
+
+    half_life_s: float = 300.0
+    expected_run_s: float = 30.0  # of an organization of which no run is known
+    aged_after_s: float = 600.0
+    batch_share: float = 0.8
+
+
+@dataclass
+class Book:
+    """use, step: run-seconds divided by the organization's weight, so far and for each run more."""
+
+    use: float
+    step: float
+    cap: int | None  # executions in flight
+
+
+class FairTurns:
+    """The parameters of a claim that say whose turn it is."""
+
+    def __init__(
+        self,
+        database: Database,
+        plans: Plans,
+        policy: FairPolicy,
+        *,
+        keep_s: float = _KEEP_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._plans = plans
+        self._policy = policy
+        self._keep_s = keep_s
+        self._monotonic = monotonic
+        self._books: dict[str, Book] = {}
+        self._good_until = float("-inf")
+        self._claims = 0
+        default = plans.of(DEFAULT_PLAN, {})
+        self._default = Book(0.0, policy.expected_run_s / default.weight, default.in_flight)
+
+    async def params(self, capacity: int) -> Mapping[str, Any]:
+        """capacity: executions that all servers together can run."""
+        if self._monotonic() >= self._good_until:
+            self._books = await self.count()
+            self._good_until = self._monotonic() + self._keep_s
+        self._claims += 1
+        return {
+            "books": Jsonb(
+                [
+                    {"org": organization, "use": book.use, "step": book.step, "cap": book.cap}
+                    for organization, book in self._books.items()
+                ]
+            ),
+            "step": self._default.step,
+            "cap": self._default.cap,
+            "batch_places": int(capacity * self._policy.batch_share),
+            "aged_after_s": self._policy.aged_after_s,
+            "aged_among": 0 if self._claims % _AGED_EVERY else _AGED_AMONG,
+        }
+
+    def claimed(self, organizations: Iterable[str]) -> None:
+        """What was claimed counts at once, each as a run of the expected length."""
+        for organization in organizations:
+            default = self._default
+            book = self._books.setdefault(organization, Book(default.use, default.step, default.cap))
+            book.use += book.step
+
+    async def count(self) -> dict[str, Book]:
+        """From scratch; organizations that are not in it have used nothing and have the default plan."""
+        policy = self._policy
+        rows = await self._database.system().all(
+            USE,
+            {
+                "half_life_s": policy.half_life_s,
+                "window_s": policy.half_life_s * _HALF_LIVES_COUNTED,
+                "runs": _RUNS_COUNTED,
+                "expected_s": policy.expected_run_s,
+                "plan": DEFAULT_PLAN,
+            },
+        )
+        return {row["id"]: self._book(row) for row in rows}
+
+    def _book(self, row: Mapping[str, Any]) -> Book:
+        limits = self._plans.of(row["plan"], row["limits"])
+        expected_s = self._policy.expected_run_s if row["expected_s"] is None else row["expected_s"]
+        return Book(row["use_s"] / limits.weight, max(expected_s, 0.001) / limits.weight, limits.in_flight)

@@ -1,0 +1,245 @@
+"""Whose turn it is: claims in fair turns of organizations, on a real PostgreSQL."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+
+from nubabel_workers.adapters.process import SystemChance, SystemClock
+from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.limits import parse_plans
+from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+
+pytestmark = pytest.mark.integration
+
+PLANS = parse_plans({"plans": {"heavy": {"weight": 3}, "narrow": {"in_flight": 2}}})
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def leases() -> Iterator[Lease]:
+    return (Lease(f"lse_{number}", 1e12) for number in itertools.count())
+
+
+def store(database: Database, *, keep_s: float = 1000.0, batch_share: float = 0.8) -> PostgresExecutions:
+    policy = FairPolicy(expected_run_s=10.0, batch_share=batch_share)
+    turns = FairTurns(database, PLANS, policy, keep_s=keep_s)
+    return PostgresExecutions(database, SystemClock(), SystemChance(), turns, lease_s=10)
+
+
+async def organizations(database: Database, *ids: str, plan: str = "default") -> None:
+    for organization_id in ids:
+        await add_organization(database, organization_id)
+        await database.system().execute(
+            "UPDATE organizations SET plan = %(plan)s WHERE id = %(id)s", {"plan": plan, "id": organization_id}
+        )
+
+
+async def waiting(database: Database, organization_id: str, count: int, **columns: Any) -> list[str]:
+    seeds = [
+        ExecutionSeed(f"exe_{organization_id}_{next(_numbers)}", organization_id, columns=columns) for _ in range(count)
+    ]
+    return [await add_execution(database, seed) for seed in seeds]
+
+
+async def has_run(database: Database, organization_id: str, *, for_s: float, ended_s_ago: float) -> None:
+    (execution_id,) = await waiting(database, organization_id, 1)
+    await database.system().execute(
+        """UPDATE executions SET status = 'completed', finished_at = now() - make_interval(secs => %(ago)s),
+             running_since = now() - make_interval(secs => %(ago)s + %(for_s)s) WHERE id = %(id)s""",
+        {"id": execution_id, "ago": ended_s_ago, "for_s": for_s},
+    )
+
+
+async def claimed(executions: PostgresExecutions, lease: Lease, limit: int, **more: Any) -> list[str]:
+    rows = await executions.claim_queued(
+        **{"execution_id": None, "limit": limit, "capacity": 100, "lease": lease} | more
+    )
+    return [str(row.execution.id) for row in rows]
+
+
+def by_organization(ids: list[str]) -> Mapping[str, int]:
+    return Counter(one.split("_")[1] + "_" + one.split("_")[2] for one in ids)
+
+
+async def test_a_batch_spreads_over_organizations(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 20)
+    await waiting(database, "org_b", 3)
+
+    taken = await claimed(store(database), next(leases), 8)
+
+    assert by_organization(taken) == {"org_a": 5, "org_b": 3}
+
+
+async def test_whoever_has_lately_used_less_comes_first(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=100, ended_s_ago=1)
+    await has_run(database, "org_b", for_s=1, ended_s_ago=1)
+    await waiting(database, "org_a", 3)
+    await waiting(database, "org_b", 3)
+
+    assert by_organization(await claimed(store(database), next(leases), 3)) == {"org_b": 3}
+
+
+async def test_what_was_used_long_ago_counts_less(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=100, ended_s_ago=1200)  # four half-lives
+    await has_run(database, "org_b", for_s=20, ended_s_ago=1)
+    await waiting(database, "org_a", 1)
+    await waiting(database, "org_b", 1)
+
+    assert by_organization(await claimed(store(database), next(leases), 1)) == {"org_a": 1}
+
+
+async def test_a_weight_is_a_share(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", plan="heavy")
+    await waiting(database, "org_a", 20)
+    await waiting(database, "org_b", 20)
+
+    assert by_organization(await claimed(store(database), next(leases), 12)) == {"org_a": 3, "org_b": 9}
+
+
+async def test_what_one_claim_took_counts_in_the_next_at_once(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 10)
+    await waiting(database, "org_b", 10)
+    executions = store(database)
+
+    taken = [one for _ in range(6) for one in await claimed(executions, next(leases), 1)]
+
+    assert by_organization(taken) == {"org_a": 3, "org_b": 3}
+
+
+async def test_what_other_processes_run_is_counted_from_the_rows(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 10)
+    await claimed(store(database), next(leases), 4)
+    await waiting(database, "org_b", 10)
+
+    assert by_organization(await claimed(store(database, keep_s=0), next(leases), 4)) == {"org_b": 4}
+
+
+async def test_an_organization_at_its_limit_in_flight_is_passed_over(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", plan="narrow")
+    await organizations(database, "org_b")
+    await waiting(database, "org_a", 5)
+    await waiting(database, "org_b", 5)
+    executions = store(database)
+
+    first = await claimed(executions, next(leases), 6)
+    second = await claimed(executions, next(leases), 6)
+
+    assert by_organization(first) == {"org_a": 2, "org_b": 4}
+    assert by_organization(second) == {"org_b": 1}
+
+
+async def test_a_dead_worker_gives_its_slots_back_by_its_lease(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", plan="narrow")
+    await waiting(database, "org_a", 3)
+    executions = store(database)
+    await claimed(executions, next(leases), 3)
+    assert await claimed(executions, next(leases), 3) == []
+
+    await database.system().execute(
+        "UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL WHERE status = 'dispatching'"
+    )
+
+    assert len(await claimed(executions, next(leases), 3)) == 2
+
+
+async def test_own_limits_of_an_organization_count(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a")
+    await database.system().execute("UPDATE organizations SET limits = %(own)s", {"own": Jsonb({"in_flight": 1})})
+    await waiting(database, "org_a", 3)
+
+    assert len(await claimed(store(database), next(leases), 3)) == 1
+
+
+async def test_a_hint_gets_a_flood_no_turn(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=100, ended_s_ago=1)
+    flood = await waiting(database, "org_a", 10)
+    (other,) = await waiting(database, "org_b", 1)
+    executions = store(database)
+
+    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [other]
+    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [flood[-1]]
+
+
+async def test_interactive_requests_come_before_batch_ones(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a")
+    batch = await waiting(database, "org_a", 3, batch=True)
+    interactive = await waiting(database, "org_a", 2)
+
+    assert await claimed(store(database), next(leases), 3) == [batch[0], *interactive]
+
+
+async def test_batch_requests_leave_a_share_of_the_capacity(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 10, batch=True)
+    await waiting(database, "org_b", 10, batch=True)
+    executions = store(database, batch_share=0.5)
+
+    first = await claimed(executions, next(leases), 10, capacity=8)
+    await waiting(database, "org_a", 2)
+    second = await claimed(executions, next(leases), 10, capacity=8)
+
+    assert by_organization(first) == {"org_a": 2, "org_b": 2}
+    assert by_organization(second) == {"org_a": 2}
+
+
+async def test_whoever_waits_for_too_long_goes_first_within_a_few_claims(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=10_000, ended_s_ago=1)
+    (old,) = await waiting(database, "org_a", 1, created_at="2020-01-01Z")
+    await waiting(database, "org_b", 40)
+    executions = store(database)
+
+    taken = [one for _ in range(10) for one in await claimed(executions, next(leases), 1)]
+
+    assert taken[-1] == old
+
+
+async def test_what_is_not_ready_holds_no_other_organization_up(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b", "org_c", "org_d")
+    for organization_id in ("org_a", "org_b", "org_c"):
+        await waiting(database, organization_id, 2, not_before="2999-01-01Z")
+    await has_run(database, "org_d", for_s=100, ended_s_ago=1)
+    ready = await waiting(database, "org_d", 1)
+
+    assert await claimed(store(database), next(leases), 1) == ready
+
+
+async def test_two_claims_at_once_share_what_is_there(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 20)
+    await waiting(database, "org_b", 20)
+    one, other = store(database), store(database)
+
+    taken = await asyncio.gather(*(claimed(store_, next(leases), 8) for store_ in (one, other)))
+
+    assert [len(ids) for ids in taken] == [8, 8]
+    assert len({*taken[0], *taken[1]}) == 16
+
+
+async def test_the_use_is_what_a_recount_of_the_attempts_says(database: Database) -> None:
+    await organizations(database, "org_a", "org_b")
+    for organization_id, for_s, ago in (("org_a", 30, 300), ("org_a", 10, 0), ("org_b", 7, 600)):
+        await has_run(database, organization_id, for_s=for_s, ended_s_ago=ago)
+
+    books = await FairTurns(database, PLANS, FairPolicy(half_life_s=300)).count()
+
+    assert {one: book.use for one, book in books.items()} == pytest.approx({"org_a": 25.0, "org_b": 1.75}, rel=0.05)
