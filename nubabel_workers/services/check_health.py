@@ -64,9 +64,15 @@ class CheckHealth:
 
     async def run(self) -> list[Finding]:
         """Each look within timeout_s seconds, those that don't depend on each other at once."""
-        first = [probe for probe in self._dependencies if probe.needs is None]
-        findings = await self._look_at_all(first)
-        findings += await self._look_at_all([probe for probe in self._dependencies if probe.needs], findings)
+        findings: list[Finding] = []
+        left = list(self._dependencies)
+        while left:
+            looked_at = {finding.name for finding in findings}
+            next_ones = [probe for probe in left if probe.needs is None or probe.needs in looked_at]
+            if not next_ones:
+                raise ValueError(f"nothing is named {left[0].needs}, which {left[0].name} needs")
+            findings += await self._look_at_all(next_ones, findings)
+            left = [probe for probe in left if probe not in next_ones]
         order = [probe.name for probe in self._dependencies]
         findings.sort(key=lambda finding: order.index(finding.name))
         if not all(finding.ok for finding in findings if finding.name in self._needed_by_rows):

@@ -47,7 +47,8 @@ _FILTERS = (
     "format",
 )
 _FIELDS_THAT_NAME_NOBODY = (
-    *("agent", "category", "deadline_s", "load_skills", "model", "prompt", "reason", "skills", "text", "title"),
+    *("agent", "category", "deadline_s", "load_skills", "model", "priority", "prompt", "reason", "skills", "text"),
+    *("title",),
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
     *("error", "message", "name", "status", "tool", "tool_name", "arguments", "type"),
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),

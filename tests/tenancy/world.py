@@ -217,6 +217,9 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
         "INSERT INTO instances (id, organization_id, url, agents) VALUES (%(id)s, %(o)s, %(url)s, %(agents)s)",
         {"id": side.server, "o": side.id, "url": server.url, "agents": '["Sisyphus - ultraworker", "build"]'},
     )
+    await services.database.system().execute(
+        "UPDATE organizations SET servers = 'dedicated' WHERE id = %(o)s", {"o": side.id}
+    )
     side.callback_key = await ManageCallbackKeys(services.instances, secrets.token_bytes).create(
         side.server, actor="tests"
     )

@@ -144,6 +144,25 @@ async def test_what_needs_a_broken_thing_is_not_looked_at(bench: Bench) -> None:
     assert found["schema"].advice == ""
 
 
+async def test_nor_is_what_needs_that(bench: Bench) -> None:
+    looked_at = []
+
+    async def look() -> str:
+        looked_at.append("plans")
+        return "known"
+
+    bench.probes = [
+        Probe("plans", look, "describe them", needs="schema"),
+        Probe("schema", _well, "migrate", needs="PostgreSQL"),
+        Probe("PostgreSQL", _away, "start it"),
+    ]
+
+    found = await bench.run()
+
+    assert found["plans"].detail == "not looked at, because of: schema"
+    assert looked_at == []
+
+
 async def test_no_registered_server_is_a_failure_with_the_command_that_helps(bench: Bench) -> None:
     found = await bench.run()
 
