@@ -197,7 +197,11 @@ async def told_late(lane: Lane) -> Check:
     await thread.until_running()
     thread.reply(f"{answers('Never.')} pears{thread.words}")
     await _until_queued(lane, f"pears{thread.words}")
-    await lane.database("UPDATE executions SET created_at = now() - interval '1 hour' WHERE status = 'queued'")
+    # That one only: after a kill the first may be on its way back to the queue.
+    await lane.database(
+        "UPDATE executions SET created_at = now() - interval '1 hour' WHERE status = 'queued' AND prompt LIKE %(like)s",
+        like=f"%pears{thread.words}%",
+    )
     await thread.until_told(_LATE_NOTICE)
     thread.reply("stop")
     await thread.until_told(_LATE_NOTICE, STOPPED, STOPPED)
