@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from nubabel_workers.adapters.storage.connection import BoundedConnection, bounded_connection
 from nubabel_workers.adapters.storage.exchange import Answer, Params
-from nubabel_workers.adapters.storage.storable import storable_json, storable_text
+from nubabel_workers.adapters.storage.storable import storable, storable_json
 from nubabel_workers.domain.errors import ConnectionLostError, TransientError, UnavailableError
 
 Pool = AsyncConnectionPool[BoundedConnection]
@@ -95,7 +95,7 @@ class Scope:
 
     async def _run(self, statement: str, params: Params | None) -> Answer:
         if params is not None:
-            params = {name: storable_text(value) if isinstance(value, str) else value for name, value in params.items()}
+            params = {name: storable(value) for name, value in params.items()}
         with translated_errors():
             connection = await self._pool.getconn()
             try:

@@ -13,6 +13,13 @@ def storable_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
+def storable(value: Any) -> Any:
+    """A parameter, or each of an array's."""
+    if isinstance(value, str):
+        return storable_text(value)
+    return [storable(one) for one in value] if isinstance(value, list) else value
+
+
 def storable_json(value: Any) -> bytes:
     """For json and jsonb columns; psycopg calls it for every Jsonb parameter."""
     text = json.dumps(value, ensure_ascii=False)

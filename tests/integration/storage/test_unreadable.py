@@ -123,12 +123,17 @@ async def test_a_row_that_a_newer_release_may_read_is_left_to_it_first(database:
 
 async def test_text_is_stored_without_what_postgresql_cannot_hold(database: Database) -> None:
     row = await database.system().one(
-        "SELECT %(text)s::text AS text, %(json)s AS json",
-        {"text": "a\x00b\ud800", "json": Jsonb({"k\x00": ["\x00\x00é", "\ud800", "\\u0000", "\\\x00"]})},
+        "SELECT %(text)s::text AS text, %(texts)s::text[] AS texts, %(json)s AS json",
+        {
+            "text": "a\x00b\ud800",
+            "texts": ["\x00", "c\ud800"],
+            "json": Jsonb({"k\x00": ["\x00\x00é", "\ud800", "\\u0000", "\\\x00"]}),
+        },
     )
 
     assert row is not None
     assert row["text"] == "ab?"
+    assert row["texts"] == ["", "c?"]
     assert json.dumps(row["json"], ensure_ascii=False) == json.dumps(
         {"k": ["é", "?", "\\u0000", "\\"]}, ensure_ascii=False
     )
