@@ -66,6 +66,8 @@ def add(
         _print_check(found)
         if password is None:
             note("without a password, whoever reaches that server can use it")
+        if (owner := found.instance.organization_id) is not None:
+            note(f"its organization uses it once it may: nubabel orgs set-policy {owner} --servers dedicated")
     if found.problem is not None:
         raise typer.Exit(EXIT_FAILED)
 

@@ -30,6 +30,15 @@ def test_a_server_without_a_password_is_warned_about(bench: Bench) -> None:
     assert "without a password" in bench.type("instances", "add", "http://oc:4096").stderr
 
 
+def test_an_organizations_own_server_names_the_command_that_lets_it_be_used(bench: Bench) -> None:
+    bench.type("orgs", "create", "Acme")
+
+    told = bench.type("instances", "add", "http://oc:4096", "--org", "Acme").stderr
+
+    assert "nubabel orgs set-policy org_" in told
+    assert "--servers dedicated" in told
+
+
 def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096")
 
