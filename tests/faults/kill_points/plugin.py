@@ -21,7 +21,7 @@ async def reports_of_a_run(lane: Lane) -> Check:
     words = f"apples{lane.number():05d}"
     (server,) = await lane.ids("instances WHERE url = %(url)s", url=lane.opencode.url)
     await lane.services.instances.add_callback_key(server, _KEY, actor="tests")
-    async with lane.client() as client, httpx.AsyncClient(timeout=10, trust_env=False) as http:
+    async with lane.client() as client, lane.http(timeout_s=10) as http:
         request = SubmitRequest(prompt=f"[[delay=0.6]] {answers('Done.')} {words}", idempotency_key=f"key-{words}")
         submitted = await client.submit(request)
         await lane.until(lambda: sum(lane.model_runs(words)) > 0, "the model's run")

@@ -69,7 +69,7 @@ async def delegated_by_an_old_caller(lane: Lane) -> Check:
     answered: list[dict[str, Any]] = []
 
     async def answer() -> bool:
-        async with _bare_client(lane) as http:
+        async with lane.http(lane.authorization()) as http:
             with suppress(httpx.TransportError):
                 found = await http.post(f"{lane.url}/delegate", json=body)
                 answered[:] = [found.json()] if found.is_success else []
@@ -96,17 +96,12 @@ def _updates(lane: Lane, opencode_session_id: str) -> set[str]:
     }
 
 
-def _bare_client(lane: Lane, **headers: str) -> httpx.AsyncClient:
-    token = lane.tenant.token.get_secret_value()
-    return httpx.AsyncClient(headers={"authorization": f"Bearer {token}", **headers}, timeout=30, trust_env=False)
-
-
 async def delegated_for_somebody_else(lane: Lane) -> Check:
     """Refused, and in the audit log."""
     refused: list[int] = []
 
     async def refusal() -> bool:
-        async with _bare_client(lane, **{"x-organization-id": "org_somebody"}) as http:
+        async with lane.http(lane.authorization() | {"x-organization-id": "org_somebody"}) as http:
             with suppress(httpx.TransportError):
                 answer = await http.post(f"{lane.url}/delegate_task", json={"prompt": "Hello"})
                 refused[:] = [answer.status_code]
@@ -225,11 +220,11 @@ async def retention(lane: Lane) -> Check:
 async def probes(lane: Lane) -> Check:
     """A load balancer and Prometheus ask until they get a fresh answer; what was found a moment ago is given again."""
     mark = lane.mark()
-    async with httpx.AsyncClient() as http:
+    async with lane.http(timeout_s=5) as http:
 
         async def well(path: str) -> bool:
             with suppress(httpx.TransportError):
-                return (await http.get(f"{lane.url}{path}", timeout=5)).is_success
+                return (await http.get(f"{lane.url}{path}")).is_success
             return False
 
         async def all_well() -> bool:
