@@ -22,6 +22,7 @@ from psycopg import sql
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.valkey import EmbeddedValkey
+from tests.reused_database import ReusedDatabase
 
 _database_numbers = itertools.count(1)
 
@@ -114,7 +115,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def pipeline_template(postgres_server: PostgresServer) -> Iterator[str]:
+def migrated_template(postgres_server: PostgresServer) -> Iterator[str]:
     """The name of a database with all tables, to make others from."""
     url = postgres_server.create_database()
     schema.upgrade(url)
@@ -151,6 +152,21 @@ def database_factory(postgres_server: PostgresServer) -> Iterator[Callable[..., 
     yield create
     for url in created:
         postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def reused_database(postgres_server: PostgresServer, migrated_template: str) -> Iterator[ReusedDatabase]:
+    reused = ReusedDatabase(
+        lambda: postgres_server.create_database(template=migrated_template), postgres_server.drop_database
+    )
+    yield reused
+    reused.close()
+
+
+@pytest.fixture
+def database_url(reused_database: ReusedDatabase) -> str:
+    """The owner's URL of a migrated database without rows."""
+    return reused_database.empty()
 
 
 @pytest.fixture

@@ -39,13 +39,12 @@ async def slack() -> AsyncIterator[SlackSimulator]:
 def settings(
     request: pytest.FixtureRequest,
     slack: SlackSimulator,
-    database_factory: Callable[..., str],
-    pipeline_template: str,
+    database_url: str,
     clean_redis: RedisServer,
 ) -> Settings:
     return pipeline_settings(
         slack,
-        database_factory(template=pipeline_template),
+        database_url,
         clean_redis,
         opencode_agent_prefix=AGENT,
         opencode_model_retries=1,

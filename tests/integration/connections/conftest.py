@@ -1,6 +1,6 @@
 """Connections on real PostgreSQL, and the provider that they lead to."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +35,11 @@ async def provider() -> AsyncIterator[Provider]:
 
 
 @pytest.fixture
-def settings(database_factory: Callable[..., str], pipeline_template: str, provider: Provider) -> Settings:
+def settings(database_url: str, provider: Provider) -> Settings:
     return Settings(
         _env_file=None,
         environment="development",
-        database_url=SecretStr(database_factory(template=pipeline_template)),
+        database_url=SecretStr(database_url),
         broker_url=NOWHERE,
         cache_url=NOWHERE,
         encryption_keys=(generate_key(),),

@@ -3,17 +3,15 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import psycopg
 import pytest
 import uvicorn
 from pydantic import SecretStr
 
 from config.settings import Settings
-from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.bootstrap import Services, open_services
@@ -25,27 +23,16 @@ from nubabel_workers.gateway.wiring import gateway_parts
 from nubabel_workers.services.manage_tokens import ManageTokens
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
-from tests.conftest import PostgresServer, RedisServer
+from tests.conftest import RedisServer
 from tests.waiting import eventually
 
 
-@pytest.fixture(scope="session")
-def gateway_database(postgres_server: PostgresServer) -> Iterator[str]:
-    """The owner's URL of one migrated database; `settings` empties it for each test."""
-    url = postgres_server.create_database()
-    schema.upgrade(url)
-    yield url
-    postgres_server.drop_database(url)
-
-
 @pytest.fixture
-def settings(gateway_database: str, clean_redis: RedisServer) -> Settings:
-    with psycopg.connect(gateway_database, autocommit=True) as connection:
-        connection.execute("TRUNCATE organizations, instances, submit_nonces, audit_log, dead_letters CASCADE")
+def settings(database_url: str, clean_redis: RedisServer) -> Settings:
     return Settings(
         _env_file=None,
         environment="development",
-        database_url=SecretStr(gateway_database),
+        database_url=SecretStr(database_url),
         broker_url=SecretStr(clean_redis.broker_url),
         cache_url=SecretStr(clean_redis.cache_url),
         encryption_keys=(generate_key(),),

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -43,11 +43,11 @@ async def http() -> AsyncIterator[HttpToolServer]:
 
 
 @pytest.fixture
-def settings(database_factory: Callable[..., str], pipeline_template: str, http: HttpToolServer) -> Settings:
+def settings(database_url: str, http: HttpToolServer) -> Settings:
     return Settings(
         _env_file=None,
         environment="development",
-        database_url=SecretStr(database_factory(template=pipeline_template)),
+        database_url=SecretStr(database_url),
         broker_url=NOWHERE,
         cache_url=NOWHERE,
         encryption_keys=(generate_key(),),

@@ -3,7 +3,7 @@
 No worker runs: a test takes each step itself, so that it can stand between any two of them.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -45,11 +45,10 @@ async def opencode() -> AsyncIterator[RunningSimulator]:
 @pytest.fixture
 def settings(
     slack: SlackSimulator,
-    database_factory: Callable[..., str],
-    pipeline_template: str,
+    database_url: str,
     clean_redis: RedisServer,
 ) -> Settings:
-    return pipeline_settings(slack, database_factory(template=pipeline_template), clean_redis)
+    return pipeline_settings(slack, database_url, clean_redis)
 
 
 def pipeline_settings(slack: SlackSimulator, database_url: str, redis: RedisServer, **changes: Any) -> Settings:

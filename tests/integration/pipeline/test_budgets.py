@@ -4,7 +4,6 @@ The simulated model costs a dollar per million tokens of input: a step that repo
 """
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -32,11 +31,9 @@ _OPERATOR = "cli:anna"
 @pytest.fixture
 def settings(
     slack: SlackSimulator,
-    database_factory: Callable[..., str],
-    pipeline_template: str,
+    database_url: str,
     clean_redis: RedisServer,
 ) -> Settings:
-    database_url = database_factory(template=pipeline_template)
     return pipeline_settings(slack, database_url, clean_redis, budget_first_hold_usd=0.1, budget_first_hold_tokens=1000)
 
 

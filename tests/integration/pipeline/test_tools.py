@@ -1,7 +1,7 @@
 """What the plugin asks for, signed, at our web, becomes a call of a real MCP server, and its answer comes back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -41,10 +41,7 @@ async def door(server_url: str) -> AsyncIterator[Door]:
 
 
 @pytest.fixture
-def settings(
-    slack: SlackSimulator, database_factory: Callable[..., str], pipeline_template: str, clean_redis: RedisServer
-) -> Settings:
-    database_url = database_factory(template=pipeline_template)
+def settings(slack: SlackSimulator, database_url: str, clean_redis: RedisServer) -> Settings:
     return pipeline_settings(slack, database_url, clean_redis, tool_call_timeout_s=CALL_S)
 
 

@@ -18,7 +18,6 @@ from tests.integration.gateway.conftest import (  # noqa: F401 - pytest finds th
     Gateway,
     environment_of,
     gateway,
-    gateway_database,
     opencode,
     services,
     settings,
