@@ -10,6 +10,9 @@ SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 _TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+_SEQUENCES = """
+SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S'
+"""
 _VERSION_TABLE = "alembic_version"
 # Whatever a test may change of a schema changes one of these.
 _SCHEMA = """
@@ -32,7 +35,10 @@ class ReusedDatabase:
         self._schema: object = None
 
     def empty(self) -> str:
-        """The URL of the database without rows and sessions; of another one, if the last test changed its schema."""
+        """The URL of the database, without rows and sessions, its sequences at one.
+
+        Of a new one, if the last test changed its schema.
+        """
         if self._url is not None and not self._emptied(self._url):
             self.close()
         if self._url is None:
@@ -55,4 +61,5 @@ class ReusedDatabase:
             connection.execute("SET session_replication_role = replica")  # no foreign key is looked at
             deletions = [sql.SQL("DELETE FROM {}").format(sql.Identifier(table)) for table in tables]
             connection.execute(sql.SQL(";").join(deletions))
+            connection.execute(_SEQUENCES)
         return True

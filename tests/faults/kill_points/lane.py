@@ -5,7 +5,6 @@ Lanes share nothing but the servers under them, so several cases run at the same
 
 import asyncio
 import signal
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from nubabel_workers.simulators.slack.server import SlackSimulator, SlackSimulat
 from tests.faults.kill_points.points import Moment
 from tests.faults.kill_points.processes import BLIND, CLI, POISON, SERVING, WORKER, SystemProcess
 from tests.integration.pipeline.webhook_receiver import Receiver, webhook_receiver
+from tests.loopback import NO_CERTIFICATES
 from tests.waiting import eventually, eventually_true
 
 _STUCK_AFTER_S = 30.0
@@ -70,7 +70,6 @@ _SHORT_WAITS = {
     "worker_send_events": "false",
     "log_level": "info",
 }
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _COMPLAINTS = {1, 2}  # what the command line ends with when it could not, or would not
 _OPEN_ROWS = """
 SELECT
@@ -127,8 +126,7 @@ class Lane:
         return AsyncNubabelClient(self.url, self.tenant.token, retries=RetryLimits(attempts=40, max_wait_s=0.3))
 
     def http(self, headers: Mapping[str, str] | None = None, *, timeout_s: float = 30.0) -> httpx.AsyncClient:
-        """A plain HTTP client. It reads no certificates, which would cost more than its calls."""
-        transport = httpx.AsyncHTTPTransport(verify=_NO_CERTIFICATES)
+        transport = httpx.AsyncHTTPTransport(verify=NO_CERTIFICATES)
         return httpx.AsyncClient(transport=transport, headers=headers, timeout=timeout_s, trust_env=False)
 
     def authorization(self) -> dict[str, str]:

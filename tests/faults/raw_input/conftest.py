@@ -34,6 +34,7 @@ from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageToken
 from nubabel_workers.services.submit_execution import Submitted
 from tasks.runtime import LoopThread
 from tests.conftest import PostgresServer, RedisServer
+from tests.loopback import is_healthy
 
 ORGANIZATION = "org_fuzz"
 TEAM = "T0FUZZ"
@@ -212,7 +213,7 @@ def web(stores: Stores, server_dir: Path) -> Iterator[Web]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        process.wait_until(lambda: _answers(url), timeout_s=30)
+        process.wait_until(lambda: is_healthy(url), timeout_s=30)
         with log.open(encoding="utf-8", errors="replace") as lines:
             yield Web(url, process, lines, stores)
     finally:
@@ -239,10 +240,3 @@ def loop() -> Iterator[LoopThread]:
     running = LoopThread()
     yield running
     running.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=1).is_success
-    except httpx.TransportError:
-        return False

@@ -25,7 +25,7 @@ from nubabel_workers.embedded.stack_environment import free_port
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from tests.integration.gateway.callback_receiver import CallbackReceiver, callback_receiver
 from tests.integration.gateway.conftest import Gateway, environment_of, served, until
-from tests.integration.gateway.test_process import answers
+from tests.loopback import is_healthy
 
 pytestmark = pytest.mark.integration
 
@@ -151,7 +151,7 @@ async def test_a_killed_process_loses_only_the_connection(
     headers = {"authorization": f"Bearer {token}", "idempotency-key": "k"}
     async with httpx.AsyncClient(headers=headers, timeout=30, trust_env=False) as http:
         try:
-            process.wait_until(lambda: answers(f"http://127.0.0.1:{port}"), timeout_s=30)
+            process.wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), timeout_s=30)
             waiting = asyncio.create_task(http.post(f"http://127.0.0.1:{port}/delegate_task", json=TASK))
             (first,) = await accepted(gateway.services)
             process.send_signal(signal.SIGKILL)
@@ -174,7 +174,7 @@ async def test_a_process_that_is_stopped_tells_those_who_wait_where_to_look(
     process = _web(settings, port, short_dir)
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=30, trust_env=False) as http:
         try:
-            process.wait_until(lambda: answers(f"http://127.0.0.1:{port}"), timeout_s=30)
+            process.wait_until(lambda: is_healthy(f"http://127.0.0.1:{port}"), timeout_s=30)
             waiting = asyncio.create_task(http.post(f"http://127.0.0.1:{port}/delegate_task", json=TASK))
             await accepted(gateway.services)
             process.send_signal(signal.SIGTERM)
@@ -194,7 +194,7 @@ async def test_the_private_address_serves_one_organization_without_a_token(
     process = _web(settings, port, short_dir, sidecar_listen=f"127.0.0.1:{private}", sidecar_organization="org_one")
     async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
         try:
-            process.wait_until(lambda: answers(f"http://127.0.0.1:{private}"), timeout_s=30)
+            process.wait_until(lambda: is_healthy(f"http://127.0.0.1:{private}"), timeout_s=30)
             body = TASK | {"session_id": "ses_123"}
             waiting = asyncio.create_task(http.post(f"http://127.0.0.1:{private}/delegate", json=body))
             await accepted(gateway.services)

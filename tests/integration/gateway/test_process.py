@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
 from config.settings import Settings
@@ -16,16 +15,10 @@ from nubabel_workers.client import ConnectionFailedError, NubabelClient, Progres
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.stack_environment import free_port
 from tests.integration.gateway.conftest import Gateway, environment_of
+from tests.loopback import is_healthy
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.integration
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=1).is_success
-    except httpx.TransportError:
-        return False
 
 
 async def test_it_serves_and_ends_open_streams_when_it_is_stopped(
@@ -43,7 +36,7 @@ async def test_it_serves_and_ends_open_streams_when_it_is_stopped(
     )
     seen: list[ProgressEvent] = []
     try:
-        process.wait_until(lambda: answers(url), timeout_s=30)
+        process.wait_until(lambda: is_healthy(url), timeout_s=30)
         with NubabelClient(url, token, retries=RetryLimits(attempts=1)) as client:
             submitted = client.submit("Hello")
             events = client.events(submitted.id)
@@ -76,14 +69,14 @@ async def test_without_file_descriptors_it_lives_on_and_serves_again(settings: S
         env=environment_of(settings, http_port=port),
     )
     try:
-        process.wait_until(lambda: answers(url), timeout_s=30)
+        process.wait_until(lambda: is_healthy(url), timeout_s=30)
         crowd = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(80)]
-        assert not answers(url)
+        assert not is_healthy(url)
 
         for one in crowd:
             one.close()
 
-        process.wait_until(lambda: answers(url), timeout_s=10)
+        process.wait_until(lambda: is_healthy(url), timeout_s=10)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout_s=8)
     finally:

@@ -302,6 +302,7 @@ async def test_a_run_that_stands_still_is_stopped_and_tried_again(pipeline: Pipe
     told = await pipeline.one("SELECT detail->>'reason' AS reason FROM execution_events WHERE kind = 'retry'")
     assert str(told["reason"]).startswith("the run stood still for ")
     assert pipeline.replies(question) == []
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
     await pipeline.dispatch()
     again = await pipeline.one("SELECT status, attempt, progress_mark FROM executions")
     assert again == {"status": "running", "attempt": 2, "progress_mark": None}
