@@ -24,6 +24,7 @@ from nubabel_workers.gateway.routes import (
     health,
     limits,
     metrics,
+    policies,
     sidecar_form,
     usage,
 )
@@ -37,6 +38,7 @@ _TAGS = [
     {"name": "sidecar", "description": "The form that callers of the old OpenCode sidecar speak."},
     {"name": "usage", "description": "Tokens and cost."},
     {"name": "limits", "description": "What organizations may use: for operators."},
+    {"name": "policies", "description": "How organizations are served: for operators."},
     {"name": "connections", "description": "Tools of your own providers, by the Model Context Protocol."},
     {"name": "callbacks", "description": "What the plugin inside an OpenCode server calls."},
     {"name": "dead letters", "description": "What was set aside: for operators, across organizations."},
@@ -118,6 +120,7 @@ def api() -> FastAPI:
         connections.browsers,
         usage.router,
         limits.router,
+        policies.router,
         dead_letters.router,
         health.router,
         metrics.router,

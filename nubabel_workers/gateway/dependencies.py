@@ -29,6 +29,7 @@ from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_limits import ManageLimits
+from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
@@ -96,6 +97,7 @@ class GatewayParts:
     audit: AuditTrail
     usage: ReadUsage
     manage_limits: ManageLimits
+    manage_organizations: ManageOrganizations
     budgets: KeepBudgets
     check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()

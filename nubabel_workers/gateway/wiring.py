@@ -1,5 +1,6 @@
 """The gateway's parts from the process's services."""
 
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -39,6 +40,7 @@ from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
 from nubabel_workers.services.manage_limits import ManageLimits
+from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.tool_calls import ToolCalls
 
@@ -64,6 +66,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=services.metrics.registry)
         connections = open_connections(services, stack)
+        organizations = PostgresOrganizations(services.database, services.cipher)
         yield GatewayParts(
             submit=services.submit_execution,
             read=services.read_execution,
@@ -82,9 +85,8 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             capabilities=services.read_capabilities,
             audit=PostgresAuditTrail(services.database),
             usage=ReadUsage(PostgresUsageReports(services.database), services.clock),
-            manage_limits=ManageLimits(
-                PostgresOrganizations(services.database, services.cipher), services.plans, services.keep_budgets
-            ),
+            manage_limits=ManageLimits(organizations, services.plans, services.keep_budgets),
+            manage_organizations=ManageOrganizations(organizations, services.chance, secrets.token_bytes),
             budgets=services.keep_budgets,
             check_callback=services.egress.check_url,
             operator_tokens=operator_tokens(settings.operator_tokens),

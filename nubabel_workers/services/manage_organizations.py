@@ -57,6 +57,13 @@ class ManageOrganizations:
             raise InvalidInputError(f"several organizations are named {id_or_name!r}: use one of the ids {ids}")
         return found[0]
 
+    async def by_id(self, organization_id: str) -> Organization:
+        """Raises NotFoundError. A name is no id: programs that change something say exactly whose."""
+        found = [one for one in await self._organizations.named(organization_id) if one.id == organization_id]
+        if not found:
+            raise NotFoundError("there is no such organization", code="organization_not_found")
+        return found[0]
+
     async def set_policy(
         self,
         organization: Organization,

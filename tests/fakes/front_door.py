@@ -21,6 +21,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_limits import ManageLimits
+from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
@@ -135,6 +136,7 @@ class FrontDoor:
             audit=self.audit,
             usage=ReadUsage(self.usage, self.clock),
             manage_limits=ManageLimits(self.organizations, load_plans(), budgets),
+            manage_organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             budgets=budgets,
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),

@@ -55,7 +55,7 @@ _FIELDS_THAT_NAME_NOBODY = (
     *("repeatable_tools", "cost_usd"),
     *("scope", "token", "token_header", "url"),
     *LIMIT_NAMES,
-    "unset",
+    *("unset", "busy_policy", "masking", "servers"),
     *("all", "cause", "created_before", "created_from", "dry_run", "limit", "pace_per_s", "queue", "task"),
 )
 _NAMES: Mapping[str, Names] = {
@@ -114,6 +114,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
     "ReplayOneBody": {"dry_run": False},
     "DiscardOneBody": {"reason": "harmless"},
     "ReplayManyBody": {"filter": {}, "limit": 10, "dry_run": False},
+    "PolicyChangeBody": {"masking": "off", "busy_policy": "reject", "servers": "shared"},
     "LimitChangeBody": {"set": {"in_flight": 1}, "unset": ["queued"]},
     "DiscardManyBody": {"filter": {}, "limit": 10, "dry_run": False, "reason": "harmless"},
 }

@@ -13,7 +13,7 @@ from nubabel_workers.gateway.operators import Operator
 router = APIRouter(prefix="/v1/operator/organizations/{organization_id}/limits", tags=["limits"])
 
 OrganizationId = Annotated[str, Path(min_length=1, max_length=200, examples=["org_01kahmz7p1h0v5v6m6bqz0x3ja"])]
-_BODY = (400, 408, 413)
+CHANGE_PROBLEMS = (401, 404, 400, 408, 413, 422, 503)
 
 
 @router.get("", summary="Read an organization's limits", responses=problems(401, 404, 422, 503))
@@ -21,7 +21,7 @@ async def read_limits(organization_id: OrganizationId, _operator: Operator, part
     return LimitsView.of(await parts.manage_limits.show(organization_id))
 
 
-@router.patch("", summary="Change an organization's limits", responses=problems(401, 404, *_BODY, 422, 503))
+@router.patch("", summary="Change an organization's limits", responses=problems(*CHANGE_PROBLEMS))
 async def change_limits(
     organization_id: OrganizationId, operator: Operator, parts: Parts, body: LimitChangeBody
 ) -> LimitsView:

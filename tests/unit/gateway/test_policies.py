@@ -1,0 +1,59 @@
+"""Policies of organizations over HTTP, for operators."""
+
+import httpx
+import pytest
+
+from tests.fakes.front_door import ACME, OPERATORS, FrontDoor
+from tests.unit.gateway.test_dead_letters import fits
+
+PATH = f"/v1/operator/organizations/{ACME.id}/policies"
+NIGHT = {"authorization": f"Bearer {OPERATORS['night'].get_secret_value()}"}
+
+
+async def test_operators_read_policies(http: httpx.AsyncClient) -> None:
+    answer = fits(await http.get(PATH, headers=NIGHT), "PoliciesView")
+
+    assert answer == {"organization_id": ACME.id, "busy_policy": "queue", "masking": "mask", "servers": "shared"}
+
+
+async def test_what_is_not_named_stays_as_it_is(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    await http.patch(PATH, headers=NIGHT, json={"masking": "refuse"})
+    answer = fits(await http.patch(PATH, headers=NIGHT, json={"servers": "dedicated", "masking": None}), "PoliciesView")
+
+    assert (answer["busy_policy"], answer["masking"], answer["servers"]) == ("queue", "refuse", "dedicated")
+    assert fits(await http.get(PATH, headers=NIGHT), "PoliciesView") == answer
+    assert door.organizations.actors == ["operator:night"] * 2
+
+
+@pytest.mark.parametrize("body", [{}, {"masking": None}, {"masking": "sometimes"}, {"speed": 1}, {"plan": "team"}, []])
+async def test_a_change_that_does_not_fit_is_refused_and_changes_nothing(
+    door: FrontDoor, http: httpx.AsyncClient, body: object
+) -> None:
+    answer = await http.patch(PATH, headers=NIGHT, json=body)
+
+    assert answer.status_code == 422, answer.text
+    assert door.organizations.actors == []
+
+
+async def test_an_empty_change_is_told_what_to_name(http: httpx.AsyncClient) -> None:
+    answer = await http.patch(PATH, headers=NIGHT, json={})
+
+    assert "name a busy_policy, masking or servers" in answer.text
+
+
+async def test_a_service_token_opens_nothing_here(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    mine = {"authorization": f"Bearer {door.token(ACME)}"}
+
+    answers = [await http.get(PATH, headers=mine), await http.patch(PATH, headers=mine, json={"masking": "off"})]
+
+    assert [answer.status_code for answer in answers] == [401, 401]
+    assert door.organizations.actors == []
+
+
+@pytest.mark.parametrize("named", ["org_none", ACME.name])
+async def test_an_organization_is_named_by_its_id(http: httpx.AsyncClient, named: str) -> None:
+    path = PATH.replace(ACME.id, named)
+
+    answers = [await http.get(path, headers=NIGHT), await http.patch(path, headers=NIGHT, json={"masking": "off"})]
+
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "organization_not_found")] * 2
