@@ -11,6 +11,7 @@ from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, actor, organization_or_all, read_secret, run
 from nubabel_workers.cli.output import Column, note, print_line, say, say_json, styled, table
 from nubabel_workers.cli.wording import ago, plain
+from nubabel_workers.domain.placement import takes_now
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.manage_instances import InstanceCheck, NewInstance
 
@@ -86,7 +87,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
                 one.status,
                 _health(one),
                 gates[one.id].words,
-                f"{one.in_flight}/{one.capacity_runs}",
+                _runs(one),
                 one.version or "-",
                 one.organization_id or "shared",
                 ago(one.checked_at, now),
@@ -212,6 +213,13 @@ def _as_json(found: InstanceCheck) -> dict[str, object]:
         "agents": found.agents,
         "problem": found.problem,
     }
+
+
+def _runs(instance: Instance) -> str:
+    """`3/50`; while a server that came back is taken back slowly `3/12 of 50`."""
+    takes = takes_now(instance)
+    whole = f" of {instance.capacity_runs}" if takes < instance.capacity_runs else ""
+    return f"{instance.in_flight}/{takes}{whole}"
 
 
 def _health(instance: Instance) -> str:

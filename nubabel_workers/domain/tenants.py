@@ -96,6 +96,7 @@ class Instance:
     healthy: bool = True  # the listener's last word: an unreachable one gets no new sessions; health_detail says why
     health_detail: str = ""
     checked_at: datetime | None = None
+    recovered_ago_s: float | None = None  # since it was back after having been away; None: it never was
     given_up: bool = (
         False  # away for so long that its sessions go on elsewhere; there is another one that can take them
     )

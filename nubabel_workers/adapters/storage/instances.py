@@ -20,7 +20,8 @@ from nubabel_workers.domain.tenants import Instance
 log = structlog.get_logger(__name__)
 
 _COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
-              i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at"""
+              i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at,
+              EXTRACT(EPOCH FROM now() - i.recovered_at)::float8 AS recovered_ago_s"""
 # Given up only while another server of the same kind can take its sessions: without one, waiting is all there is.
 _GIVEN_UP = """COALESCE(i.unhealthy_since < now() - make_interval(secs => %(give_up_after_s)s)
     AND EXISTS (SELECT 1 FROM instances o WHERE o.status = 'active' AND o.healthy AND o.id <> i.id
@@ -30,6 +31,7 @@ _IN_FLIGHT = f"""(
   SELECT count(*) FROM executions e
   WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL} AND e.status <> 'waiting_budget') AS in_flight"""
 _KEEP_S = 2.0
+_MOMENT_S = 5.0  # a stream that broke and was opened again; a server that starts anew takes longer
 _MAX_ENTRIES = 1024
 _STATUS_ACTIONS = {
     "active": AuditAction.INSTANCE_ACTIVATED,
@@ -81,11 +83,13 @@ class PostgresInstances:
     async def report_health(
         self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
     ) -> None:
-        """Version and agents of an unreachable server stay what they were."""
+        """Version and agents of an unreachable server stay what they were. One that is back is taken back slowly."""
         await self._database.system().execute(
             """
             UPDATE instances
             SET healthy = %(healthy)s,
+                recovered_at = CASE WHEN %(healthy)s AND unhealthy_since < now() - make_interval(secs => %(moment_s)s)
+                                    THEN now() ELSE recovered_at END,
                 unhealthy_since = CASE WHEN NOT %(healthy)s THEN COALESCE(unhealthy_since, now()) END,
                 health_detail = %(detail)s, checked_at = now(),
                 version = CASE WHEN %(version)s = '' THEN version ELSE %(version)s END,
@@ -98,6 +102,7 @@ class PostgresInstances:
                 "detail": detail,
                 "version": version,
                 "agents": Jsonb(list(agents)),
+                "moment_s": _MOMENT_S,
             },
         )
 
@@ -142,7 +147,7 @@ class PostgresInstances:
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
                     submits_per_second = excluded.submits_per_second, status = 'active', healthy = true,
-                    unhealthy_since = NULL, health_detail = ''
+                    unhealthy_since = NULL, recovered_at = NULL, health_detail = ''
                 WHERE i.status = 'removed' AND i.id = excluded.id
                 RETURNING {_COLUMNS}
                 """

@@ -157,6 +157,7 @@ class InstanceRow(Base):
     health_detail: Mapped[str] = mapped_column(server_default=text("''"))
     checked_at: Mapped[datetime | None]
     unhealthy_since: Mapped[datetime | None]
+    recovered_at: Mapped[datetime | None]  # when it was last back after more than a moment away
     restarted_at: Mapped[datetime | None]  # when the operators' command was last asked to start it anew
     reconcile_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_at: Mapped[datetime] = _created()

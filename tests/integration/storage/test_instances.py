@@ -259,6 +259,35 @@ async def test_a_server_that_is_away_too_long_is_given_up_until_it_is_back(
     assert await _given_up(instances) == []
 
 
+async def _back(instances: PostgresInstances, instance_id: str) -> float | None:
+    """Seconds since it recovered, after a report that all is well."""
+    await instances.report_health(instance_id, healthy=True, detail="", version="1.18.33", agents=())
+    found = await instances.find(instance_id)
+    assert found is not None
+    return found.recovered_ago_s
+
+
+async def test_a_server_that_was_away_says_how_long_it_has_been_back(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    assert await _back(instances, "ins_1") is None  # never away
+    await _down(instances, "ins_1")
+    await _away_for(database, "ins_1", 6)
+
+    assert await _back(instances, "ins_1") == pytest.approx(0, abs=5)
+
+    await database.system().execute("UPDATE instances SET recovered_at = recovered_at - interval '40 s'")
+    assert await _back(instances, "ins_1") == pytest.approx(40, abs=5)  # a further report does not begin it anew
+
+
+async def test_a_stream_that_breaks_for_a_moment_is_no_recovery(instances: PostgresInstances) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await _down(instances, "ins_1")
+
+    assert await _back(instances, "ins_1") is None
+
+
 @pytest.mark.parametrize("other", ["away as well", "draining", "of another organization"])
 async def test_no_server_is_given_up_without_another_that_can_take_its_sessions(
     instances: PostgresInstances, database: Database, other: str

@@ -1,5 +1,7 @@
 """nubabel instances."""
 
+from dataclasses import replace
+
 from pydantic import SecretStr
 
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
@@ -48,6 +50,15 @@ def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
     assert "0/50" in listed
     assert "healthy" in listed
     assert bench.json("instances", "list")[0]["url"] == "http://oc:4096"
+
+
+def test_a_server_that_is_taken_back_is_listed_with_what_it_takes_now(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    ((instance_id, row),) = bench.instances.rows.items()
+
+    bench.instances.rows[instance_id] = replace(row, recovered_ago_s=30.0)
+
+    assert "0/27 of 50" in bench.type("instances", "list").stdout
 
 
 def test_an_open_circuit_breaker_is_listed(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import pytest
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
-from nubabel_workers.domain.placement import AWAY, FULL, OWN, Placement, PlaceWait
+from nubabel_workers.domain.placement import AWAY, FULL, OWN, Placement, PlaceWait, takes_now
 from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 EXECUTION = Execution(
@@ -197,3 +197,41 @@ def test_what_an_execution_without_a_place_waits_for(
 )
 def test_all_are_away_when_every_breaker_is_open(gates: dict[str, Gate], wait_s: float | None) -> None:
     assert Placement([server("a"), server("b"), server("c", status="removed")], gates).all_away_for_s() == wait_s
+
+
+@pytest.mark.parametrize(
+    ("capacity", "recovered_ago_s", "takes"),
+    [
+        (50, None, 50),
+        (50, 0.0, 5),
+        (50, 30.0, 27),
+        (50, 59.9, 49),
+        (50, 60.0, 50),
+        (50, 86_400.0, 50),
+        (2, 0.0, 1),
+        (1, 0.0, 1),
+        (50, -3.0, 5),
+    ],
+)
+def test_a_server_that_came_back_takes_a_tenth_at_first_and_all_after_a_minute(
+    capacity: int, recovered_ago_s: float | None, takes: int
+) -> None:
+    assert takes_now(server("a", capacity_runs=capacity, recovered_ago_s=recovered_ago_s)) == takes
+
+
+def test_a_server_that_came_back_gets_no_more_than_it_takes_now_also_of_its_own_sessions() -> None:
+    back = server("a", capacity_runs=20, recovered_ago_s=0.0)
+    placement = Placement([back, server("b", capacity_runs=20)])
+    of_its_own = replace(EXECUTION, instance_id=InstanceId("a"))
+
+    assert (placement.free_slots(), placement.capacity()) == (22, 22)
+    assert [placed_on(placement, of_its_own) for _ in range(3)] == ["a", "a", None]
+    assert placement.wait_for(of_its_own) == PlaceWait(FULL)
+    assert placed_on(placement) == "b"
+
+
+def test_what_already_runs_there_is_not_counted_below_nothing() -> None:
+    placement = Placement([server("a", capacity_runs=20, recovered_ago_s=0.0, in_flight=15)])
+
+    assert placement.free_slots() == 0
+    assert placed_on(placement) is None
