@@ -38,6 +38,11 @@ class SlackTarget:
         }
 
 
+def slack_read_quota(organization_id: str, target: SlackTarget) -> str:
+    """The throttle's name for what a workspace's history may be read: everybody who reads it draws on the same."""
+    return f"slack-read:{organization_id}:{target.workspace_id}"
+
+
 @dataclass(frozen=True)
 class WebhookTarget:
     """An upstream URL; signed with the organization's webhook secret, looked up when sending."""

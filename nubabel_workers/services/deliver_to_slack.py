@@ -17,7 +17,13 @@ from nubabel_workers.domain.errors import (
     UnansweredError,
 )
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.notifications import Notification, NotificationKind, SlackTarget, reply_target
+from nubabel_workers.domain.notifications import (
+    Notification,
+    NotificationKind,
+    SlackTarget,
+    reply_target,
+    slack_read_quota,
+)
 from nubabel_workers.domain.ports import (
     ClaimedNotification,
     Incident,
@@ -78,7 +84,7 @@ class DeliverToSlack:
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
         if workspace is None or not workspace.active:
             raise PermanentError("the app is not installed in this workspace any more", code="workspace_ended")
-        limit = _limit_key(notification.kind, target)
+        limit = _limit_key(notification.kind, notification.organization_id, target)
         blocked_s = await self._throttle.blocked_for_s(limit)
         if blocked_s > 0:
             raise RateLimitedError("Slack asked to wait", retry_after_s=blocked_s)
@@ -110,7 +116,8 @@ class DeliverToSlack:
         if not notification.payload.get("clears_working") or not isinstance(target, SlackTarget):
             return True
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
-        if workspace is None or await self._throttle.blocked_for_s(_limit_key(NotificationKind.WORKING, target)):
+        limit = _limit_key(NotificationKind.WORKING, notification.organization_id, target)
+        if workspace is None or await self._throttle.blocked_for_s(limit):
             return False
         try:
             async with asyncio.timeout(_SIGN_S):
@@ -183,7 +190,7 @@ class DeliverToSlack:
     async def _find(
         self, token: SecretStr, notification: Notification, target: SlackTarget, *, part: int
     ) -> str | None:
-        quota = f"slack-read:{target.workspace_id}"
+        quota = slack_read_quota(notification.organization_id, target)
         if not await self._throttle.take(quota, per_s=60, limit=self._read_quota_per_minute):
             raise LookUpLaterError("Slack's read quota is used up", retry_after_s=_QUOTA_WAIT_S)
         since: datetime = notification.created_at - _LOOK_BACK
@@ -261,10 +268,11 @@ def _delivery_id(notification: Notification, part: int) -> str:
     return f"{notification.id}:{part}"
 
 
-def _limit_key(kind: NotificationKind, target: SlackTarget) -> str:
+def _limit_key(kind: NotificationKind, organization_id: str, target: SlackTarget) -> str:
     """Slack counts per method and workspace, and posts per channel: one channel's limit holds up no other."""
+    workspace = f"{organization_id}:{target.workspace_id}"
     if kind is NotificationKind.WORKING:
-        return f"slack-react:{target.workspace_id}"
+        return f"slack-react:{workspace}"
     if kind is NotificationKind.PROGRESS:
-        return f"slack-edit:{target.workspace_id}:{target.channel}"
-    return f"slack-post:{target.workspace_id}:{target.channel}"
+        return f"slack-edit:{workspace}:{target.channel}"
+    return f"slack-post:{workspace}:{target.channel}"

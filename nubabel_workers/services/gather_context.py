@@ -8,10 +8,11 @@ from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, Execution
-from nubabel_workers.domain.notifications import SlackTarget, reply_target
+from nubabel_workers.domain.notifications import SlackTarget, reply_target, slack_read_quota
 from nubabel_workers.domain.ports import Messenger, TenantStore, Throttle
 from nubabel_workers.domain.prompts import PromptFile, thread_context
 from nubabel_workers.domain.slack_events import ThreadExcerpt
+from nubabel_workers.domain.tenants import Workspace
 from nubabel_workers.domain.wording import Language, language_of, say
 
 log = structlog.get_logger(__name__)
@@ -59,25 +60,27 @@ class GatherContext:
         language = language_of(execution.prompt)
         thread, notes = _remembered(execution)
         if wants_thread:
-            thread, notes = await self._read_thread(workspace.bot_token, target, language)
+            thread, notes = await self._read_thread(workspace, target, language)
         files, file_notes = await self._read_files(workspace.bot_token, execution.attachments, language)
         return Gathered(thread, files, [*notes, *file_notes])
 
-    async def _read_thread(self, token: SecretStr, target: SlackTarget, language: Language) -> tuple[str, list[str]]:
-        history = await self._history(token, target)
+    async def _read_thread(
+        self, workspace: Workspace, target: SlackTarget, language: Language
+    ) -> tuple[str, list[str]]:
+        history = await self._history(workspace, target)
         if history is None:
             return "", [say("context_unread", language)]
         notes = [say("context_partly_read", language)] if history.more_unread else []
         return thread_context(history.messages), notes
 
-    async def _history(self, token: SecretStr, target: SlackTarget) -> ThreadExcerpt | None:
-        quota = f"slack-read:{target.workspace_id}"
+    async def _history(self, workspace: Workspace, target: SlackTarget) -> ThreadExcerpt | None:
+        quota = slack_read_quota(workspace.organization_id, target)
         if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
             log.info("slack.thread_not_read", reason="quota")
             return None
         try:
             return await self._messenger.thread_messages(
-                token,
+                workspace.bot_token,
                 channel=target.channel,
                 thread_ts=target.thread_ts,
                 before_ts=target.message_ts,

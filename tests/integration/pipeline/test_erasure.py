@@ -67,8 +67,8 @@ async def erase(pipeline: Pipeline) -> AsyncIterator[EraseOrganization]:
     root = next(iter(pipeline.opencode.simulator.store.sessions))
     await services.mappings.remember_root("ins_1", "ses_child", root)
     await services.mappings.remember_root("ins_1", "ses_others_child", "ses_others_root")
-    await services.throttle.take(f"slack-read:{workspace['id']}", per_s=60, limit=50)
-    await services.throttle.block(f"post:{workspace['id']}:C1", for_s=60)
+    await services.throttle.take(f"slack-read:{ORGANIZATION}:{workspace['id']}", per_s=60, limit=50)
+    await services.throttle.block(f"slack-post:{ORGANIZATION}:{workspace['id']}:C1", for_s=60)
     await services.cache.hset("nubabel:tool-breakers", mapping={"mcp_7": "{}", "mcp_8": "{}"})
     async with AsyncExitStack() as stack:
         manage = open_connections(services, stack).manage
