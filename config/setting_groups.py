@@ -182,6 +182,7 @@ class GatewaySettings(SettingGroup):
         None, description="How people and Slack reach the gateway, e.g. https://nubabel.example.com."
     )
     max_request_bytes: PositiveInt = Field(1_048_576, description="Largest request body that is read.")
+    max_batch_requests: PositiveInt = Field(50, description="Most requests that one dispatched batch may have.")
     max_prompt_bytes: PositiveInt = Field(131_072, description="Largest prompt (UTF-8) that is accepted.")
     idempotency_keep_h: PositiveInt = Field(24, description="Hours for which an Idempotency-Key is remembered.")
     callbacks_per_second: PositiveInt = Field(

@@ -45,6 +45,7 @@ from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
 from nubabel_workers.adapters.storage.encryption import TokenCipher
 from nubabel_workers.adapters.storage.erasure import PostgresErasure
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.groups import PostgresGroups
 from nubabel_workers.adapters.storage.inbound import PostgresInbound
 from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
@@ -71,6 +72,7 @@ from nubabel_workers.services.ask_tool_servers import AskLimits, AskToolServers
 from nubabel_workers.services.authorize_connection import AuthorizeConnection
 from nubabel_workers.services.batches import BatchLimits
 from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.complete_executions import CheckLimits, CompleteExecutions
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.count_usage import CountUsage
@@ -102,8 +104,10 @@ from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.restart_servers import RestartPace, RestartServers
 from nubabel_workers.services.revoke_access import RevokeAccess
+from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
+from nubabel_workers.services.submit_group import SubmitGroup
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 from nubabel_workers.services.tool_calls import ToolCalls
 
@@ -127,6 +131,7 @@ class Adapters:
     tenants: PostgresTenants
     instances: PostgresInstances
     executions: PostgresExecutions
+    groups: PostgresGroups
     inbound: PostgresInbound
     notifications: PostgresNotifications
     dead_letters: PostgresDeadLetters
@@ -153,9 +158,12 @@ class Services(Adapters):
     accept_slack_event: AcceptSlackEvent
     process_slack_events: ProcessSlackEvents
     submit_execution: SubmitExecution
+    submit_group: SubmitGroup
     accept_submission: AcceptSubmission
     read_execution: ReadExecution
     cancel_execution: CancelExecution
+    cancel_group: CancelGroup
+    settle_groups: SettleGroups
     read_capabilities: ReadCapabilities
     dispatch_executions: DispatchExecutions
     complete_executions: CompleteExecutions
@@ -217,6 +225,7 @@ async def _open_adapters(
         tenants=PostgresTenants(database, cipher),
         instances=PostgresInstances(database, cipher, give_up_after_s=settings.opencode_give_up_after_s),
         executions=executions,
+        groups=PostgresGroups(database, clock, chance),
         inbound=PostgresInbound(database, chance, lease_s=lease_s, lone_deliveries=lone),
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),
@@ -242,7 +251,8 @@ def _wire(a: Adapters) -> Services:
     """Adapters in, services out. Nothing is started or connected here."""
     settings = a.settings
     leases = LeaseHolder(a.maintenance, a.clock, a.chance, lease_s=settings.lease_s)
-    end = EndExecution(a.executions, a.hints, a.progress)
+    settle = SettleGroups(a.groups, a.hints)
+    end = EndExecution(a.executions, a.hints, a.progress, settle)
     cancel = CancelExecution(a.executions, end, a.hints)
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
@@ -260,9 +270,12 @@ def _wire(a: Adapters) -> Services:
         accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
         process_slack_events=_process_slack_events(a, leases, cancel, busy_policy),
         submit_execution=submit,
+        submit_group=_submit_group(a, submit, busy_policy),
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         cancel_execution=cancel,
+        cancel_group=CancelGroup(a.groups, cancel, settle),
+        settle_groups=settle,
         read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
         dispatch_executions=_dispatch_executions(a, end, foreign, report, budgets, leases, strays, rules),
         complete_executions=_complete_executions(a, end, foreign, report, budgets, count_usage, leases),
@@ -307,6 +320,18 @@ def _submit_execution(a: Adapters, busy_policy: ApplyBusyPolicy, rules: Rules) -
         rules,
         answer_by_s=a.settings.answer_by_s,
         max_prompt_bytes=a.settings.max_prompt_bytes,
+    )
+
+
+def _submit_group(a: Adapters, one: SubmitExecution, busy_policy: ApplyBusyPolicy) -> SubmitGroup:
+    return SubmitGroup(
+        a.groups,
+        one,
+        busy_policy,
+        a.hints,
+        a.chance,
+        answer_by_s=a.settings.answer_by_s,
+        max_requests=a.settings.max_batch_requests,
     )
 
 
@@ -691,6 +716,7 @@ def _pace(settings: Settings) -> MaintenancePace:
             "inbound_events": settings.retention_inbound_days * _DAY_S,
             "notifications": settings.retention_inbound_days * _DAY_S,
             "executions": settings.retention_executions_days * _DAY_S,
+            "execution_groups": settings.retention_executions_days * _DAY_S,
             "sessions": settings.retention_executions_days * _DAY_S,
             "tool_calls": settings.retention_tool_calls_days * _DAY_S,
             "dead_letters": settings.retention_dead_letters_days * _DAY_S,

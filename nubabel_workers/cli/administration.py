@@ -7,10 +7,11 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from nubabel_workers.domain.ports import Chance, Clock
-from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports, RestoreMarks
+from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports, GroupReports, RestoreMarks
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.erase_organization import EraseOrganization
@@ -77,6 +78,8 @@ class Administration:
     submit: SubmitExecution
     read: ReadExecution
     cancel: CancelExecution
+    groups: GroupReports
+    cancel_group: CancelGroup
     wait: AwaitExecution
     clock: Clock
     chance: Chance

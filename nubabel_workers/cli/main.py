@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nubabel_workers.cli import (
+    batches,
     connections,
     dead_letters,
     executions,
@@ -65,6 +66,7 @@ app.command()(migrate)
 app.command()(restored)
 app.command()(enqueue)
 app.add_typer(executions.commands, name="executions")
+app.add_typer(batches.commands, name="batches")
 app.add_typer(dead_letters.commands, name="dead-letters")
 app.add_typer(orgs.commands, name="orgs")
 app.add_typer(limits.commands, name="limits")

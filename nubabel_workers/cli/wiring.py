@@ -130,6 +130,8 @@ def _wired(
         submit=services.submit_execution,
         read=services.read_execution,
         cancel=services.cancel_execution,
+        groups=services.groups,
+        cancel_group=services.cancel_group,
         wait=AwaitExecution(services.read_execution, services.progress, services.clock),
         clock=services.clock,
         chance=chance,

@@ -26,15 +26,29 @@ from nubabel_workers.client.errors import (
     WaitTimeoutError,
 )
 from nubabel_workers.client.protocol import RetryLimits
-from nubabel_workers.client.results import Delegated, Execution, Failure, ProgressEvent, Submitted, Usage
+from nubabel_workers.client.results import (
+    Batch,
+    BatchItem,
+    Delegated,
+    Execution,
+    Failure,
+    ProgressEvent,
+    Submitted,
+    SubmittedBatch,
+    Usage,
+)
 from nubabel_workers.domain.delegation import DelegateRequest
 from nubabel_workers.domain.executions import Status
-from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.submission import AskedRequest, BatchRequest, SubmitRequest
 
 __all__ = [
     "ApiError",
+    "AskedRequest",
     "AsyncNubabelClient",
     "AuthenticationError",
+    "Batch",
+    "BatchItem",
+    "BatchRequest",
     "BrokerProducer",
     "ConnectionFailedError",
     "DelegateRequest",
@@ -54,6 +68,7 @@ __all__ = [
     "Status",
     "SubmitRequest",
     "Submitted",
+    "SubmittedBatch",
     "Timeouts",
     "TooManyRequestsError",
     "UnavailableError",

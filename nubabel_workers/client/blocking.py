@@ -20,9 +20,10 @@ from nubabel_workers.client.connection import (
 )
 from nubabel_workers.client.errors import WaitTimeoutError
 from nubabel_workers.client.protocol import Answer, Call, EventFeed, NoAnswer, Request, RetryLimits, Wait
-from nubabel_workers.client.results import Delegated, Execution, ProgressEvent, Submitted
+from nubabel_workers.client.results import Batch, Delegated, Execution, ProgressEvent, Submitted, SubmittedBatch
 from nubabel_workers.domain.delegation import DelegateRequest
-from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.executions import FINAL
+from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 
 T = TypeVar("T")
 
@@ -56,6 +57,27 @@ class NubabelClient:
         """When this returns the request is stored. Without an idempotency key of yours one is made for this call."""
         asked = SubmitRequest(prompt=request) if isinstance(request, str) else request
         return self._perform(protocol.submit(asked, self._retries, random.random))
+
+    def submit_batch(self, request: BatchRequest) -> SubmittedBatch:
+        """When this returns all of it is stored. Without an idempotency key of yours one is made for this call."""
+        return self._perform(protocol.submit_batch(request, self._retries, random.random))
+
+    def get_batch(self, batch_id: str) -> Batch:
+        """Where each of its executions stands, and what was answered so far."""
+        return self._perform(protocol.get_batch(batch_id, self._retries, random.random))
+
+    def cancel_batch(self, batch_id: str, *, reason: str | None = None) -> Batch:
+        """The wish is stored; what has ended already stays as it is."""
+        return self._perform(protocol.cancel_batch(batch_id, reason, self._retries, random.random))
+
+    def wait_batch(self, batch_id: str, *, timeout_s: float) -> Batch:
+        """The batch when all of it has ended. Raises WaitTimeoutError; the batch then goes on."""
+        ends_at = time.monotonic() + timeout_s
+        for one in (self.get_batch(batch_id)).executions:
+            if one.status not in FINAL:
+                self.wait(one.id, timeout_s=max(0.0, ends_at - time.monotonic()))
+        left_s = max(0.0, ends_at - time.monotonic())
+        return self._perform(protocol.told_batch(batch_id, left_s, self._retries, random.random))
 
     def delegate(
         self, request: DelegateRequest | str, *, timeout_s: float = 600.0, idempotency_key: str | None = None

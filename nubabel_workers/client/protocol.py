@@ -13,18 +13,26 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from nubabel_workers.client.errors import ApiError, ConnectionFailedError, UnavailableError, error_class
+from nubabel_workers.client.errors import (
+    ApiError,
+    ConnectionFailedError,
+    UnavailableError,
+    WaitTimeoutError,
+    error_class,
+)
 from nubabel_workers.client.event_decoder import EventDecoder, ServerSentEvent
 from nubabel_workers.client.results import (
+    Batch,
     Delegated,
     DelegationPending,
     Execution,
     ExecutionList,
     ProgressEvent,
     Submitted,
+    SubmittedBatch,
 )
 from nubabel_workers.domain.delegation import DelegateRequest
-from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 
 T = TypeVar("T")
 
@@ -34,6 +42,7 @@ _FIRST_ERROR_STATUS = 400
 _ACCEPTED = 202
 _NO_CONTENT = 204
 _LONGEST_WAIT_S = 60.0  # for one answer; what stands between us and the gateway may close connections that rest longer
+_SHORTEST_LOOK_S = 0.05
 _STREAM_PATIENCE = 3  # whoever follows for minutes outlives a restart of the gateway
 
 
@@ -81,15 +90,23 @@ Jitter = Callable[[], float]  # a number in [0, 1)
 
 
 def submit(request: SubmitRequest, limits: RetryLimits, jitter: Jitter) -> Call[Submitted]:
+    answer = yield from _answered(_submission("/v1/executions", request), limits, jitter)
+    return _read(Submitted.model_validate_json, answer)
+
+
+def submit_batch(request: BatchRequest, limits: RetryLimits, jitter: Jitter) -> Call[SubmittedBatch]:
+    answer = yield from _answered(_submission("/v1/executions:batch", request), limits, jitter)
+    return _read(SubmittedBatch.model_validate_json, answer)
+
+
+def _submission(path: str, request: SubmitRequest | BatchRequest) -> Request:
     """The key is always sent, so that a repeat, ours or the caller's, is the same request."""
     key = request.idempotency_key or secrets.token_urlsafe(18)
     body = request.model_dump(exclude_none=True, exclude={"idempotency_key", "traceparent"})
     headers = {"idempotency-key": key}
     if request.traceparent is not None:
         headers["traceparent"] = request.traceparent
-    sent = Request("POST", "/v1/executions", body=body, headers=headers)
-    answer = yield from _answered(sent, limits, jitter)
-    return _read(Submitted.model_validate_json, answer)
+    return Request("POST", path, body=body, headers=headers)
 
 
 def delegate(
@@ -129,6 +146,31 @@ def cancel(execution_id: str, reason: str | None, limits: RetryLimits, jitter: J
     body = {"reason": reason} if reason is not None else {}
     answer = yield from _answered(Request("POST", f"{_path(execution_id)}/cancel", body=body), limits, jitter)
     return _read(Execution.model_validate_json, answer)
+
+
+def get_batch(batch_id: str, limits: RetryLimits, jitter: Jitter) -> Call[Batch]:
+    answer = yield from _answered(Request("GET", _batch_path(batch_id)), limits, jitter)
+    return _read(Batch.model_validate_json, answer)
+
+
+def cancel_batch(batch_id: str, reason: str | None, limits: RetryLimits, jitter: Jitter) -> Call[Batch]:
+    body = {"reason": reason} if reason is not None else {}
+    answer = yield from _answered(Request("POST", f"{_batch_path(batch_id)}/cancel", body=body), limits, jitter)
+    return _read(Batch.model_validate_json, answer)
+
+
+def told_batch(batch_id: str, within_s: float, limits: RetryLimits, jitter: Jitter) -> Call[Batch]:
+    """A batch whose executions have ended, once that is written down: at once, or at the scheduler's next round."""
+    waited_s, attempt = 0.0, 1
+    while True:
+        batch = yield from get_batch(batch_id, limits, jitter)
+        if batch.final:
+            return batch
+        wait_s = max(_SHORTEST_LOOK_S, _backoff_s(attempt, limits, jitter()))
+        if waited_s + wait_s > within_s:
+            raise WaitTimeoutError(f"{batch_id} did not end in time")
+        yield Wait(wait_s)
+        waited_s, attempt = waited_s + wait_s, attempt + 1
 
 
 def _answered(request: Request, limits: RetryLimits, jitter: Jitter) -> Call[Response]:
@@ -198,6 +240,12 @@ def _read(read: Callable[[bytes], T], answer: Response) -> T:
         return read(answer.body)
     except ValidationError:
         raise UnavailableError(answer.status, "unreadable_answer", "this is not an answer of the gateway") from None
+
+
+def _batch_path(batch_id: str) -> str:
+    if not batch_id.replace("_", "").isalnum():
+        raise ValueError("a batch's id has letters, digits and one underscore only")
+    return f"/v1/batches/{batch_id}"
 
 
 def _path(execution_id: str) -> str:

@@ -109,6 +109,45 @@ class DelegationPending(_Result):
     status: Status
 
 
+class BatchItem(_Result):
+    """One request of a batch. output: Markdown."""
+
+    id: str
+    session_id: str
+    status: Status
+    output: str | None = None
+    output_cut: bool = False
+    error: Failure | None = None
+    usage: Usage | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status is Status.COMPLETED
+
+
+class Batch(_Result):
+    """Requests that were accepted together. executions: in the order in which they were asked.
+
+    state: running, completed, completed_with_failures or cancelled. final: it will not change any more.
+    """
+
+    id: str
+    state: str
+    final: bool
+    on_failure: str = "report"
+    executions: tuple[BatchItem, ...] = ()
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class SubmittedBatch(Batch):
+    """Accepted: all of it is stored. repeated: it had been accepted before."""
+
+    idempotency_key: str
+    repeated: bool = False
+
+
 class ExecutionList(_Result):
     data: tuple[Execution, ...]
 

@@ -44,6 +44,7 @@ class AuditAction(StrEnum):
     FOREIGN_SESSION = "opencode.foreign_session"
     SECRETS_ROTATED = "secrets.rotated"
     EXECUTION_CANCELLED = "execution.cancelled"
+    BATCH_CANCELLED = "batch.cancelled"
     EXECUTION_RESUMED = "execution.resumed"
     CONNECTION_ADDED = "connection.added"
     CONNECTION_TOOLS_ALLOWED = "connection.tools_allowed"

@@ -208,6 +208,7 @@ class Execution:
     status: Status
     prompt: str
     created_at: datetime
+    group_id: str | None = None  # of the batch that it was dispatched with
     user_id: str | None = None
     workspace_id: str | None = None
     reply: Mapping[str, Any] = field(default_factory=dict)

@@ -26,32 +26,16 @@ MAX_NUMBER = 2**53 - 1  # RFC 7493, section 2.2
 _MAX_DEPTH = 16
 _SIGNED_BUT_NOT_ASKED = frozenset({"idempotency_key", "traceparent"})
 
+_READ_STRICTLY = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 
 
-class SubmitRequest(BaseModel):
-    """One request to the agent. What is left out is decided by the request analysis, or by the organization."""
+class AskedRequest(BaseModel):
+    """What is asked of the agent. What is left out is decided by the request analysis, or by the organization."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        hide_input_in_errors=True,
-        json_schema_extra={
-            "examples": [
-                {"prompt": "Which tests are missing for the invoice module?"},
-                {
-                    "prompt": "Write them.",
-                    "session_key": "invoice-4711",
-                    "idempotency_key": "invoice-4711-step-2",
-                    "skills": ["git-master"],
-                    "callback_url": "https://upstream.example.com/nubabel",
-                    "metadata": {"invoice": "4711"},
-                },
-            ]
-        },
-    )
+    model_config = _READ_STRICTLY
 
     prompt: str = Field(
         min_length=1, max_length=1_000_000, pattern=r"\S", description="What is asked, in any language."
@@ -61,9 +45,6 @@ class SubmitRequest(BaseModel):
     )
     session_key: Key | None = Field(
         None, description="Your own name for the conversation: requests with the same key share one session."
-    )
-    idempotency_key: Key | None = Field(
-        None, description="Your own name for this request: sent again, it is the same request. Over HTTP: the header."
     )
     category: Name | None = Field(None, description="Overrides the category that the analysis would choose.")
     skills: list[Name] | None = Field(None, max_length=20, description="Overrides the chosen skills; [] means none.")
@@ -77,20 +58,12 @@ class SubmitRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(
         None, description=f"Anything of yours, returned with the outcome; at most {MAX_METADATA_BYTES} bytes of JSON."
     )
-    callback_url: str | None = Field(
-        None,
-        max_length=2000,
-        pattern=r"^https?://[^\s/]",
-        description="Where the outcome is sent, signed after the Standard Webhooks spec. A public https address, "
-        "unless an operator has made an exception.",
-    )
     deadline_s: int | None = Field(None, ge=1, le=86_400, description="Seconds that the run may take.")
     priority: Literal["interactive", "batch"] | None = Field(
         None,
         description="batch: may wait behind interactive requests of your organization, and leaves some capacity to "
         "those of all. Without it: interactive.",
     )
-    traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
 
     @model_validator(mode="after")
     def _can_be_stored(self) -> Self:
@@ -108,8 +81,82 @@ class SubmitRequest(BaseModel):
 
     def content_hash(self) -> str:
         """Tells the same request apart from another one under the same idempotency key."""
-        content = self.model_dump(exclude_none=True, exclude=set(_SIGNED_BUT_NOT_ASKED))
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        return _content_hash(self)
+
+
+class SubmitRequest(AskedRequest):
+    """One request to the agent. What is left out is decided by the request analysis, or by the organization."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Which tests are missing for the invoice module?"},
+                {
+                    "prompt": "Write them.",
+                    "session_key": "invoice-4711",
+                    "idempotency_key": "invoice-4711-step-2",
+                    "skills": ["git-master"],
+                    "callback_url": "https://upstream.example.com/nubabel",
+                    "metadata": {"invoice": "4711"},
+                },
+            ]
+        },
+    )
+
+    idempotency_key: Key | None = Field(
+        None, description="Your own name for this request: sent again, it is the same request. Over HTTP: the header."
+    )
+    callback_url: str | None = Field(
+        None,
+        max_length=2000,
+        pattern=r"^https?://[^\s/]",
+        description="Where the outcome is sent, signed after the Standard Webhooks spec. A public https address, "
+        "unless an operator has made an exception.",
+    )
+    traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
+
+
+class BatchRequest(BaseModel):
+    """Several requests that are accepted together and told in one reply. Each is an execution like any other."""
+
+    model_config = ConfigDict(
+        **_READ_STRICTLY,
+        json_schema_extra={
+            "examples": [
+                {
+                    "requests": [{"prompt": "Review invoice.py."}, {"prompt": "Review tax.py.", "category": "quick"}],
+                    "idempotency_key": "review-4711",
+                    "callback_url": "https://upstream.example.com/nubabel",
+                }
+            ]
+        },
+    )
+
+    requests: list[AskedRequest] = Field(
+        min_length=1, description="Told in this order. Those that share a session run one after the other."
+    )
+    on_failure: Literal["report", "cancel_rest"] = Field(
+        "report", description="What becomes of the others when one fails: they go on, or they are cancelled."
+    )
+    idempotency_key: Key | None = Field(
+        None, description="Your own name for this batch: sent again, it is the same batch. Over HTTP: the header."
+    )
+    callback_url: str | None = Field(
+        None,
+        max_length=2000,
+        pattern=r"^https?://[^\s/]",
+        description="Where the combined outcome is sent, signed after the Standard Webhooks spec. A public https "
+        "address, unless an operator has made an exception.",
+    )
+    traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        refuse_unstorable(self.callback_url)
+        return self
+
+    def content_hash(self) -> str:
+        return _content_hash(self)
 
 
 class Submission(BaseModel):
@@ -189,6 +236,11 @@ def check_signature(
         raise CredentialsError(
             f"issued_at is more than {window_s:g} s away from now; submit again", code="signature_too_old"
         )
+
+
+def _content_hash(asked: BaseModel) -> str:
+    content = asked.model_dump(exclude_none=True, exclude=set(_SIGNED_BUT_NOT_ASKED))
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:

@@ -14,6 +14,7 @@ from nubabel_workers.gateway.problems import ProblemError, install_problem_handl
 from nubabel_workers.gateway.readiness import Readiness
 from nubabel_workers.gateway.request_context import RequestContext
 from nubabel_workers.gateway.routes import (
+    batches,
     bridge,
     callbacks,
     connections,
@@ -34,6 +35,7 @@ from nubabel_workers.gateway.streams import StreamCounter
 _BROWSERS_SEND = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
+    {"name": "batches", "description": "Several requests at once, told in one reply."},
     {"name": "bridge", "description": "Hand a task over and wait for its result."},
     {"name": "sidecar", "description": "The form that callers of the old OpenCode sidecar speak."},
     {"name": "usage", "description": "Tokens and cost."},
@@ -111,6 +113,7 @@ def api() -> FastAPI:
     app = _bare()
     for router in (
         executions.router,
+        batches.router,
         events.router,
         bridge.router,
         sidecar_form.router,

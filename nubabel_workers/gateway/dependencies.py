@@ -22,6 +22,7 @@ from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
+from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
@@ -34,6 +35,7 @@ from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.submit_execution import SubmitExecution
+from nubabel_workers.services.submit_group import SubmitGroup
 
 
 class CancelExecution(Protocol):
@@ -82,6 +84,8 @@ class GatewayParts:
     submit: SubmitExecution
     read: ReadExecution
     cancel: CancelExecution
+    submit_group: SubmitGroup
+    cancel_group: CancelGroup
     tenants: TenantStore
     progress: ProgressStream
     maintenance: MaintenanceStore

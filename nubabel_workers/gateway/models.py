@@ -5,8 +5,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nubabel_workers.domain.executions import FINAL, EventKind, Execution, Status, TimelineEvent
+from nubabel_workers.domain.executions import FINAL, EventKind, Execution, ExecutionError, Status, TimelineEvent, Usage
+from nubabel_workers.domain.groups import ExecutionGroup, GroupItem, GroupState, OnFailure
 from nubabel_workers.services.submit_execution import Submitted
+from nubabel_workers.services.submit_group import SubmittedGroup
 
 _EXECUTION_ID = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
 _SESSION_ID = "ses_01kahmz7p1v8w3r9d1c5n2k4ye"
@@ -130,8 +132,8 @@ class ExecutionView(BaseModel):
             output=execution.output,
             output_cut=execution.output_cut,
             notes=list(execution.notes),
-            error=_error(execution),
-            usage=_usage(execution),
+            error=_error(execution.error),
+            usage=_usage(execution.usage),
             analysis=dict(execution.analysis),
             metadata=dict(execution.metadata),
             attempt=execution.attempt,
@@ -146,6 +148,71 @@ class ExecutionView(BaseModel):
 
 class ExecutionList(BaseModel):
     data: list[ExecutionView]
+
+
+class BatchItemView(BaseModel):
+    """One request of a batch; `GET /v1/executions/{id}` tells more of it."""
+
+    id: str
+    session_id: str
+    status: Status
+    output: str | None = Field(description="The answer, in Markdown; null until there is one.")
+    output_cut: bool = Field(description="true: the answer was longer than is kept.")
+    error: ErrorView | None
+    usage: UsageView | None
+    metadata: dict[str, Any] = Field(description="As you sent it.")
+
+    @classmethod
+    def of(cls, item: GroupItem) -> Self:
+        return cls(
+            id=item.execution_id,
+            session_id=item.session_id,
+            status=item.status,
+            output=item.output,
+            output_cut=item.output_cut,
+            error=_error(item.error),
+            usage=_usage(item.usage),
+            metadata=dict(item.metadata or {}),
+        )
+
+
+class BatchView(BaseModel):
+    """Requests that were accepted together, on their way to one reply."""
+
+    id: str
+    state: GroupState
+    final: bool = Field(description="true: all have ended, and whoever is to be told is told.")
+    on_failure: OnFailure
+    executions: list[BatchItemView] = Field(description="In the order in which you asked.")
+    created_at: datetime
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, group: ExecutionGroup) -> Self:
+        return cls(
+            id=group.id,
+            state=group.state,
+            final=group.state is not GroupState.RUNNING,
+            on_failure=group.on_failure,
+            executions=[BatchItemView.of(item) for item in group.items],
+            created_at=group.created_at,
+            finished_at=group.finished_at,
+        )
+
+
+class SubmittedBatchView(BatchView):
+    """All of its requests are stored; each will be answered, whatever happens."""
+
+    idempotency_key: str = Field(description="The one you sent, or the one that was made for this batch.")
+    repeated: bool = Field(description="true: the same batch had been accepted before, this is that one.")
+
+    @classmethod
+    def of_submitted(cls, submitted: SubmittedGroup, group: ExecutionGroup) -> Self:
+        return cls(
+            **vars(BatchView.of(group)),
+            idempotency_key=submitted.idempotency_key,
+            repeated=not submitted.created,
+        )
 
 
 class TimelineEntry(BaseModel):
@@ -170,14 +237,12 @@ class CancelBody(BaseModel):
     reason: str = Field("cancelled by the caller", min_length=1, max_length=200, description="Shown to who waits.")
 
 
-def _error(execution: Execution) -> ErrorView | None:
+def _error(error: ExecutionError | None) -> ErrorView | None:
     """The words for operators stay inside."""
-    error = execution.error
     return None if error is None else ErrorView(code=error.code, message=error.message)
 
 
-def _usage(execution: Execution) -> UsageView | None:
-    usage = execution.usage
+def _usage(usage: Usage | None) -> UsageView | None:
     if usage is None:
         return None
     return UsageView(

@@ -71,6 +71,8 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             submit=services.submit_execution,
             read=services.read_execution,
             cancel=services.cancel_execution,
+            submit_group=services.submit_group,
+            cancel_group=services.cancel_group,
             tenants=services.tenants,
             progress=RedisProgress(services.cache, streams, keep_s=settings.progress_keep_s),
             maintenance=services.maintenance,

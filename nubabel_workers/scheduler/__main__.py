@@ -13,7 +13,7 @@ async def run(settings: Settings) -> None:
     stop = stop_on_signals()
     tick, retention = settings.scheduler_tick_s, settings.scheduler_retention_interval_s
     async with open_services(settings, application_name="nubabel-scheduler") as services:
-        maintain, budgets = services.maintain, services.keep_budgets
+        maintain, budgets, settle = services.maintain, services.keep_budgets, services.settle_groups
         with serving_metrics(settings, services.metrics):
             done = services.metrics.round_done
             restart = restart_servers(services)
@@ -24,6 +24,7 @@ async def run(settings: Settings) -> None:
                 *restarts,
                 repeat("publish_overdue", maintain.publish_overdue, every_s=tick, stop=stop, on_done=done),
                 repeat("keep_deadlines", maintain.keep_deadlines, every_s=tick, stop=stop, on_done=done),
+                repeat("settle_batches", settle.settle_due, every_s=tick, stop=stop, on_done=done),
                 repeat("keep_budgets", budgets.resume_those_with_room, every_s=tick, stop=stop, on_done=done),
                 repeat("reconcile", maintain.reconcile, every_s=tick, stop=stop, on_done=done),
                 repeat("expire", maintain.expire, every_s=retention, stop=stop, on_done=done),

@@ -6,6 +6,7 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.ports import ExecutionStore, Finish, Finished, HintPublisher, ProgressStream
+from nubabel_workers.services.settle_groups import SettleGroups
 
 log = structlog.get_logger(__name__)
 
@@ -13,10 +14,13 @@ log = structlog.get_logger(__name__)
 class EndExecution:
     """The rows come first; hints and progress follow the commit and may be lost."""
 
-    def __init__(self, executions: ExecutionStore, hints: HintPublisher, progress: ProgressStream) -> None:
+    def __init__(
+        self, executions: ExecutionStore, hints: HintPublisher, progress: ProgressStream, groups: SettleGroups
+    ) -> None:
         self._executions = executions
         self._hints = hints
         self._progress = progress
+        self._groups = groups
 
     async def held(self, execution: Execution, lease: Lease, finish: Finish) -> None:
         """End an execution that this process holds. Raises LeaseLostError."""
@@ -45,3 +49,5 @@ class EndExecution:
         await self._progress.append(
             execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
         )
+        if execution.group_id is not None:
+            await self._groups.after_end(execution.organization_id, execution.group_id)

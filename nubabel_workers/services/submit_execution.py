@@ -1,6 +1,8 @@
 """The one door for requests that don't come from Slack: HTTP, broker, command line."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -10,7 +12,7 @@ from nubabel_workers.domain.executions import NewExecution, Overrides, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, ReplyTarget, WebhookTarget
 from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
-from nubabel_workers.domain.submission import BATCH, SubmitRequest
+from nubabel_workers.domain.submission import BATCH, AskedRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 
@@ -26,6 +28,15 @@ class Submitted:
     status: Status
     created: bool
     idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request came in. source: "api", "broker" or "cli"."""
+
+    source: str
+    correlation_id: str
+    traceparent: str
 
 
 class SubmitExecution:
@@ -68,26 +79,10 @@ class SubmitExecution:
         (code `idempotency_key_reused` when the key stands for another request; `unknown_category` and its like),
         NotFoundError for a session that the organization does not have.
         """
-        self._check_size(request.prompt)
-        overrides = Overrides(request.category, request.skills, request.agent, request.model)
-        check_overrides(overrides, self._rules)
         key = request.idempotency_key or self._chance.new_id("key")
-        new = NewExecution(
-            organization_id=organization.id,
-            source=source,
-            prompt=request.prompt,
-            session_key=await self._session_key(organization, request, key),
-            idempotency_key=stored_key(key),
-            request_hash=request.content_hash(),
-            reply=(callbacks or await self._reply_target(organization, request)).as_dict(),
-            user_id=request.user_id,
-            overrides=overrides,
-            metadata=request.metadata or {},
-            correlation_id=correlation_id,
-            traceparent=traceparent,
-            deadline_s=request.deadline_s,
-            batch=request.priority == BATCH,
-        )
+        target = callbacks or await self.reply_target(organization, request.callback_url)
+        origin = Origin(source, correlation_id, traceparent)
+        new = await self.prepare(organization, request, origin, key=key, reply=target.as_dict())
         accepted = await self._executions.accept(new, working=None, answer_by_s=self._answer_by_s)
         if not accepted.created:
             return _repeated(accepted, new, key)
@@ -104,6 +99,30 @@ class SubmitExecution:
             self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, organization.id))
         return Submitted(accepted.execution_id, accepted.session_id, status, created=True, idempotency_key=key)
 
+    async def prepare(
+        self, organization: Organization, request: AskedRequest, origin: Origin, *, key: str, reply: Mapping[str, Any]
+    ) -> NewExecution:
+        """The request as it will be stored, or what is wrong with it, as `submit` raises it."""
+        self._check_size(request.prompt)
+        overrides = Overrides(request.category, request.skills, request.agent, request.model)
+        check_overrides(overrides, self._rules)
+        return NewExecution(
+            organization_id=organization.id,
+            source=origin.source,
+            prompt=request.prompt,
+            session_key=await self._session_key(organization, request, key),
+            idempotency_key=stored_key(key),
+            request_hash=request.content_hash(),
+            reply=reply,
+            user_id=request.user_id,
+            overrides=overrides,
+            metadata=request.metadata or {},
+            correlation_id=origin.correlation_id,
+            traceparent=origin.traceparent,
+            deadline_s=request.deadline_s,
+            batch=request.priority == BATCH,
+        )
+
     def _check_size(self, prompt: str) -> None:
         size = len(prompt.encode(errors="replace"))
         if size > self._max_prompt_bytes:
@@ -111,7 +130,7 @@ class SubmitExecution:
                 f"the prompt has {size} bytes; at most {self._max_prompt_bytes} are accepted", code="prompt_too_large"
             )
 
-    async def _session_key(self, organization: Organization, request: SubmitRequest, key: str) -> str:
+    async def _session_key(self, organization: Organization, request: AskedRequest, key: str) -> str:
         """Names the conversation. One of its own is named after the idempotency key, so a repeat makes no other."""
         if request.session_id is not None:
             found = await self._executions.session_key(organization.id, request.session_id)
@@ -122,15 +141,16 @@ class SubmitExecution:
             return f"api:{request.session_key}"
         return f"once:{key}"
 
-    async def _reply_target(self, organization: Organization, request: SubmitRequest) -> ReplyTarget:
-        if request.callback_url is None:
+    async def reply_target(self, organization: Organization, callback_url: str | None) -> ReplyTarget:
+        """Raises InvalidInputError for an organization that has nothing to sign with."""
+        if callback_url is None:
             return NoTarget()
         if await self._tenants.webhook_secret(organization.id) is None:
             raise InvalidInputError(
                 "callback_url needs a webhook secret of the organization, with which the callback is signed",
                 code="no_webhook_secret",
             )
-        return WebhookTarget(request.callback_url)
+        return WebhookTarget(callback_url)
 
 
 def _repeated(accepted: Accepted, new: NewExecution, key: str) -> Submitted:

@@ -18,6 +18,7 @@ from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_limits import ManageLimits
@@ -25,7 +26,9 @@ from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
+from nubabel_workers.services.submit_group import SubmitGroup
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeOrganizations, FakeUsageReports
 from tests.fakes.bridge import FakeConversations, FakeServers
@@ -38,6 +41,7 @@ from tests.fakes.connections import (
     FakeToolServers,
     connections_over,
 )
+from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
@@ -103,12 +107,15 @@ class FrontDoor:
         for organization in (ACME, OTHER, IMPATIENT, STRICT):
             self.tenants.add_organization(organization)
         store = self.executions.store()
-        end = EndExecution(store, self.hints, self.progress)
+        self.groups = FakeGroups(self.executions)
+        settle = SettleGroups(self.groups, self.hints)
+        end = EndExecution(store, self.hints, self.progress, settle)
         self.cancel = CancelExecution(store, end, self.hints)
+        busy_policy = ApplyBusyPolicy(store, self.cancel, end)
         self.submit = SubmitExecution(
             store,
             self.tenants,
-            ApplyBusyPolicy(store, self.cancel, end),
+            busy_policy,
             self.hints,
             self.chance,
             load_rules(),
@@ -124,6 +131,10 @@ class FrontDoor:
             submit=self.submit,
             read=ReadExecution(store),
             cancel=self.cancel,
+            submit_group=SubmitGroup(
+                self.groups, self.submit, busy_policy, self.hints, self.chance, answer_by_s=3600, max_requests=3
+            ),
+            cancel_group=CancelGroup(self.groups, self.cancel, settle),
             tenants=self.tenants,
             progress=self.progress,
             maintenance=self._maintenance_store(),

@@ -20,6 +20,7 @@ class Names(StrEnum):
 
     NOTHING = "nothing of anybody's"  # a choice, a number, a text
     EXECUTION = "execution"
+    BATCH = "batch"
     SESSION = "session"
     CONNECTION = "connection"
     DEAD_LETTER = "dead letter"
@@ -48,7 +49,7 @@ _FILTERS = (
 )
 _FIELDS_THAT_NAME_NOBODY = (
     *("agent", "category", "deadline_s", "load_skills", "model", "priority", "prompt", "reason", "skills", "text"),
-    *("title",),
+    *("title", "on_failure"),
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
     *("error", "message", "name", "status", "tool", "tool_name", "arguments", "type"),
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),
@@ -60,6 +61,7 @@ _FIELDS_THAT_NAME_NOBODY = (
 )
 _NAMES: Mapping[str, Names] = {
     "path execution_id": Names.EXECUTION,
+    "path batch_id": Names.BATCH,
     "path session_id": Names.SESSION,
     "path connection": Names.CONNECTION,
     "path dead_letter_id": Names.DEAD_LETTER,
@@ -97,6 +99,7 @@ _TOOL = {"type": "tool", "session_id": "{session}", "call_id": "c", "tool": "t",
 _TEXT = {"type": "text", "session_id": "{session}", "message_id": "m", "part_id": "p", "text": "x"}
 _BODIES: Mapping[str, Mapping[str, Any]] = {
     "SubmitRequest": {"prompt": "harmless"},
+    "BatchRequest": {"requests": [{"prompt": "harmless"}]},
     "DelegateRequest": {"prompt": "harmless"},
     "SidecarDelegation": {"prompt": "harmless", "category": "quick", "load_skills": [], "session_id": "mine"},
     "SidecarPrompt": {"prompt": "harmless"},
@@ -230,6 +233,7 @@ def ids(names: Names, side: Side) -> Mapping[str, Any]:
     every: Mapping[Names, Mapping[str, Any]] = {
         Names.NOTHING: {},
         Names.EXECUTION: side.executions,
+        Names.BATCH: {"id": side.batch},
         Names.SESSION: {**ours, **theirs, "own name": conversation},
         Names.CONNECTION: {"id": side.connection, "provider": side.provider},
         Names.DEAD_LETTER: {"id": side.dead_letter},

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")
 # Command -> its words behind --org, with the victim's ids. Those without any list what the organization has.
 _COMMANDS: Mapping[str, Callable[[Side], tuple[str, ...]]] = {
     "executions list": lambda _: (),
+    "batches list": lambda _: (),
     "tool-calls list": lambda _: (),
     "dead-letters list": lambda _: (),
     "tokens list": lambda _: (),

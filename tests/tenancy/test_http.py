@@ -202,7 +202,7 @@ def said(answer: httpx.Response, sent: Any) -> tuple[int, str]:
     for one in sorted(strings_of(sent), key=len, reverse=True):
         text = text.replace(one, "<what was sent>").replace(quote(one, safe=""), "<what was sent>")
     text = re.sub(r'"(correlation_id|instance)":"[^"]*"', "", text)
-    text = re.sub(r"(exe|ses|mcp|tc|req|key)_[0-9A-Za-z-]{20,}|\d{4}-\d\d-\d\dT[0-9:.]+Z?", "<own>", text)
+    text = re.sub(r"(exe|bat|ses|mcp|tc|req|key)_[0-9A-Za-z-]{20,}|\d{4}-\d\d-\d\dT[0-9:.]+Z?", "<own>", text)
     return answer.status_code, text
 
 

@@ -39,7 +39,7 @@ ATTACKER = "org_attacker"
 VICTIM = "org_victim"
 CANARY = "kanarienvogel-7f3a9c"  # in everything that the victim says, is told, or is called
 
-_ID = re.compile(r"(?:exe|ses|tc|ntf|dlq|mcp|mca|wsp|tok|key|inb|msg|prt|ins)_[0-9A-Za-z_-]{6,}")
+_ID = re.compile(r"(?:exe|bat|ses|tc|ntf|dlq|mcp|mca|wsp|tok|key|inb|msg|prt|ins)_[0-9A-Za-z_-]{6,}")
 _LIMITS = GatewayLimits(stream_row_check_s=0.2, delegate_wait_s=0.01, sidecar_wait_s=0.01)
 _BEHIND_THE_SCENES = frozenset({"audit_log"})  # what is tried against an organization is written down there
 
@@ -61,6 +61,7 @@ class Side:
     provider: str = ""
     call: str = ""
     dead_letter: str = ""
+    batch: str = ""
     team: str = ""
 
     def word(self, what: str) -> str:
@@ -101,7 +102,7 @@ class World:
         rows = [row async for row in self._rows(VICTIM, TENANT_TABLES)]
         self._secrets = frozenset({CANARY, VICTIM, *(one for row in rows for one in _ID.findall(row))})
         own = self.attacker
-        self._attackers_own = [*own.executions.values(), *own.sessions.values(), own.connection]
+        self._attackers_own = [*own.executions.values(), *own.sessions.values(), own.connection, own.batch]
 
     async def belongings(self) -> Belongings:
         tables = [table for table in TENANT_TABLES if table not in _BEHIND_THE_SCENES]
@@ -140,7 +141,7 @@ class World:
     async def clean_up(self) -> None:
         """What earlier attempts left behind with the attacker, so that each is the first; and how many there were."""
         left = {"organization": ATTACKER, "own": self._attackers_own}
-        for table in ("executions", "sessions", "mcp_connections"):
+        for table in ("executions", "sessions", "mcp_connections", "execution_groups"):
             await self.services.database.system().execute(
                 f"DELETE FROM {table} WHERE organization_id = %(organization)s AND NOT id = ANY(%(own)s)", left
             )
@@ -321,16 +322,19 @@ async def _call_a_tool(world: World, side: Side) -> None:
 async def _set_the_rest(world: World, side: Side) -> None:
     """What only Slack, browsers and failures bring about, written as they leave it."""
     new_id = world.services.chance.new_id
-    workspace, side.dead_letter = new_id("wsp"), new_id("dlq")
+    workspace, side.dead_letter, side.batch = new_id("wsp"), new_id("dlq"), new_id("bat")
     side.team = side.word("team")
     values = {
         "o": side.id,
         "workspace": workspace,
         "event": new_id("inb"),
         "dead_letter": side.dead_letter,
+        "batch": side.batch,
+        "key": f"key:{side.key}",
         "authorization": new_id("mca"),
         "connection": side.connection,
         "execution": side.executions["completed"],
+        "queued": side.executions["queued"],
         "notification": new_id("ntf"),
         "text": side.word("text"),
         "json": json.dumps({"text": side.word("text")}),
@@ -361,6 +365,9 @@ async def _set_the_rest(world: World, side: Side) -> None:
         """INSERT INTO notifications (id, organization_id, execution_id, kind, dedupe, destination, payload, status)
            VALUES (%(notification)s, %(o)s, %(execution)s, 'progress', %(text)s::text, %(json)s::jsonb, %(json)s::jsonb,
                    'sent')""",
+        """INSERT INTO execution_groups (id, organization_id, reply, idempotency_key, request_hash)
+           VALUES (%(batch)s, %(o)s, %(json)s::jsonb, %(key)s, %(text)s::text)""",
+        "UPDATE executions SET group_id = %(batch)s WHERE id IN (%(execution)s, %(queued)s)",
     ):
         await world.services.database.system().execute(statement, values)
 

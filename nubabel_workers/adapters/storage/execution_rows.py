@@ -38,6 +38,7 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         status=Status(row["status"]),
         prompt=row["prompt"],
         created_at=row["created_at"],
+        group_id=row["group_id"],
         user_id=row["user_id"],
         workspace_id=row["workspace_id"],
         reply=row["reply"],

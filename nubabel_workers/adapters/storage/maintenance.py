@@ -208,6 +208,7 @@ _EXPIRED: Mapping[str, str] = {
     "executions": f"t.finished_at < {{before}} AND NOT {_KEPT_FOR_REPLAY} AND NOT {_UNTOLD}",
     "notifications": f"t.execution_id IS NULL AND t.created_at < {{before}}"
     f" AND t.status NOT IN ('ready', 'sending') AND NOT {_KEPT_FOR_REPLAY}",
+    "execution_groups": "t.finished_at < {before} AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.group_id = t.id)",
     "sessions": "t.last_active_at < {before} AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.session_id = t.id)",
     "tool_calls": "t.status <> 'started' AND t.started_at < {before}",
     "dead_letters": "t.status <> 'open' AND t.resolved_at < {before}",
@@ -233,6 +234,13 @@ one_off AS (
   WHERE id IN (SELECT session_id FROM forgotten) AND session_key LIKE 'once:%%'
 )
 SELECT count(*) AS forgotten FROM forgotten
+"""
+_FORGET_GROUPS_KEYS = """
+UPDATE execution_groups SET idempotency_key = 'old:' || id
+WHERE id IN (
+  SELECT id FROM execution_groups
+  WHERE idempotency_key LIKE 'key:%%' AND created_at < now() - make_interval(secs => %(seconds)s)
+  LIMIT %(batch)s FOR UPDATE SKIP LOCKED)
 """
 _EXPIRE_NONCES = "DELETE FROM submit_nonces WHERE seen_at < now() - interval '15 minutes'"
 _EXPIRE_AUTHORIZATIONS = "DELETE FROM mcp_authorizations WHERE expires_at < now()"
@@ -287,8 +295,10 @@ class PostgresMaintenance:
         return deleted
 
     async def forget_idempotency_keys(self, *, after_s: float, batch: int) -> int:
-        row = await self._database.system().one(_FORGET_KEYS, {"seconds": after_s, "batch": batch})
-        return int(row["forgotten"]) if row else 0
+        params = {"seconds": after_s, "batch": batch}
+        row = await self._database.system().one(_FORGET_KEYS, params)
+        groups = await self._database.system().execute(_FORGET_GROUPS_KEYS, params)
+        return groups + (int(row["forgotten"]) if row else 0)
 
     async def renew(self, tokens: Sequence[str], *, lease_s: float) -> set[str]:
         rows = await self._database.system().all(_RENEW, {"tokens": list(tokens), "lease_s": lease_s})

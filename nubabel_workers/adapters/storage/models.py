@@ -183,6 +183,32 @@ class SessionRow(Base):
     )
 
 
+class ExecutionGroupRow(Base):
+    """A dispatched batch: executions that were accepted together and are told in one reply."""
+
+    __tablename__ = "execution_groups"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = _tenant()
+    state: Mapped[str] = mapped_column(server_default=text("'running'"))
+    on_failure: Mapped[str] = mapped_column(server_default=text("'report'"))
+    reply: Mapped[Json]
+    idempotency_key: Mapped[str]
+    request_hash: Mapped[str]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    correlation_id: Mapped[str] = mapped_column(server_default=text("''"))
+    traceparent: Mapped[str] = mapped_column(server_default=text("''"))
+    created_at: Mapped[datetime] = _created()
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        UniqueConstraint("organization_id", "idempotency_key"),
+        Index("ix_execution_groups_running", "id", postgresql_where=text("state = 'running'")),
+        Index("ix_execution_groups_by_organization", "organization_id", "created_at"),
+        Index("ix_execution_groups_callers_keys", "created_at", postgresql_where=text("idempotency_key LIKE 'key:%'")),
+        Index("ix_execution_groups_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    )
+
+
 class ExecutionRow(Leased, Base):
     __tablename__ = "executions"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -234,6 +260,8 @@ class ExecutionRow(Leased, Base):
     progress_mark: Mapped[str | None]  # how far the run had come at the last look
     progress_at: Mapped[datetime | None]  # when a look first found that
     finished_at: Mapped[datetime | None]
+    # Of a dispatched batch. No foreign key: a group outlives its executions, and the table is too busy to be locked.
+    group_id: Mapped[str | None]
     __table_args__ = (
         UniqueConstraint("organization_id", "idempotency_key"),
         # One run at a time in a session (DESIGN invariant 5), whatever the code believes.
@@ -256,6 +284,7 @@ class ExecutionRow(Leased, Base):
         ),
         Index("ix_executions_by_organization", "organization_id", "created_at"),
         Index("ix_executions_callers_keys", "created_at", postgresql_where=text("idempotency_key LIKE 'key:%'")),
+        Index("ix_executions_by_group", "group_id", "position", postgresql_where=text("group_id IS NOT NULL")),
         Index("ix_executions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     )
 

@@ -26,6 +26,7 @@ TENANT_TABLES = (
     "service_tokens",
     "submit_keys",
     "sessions",
+    "execution_groups",
     "executions",
     "attempts",
     "execution_events",

@@ -28,6 +28,7 @@ from nubabel_workers.domain.ports.shared_state import (
 )
 from nubabel_workers.domain.ports.stores import (
     Accepted,
+    AcceptedGroup,
     ClaimedCheck,
     ClaimedDispatch,
     ClaimedInbound,
@@ -38,6 +39,7 @@ from nubabel_workers.domain.ports.stores import (
     ExecutionStore,
     Finish,
     Finished,
+    GroupStore,
     InboundStore,
     InstanceStore,
     LastRun,
@@ -52,6 +54,7 @@ from nubabel_workers.domain.ports.stores import (
 
 __all__ = [
     "Accepted",
+    "AcceptedGroup",
     "Chance",
     "CircuitBreakers",
     "ClaimedCheck",
@@ -65,6 +68,7 @@ __all__ = [
     "ExecutionStore",
     "Finish",
     "Finished",
+    "GroupStore",
     "HintPublisher",
     "InboundStore",
     "Incident",

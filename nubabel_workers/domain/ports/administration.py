@@ -30,6 +30,7 @@ from nubabel_workers.domain.administration import (
 )
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
 from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.groups import GroupSummary
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.masking import MaskingPolicy
@@ -286,6 +287,16 @@ class ExecutionReports(Protocol):
     async def list(
         self, *, organization_id: str | None, statuses: frozenset[Status] | None, limit: int
     ) -> list[ExecutionSummary]: ...
+
+
+class GroupReports(Protocol):
+    """Dispatched batches in operators' hands."""
+
+    async def organization_of(self, group_id: str) -> str | None: ...
+
+    async def list(self, *, organization_id: str | None, limit: int) -> list[GroupSummary]:
+        """Newest first; of one organization, or of all of them."""
+        ...
 
 
 class ToolCallReports(Protocol):

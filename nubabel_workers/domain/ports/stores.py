@@ -16,6 +16,7 @@ from nubabel_workers.domain.executions import (
     TimelineEvent,
     Usage,
 )
+from nubabel_workers.domain.groups import ExecutionGroup, GroupState, NewGroup
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import MaskingPolicy
@@ -38,6 +39,16 @@ class Accepted:
     working_notification_id: str | None = None
     busy_execution_ids: Sequence[str] = ()  # earlier ones of the session that are not final yet
     is_last_event: bool = False  # no later event of the conversation waits for the one that it came from
+
+
+@dataclass(frozen=True)
+class AcceptedGroup:
+    """What became of a batch at the door. created is False when it had been accepted before; then without items."""
+
+    group_id: str
+    request_hash: str
+    created: bool
+    items: Sequence[Accepted] = ()
 
 
 @dataclass(frozen=True)
@@ -309,6 +320,36 @@ class ConversationStore(Protocol):
         ...
 
     async def last_run(self, organization_id: str, execution_id: str) -> LastRun: ...
+
+
+class GroupStore(Protocol):
+    """Executions that were accepted together and are told in one reply."""
+
+    async def accept(self, group: NewGroup, executions: Sequence[NewExecution], *, answer_by_s: float) -> AcceptedGroup:
+        """Store all of it in one transaction, or find the group that was accepted under the same key."""
+        ...
+
+    async def find(self, organization_id: str, group_id: str) -> ExecutionGroup | None: ...
+
+    async def standing(self, organization_id: str, group_id: str) -> ExecutionGroup | None:
+        """The group with its executions' states alone, without what they said."""
+        ...
+
+    async def request_cancel(self, organization_id: str, group_id: str, *, reason: str) -> bool:
+        """Write down the wish; False for one that has ended or has that wish already."""
+        ...
+
+    async def stop_rest(self, organization_id: str, group_id: str, *, reason: str) -> list[tuple[str, Status]]:
+        """Wish the end of every execution that is open; those that got the wish now, the newest first."""
+        ...
+
+    async def finish(self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]) -> str | None:
+        """End it, unless it has ended or something of it is open; the id of the notification, if somebody is told."""
+        ...
+
+    async def due(self, *, limit: int) -> list[tuple[str, str]]:
+        """(organization, group) of those that are over and untold, or whose rest has to be stopped."""
+        ...
 
 
 class InboundStore(Protocol):

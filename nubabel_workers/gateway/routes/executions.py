@@ -1,12 +1,12 @@
 """Requests of upstream services: submit, read, cancel."""
 
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from nubabel_workers.domain.executions import FINAL
-from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.gateway.authentication import Authenticated
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.models import CancelBody, ExecutionList, ExecutionView, SubmittedView, Timeline
@@ -14,6 +14,8 @@ from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.problems import ProblemError
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
+
+Asked = TypeVar("Asked", SubmitRequest, BatchRequest)
 
 ExecutionId = Annotated[str, Path(pattern=r"^exe_[0-9a-z]{26}$", examples=["exe_01kahmz7p1h0v5v6m6bqz0x3ja"])]
 IdempotencyKey = Annotated[
@@ -27,7 +29,7 @@ IdempotencyKey = Annotated[
         "request; with another body it is refused (422 `idempotency_key_reused`).",
     ),
 ]
-_BODY = (400, 408, 413)  # what may be wrong with a body before it is looked at
+BODY = (400, 408, 413)  # what may be wrong with a body before it is looked at
 _LOCATION: dict[str, Any] = {
     "Location": {"description": "Path of the execution.", "schema": {"type": "string"}},
 }
@@ -39,7 +41,7 @@ _LOCATION: dict[str, Any] = {
     summary="Submit a request",
     responses={
         202: {"description": "Stored.", "headers": _LOCATION},
-        **problems(401, 403, 404, *_BODY, 422, 503),
+        **problems(401, 403, 404, *BODY, 422, 503),
     },
 )
 async def submit_execution(
@@ -53,7 +55,7 @@ async def submit_execution(
     """When this answers 202 the request is stored, and it will get its one outcome, whoever fails meanwhile."""
     submitted = await parts.submit.submit(
         caller.organization,
-        _with_key(body, idempotency_key),
+        with_key(body, idempotency_key),
         source="api",
         correlation_id=request.state.correlation_id,
         traceparent=request.state.traceparent,
@@ -99,7 +101,7 @@ async def read_timeline(execution_id: ExecutionId, caller: Authenticated, parts:
     responses={
         200: {"description": "It had ended before; nothing was changed.", "model": ExecutionView},
         202: {"description": "It will end soon, or has just ended."},
-        **problems(401, 403, 404, *_BODY, 422, 503),
+        **problems(401, 403, 404, *BODY, 422, 503),
     },
 )
 async def cancel_execution(
@@ -118,7 +120,7 @@ async def cancel_execution(
     return ExecutionView.of(await parts.cancel.cancel(caller.organization.id, execution_id, reason=reason))
 
 
-def _with_key(body: SubmitRequest, header: str | None) -> SubmitRequest:
+def with_key(body: Asked, header: str | None) -> Asked:
     """The header is the place for the key over HTTP; the same field in the body is accepted, a different one is not."""
     if header is None or body.idempotency_key == header:
         return body

@@ -100,6 +100,8 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     administration.OrganizationRows: "reads and changes nothing; that somebody looked is written by AuditTrail",
     administration.OrganizationSnapshot: "reads and changes nothing",
     administration.Archive: "a file that gets its name when it is whole: tests/integration/storage/test_export.py",
+    ports.GroupStore: "tests/integration/pipeline/test_dispatched_batches.py: dies before and after each of its calls",
+    administration.GroupReports: "reads and changes nothing",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 

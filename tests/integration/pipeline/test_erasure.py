@@ -42,6 +42,7 @@ async def erase(pipeline: Pipeline) -> AsyncIterator[EraseOrganization]:
     running = await pipeline.one("SELECT id, session_id FROM executions WHERE status = 'running'")
     for statement in (
         *(
+            "execution_groups",
             "service_tokens",
             "submit_keys",
             "mcp_connections",

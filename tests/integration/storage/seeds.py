@@ -23,6 +23,8 @@ ROWS_OF_TABLES = {
     "submit_keys": "INSERT INTO submit_keys (id, organization_id, name, secret) VALUES ('key_{n}', '{o}', 'n', '')",
     "sessions": """INSERT INTO sessions (id, organization_id, session_key, source)
                    VALUES ('ses_{n}', '{o}', 'k{n}', 's')""",
+    "execution_groups": """INSERT INTO execution_groups (id, organization_id, reply, idempotency_key, request_hash)
+                           VALUES ('bat_{n}', '{o}', '{{}}', 'i{n}', '')""",
     "executions": """INSERT INTO executions (id, organization_id, session_id, source, prompt, reply, idempotency_key,
                                              request_hash, message_created_ms, answer_by)
                      VALUES ('exe_{n}', '{o}', 'ses_{o}', 's', 'p', '{{}}', 'i{n}', '', 0, now())""",

@@ -24,6 +24,7 @@ from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
@@ -40,6 +41,7 @@ from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import (
@@ -70,6 +72,7 @@ from tests.fakes.connections import (
     FakeToolServers,
     connections_over,
 )
+from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
@@ -183,6 +186,7 @@ class Bench:
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
         self.executions = AcceptedExecutions(self.clock, self.chance)
+        self.groups = FakeGroups(self.executions)
         self.reports = FakeReports(self.executions)
         self.migrations = FakeMigrations()
         self.tool_connections = FakeConnectionStore()
@@ -216,7 +220,8 @@ class Bench:
 
     def _administration(self) -> Administration:
         store = self.executions.store()
-        end = EndExecution(store, self.hints, self.progress)
+        settle = SettleGroups(self.groups, self.hints)
+        end = EndExecution(store, self.hints, self.progress, settle)
         cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, cancel, end)
         instances = ManageInstances(
@@ -258,6 +263,8 @@ class Bench:
             audit=self.audit,
             restore=FakeRestore(),
             reports=self.reports,
+            groups=self.groups,
+            cancel_group=CancelGroup(self.groups, cancel, settle),
             submit=SubmitExecution(
                 store,
                 self.tenants,

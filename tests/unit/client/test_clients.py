@@ -15,8 +15,11 @@ from pydantic import SecretStr
 from nubabel_workers import client as published
 from nubabel_workers.client import (
     ApiError,
+    AskedRequest,
     AsyncNubabelClient,
     AuthenticationError,
+    Batch,
+    BatchRequest,
     ConnectionFailedError,
     Delegated,
     DelegateRequest,
@@ -31,6 +34,7 @@ from nubabel_workers.client import (
     Status,
     SubmitRequest,
     Submitted,
+    SubmittedBatch,
     TooManyRequestsError,
     UnavailableError,
     WaitTimeoutError,
@@ -54,6 +58,15 @@ EXECUTION = {
     "output": "Two.",
     "created_at": "2026-11-21T12:00:00Z",
 }
+BATCH_ID = "bat_00000000000000000000000001"
+BATCH = {
+    "id": BATCH_ID,
+    "state": "running",
+    "final": False,
+    "on_failure": "report",
+    "executions": [{"id": ID, "session_id": "ses_1", "status": "completed", "output": "Two."}],
+    "created_at": "2026-11-21T12:00:00Z",
+}
 AT_ONCE = RetryLimits(attempts=3, first_wait_s=0, max_wait_s=0.01)
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -70,6 +83,9 @@ class Client(Protocol):
     async def find(self, idempotency_key: str) -> Execution | None: ...
     async def cancel(self, execution_id: str, *, reason: str | None = None) -> Execution: ...
     async def wait(self, execution_id: str, *, timeout_s: float) -> Execution: ...
+    async def submit_batch(self, request: BatchRequest) -> SubmittedBatch: ...
+    async def cancel_batch(self, batch_id: str, *, reason: str | None = None) -> Batch: ...
+    async def wait_batch(self, batch_id: str, *, timeout_s: float) -> Batch: ...
 
 
 class Threaded:
@@ -426,3 +442,46 @@ async def test_patience_with_a_task_ends_and_the_task_goes_on(kind: str) -> None
     async with opened(kind, never_ends) as client:
         with pytest.raises(WaitTimeoutError):
             await client.delegate("How many?", timeout_s=0.2)
+
+
+async def test_a_batch_is_submitted_under_one_key(kind: str) -> None:
+    gateway = Gateway([httpx.Response(202, json=BATCH | {"idempotency_key": "k", "repeated": False})])
+    request = BatchRequest(requests=[AskedRequest(prompt="One plus one?")], idempotency_key="k")
+
+    async with opened(kind, gateway) as client:
+        submitted = await client.submit_batch(request)
+
+    assert (submitted.id, submitted.final) == (BATCH_ID, False)
+    assert gateway.asked[0].url.path == "/v1/executions:batch"
+    assert gateway.asked[0].headers["idempotency-key"] == "k"
+    assert gateway.body() == {"requests": [{"prompt": "One plus one?"}], "on_failure": "report"}
+
+
+async def test_a_batch_is_waited_for_until_its_end_is_written_down(kind: str) -> None:
+    over = BATCH | {"state": "completed", "final": True}
+    gateway = Gateway(
+        [httpx.Response(200, json=BATCH), httpx.Response(200, json=BATCH), httpx.Response(200, json=over)]
+    )
+
+    async with opened(kind, gateway) as client:
+        batch = await client.wait_batch(BATCH_ID, timeout_s=5)
+
+    assert (batch.state, [one.output for one in batch.executions]) == ("completed", ["Two."])
+
+
+async def test_a_batch_whose_end_is_not_written_down_in_time_is_left_to_itself(kind: str) -> None:
+    gateway = Gateway([httpx.Response(200, json=BATCH) for _ in range(10)])
+
+    async with opened(kind, gateway) as client:
+        with pytest.raises(WaitTimeoutError, match=BATCH_ID):
+            await client.wait_batch(BATCH_ID, timeout_s=0.1)
+
+
+async def test_a_batch_is_cancelled_with_a_reason(kind: str) -> None:
+    gateway = Gateway([httpx.Response(202, json=BATCH)])
+
+    async with opened(kind, gateway) as client:
+        await client.cancel_batch(BATCH_ID, reason="enough")
+
+    assert gateway.asked[0].url.path == f"/v1/batches/{BATCH_ID}/cancel"
+    assert gateway.body() == {"reason": "enough"}

@@ -1,0 +1,79 @@
+"""When a group of executions is over, what its state is then, and when its rest has to stop."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from nubabel_workers.domain.executions import ExecutionError, Status
+from nubabel_workers.domain.groups import (
+    STOPPED_WITH_THE_REST,
+    ExecutionGroup,
+    GroupItem,
+    GroupState,
+    OnFailure,
+    combined_reply,
+    reason_to_stop,
+    state_at_the_end,
+)
+from nubabel_workers.domain.ids import OrganizationId
+
+DONE, FAILED, REJECTED, CANCELLED = Status.COMPLETED, Status.FAILED, Status.REJECTED, Status.CANCELLED
+
+
+def group(*statuses: Status, on_failure: OnFailure = OnFailure.REPORT, cancelled: bool = False) -> ExecutionGroup:
+    items = [GroupItem(f"exe_{number}", "ses_1", status) for number, status in enumerate(statuses)]
+    reason = "enough" if cancelled else None
+    now = datetime(2026, 11, 27, tzinfo=UTC)
+    return ExecutionGroup("bat_1", OrganizationId("org_1"), GroupState.RUNNING, on_failure, now, None, reason, items)
+
+
+@pytest.mark.parametrize(
+    ("ended", "state"),
+    [
+        (group(DONE, DONE), GroupState.COMPLETED),
+        (group(DONE, FAILED), GroupState.COMPLETED_WITH_FAILURES),
+        (group(DONE, REJECTED), GroupState.COMPLETED_WITH_FAILURES),
+        (group(DONE, CANCELLED), GroupState.COMPLETED_WITH_FAILURES),
+        (group(DONE, CANCELLED, cancelled=True), GroupState.CANCELLED),
+        (group(DONE, DONE, cancelled=True), GroupState.COMPLETED),
+        (group(DONE, FAILED, cancelled=True), GroupState.COMPLETED_WITH_FAILURES),
+    ],
+)
+def test_its_state_says_what_became_of_all(ended: ExecutionGroup, state: GroupState) -> None:
+    assert ended.is_over
+    assert state_at_the_end(ended) is state
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.RUNNING, Status.WAITING_BUDGET])
+def test_it_is_not_over_while_one_of_it_is_open(status: Status) -> None:
+    assert not group(DONE, status).is_over
+
+
+@pytest.mark.parametrize(
+    ("standing", "reason"),
+    [
+        (group(FAILED, Status.RUNNING), None),
+        (group(DONE, Status.RUNNING, on_failure=OnFailure.CANCEL_REST), None),
+        (group(CANCELLED, Status.RUNNING, on_failure=OnFailure.CANCEL_REST), None),
+        (group(FAILED, Status.RUNNING, on_failure=OnFailure.CANCEL_REST), STOPPED_WITH_THE_REST),
+        (group(REJECTED, Status.QUEUED, on_failure=OnFailure.CANCEL_REST), STOPPED_WITH_THE_REST),
+        (group(FAILED, DONE, on_failure=OnFailure.CANCEL_REST), None),
+        (group(DONE, Status.RUNNING, cancelled=True), "enough"),
+    ],
+)
+def test_the_rest_stops_by_the_callers_wish_only(standing: ExecutionGroup, reason: str | None) -> None:
+    assert reason_to_stop(standing) == reason
+
+
+def test_the_reply_tells_each_outcome_in_its_order_and_nothing_for_operators() -> None:
+    failed = GroupItem("exe_0", "ses_1", FAILED, error=ExecutionError("failed", "Sorry.", "at host 10.0.0.1"))
+    done = GroupItem("exe_1", "ses_2", DONE, output="Two.", metadata={"order": "4711"})
+    ended = group()
+    ended = ExecutionGroup(**{**vars(ended), "items": [failed, done]})
+
+    reply = combined_reply(ended, GroupState.COMPLETED_WITH_FAILURES)
+
+    assert reply["type"] == "batch.completed_with_failures"
+    first, second = reply["data"]["outcomes"]
+    assert (first["execution_id"], first["error"]) == ("exe_0", {"code": "failed", "message": "Sorry."})
+    assert (second["output"], second["error"], second["metadata"]) == ("Two.", None, {"order": "4711"})
