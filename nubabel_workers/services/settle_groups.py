@@ -44,9 +44,11 @@ class SettleGroups:
         if group is None or not group.is_over:  # one of it was replayed a moment ago
             return
         state = state_at_the_end(group)
-        notification_id = await self._groups.finish(group, state, reply=combined_reply(group, state))
+        notification_ids = await self._groups.finish(group, state, reply=combined_reply(group, state))
+        if notification_ids is None:
+            return
         log.info("batch.finished", organization_id=organization_id, batch_id=group_id, state=state)
-        if notification_id is not None:
+        for notification_id in notification_ids:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, organization_id))
 
     async def settle_due(self) -> int:

@@ -74,14 +74,16 @@ class FakeGroups:
             self.executions.move(one.id, one.status, cancel_reason=reason)
         return [(one.id, one.status) for one in to_stop]
 
-    async def finish(self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]) -> str | None:
+    async def finish(
+        self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]
+    ) -> tuple[str, ...] | None:
         if self.rows[group.id].state is not GroupState.RUNNING:
             return None
         self.rows[group.id] = replace(self.rows[group.id], state=state, finished_at=self.executions.clock.now())
         if group.id not in self._with_reply:
-            return None
+            return ()
         self.told.append(reply)
-        return f"ntf_webhook_{group.id[4:]}"
+        return (f"ntf_webhook_{group.id[4:]}",)
 
     async def due(self, *, limit: int) -> list[tuple[str, str]]:
         running = [row for row in self.rows.values() if row.state is GroupState.RUNNING]

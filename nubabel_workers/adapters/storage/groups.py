@@ -241,11 +241,15 @@ class PostgresGroups:
         rows = await self._database.tenant(organization_id).all(_STOP_REST, {"id": group_id, "reason": reason})
         return [(row["id"], Status(row["status"])) for row in rows]
 
-    async def finish(self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]) -> str | None:
+    async def finish(
+        self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]
+    ) -> tuple[str, ...] | None:
         row = await self._database.tenant(group.organization_id).one(
             _FINISH, {"id": group.id, "state": state.value, "payload": Jsonb(dict(reply))}
         )
-        return row["notification_id"] if row else None
+        if row is None:
+            return None
+        return () if row["notification_id"] is None else (row["notification_id"],)
 
     async def due(self, *, limit: int) -> list[tuple[str, str]]:
         rows = await self._database.system().all(_DUE, {"limit": limit})

@@ -343,8 +343,10 @@ class GroupStore(Protocol):
         """Wish the end of every execution that is open; those that got the wish now, the newest first."""
         ...
 
-    async def finish(self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]) -> str | None:
-        """End it, unless it has ended or something of it is open; the id of the notification, if somebody is told."""
+    async def finish(
+        self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]
+    ) -> tuple[str, ...] | None:
+        """End it; the ids of the notifications to deliver. None: it has ended before, or something of it is open."""
         ...
 
     async def due(self, *, limit: int) -> list[tuple[str, str]]:

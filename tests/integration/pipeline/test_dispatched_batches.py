@@ -244,6 +244,23 @@ async def test_many_that_end_it_at_once_tell_one_reply(pipeline: Pipeline, hooks
     assert len(hooks.received) == 1
 
 
+async def test_a_reply_that_was_refused_is_a_dead_letter_and_can_be_told_again(
+    pipeline: Pipeline, hooks: Receiver
+) -> None:
+    await pipeline.set_webhook_secret(SecretStr("whsec_" + "b3RoZXI=" * 4))
+    await submit(pipeline, "one", callback_url=f"{hooks.url}/hook")
+    await run(pipeline)
+    letter = await pipeline.one("SELECT id, subject_kind FROM dead_letters WHERE status = 'open'")
+
+    await pipeline.set_webhook_secret(SECRET)
+    pipeline.services.tenants._webhook_secrets.clear()  # heard of at once
+    await pipeline.replay(str(letter["id"]))
+    await pipeline.deliver()
+
+    assert letter["subject_kind"] == "notification"
+    assert [told["type"] for told in hooks.received] == ["batch.completed"]
+
+
 async def test_a_batch_goes_with_its_retention_after_its_executions(pipeline: Pipeline) -> None:
     await submit(pipeline, "one", idempotency_key="k")
     await run(pipeline)
