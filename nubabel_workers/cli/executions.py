@@ -173,6 +173,7 @@ def _print_story(story: ExecutionStory, now: datetime) -> None:
         {
             "organization": one.organization_id,
             "session": one.session_id,
+            **({"batch": one.group_id} if one.group_id else {}),
             "from": one.source + (f", {one.user_id}" if one.user_id else ""),
             "accepted": f"{clock_time(one.created_at)} UTC ({ago(one.created_at, now)})",
             "answer by": f"{clock_time(one.answer_by)} UTC",

@@ -27,7 +27,6 @@ from nubabel_workers.client.errors import WaitTimeoutError
 from nubabel_workers.client.protocol import Answer, Call, EventFeed, NoAnswer, Request, RetryLimits, Wait
 from nubabel_workers.client.results import Batch, Delegated, Execution, ProgressEvent, Submitted, SubmittedBatch
 from nubabel_workers.domain.delegation import DelegateRequest
-from nubabel_workers.domain.executions import FINAL
 from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 
 T = TypeVar("T")
@@ -77,9 +76,9 @@ class AsyncNubabelClient:
     async def wait_batch(self, batch_id: str, *, timeout_s: float) -> Batch:
         """The batch when all of it has ended. Raises WaitTimeoutError; the batch then goes on."""
         ends_at = asyncio.get_running_loop().time() + timeout_s
-        for one in (await self.get_batch(batch_id)).executions:
-            if one.status not in FINAL:
-                await self.wait(one.id, timeout_s=max(0.0, ends_at - asyncio.get_running_loop().time()))
+        while still_open := (await self.get_batch(batch_id)).open_ids:
+            left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
+            await self.wait(still_open[-1], timeout_s=left_s)  # mostly the last to end
         left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
         return await self._perform(protocol.told_batch(batch_id, left_s, self._retries, random.random))
 

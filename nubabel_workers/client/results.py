@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.executions import FINAL, Status
 
 
 class _Result(BaseModel):
@@ -139,6 +139,11 @@ class Batch(_Result):
     executions: tuple[BatchItem, ...] = ()
     created_at: datetime
     finished_at: datetime | None = None
+
+    @property
+    def open_ids(self) -> tuple[str, ...]:
+        """Of the executions that have not ended."""
+        return tuple(one.id for one in self.executions if one.status not in FINAL)
 
 
 class SubmittedBatch(Batch):

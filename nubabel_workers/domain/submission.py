@@ -32,6 +32,10 @@ Name = Annotated[str, Field(min_length=1, max_length=100)]
 Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 
 
+CallbackUrl = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s/]")]
+Traceparent = Annotated[str, Field(max_length=128)]
+
+
 class AskedRequest(BaseModel):
     """What is asked of the agent. What is left out is decided by the request analysis, or by the organization."""
 
@@ -106,14 +110,12 @@ class SubmitRequest(AskedRequest):
     idempotency_key: Key | None = Field(
         None, description="Your own name for this request: sent again, it is the same request. Over HTTP: the header."
     )
-    callback_url: str | None = Field(
+    callback_url: CallbackUrl | None = Field(
         None,
-        max_length=2000,
-        pattern=r"^https?://[^\s/]",
         description="Where the outcome is sent, signed after the Standard Webhooks spec. A public https address, "
         "unless an operator has made an exception.",
     )
-    traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
+    traceparent: Traceparent | None = Field(None, description="W3C trace context. Over HTTP: the header.")
 
 
 class BatchRequest(BaseModel):
@@ -141,14 +143,12 @@ class BatchRequest(BaseModel):
     idempotency_key: Key | None = Field(
         None, description="Your own name for this batch: sent again, it is the same batch. Over HTTP: the header."
     )
-    callback_url: str | None = Field(
+    callback_url: CallbackUrl | None = Field(
         None,
-        max_length=2000,
-        pattern=r"^https?://[^\s/]",
         description="Where the combined outcome is sent, signed after the Standard Webhooks spec. A public https "
         "address, unless an operator has made an exception.",
     )
-    traceparent: str | None = Field(None, max_length=128, description="W3C trace context. Over HTTP: the header.")
+    traceparent: Traceparent | None = Field(None, description="W3C trace context. Over HTTP: the header.")
 
     @model_validator(mode="after")
     def _can_be_stored(self) -> Self:

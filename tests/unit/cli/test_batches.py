@@ -39,6 +39,10 @@ def test_a_batch_shows_where_each_of_its_executions_stands(bench: Bench) -> None
     assert all(one in shown for one in (*bench.groups.members[BATCH], "completed", "queued"))
 
 
+def test_an_execution_shows_the_batch_that_it_belongs_to(bench: Bench) -> None:
+    assert BATCH in bench.type("executions", "show", bench.groups.members[BATCH][0]).stdout
+
+
 def test_cancelling_ends_what_is_queued_and_is_audited(bench: Bench) -> None:
     result = bench.type("batches", "cancel", BATCH, "--reason", "by mistake")
 
