@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from nubabel_workers.adapters.guardian import guardian
 
@@ -23,6 +23,22 @@ _LOG_TAIL_BYTES = 4000
 
 class ProcessFailedError(Exception):
     """A process ended, or was not ready, before its deadline; the message holds the end of its log."""
+
+
+class RunningProcess(Protocol):
+    """What of a `subprocess.Popen` is used here."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int, /) -> None: ...
+
+
+StartProcess = Callable[..., RunningProcess]
+"""Takes what `subprocess.Popen` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +65,14 @@ class ChildProcess:
         run_as: RunAs | None = None,
         pipe_output: bool = False,
         stop_signal: signal.Signals = signal.SIGTERM,
+        start: StartProcess = subprocess.Popen,
     ) -> None:
         """env: the whole environment of the child; None passes ours on. pipe_output: to `stdout`, not to the log."""
         self.log_path = log_path
         self._stop_signal = stop_signal
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
         with log_path.open("ab") as log:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603  # argv is ours, never a shell
+            self._process = start(  # argv is ours, never a shell
                 [str(part) for part in argv],
                 cwd=cwd,
                 env=None if env is None else dict(env),
@@ -177,7 +194,7 @@ class Supervisor:
 
     on_line(name, line) receives every line of output, from reader threads; without it output goes to
     <directory>/<name>.log. on_exit(name, returncode, wait_s) tells of each death.
-    base_env: what every process gets; None is our own environment.
+    base_env: what every process gets; None is our own environment. start: another way to start them.
     """
 
     _FIRST_WAIT_S = 0.2
@@ -191,7 +208,9 @@ class Supervisor:
         on_line: Callable[[str, str], None] | None = None,
         on_exit: Callable[[str, int, float], None] | None = None,
         base_env: Mapping[str, str] | None = None,
+        start: StartProcess = subprocess.Popen,
     ) -> None:
+        self._start = start
         self._directory = directory
         self._base_env = dict(os.environ if base_env is None else base_env)
         self._on_line = on_line
@@ -253,6 +272,7 @@ class Supervisor:
             log_path=self._directory / f"{spec.name}.log",
             env={**self._base_env, **spec.env},
             pipe_output=self._on_line is not None,
+            start=self._start,
         )
         reader = threading.Thread(target=self._watch, args=(spec, process), name=f"watch-{spec.name}", daemon=True)
         supervised = _Supervised(spec, process, reader, time.monotonic(), restarts)

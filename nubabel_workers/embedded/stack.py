@@ -6,6 +6,7 @@ Slack is the local one; OpenCode is a simulator, or the real server from npm wit
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -21,6 +22,7 @@ from nubabel_workers.adapters.storage import schema
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
+from nubabel_workers.embedded.processes import StartProcess
 from nubabel_workers.embedded.stack_environment import (
     FLOWER_USER,
     HOST,
@@ -78,10 +80,17 @@ class StackOptions:
 class Stack:
     """One running system; use as an async context manager. Stops what it started, and nothing else.
 
-    on_line(process, line) receives what the processes write, from other threads.
+    on_line(process, line) receives what the processes write, from other threads. start_process: another way to start
+    those of the Procfile.
     """
 
-    def __init__(self, options: StackOptions | None = None, *, on_line: OnLine | None = None) -> None:
+    def __init__(
+        self,
+        options: StackOptions | None = None,
+        *,
+        on_line: OnLine | None = None,
+        start_process: StartProcess = subprocess.Popen,
+    ) -> None:
         self.options = options or StackOptions()
         self.secrets = StackSecrets()
         self.directory = Path(tempfile.mkdtemp(prefix="nubabel-"))
@@ -103,6 +112,7 @@ class Stack:
             self.logs,
             flower_url=self.flower_url,
             environment_of=self.options.environment_of,
+            start=start_process,
         )
         self._parts = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()

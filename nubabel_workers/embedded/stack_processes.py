@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import subprocess
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import structlog
 
-from nubabel_workers.embedded.processes import ChildProcess, ProcessFailedError, ProcessSpec, Supervisor
+from nubabel_workers.embedded.processes import ChildProcess, ProcessFailedError, ProcessSpec, StartProcess, Supervisor
 from nubabel_workers.embedded.procfile import PROCFILE, read_procfile
 from nubabel_workers.embedded.stack_environment import HOST, base_environment, free_port
 from nubabel_workers.embedded.stack_logs import StackLogs
@@ -37,13 +38,14 @@ class StackProcesses:
         *,
         flower_url: str,
         environment_of: Mapping[str, Mapping[str, str]] | None = None,
+        start: StartProcess = subprocess.Popen,
     ) -> None:
         """environment_of: Procfile name -> what all copies of that process get beside the common environment."""
         self._logs = logs
         self._environment_of = environment_of or {}
         self._flower_url = flower_url
         self._supervisor = Supervisor(
-            directory, on_line=logs.take, on_exit=self._tell_of_exit, base_env=base_environment()
+            directory, on_line=logs.take, on_exit=self._tell_of_exit, base_env=base_environment(), start=start
         )
         self._specs: dict[str, ProcessSpec] = {}
         self._deaths: dict[str, asyncio.Event] = {}

@@ -1,6 +1,7 @@
 """One running system per test module: real stores, every process of the Procfile, local Slack, OpenCode simulator.
 
-A module that needs another system than the default says so in a variable `STACK` (StackOptions).
+A module that needs another system than the default says so in a variable `STACK` (StackOptions). Its processes are
+forked, each with the command of the Procfile; `test_commands.py` starts its own as everybody does.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ import pytest_asyncio
 
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from tests.e2e.conversation import Conversation
+from tests.forking import ForkedProcess
 from tests.needing_node import needing
 
 _channels = count(1)
@@ -19,7 +21,7 @@ _channels = count(1)
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(request: pytest.FixtureRequest) -> AsyncIterator[Stack]:
     options: StackOptions = getattr(request.module, "STACK", StackOptions())
-    running = Stack(options)
+    running = Stack(options, start_process=ForkedProcess)
     with needing("the real OpenCode"):
         await running.__aenter__()
     try:

@@ -21,6 +21,7 @@ from tests.contract.opencode_plugin.deployed import delegation, directive
 from tests.e2e.conversation import Conversation
 from tests.everything_server.door import Door, ToolCall, door_before
 from tests.everything_server.server import everything_server
+from tests.forking import ForkedProcess
 from tests.needing_node import needing
 
 pytestmark = [
@@ -63,7 +64,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory, door: Door) -> AsyncIt
             copies={"listener": 0, "scheduler": 0, "flower": 0},
             settings={"opencode_default_model": MODEL, "egress_allow": urlsplit(door.url).netloc},
         )
-        running = await parts.enter_async_context(Stack(options))
+        running = await parts.enter_async_context(Stack(options, start_process=ForkedProcess))
         (instance,) = await running.services.instances.loads()
         keys = ManageCallbackKeys(running.services.instances, secrets.token_bytes)
         key = await keys.create(instance.id, actor="test")

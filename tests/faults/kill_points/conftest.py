@@ -13,7 +13,7 @@ from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.conftest import PostgresServer
 from tests.faults.kill_points.campaign import Campaign, run_campaign
 from tests.faults.kill_points.lane import Stores
-from tests.faults.kill_points.processes import forking_context
+from tests.faults.kill_points.processes import forking
 from tests.faults.kill_points.table import table
 
 _LANES = 6  # three per core: most of a case is waiting
@@ -61,7 +61,7 @@ def campaign(
     request: pytest.FixtureRequest, lane_stores: LaneStores, tmp_path_factory: pytest.TempPathFactory
 ) -> Campaign:
     directory: Path = tmp_path_factory.mktemp("kill-points")
-    played = asyncio.run(run_campaign(forking_context(), lane_stores.new, directory, lanes=_LANES))
+    played = asyncio.run(run_campaign(forking(), lane_stores.new, directory, lanes=_LANES))
     request.config.stash[_TABLE] = list(table(played))
     return played
 

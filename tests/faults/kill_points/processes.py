@@ -1,15 +1,11 @@
-"""The system's own processes, forked from one that has everything imported: a new one costs a tenth of a second.
-
-Each runs the very command of the Procfile (workers: one for all queues); only the seam is put in before.
+"""The system's own processes, forked: each runs the very command of the Procfile (workers: one for all queues), only
+the seam is put in before.
 """
 
 import asyncio
 import functools
-import multiprocessing
 import os
-import runpy
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -23,49 +19,16 @@ from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.embedded.procfile import read_procfile
 from tests.faults.kill_points.points import KillPoint
 from tests.faults.kill_points.seam import ORDER_BYTES, Seam, SharedOrder, order_text
+from tests.forking import forking_context, run_command
 
 WORKER, LISTENER, SCHEDULER, WEB, CLI = "worker", "listener", "scheduler", "web", "cli"
 BLIND = "KILL_POINTS_BLIND"  # environment variable: earlier posts are never found
 POISON = "KILL_POINTS_POISON"  # environment variable: who submits a prompt with this word dies, each time
 SERVING = (WORKER, LISTENER, SCHEDULER, WEB)  # run all the time; the command line only now and then
 
-_IMPORTED_BEFORE_FORKING = (
-    "celery.__main__",
-    "celery.apps.worker",
-    "celery.bin.celery",
-    "celery.bin.worker",
-    "celery.concurrency.thread",
-    "celery.fixups.django",
-    "celery.loaders.app",
-    "celery.worker.consumer",
-    "kombu.transport.redis",
-    "uvicorn",
-    "nubabel_workers.cli.main",
-    "nubabel_workers.cli.wiring",
-    "nubabel_workers.gateway.app",
-    "nubabel_workers.gateway.configured_workspace",
-    "nubabel_workers.gateway.wiring",
-    "nubabel_workers.listener.process",
-    "nubabel_workers.scheduler.process",
-    "tasks.worker",
-    "tests.faults.kill_points.seam",
-    "nubabel_workers.adapters.mcp.authorization",
-    "nubabel_workers.adapters.mcp.probe",
-)
 
-
-def forking_context() -> ForkServerContext:
-    """With the one process started that all others are forked from: its imports take seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED_BEFORE_FORKING))
-    first = context.Process(target=_nothing)
-    first.start()
-    first.join()
-    return context
-
-
-def _nothing() -> None:
-    """What the first forked process does."""
+def forking() -> ForkServerContext:
+    return forking_context("tests.faults.kill_points.seam")
 
 
 def new_order(context: ForkServerContext) -> SharedOrder:
@@ -161,20 +124,7 @@ def _run(
     if word := environment.get(POISON):
         HttpOpenCodeServer.submit = _dying_of(word, HttpOpenCodeServer.submit)  # type: ignore[method-assign, assignment]
     Seam(name, os.open(trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT), order).install()
-    program, *arguments = command
-    if program == "python":
-        sys.argv = arguments[1:]
-        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-    elif program == "celery":
-        from celery.__main__ import main
-
-        sys.argv = list(command)
-        main()
-    else:
-        from nubabel_workers.cli.main import app
-
-        sys.argv = list(command)
-        app()
+    run_command(command)
 
 
 async def _finds_nothing(*_args: Any, **_kwargs: Any) -> None:

@@ -18,7 +18,7 @@ from tests.faults.kill_points.conftest import LaneStores
 from tests.faults.kill_points.conversations import nothing_to_stop
 from tests.faults.kill_points.lane import lane
 from tests.faults.kill_points.points import KillPoint, Moment
-from tests.faults.kill_points.processes import WORKER, forking_context
+from tests.faults.kill_points.processes import WORKER, forking
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -69,7 +69,7 @@ def test_without_the_look_up_of_earlier_posts_the_same_kill_answers_twice(
     case = Case([nothing_to_stop], KillPoint(WORKER, "messenger.post", Moment.AFTER))
 
     async def played_blindly() -> str:
-        async with lane(forking_context(), lane_stores.new(0), tmp_path, patience_s=8, blind=True) as running:
+        async with lane(forking(), lane_stores.new(0), tmp_path, patience_s=8, blind=True) as running:
             played, _ = await play(running, case)
         return played.wrong
 

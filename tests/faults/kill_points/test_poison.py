@@ -7,7 +7,7 @@ from nubabel_workers.domain.wording import Language, say
 from tests.faults.kill_points.conftest import LaneStores
 from tests.faults.kill_points.conversations import answers, ask
 from tests.faults.kill_points.lane import lane
-from tests.faults.kill_points.processes import WORKER, forking_context
+from tests.faults.kill_points.processes import WORKER, forking
 
 _QUESTIONS = 50
 _POISON = "hemlock"
@@ -17,7 +17,7 @@ def test_one_poison_request_among_fifty_leaves_49_answers_and_one_dead_letter(
     lane_stores: LaneStores, tmp_path: Path
 ) -> None:
     async def played() -> None:
-        async with lane(forking_context(), lane_stores.new(0), tmp_path, patience_s=90, poison=_POISON) as running:
+        async with lane(forking(), lane_stores.new(0), tmp_path, patience_s=90, poison=_POISON) as running:
             innocent = [ask(running, answers("Done.")) for _ in range(_QUESTIONS // 2)]
             poison = ask(running, f"{answers('Never.')} {_POISON}")
             innocent += [ask(running, answers("Done.")) for _ in range(_QUESTIONS - 1 - len(innocent))]
