@@ -36,6 +36,7 @@ from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
 from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, install_states
+from nubabel_workers.adapters.storage.admission import PostgresAdmission
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.budgets import PostgresBudgets
 from nubabel_workers.adapters.storage.connection_credentials import PostgresConnectionCredentials
@@ -67,6 +68,7 @@ from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.domain.tool_call_times import ToolCallTimes
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.ask_tool_servers import AskLimits, AskToolServers
 from nubabel_workers.services.authorize_connection import AuthorizeConnection
@@ -98,6 +100,7 @@ from nubabel_workers.services.observe_runs import ObserveRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
@@ -256,19 +259,21 @@ def _wire(a: Adapters) -> Services:
     cancel = CancelExecution(a.executions, end, a.hints)
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
-    submit = _submit_execution(a, busy_policy, rules)
+    organization_limits = ReadLimits(a.tenants, a.plans)
+    admission = AdmitRequests(organization_limits, PostgresAdmission(a.database), a.throttle, a.clock)
+    submit = _submit_execution(a, admission, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
     report = ReportServers(a.breakers, a.waiting, a.hints)
     foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
     count_usage = CountUsage(load_prices(settings.model_prices_file))
-    budgets = _keep_budgets(a, count_usage)
+    budgets = _keep_budgets(a, organization_limits, count_usage)
     reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, report, a.hints)
     return Services(
         **vars(a),
         leases=leases,
         accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
-        process_slack_events=_process_slack_events(a, leases, cancel, busy_policy),
+        process_slack_events=_process_slack_events(a, admission, leases, cancel, busy_policy),
         submit_execution=submit,
         submit_group=_submit_group(a, submit, busy_policy),
         accept_submission=_accept_submission(a, submit),
@@ -277,7 +282,9 @@ def _wire(a: Adapters) -> Services:
         cancel_group=CancelGroup(a.groups, cancel, settle),
         settle_groups=settle,
         read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
-        dispatch_executions=_dispatch_executions(a, end, foreign, report, budgets, leases, strays, rules),
+        dispatch_executions=_dispatch_executions(
+            a, end, foreign, report, budgets, organization_limits, leases, strays, rules
+        ),
         complete_executions=_complete_executions(a, end, foreign, report, budgets, count_usage, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         report_servers=report,
@@ -290,7 +297,7 @@ def _wire(a: Adapters) -> Services:
     )
 
 
-def _keep_budgets(a: Adapters, count_usage: CountUsage) -> KeepBudgets:
+def _keep_budgets(a: Adapters, organization_limits: ReadLimits, count_usage: CountUsage) -> KeepBudgets:
     settings = a.settings
     limits = BudgetLimits(
         first_hold=Amount(settings.budget_first_hold_usd, settings.budget_first_hold_tokens),
@@ -300,8 +307,7 @@ def _keep_budgets(a: Adapters, count_usage: CountUsage) -> KeepBudgets:
     return KeepBudgets(
         PostgresBudgets(a.database),
         a.executions,
-        a.tenants,
-        a.plans,
+        organization_limits,
         count_usage,
         a.hints,
         a.clock,
@@ -310,10 +316,13 @@ def _keep_budgets(a: Adapters, count_usage: CountUsage) -> KeepBudgets:
     )
 
 
-def _submit_execution(a: Adapters, busy_policy: ApplyBusyPolicy, rules: Rules) -> SubmitExecution:
+def _submit_execution(
+    a: Adapters, admission: AdmitRequests, busy_policy: ApplyBusyPolicy, rules: Rules
+) -> SubmitExecution:
     return SubmitExecution(
         a.executions,
         a.tenants,
+        admission,
         busy_policy,
         a.hints,
         a.chance,
@@ -347,12 +356,13 @@ def _accept_submission(a: Adapters, submit: SubmitExecution) -> AcceptSubmission
 
 
 def _process_slack_events(
-    a: Adapters, leases: LeaseHolder, cancel: CancelExecution, busy_policy: ApplyBusyPolicy
+    a: Adapters, admission: AdmitRequests, leases: LeaseHolder, cancel: CancelExecution, busy_policy: ApplyBusyPolicy
 ) -> ProcessSlackEvents:
     return ProcessSlackEvents(
         a.inbound,
         a.executions,
         a.tenants,
+        admission,
         cancel,
         busy_policy,
         leases,
@@ -370,6 +380,7 @@ def _dispatch_executions(
     foreign: ReportForeignSession,
     report: ReportServers,
     budgets: KeepBudgets,
+    organization_limits: ReadLimits,
     leases: LeaseHolder,
     strays: StopStrayRuns,
     rules: Rules,
@@ -397,6 +408,7 @@ def _dispatch_executions(
             foreign,
             masking,
             budgets,
+            organization_limits,
             rules,
             limits=limits,
         ),

@@ -14,6 +14,7 @@ from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.domain.redaction import masked
 from nubabel_workers.domain.tenants import Instance
 
+_DIES_WITHIN_S: Final = 1.0  # after SIGKILL
 _LAST_WORDS: Final = 500  # characters of its output that are told
 _ITS_ENVIRONMENT: Final = ("PATH", "HOME", "LANG")  # nothing of ours: that holds secrets
 
@@ -34,7 +35,7 @@ class CommandSupervisor:
         except TimeoutError:
             raise TransientError(f"the command did not end within {self._limit_s:g} s") from None
         finally:
-            _end(process)
+            await _end(process)
             guardian.forget(process.pid)
         if process.returncode != 0:
             words = masked(said.decode("utf-8", "replace")).strip()[-_LAST_WORDS:]
@@ -59,8 +60,12 @@ class CommandSupervisor:
         return process
 
 
-def _end(process: Process) -> None:
+async def _end(process: Process) -> None:
     """One that took too long, or whose scheduler stops; with what it started."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DIES_WITHIN_S):
+            await process.wait()

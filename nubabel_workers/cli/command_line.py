@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from nubabel_workers.cli.output import complain
+from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.errors import (
     InvalidInputError,
     NotFoundError,
@@ -62,6 +63,8 @@ def describe(error: Exception) -> tuple[str, int]:
 
 
 def _words_of(error: NubabelError) -> str:
+    if isinstance(error, LimitReachedError):
+        return f"{error} That is you: nubabel limits set ORG {error.refusal.limit}=..."
     passing = isinstance(error, TransientError | UncertainError)
     return f"{error}; `nubabel doctor` looks at every dependency" if passing else str(error)
 

@@ -35,6 +35,9 @@ def enqueue(
     model: Annotated[str | None, typer.Option(help="Overrides the model: provider/model.")] = None,
     callback_url: Annotated[str | None, typer.Option(help="Where the outcome is sent, signed.")] = None,
     deadline_s: Annotated[int | None, typer.Option(help="Seconds that the run may take.")] = None,
+    priority: Annotated[
+        str | None, typer.Option(help="interactive, or batch: after the organization's interactive requests.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and print it.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for it.")] = 600.0,
     as_json: AsJson = False,
@@ -51,6 +54,7 @@ def enqueue(
         model=model,
         callback_url=callback_url,
         deadline_s=deadline_s,
+        priority=priority,
     )
 
     async def work(administration: Administration) -> tuple[Submitted, Execution | None]:

@@ -3,6 +3,7 @@
 NubabelError
   TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
     RateLimitedError      the other side counts and said no
+      LimitReachedError   the organization's own limit (`admission.py`)
     UnavailableError      not reachable, overloaded, restarting
       ConnectionLostError gone in the middle of a call that is safe to repeat, but may have taken effect
   PermanentError          the same request can never succeed: a dead letter, the user is told

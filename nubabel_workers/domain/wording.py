@@ -57,6 +57,24 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "보내지 않았습니다: 조직의 정책에 따라 다음이 포함된 요청은 처리할 수 없습니다: {kinds}. "
         "해당 내용을 빼고 다시 요청해 주세요.",
     },
+    "refused_requests_per_minute": {
+        Language.ENGLISH: "Your organization may send {allowed} requests a minute. Please ask again in {wait_s} "
+        "seconds, or ask your administrator to raise the limit.",
+        Language.KOREAN: "조직의 분당 요청 한도({allowed}건)에 도달했습니다. {wait_s}초 뒤에 다시 요청하시거나 "
+        "관리자에게 한도 상향을 요청해 주세요.",
+    },
+    "refused_queued": {
+        Language.ENGLISH: "{allowed} requests of your organization are waiting already, which is its limit. Please ask "
+        "again when some have begun, or ask your administrator to raise the limit.",
+        Language.KOREAN: "조직의 대기 중인 요청이 한도({allowed}건)에 도달했습니다. 일부가 시작된 뒤 다시 요청하시거나 "
+        "관리자에게 한도 상향을 요청해 주세요.",
+    },
+    "refused_sessions": {
+        Language.ENGLISH: "{allowed} conversations of your organization are in progress already, which is its limit. "
+        "Please ask again when one has ended, or ask your administrator to raise the limit.",
+        Language.KOREAN: "조직에서 진행 중인 대화가 한도({allowed}건)에 도달했습니다. 하나가 끝난 뒤 다시 요청하시거나 "
+        "관리자에게 한도 상향을 요청해 주세요.",
+    },
     "partial": {Language.ENGLISH: "What there was until then:", Language.KOREAN: "그때까지의 내용:"},
     "cut": {
         Language.ENGLISH: "_The answer reached its length limit and is cut here._",

@@ -37,6 +37,15 @@ _HEADERS: dict[str, Any] = {
     },
     "WWW-Authenticate": {"description": "`Bearer`, RFC 6750.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+    "RateLimit-Policy": {
+        "description": 'The limit of your organization that refused it, `"queued";q=50`; where it is counted over a '
+        "time, with that in seconds: `;w=60`.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": 'What is left of it, `"requests_per_minute";r=0;t=12`; `t`: seconds until there is more.',
+        "schema": {"type": "string"},
+    },
 }
 _EVERYWHERE = ("X-Correlation-ID", "traceparent")
 _HEADERS_OF_STATUS: Mapping[str, Sequence[str]] = {
@@ -67,7 +76,7 @@ _MEANINGS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     422: "The request does not fit; `errors` names the parts, or `code` the reason.",
-    429: "Too much at once.",
+    429: "Too much at once; `code` says of what.",
     503: "Not now; nothing was done. Send it again.",
 }
 
@@ -83,6 +92,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in (*statuses, *_ALWAYS)
     }
+
+
+def refused_by_limit() -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that an organization's own limits may refuse."""
+    answer = problems(429)[429]
+    return {429: {**answer, "headers": _references(("RateLimit-Policy", "RateLimit"))}}
 
 
 def describe(app: FastAPI) -> None:

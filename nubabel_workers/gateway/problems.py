@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from nubabel_workers.domain.admission import MINUTE_S, REQUESTS, LimitReachedError, Refusal
 from nubabel_workers.domain.errors import (
     ConnectionLostError,
     CredentialsError,
@@ -126,6 +127,9 @@ def from_domain(error: NubabelError) -> ProblemError:
     if isinstance(error, PermanentError):
         status = _STATUS_OF_PERMANENT.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
         return ProblemError(status, error.code, str(error))
+    if isinstance(error, LimitReachedError):
+        headers = _retry_after(error) | rate_limit_fields(error.refusal)
+        return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, error.code, str(error), headers=headers)
     if isinstance(error, RateLimitedError):
         return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", str(error), headers=_retry_after(error))
     if isinstance(error, UncertainError | ConnectionLostError):
@@ -206,6 +210,16 @@ def _sentence(status: HTTPStatus, detail: str) -> str:
 def _field_error(found: Mapping[str, Any]) -> FieldError:
     """Without the input that was refused: it may hold anything."""
     return FieldError(location=list(found["loc"]), message=str(found["msg"]), type=str(found["type"]))
+
+
+def rate_limit_fields(refusal: Refusal) -> dict[str, str]:
+    """RateLimit and RateLimit-Policy, structured fields (draft-ietf-httpapi-ratelimit-headers-10)."""
+    window = f";w={MINUTE_S}" if refusal.limit == REQUESTS else ""
+    reset = "" if refusal.frees_in_s is None else f";t={math.ceil(refusal.frees_in_s)}"
+    return {
+        "ratelimit-policy": f'"{refusal.limit}";q={refusal.allowed}{window}',
+        "ratelimit": f'"{refusal.limit}";r=0{reset}',
+    }
 
 
 def _retry_after(error: NubabelError) -> dict[str, str]:

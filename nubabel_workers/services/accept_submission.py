@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.errors import CredentialsError, PermanentError, TransientError
 from nubabel_workers.domain.ports import Chance, Clock, DeadLetterStore, TenantStore
@@ -70,6 +71,8 @@ class AcceptSubmission:
             submission = read_submission(raw)
             organization_id = await self._owner(raw, submission)
             return await self._submit_for(organization_id, submission, delivery_id)
+        except LimitReachedError as error:  # the queue is everybody's: what one may not add now does not wait in it
+            return await self._refuse(raw, error, organization_id, delivery_id)
         except PermanentError as error:
             if error.code == NEWER_VERSION and self._is_fresh(raw):
                 raise TransientError(f"left to a newer worker: {error}") from error
@@ -123,7 +126,9 @@ class AcceptSubmission:
             raise CredentialsError("the organization is unknown or disabled", code="organization_disabled")
         return organization
 
-    async def _refuse(self, raw: Any, error: PermanentError, organization_id: str | None, delivery_id: str) -> Refused:
+    async def _refuse(
+        self, raw: Any, error: PermanentError | LimitReachedError, organization_id: str | None, delivery_id: str
+    ) -> Refused:
         log.warning("submission.refused", code=error.code, reason=str(error), delivery_id=delivery_id)
         dead_letter_id = await self._dead_letters.add(
             NewDeadLetter(

@@ -21,13 +21,13 @@ from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.limits import Plans
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
-from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, TenantStore
+from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
 from nubabel_workers.domain.verdict import Verdict
 from nubabel_workers.domain.wording import language_of
 from nubabel_workers.services.count_usage import CountUsage
+from nubabel_workers.services.read_limits import ReadLimits
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,7 @@ class KeepBudgets:
         self,
         budgets: BudgetStore,
         executions: ExecutionStore,
-        tenants: TenantStore,
-        plans: Plans,
+        organization_limits: ReadLimits,
         count_usage: CountUsage,
         hints: HintPublisher,
         clock: Clock,
@@ -63,8 +62,7 @@ class KeepBudgets:
     ) -> None:
         self._budgets = budgets
         self._executions = executions
-        self._tenants = tenants
-        self._plans = plans
+        self._organization_limits = organization_limits
         self._count_usage = count_usage
         self._hints = hints
         self._clock = clock
@@ -73,10 +71,10 @@ class KeepBudgets:
 
     async def caps(self, organization_id: str) -> Caps | None:
         """None: there are none."""
-        organization = await self._tenants.organization(organization_id)
-        if organization is None:
+        limits = await self._organization_limits.by_id(organization_id)
+        if limits is None:
             return None
-        caps = Caps.of(self._plans.of(organization.plan, organization.limits))
+        caps = Caps.of(limits)
         return caps if caps.limit_something else None
 
     # --- before a run ---

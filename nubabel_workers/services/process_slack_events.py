@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_event
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, NewExecution, Status
@@ -25,6 +26,7 @@ from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_stop_word
 from nubabel_workers.domain.tenants import BusyPolicy
 from nubabel_workers.domain.wording import language_of, say
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -59,6 +61,7 @@ class ProcessSlackEvents:
         inbound: InboundStore,
         executions: ExecutionStore,
         tenants: TenantStore,
+        admission: AdmitRequests,
         canceller: CancelExecution,
         busy_policy: ApplyBusyPolicy,
         leases: LeaseHolder,
@@ -72,6 +75,7 @@ class ProcessSlackEvents:
         self._inbound = inbound
         self._executions = executions
         self._tenants = tenants
+        self._admission = admission
         self._canceller = canceller
         self._busy_policy = busy_policy
         self._leases = leases
@@ -163,8 +167,13 @@ class ProcessSlackEvents:
             await self._end(claimed, batch.lease, "the workspace has ended", None)
             return "ignored"
         target = _target(claimed)
+        new = new_execution(claimed, target)
+        try:
+            await self._admit(new)
+        except LimitReachedError as error:
+            return await self._refuse(claimed, batch.lease, error)
         accepted = await self._executions.accept(
-            new_execution(claimed, target),
+            new,
             working=NewNotification(NotificationKind.WORKING, target.as_dict(), {}),
             answer_by_s=self._answer_by_s,
             inbound_event=(claimed.id, batch.lease),
@@ -186,6 +195,20 @@ class ProcessSlackEvents:
         if status is Status.QUEUED:
             self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, claimed.organization_id))
         return "accepted"
+
+    async def _admit(self, new: NewExecution) -> None:
+        organization = await self._tenants.organization(new.organization_id)
+        if organization is not None:
+            await self._admission.admit(organization, idempotency_key=new.idempotency_key, session_key=new.session_key)
+
+    async def _refuse(self, claimed: ClaimedInbound, lease: Lease, error: LimitReachedError) -> str:
+        """The one outcome of this message says which limit it is, and when to ask again."""
+        words = error.refusal.words(language_of(claimed.event.text))
+        reply = NewNotification(NotificationKind.OUTCOME, _target(claimed).as_dict(), {"markdown": words})
+        notification_id = await self._inbound.done(claimed, lease, outcome=f"refused: {error.code}", reply=reply)
+        if notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
+        return "refused"
 
     async def _cancel_deleted(self, claimed: ClaimedInbound, lease: Lease) -> str:
         key = message_key(claimed.workspace_id, claimed.event.channel, claimed.event.deleted_ts or "")

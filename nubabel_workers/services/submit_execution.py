@@ -14,6 +14,7 @@ from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, Repl
 from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
 from nubabel_workers.domain.submission import BATCH, AskedRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class SubmitExecution:
         self,
         executions: ExecutionStore,
         tenants: TenantStore,
+        admission: AdmitRequests,
         busy_policy: ApplyBusyPolicy,
         hints: HintPublisher,
         chance: Chance,
@@ -56,6 +58,7 @@ class SubmitExecution:
     ) -> None:
         self._executions = executions
         self._tenants = tenants
+        self._admission = admission
         self._busy_policy = busy_policy
         self._hints = hints
         self._chance = chance
@@ -77,12 +80,13 @@ class SubmitExecution:
 
         source: "api", "broker" or "cli". callbacks: instead of the request's callback_url. Raises InvalidInputError
         (code `idempotency_key_reused` when the key stands for another request; `unknown_category` and its like),
-        NotFoundError for a session that the organization does not have.
+        NotFoundError for a session that the organization does not have, LimitReachedError when it is at a limit of its.
         """
         key = request.idempotency_key or self._chance.new_id("key")
         target = callbacks or await self.reply_target(organization, request.callback_url)
         origin = Origin(source, correlation_id, traceparent)
         new = await self.prepare(organization, request, origin, key=key, reply=target.as_dict())
+        await self._admission.admit(organization, idempotency_key=new.idempotency_key, session_key=new.session_key)
         accepted = await self._executions.accept(new, working=None, answer_by_s=self._answer_by_s)
         if not accepted.created:
             return _repeated(accepted, new, key)

@@ -41,6 +41,7 @@ from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
+from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -87,6 +88,7 @@ class SubmitPrompt:
         foreign: ReportForeignSession,
         masking: MaskPrompt,
         budgets: KeepBudgets,
+        organization_limits: ReadLimits,
         rules: Rules,
         *,
         limits: RunLimits,
@@ -101,6 +103,7 @@ class SubmitPrompt:
         self._foreign = foreign
         self._masking = masking
         self._budgets = budgets
+        self._organization_limits = organization_limits
         self._rules = rules
         self._limits = limits
 
@@ -221,7 +224,7 @@ class SubmitPrompt:
             context=remembered if plan.gathered.thread or plan.gathered.notes else None,
             notes=plan.gathered.notes,
             masked=plan.outgoing.counts,
-            run_deadline_s=self._deadline_s(execution, plan.analysis),
+            run_deadline_s=await self._deadline_s(execution, plan.analysis),
             hold=plan.hold,
         )
         if new_session:
@@ -256,10 +259,13 @@ class SubmitPrompt:
         except NubabelError as error:
             log.warning("opencode.late_prompt_not_stopped", error=str(error))
 
-    def _deadline_s(self, execution: Execution, analysis: Analysis) -> float:
-        """The caller's, else the category's, else the setting's."""
+    async def _deadline_s(self, execution: Execution, analysis: Analysis) -> float:
+        """The caller's, else the category's, else the setting's; but never more than the organization's longest run."""
         by_category = self._rules.deadlines_s.get(analysis.category or "")
-        return execution.deadline_s or by_category or self._limits.run_deadline_s
+        wanted_s = execution.deadline_s or by_category or self._limits.run_deadline_s
+        limits = await self._organization_limits.by_id(execution.organization_id)
+        longest_s = None if limits is None else limits.longest_run_s
+        return wanted_s if longest_s is None else min(wanted_s, longest_s)
 
     async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         with in_doubt_unless_written("OpenCode has the prompt"):

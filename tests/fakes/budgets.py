@@ -10,6 +10,7 @@ from nubabel_workers.domain.ports.budgets import BudgetStore
 from nubabel_workers.domain.prices import PriceTable
 from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.keep_budgets import BudgetLimits, KeepBudgets
+from nubabel_workers.services.read_limits import ReadLimits
 
 
 @dataclass
@@ -38,4 +39,5 @@ class FakeBudgets:
         self, executions: ExecutionStore, tenants: TenantStore, hints: HintPublisher, clock: Clock, chance: Chance
     ) -> KeepBudgets:
         store, count = cast("BudgetStore", self), CountUsage(PriceTable({}))
-        return KeepBudgets(store, executions, tenants, load_plans(), count, hints, clock, chance, limits=BudgetLimits())
+        limits = ReadLimits(tenants, load_plans())
+        return KeepBudgets(store, executions, limits, count, hints, clock, chance, limits=BudgetLimits())

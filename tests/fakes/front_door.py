@@ -16,6 +16,7 @@ from nubabel_workers.domain.tenants import BusyPolicy, Organization
 from nubabel_workers.gateway.app import create_app
 from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts
 from nubabel_workers.gateway.readiness import Check
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.cancel_group import CancelGroup
@@ -25,6 +26,7 @@ from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
@@ -45,6 +47,7 @@ from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
+from tests.fakes.throttle import FakeThrottle
 
 ACME = Organization(OrganizationId("org_acme"), "Acme")
 OTHER = Organization(OrganizationId("org_other"), "Other")
@@ -93,6 +96,7 @@ class FrontDoor:
         self.chance = FakeChance()
         self.executions = AcceptedExecutions(self.clock, self.chance)
         self.tenants = FakeTenants()
+        self.throttle = FakeThrottle(self.clock)
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.dead_letters = FakeDeadLetterRegistry()
@@ -112,9 +116,13 @@ class FrontDoor:
         end = EndExecution(store, self.hints, self.progress, settle)
         self.cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, self.cancel, end)
+        self.admission = AdmitRequests(
+            ReadLimits(self.tenants, load_plans()), self.executions, self.throttle, self.clock
+        )
         self.submit = SubmitExecution(
             store,
             self.tenants,
+            self.admission,
             busy_policy,
             self.hints,
             self.chance,

@@ -29,6 +29,7 @@ from nubabel_workers.domain.ports.shared_state import (
 from nubabel_workers.domain.ports.stores import (
     Accepted,
     AcceptedGroup,
+    AdmissionStore,
     ClaimedCheck,
     ClaimedDispatch,
     ClaimedInbound,
@@ -42,6 +43,7 @@ from nubabel_workers.domain.ports.stores import (
     GroupStore,
     InboundStore,
     InstanceStore,
+    KnownRequest,
     LastRun,
     MaintenanceStore,
     NotificationStore,
@@ -55,6 +57,7 @@ from nubabel_workers.domain.ports.stores import (
 __all__ = [
     "Accepted",
     "AcceptedGroup",
+    "AdmissionStore",
     "Chance",
     "CircuitBreakers",
     "ClaimedCheck",
@@ -74,6 +77,7 @@ __all__ = [
     "Incident",
     "Incidents",
     "InstanceStore",
+    "KnownRequest",
     "LastRun",
     "MaintenanceStore",
     "Messenger",

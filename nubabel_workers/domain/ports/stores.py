@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.executions import (
     EventKind,
@@ -457,6 +458,25 @@ class DeadLetterStore(Protocol):
     """Where workers set aside what they cannot finish. What operators do with it: `ports.administration`."""
 
     async def add(self, new: NewDeadLetter) -> str: ...
+
+
+@dataclass(frozen=True)
+class KnownRequest:
+    """What is there already of a request that a limit would refuse. request: accepted before, under its key.
+
+    session_is_open: its conversation has an execution that is not over.
+    """
+
+    request: bool
+    session_is_open: bool
+
+
+class AdmissionStore(Protocol):
+    """What an organization's limits for new requests are compared with."""
+
+    async def occupied(self, organization_id: str) -> Occupied: ...
+
+    async def known(self, organization_id: str, *, idempotency_key: str, session_key: str) -> KnownRequest: ...
 
 
 class WaitingStore(Protocol):

@@ -14,7 +14,7 @@ from nubabel_workers.gateway.awaiting import Prefer, preferred_wait_s, wait_for_
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.identity import Identified
 from nubabel_workers.gateway.models import EXECUTION_EXAMPLE, ErrorView, ExecutionView, UsageView
-from nubabel_workers.gateway.openapi import problems
+from nubabel_workers.gateway.openapi import problems, refused_by_limit
 from nubabel_workers.gateway.routes.executions import IdempotencyKey
 from nubabel_workers.services.read_capabilities import Capabilities, ServerCapabilities
 from nubabel_workers.services.submit_execution import Submitted
@@ -107,6 +107,7 @@ class DelegationPending(BaseModel):
             "headers": _LATER | _APPLIED,
         },
         **problems(401, 403, 404, *_BODY, 422, 503),
+        **refused_by_limit(),
     },
 )
 async def delegate_task(

@@ -5,12 +5,13 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
+from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.executions import FINAL
 from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.gateway.authentication import Authenticated
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.models import CancelBody, ExecutionList, ExecutionView, SubmittedView, Timeline
-from nubabel_workers.gateway.openapi import problems
+from nubabel_workers.gateway.openapi import problems, refused_by_limit
 from nubabel_workers.gateway.problems import ProblemError
 
 router = APIRouter(prefix="/v1/executions", tags=["executions"])
@@ -42,6 +43,7 @@ _LOCATION: dict[str, Any] = {
     responses={
         202: {"description": "Stored.", "headers": _LOCATION},
         **problems(401, 403, 404, *BODY, 422, 503),
+        **refused_by_limit(),
     },
 )
 async def submit_execution(
@@ -53,13 +55,17 @@ async def submit_execution(
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView:
     """When this answers 202 the request is stored, and it will get its one outcome, whoever fails meanwhile."""
-    submitted = await parts.submit.submit(
-        caller.organization,
-        with_key(body, idempotency_key),
-        source="api",
-        correlation_id=request.state.correlation_id,
-        traceparent=request.state.traceparent,
-    )
+    try:
+        submitted = await parts.submit.submit(
+            caller.organization,
+            with_key(body, idempotency_key),
+            source="api",
+            correlation_id=request.state.correlation_id,
+            traceparent=request.state.traceparent,
+        )
+    except LimitReachedError:
+        request.app.state.metrics.submission("api", "refused")
+        raise
     request.app.state.metrics.submission("api", "accepted" if submitted.created else "repeated")
     response.headers["location"] = f"/v1/executions/{submitted.execution_id}"
     return SubmittedView.of(submitted)

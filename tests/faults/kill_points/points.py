@@ -94,6 +94,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
     budgets.BudgetStore: "tests/integration/pipeline/test_budgets.py and tests/integration/storage/test_budgets.py",
     administration.UsageReports: "reads and changes nothing",
+    ports.AdmissionStore: "reads and changes nothing",
     administration.Erasure: "tests/integration/pipeline/test_erasure.py: dies before each of its calls in turn",
     administration.OrganizationCache: "tests/integration/pipeline/test_erasure.py",
     administration.OpenCodeSessions: "tests/integration/pipeline/test_erasure.py",

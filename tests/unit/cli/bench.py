@@ -21,6 +21,7 @@ from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import OpenCodeServer
 from nubabel_workers.domain.tenants import Instance, Organization
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -39,6 +40,7 @@ from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.settle_groups import SettleGroups
@@ -76,6 +78,7 @@ from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
+from tests.fakes.throttle import FakeThrottle
 
 ACME = Organization(OrganizationId("org_acme"), "Acme")
 
@@ -268,6 +271,9 @@ class Bench:
             submit=SubmitExecution(
                 store,
                 self.tenants,
+                AdmitRequests(
+                    ReadLimits(self.tenants, load_plans()), self.executions, FakeThrottle(self.clock), self.clock
+                ),
                 busy_policy,
                 self.hints,
                 self.chance,

@@ -1,5 +1,6 @@
 """nubabel enqueue and nubabel executions."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from nubabel_workers.domain.executions import EventKind, ExecutionError, Status,
 from nubabel_workers.domain.hints import HintTask
 from nubabel_workers.domain.ids import ExecutionId
 from tests.fakes.clock import START
+from tests.fakes.front_door import ACME
 from tests.unit.cli.bench import Bench, fails_with
 
 
@@ -71,6 +73,7 @@ def test_the_same_key_is_the_same_request(bench: Bench) -> None:
         (("--model", "nonsense"), "model"),
         (("--deadline-s", "0"), "deadline_s"),
         (("--session", "nonsense"), "session_id"),
+        (("--priority", "soon"), "priority"),
         (("--callback-url", "ftp://x"), "callback_url"),
     ],
 )
@@ -214,3 +217,15 @@ def test_a_database_that_is_away_is_one_line_and_exit_code_one(bench: Bench) -> 
     bench.executions.error = UnavailableError("the database cannot be reached")
 
     fails_with(bench.type("executions", "show", execution_id), 1, "cannot be reached", "nubabel doctor")
+
+
+def test_at_a_limit_the_command_says_which_and_how_to_raise_it(bench: Bench) -> None:
+    bench.organizations.rows[ACME.id] = replace(ACME, limits={"queued": 0})
+
+    fails_with(bench.type("enqueue", "hello", "--org", "acme"), 1, "nubabel limits set ORG queued=")
+
+
+def test_a_request_may_come_after_the_interactive_ones(bench: Bench) -> None:
+    _enqueue(bench, "--priority", "batch")
+
+    assert bench.executions.accepted[0].batch

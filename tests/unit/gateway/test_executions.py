@@ -1,11 +1,16 @@
 """Submitting, reading and cancelling over HTTP."""
 
+import re
+
 import httpx
 import pytest
 
+from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import ExecutionError, Status, Usage
 from nubabel_workers.domain.hints import HintTask
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.tenants import Organization
 from tests.fakes.front_door import OTHER, STRICT, FrontDoor
 from tests.unit.gateway.conftest import client_of
 
@@ -136,6 +141,33 @@ async def test_a_prompt_beyond_the_limit_is_refused(http: httpx.AsyncClient) -> 
     answer = await http.post("/v1/executions", json={"prompt": "가" * 700})  # 2100 bytes in UTF-8
 
     assert (answer.status_code, answer.json()["code"]) == (422, "prompt_too_large")
+
+
+@pytest.mark.parametrize(
+    ("limit", "policy", "left"),
+    [
+        ("requests_per_minute", '"requests_per_minute";q=1;w=60', r'"requests_per_minute";r=0;t=\d+'),
+        ("queued", '"queued";q=1', '"queued";r=0'),
+        ("sessions", '"sessions";q=1', '"sessions";r=0'),
+    ],
+)
+async def test_at_a_limit_the_answer_says_which_and_when_to_come_again(
+    door: FrontDoor, limit: str, policy: str, left: str
+) -> None:
+    limited = Organization(OrganizationId("org_limited"), "Limited", limits={limit: 1})
+    door.tenants.add_organization(limited)
+    door.executions.occupied_now["org_limited"] = Occupied(int(limit != "requests_per_minute"), 1)
+    async with client_of(door, token=door.token(limited)) as http:
+        if limit == "requests_per_minute":
+            await http.post("/v1/executions", json={"prompt": "Hello"})
+        refused = await http.post("/v1/executions", json={"prompt": "Hello"})
+
+    assert (refused.status_code, refused.json()["code"]) == (429, f"{limit}_reached")
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "administrator" in refused.json()["detail"]
+    assert refused.headers["ratelimit-policy"] == policy
+    assert re.fullmatch(left, refused.headers["ratelimit"])
+    assert int(refused.headers["retry-after"]) >= 1
 
 
 async def test_a_callback_needs_a_secret_to_sign_it_with(door: FrontDoor, http: httpx.AsyncClient) -> None:

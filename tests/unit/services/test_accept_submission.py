@@ -110,6 +110,20 @@ async def test_a_worker_that_died_before_storing_leaves_the_message_acceptable(
     assert outcome.created
 
 
+async def test_at_a_limit_a_submission_is_set_aside_with_the_reason(
+    door: FrontDoor, dead_letters: FakeDeadLetters
+) -> None:
+    door.tenants.add_organization(replace(ACME, limits={"queued": 0}))
+
+    outcome = await accepting(door, dead_letters).accept(signed(), delivery_id=DELIVERY)
+
+    assert isinstance(outcome, Refused)
+    assert outcome.code == "queued_reached"
+    (letter,) = dead_letters.added
+    assert (letter.organization_id, door.executions.rows) == (ACME.id, {})
+    assert "limit" in letter.error
+
+
 async def test_a_nonce_is_good_for_one_message(door: FrontDoor, dead_letters: FakeDeadLetters) -> None:
     accept = accepting(door, dead_letters).accept
     await accept(signed({"prompt": "Hello", "idempotency_key": "a"}), delivery_id=DELIVERY)

@@ -1,0 +1,145 @@
+"""The door: limits of an organization refuse new requests, and nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nubabel_workers.adapters.plans import load_plans
+from nubabel_workers.domain.admission import LimitReachedError
+from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.services.admit_requests import AdmitRequests
+from nubabel_workers.services.read_limits import ReadLimits
+from nubabel_workers.services.submit_execution import Submitted
+from tests.fakes.front_door import OTHER, FrontDoor
+
+_AT_ONCE = 0.3  # seconds after which a count at a limit is made anew
+
+
+class Tenant:
+    """An organization with limits of its own, and time that passes only when it is told to."""
+
+    def __init__(self, door: FrontDoor, **limits: float) -> None:
+        self.door = door
+        self.now = 0.0
+        self.organization = Organization(OrganizationId("org_limited"), "Limited", limits=limits)
+        door.tenants.add_organization(self.organization)
+        door.submit._admission = AdmitRequests(
+            ReadLimits(door.tenants, load_plans()),
+            door.executions,
+            door.throttle,
+            door.clock,
+            monotonic=lambda: self.now,
+        )
+
+    async def submit(self, organization: Organization | None = None, **fields: Any) -> Submitted:
+        self.now += _AT_ONCE
+        request = SubmitRequest.model_validate({"prompt": "Hello", **fields})
+        return await self.door.submit.submit(
+            organization or self.organization, request, source="cli", correlation_id="req_1", traceparent=""
+        )
+
+    async def refused_by(self, **fields: Any) -> str:
+        with pytest.raises(LimitReachedError) as refused:
+            await self.submit(**fields)
+        return refused.value.refusal.limit
+
+
+@pytest.fixture
+def door() -> FrontDoor:
+    return FrontDoor()
+
+
+async def test_a_minutes_requests_may_come_at_once_and_the_next_minute_brings_others(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=3)
+    for _ in range(3):
+        await tenant.submit()
+
+    assert await tenant.refused_by() == "requests_per_minute"
+    door.clock.advance(60)
+    assert (await tenant.submit()).created
+
+
+async def test_what_waits_is_limited_and_frees_when_one_begins(door: FrontDoor) -> None:
+    tenant = Tenant(door, queued=2)
+    first, _ = await tenant.submit(), await tenant.submit()
+
+    assert await tenant.refused_by() == "queued"
+    door.executions.move(first.execution_id, Status.RUNNING)
+    assert (await tenant.submit()).created
+
+
+async def test_conversations_are_limited_and_one_that_goes_on_is_none_more(door: FrontDoor) -> None:
+    tenant = Tenant(door, sessions=1)
+    await tenant.submit(session_key="a")
+
+    assert await tenant.refused_by(session_key="b") == "sessions"
+    assert (await tenant.submit(session_key="a")).created
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 1}, {"queued": 1}, {"sessions": 1}])
+async def test_a_repeat_of_an_accepted_request_is_never_refused(door: FrontDoor, limits: dict[str, float]) -> None:
+    tenant = Tenant(door, **limits)
+    first = await tenant.submit(idempotency_key="k")
+
+    again = await tenant.submit(idempotency_key="k")
+
+    assert (again.execution_id, again.created) == (first.execution_id, False)
+    assert await tenant.refused_by() in limits
+
+
+async def test_a_refused_request_leaves_nothing_behind(door: FrontDoor) -> None:
+    tenant = Tenant(door, queued=0)
+
+    await tenant.refused_by()
+
+    assert (door.executions.rows, door.hints.published) == ({}, [])
+
+
+async def test_one_organizations_flood_refuses_no_other(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=1, queued=1)
+    await tenant.submit()
+    await tenant.refused_by()
+
+    assert (await tenant.submit(OTHER)).created
+
+
+async def test_without_the_cache_requests_are_not_counted_but_what_waits_is(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=1, queued=2)
+    door.throttle.away = True
+    await tenant.submit()
+    await tenant.submit()
+
+    assert await tenant.refused_by() == "queued"
+
+
+async def test_where_much_is_allowed_few_requests_ask_the_cache(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=1000)
+
+    for _ in range(30):
+        await tenant.submit()
+
+    assert door.throttle.asked == 3
+
+
+async def test_a_changed_limit_is_obeyed_by_the_next_request(door: FrontDoor) -> None:
+    tenant = Tenant(door, queued=1000)
+    await tenant.submit()
+
+    tenant.organization = door.tenants.add_organization(replace(tenant.organization, limits={"queued": 1}))
+
+    assert await tenant.refused_by() == "queued"
+
+
+async def test_who_was_refused_by_the_minute_gets_what_is_allowed_after_all(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=1)
+    await tenant.submit()
+    await tenant.refused_by()
+    tenant.organization = door.tenants.add_organization(
+        replace(tenant.organization, limits={"requests_per_minute": 100})
+    )
+
+    assert (await tenant.submit()).created
