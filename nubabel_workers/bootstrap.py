@@ -101,6 +101,7 @@ from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
@@ -164,6 +165,7 @@ class Services(Adapters):
     submit_group: SubmitGroup
     accept_submission: AcceptSubmission
     read_execution: ReadExecution
+    read_waiting: ReadWaiting
     cancel_execution: CancelExecution
     cancel_group: CancelGroup
     settle_groups: SettleGroups
@@ -260,7 +262,8 @@ def _wire(a: Adapters) -> Services:
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
     organization_limits = ReadLimits(a.tenants, a.plans)
-    admission = AdmitRequests(organization_limits, PostgresAdmission(a.database), a.throttle, a.clock)
+    admission_store = PostgresAdmission(a.database)
+    admission = AdmitRequests(organization_limits, admission_store, a.throttle, a.clock)
     submit = _submit_execution(a, admission, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
@@ -278,6 +281,7 @@ def _wire(a: Adapters) -> Services:
         submit_group=_submit_group(a, submit, busy_policy),
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
+        read_waiting=ReadWaiting(admission_store, a.instances, organization_limits),
         cancel_execution=cancel,
         cancel_group=CancelGroup(a.groups, cancel, settle),
         settle_groups=settle,

@@ -29,6 +29,7 @@ from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -77,6 +78,7 @@ class Administration:
     reports: ExecutionReports
     submit: SubmitExecution
     read: ReadExecution
+    waiting: ReadWaiting
     cancel: CancelExecution
     groups: GroupReports
     cancel_group: CancelGroup

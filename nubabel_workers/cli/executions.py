@@ -15,6 +15,7 @@ from nubabel_workers.domain.administration import AuditAction, AuditEntry, Deliv
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.timeline import Span, Step, narrate, time_spent
+from nubabel_workers.domain.waiting import Waiting
 
 commands = typer.Typer(help="Executions: list, show with timeline, cancel.", no_args_is_help=True)
 
@@ -73,6 +74,7 @@ class ExecutionStory:
     """What `executions show` shows."""
 
     execution: Execution
+    waiting: Waiting | None
     time_spent: Sequence[Span]
     timeline: Sequence[Step]
     deliveries: Sequence[Delivery]
@@ -91,6 +93,7 @@ def show(context: typer.Context, execution_id: ExecutionArgument, as_json: AsJso
         until = None if execution.status in FINAL else now
         story = ExecutionStory(
             execution,
+            await administration.waiting.of(execution),
             time_spent(events, session_wait=busy, until=until),
             narrate(events),
             await administration.reports.deliveries(owner, execution_id),
@@ -183,6 +186,9 @@ def _print_story(story: ExecutionStory, now: datetime) -> None:
             "prompt": shortened(one.prompt, 2 * _PROMPT_CHARACTERS),
         }
     )
+    if story.waiting is not None:
+        heading("What it waits for")
+        say(story.waiting.words)
     if one.error is not None:
         heading("Why it ended like this")
         say(f"{one.error.code}: {plain(one.error.detail or one.cancel_reason or one.error.message)}")

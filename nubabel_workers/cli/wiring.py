@@ -129,6 +129,7 @@ def _wired(
         reports=PostgresExecutionReports(database),
         submit=services.submit_execution,
         read=services.read_execution,
+        waiting=services.read_waiting,
         cancel=services.cancel_execution,
         groups=services.groups,
         cancel_group=services.cancel_group,

@@ -36,6 +36,7 @@ from nubabel_workers.client.results import (
     Submitted,
     SubmittedBatch,
     Usage,
+    WaitingFor,
 )
 from nubabel_workers.domain.delegation import DelegateRequest
 from nubabel_workers.domain.executions import Status
@@ -74,4 +75,5 @@ __all__ = [
     "UnavailableError",
     "Usage",
     "WaitTimeoutError",
+    "WaitingFor",
 ]

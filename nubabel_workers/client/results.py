@@ -46,6 +46,18 @@ class Failure(_Result):
     message: str
 
 
+class WaitingFor(_Result):
+    """What a queued execution waits for. position: in its organization's queue, 1 is next.
+
+    starts_in_s: None where nobody can know.
+    """
+
+    reason: str
+    words: str
+    position: int
+    starts_in_s: float | None = None
+
+
 class Execution(_Result):
     """final: nothing will change any more. output: Markdown."""
 
@@ -53,6 +65,7 @@ class Execution(_Result):
     session_id: str
     status: Status
     final: bool
+    waiting_for: WaitingFor | None = None
     source: str = ""
     user_id: str | None = None
     output: str | None = None

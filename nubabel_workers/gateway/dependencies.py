@@ -34,6 +34,7 @@ from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 
@@ -83,6 +84,7 @@ class GatewayParts:
 
     submit: SubmitExecution
     read: ReadExecution
+    waiting: ReadWaiting
     cancel: CancelExecution
     submit_group: SubmitGroup
     cancel_group: CancelGroup

@@ -17,7 +17,8 @@ import structlog
 from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.domain.executions import FINAL, Execution
 from nubabel_workers.domain.ports import Clock, ProgressStream
-from nubabel_workers.gateway.models import ExecutionView
+from nubabel_workers.domain.waiting import Waiting
+from nubabel_workers.gateway.models import ExecutionView, WaitingView
 from nubabel_workers.services.read_execution import ReadExecution
 
 END_ID = "end"  # a client that comes back with this Last-Event-ID has seen everything
@@ -55,9 +56,17 @@ class ExecutionEvents:
     """The events of one client's stream."""
 
     def __init__(
-        self, execution: Execution, read: ReadExecution, progress: ProgressStream, clock: Clock, pace: StreamPace
+        self,
+        execution: Execution,
+        waiting: Waiting | None,
+        read: ReadExecution,
+        progress: ProgressStream,
+        clock: Clock,
+        pace: StreamPace,
     ) -> None:
+        """waiting: what it waits for now, told with its first state."""
         self._execution = execution
+        self._waiting = waiting
         self._read = read
         self._progress = progress
         self._clock = clock
@@ -70,7 +79,8 @@ class ExecutionEvents:
     async def after(self, last_event_id: str) -> AsyncGenerator[StreamEvent, None]:
         """Ends with `done`; or without it after max_s, then the client comes back with the last id it has seen."""
         self._last = last_event_id
-        yield _event("state", {"status": self._execution.status.value})
+        told = {} if self._waiting is None else {"waiting_for": WaitingView.of(self._waiting).model_dump(mode="json")}
+        yield _event("state", {"status": self._execution.status.value, **told})
         while not self._ended:
             if self._clock.monotonic() >= self._ends_at:
                 return

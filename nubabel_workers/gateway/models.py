@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nubabel_workers.domain.executions import FINAL, EventKind, Execution, ExecutionError, Status, TimelineEvent, Usage
 from nubabel_workers.domain.groups import ExecutionGroup, GroupItem, GroupState, OnFailure
+from nubabel_workers.domain.waiting import Waiting
 from nubabel_workers.services.submit_execution import Submitted
 from nubabel_workers.services.submit_group import SubmittedGroup
 
@@ -18,6 +19,7 @@ EXECUTION_EXAMPLE: dict[str, Any] = {
     "session_id": _SESSION_ID,
     "status": "completed",
     "final": True,
+    "waiting_for": None,
     "source": "api",
     "user_id": "anna",
     "output": "Three tests were missing; they are in place and pass.",
@@ -96,6 +98,25 @@ class ErrorView(BaseModel):
     message: str
 
 
+class WaitingView(BaseModel):
+    """What a queued execution waits for, at the moment of the answer."""
+
+    reason: str = Field(
+        description="Stable word: session (an earlier request of its conversation), in_flight (its organization's "
+        "limit), capacity (every server is busy), turn, starting, again (after a failure), budget, server away, "
+        "own server, pace. Others may be added."
+    )
+    words: str
+    position: int = Field(description="In its organization's queue; 1 is next.")
+    starts_in_s: float | None = Field(description="Seconds until it is expected to start; null: nobody can know.")
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> Self:
+        return cls(
+            reason=waiting.reason, words=waiting.words, position=waiting.position, starts_in_s=waiting.starts_in_s
+        )
+
+
 class ExecutionView(BaseModel):
     """One request on its way to one outcome."""
 
@@ -103,6 +124,9 @@ class ExecutionView(BaseModel):
     session_id: str
     status: Status
     final: bool = Field(description="true: nothing will change any more.")
+    waiting_for: WaitingView | None = Field(
+        default=None, description="Of a queued one, where it is asked for by its id; else null."
+    )
     source: str = Field(description="Where it came from: slack, api, broker or cli.")
     user_id: str | None
     output: str | None = Field(description="The answer, in Markdown; null until there is one.")
@@ -121,12 +145,13 @@ class ExecutionView(BaseModel):
     correlation_id: str
 
     @classmethod
-    def of(cls, execution: Execution) -> Self:
+    def of(cls, execution: Execution, waiting: Waiting | None = None) -> Self:
         return cls(
             id=execution.id,
             session_id=execution.session_id,
             status=execution.status,
             final=execution.status in FINAL,
+            waiting_for=None if waiting is None else WaitingView.of(waiting),
             source=execution.source,
             user_id=execution.user_id,
             output=execution.output,

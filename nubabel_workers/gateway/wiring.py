@@ -70,6 +70,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
         yield GatewayParts(
             submit=services.submit_execution,
             read=services.read_execution,
+            waiting=services.read_waiting,
             cancel=services.cancel_execution,
             submit_group=services.submit_group,
             cancel_group=services.cancel_group,

@@ -8,6 +8,7 @@ from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.executions import FINAL, EventKind, Execution, NewExecution, Status, TimelineEvent
 from nubabel_workers.domain.ids import ExecutionId, SessionId
 from nubabel_workers.domain.ports import Accepted, Chance, Clock, ExecutionStore, Finish, Finished, KnownRequest
+from nubabel_workers.domain.waiting import Line
 
 
 @dataclass
@@ -58,6 +59,11 @@ class AcceptedExecutions:
         session_id = self.sessions.get((organization_id, session_key))
         is_open = any(row.session_id == session_id and row.status not in FINAL for row in self.rows.values())
         return KnownRequest((organization_id, idempotency_key) in self._keys, is_open)
+
+    async def line(self, organization_id: str, execution_id: str) -> Line | None:
+        queued = [row for row in self.rows.values() if row.status is Status.QUEUED]
+        ahead = [row for row in queued if row.organization_id == organization_id].index(self.rows[execution_id])
+        return Line(session_is_taken=False, ahead=ahead, in_flight=0, stored_reason=None, wait_s=0.0, usual_run_s=None)
 
     async def find(self, organization_id: str, execution_id: str) -> Execution | None:
         self._fail()

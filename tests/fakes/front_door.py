@@ -28,6 +28,7 @@ from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
@@ -138,6 +139,7 @@ class FrontDoor:
         self.parts = GatewayParts(
             submit=self.submit,
             read=ReadExecution(store),
+            waiting=ReadWaiting(self.executions, self.instances.store(), ReadLimits(self.tenants, load_plans())),
             cancel=self.cancel,
             submit_group=SubmitGroup(
                 self.groups, self.submit, busy_policy, self.hints, self.chance, answer_by_s=3600, max_requests=3

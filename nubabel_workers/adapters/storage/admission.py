@@ -1,10 +1,12 @@
 """What an organization's limits for new requests are compared with, counted from the rows."""
 
 from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL
+from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL, SESSION_TAKEN_SQL
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.ports import KnownRequest
+from nubabel_workers.domain.waiting import MOST_AHEAD, Line
 
+_RUNS_LOOKED_AT = 20
 # Two indexes hold what is not over: what waits by its turn, what occupies its session by organization.
 _OCCUPIED = f"""
 WITH waiting AS (
@@ -23,6 +25,22 @@ SELECT EXISTS (
   SELECT 1 FROM sessions s JOIN executions e ON e.session_id = s.id
   WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)s AND e.{OPEN_SQL}
 ) AS session_is_open
+"""
+_LINE = f"""
+SELECT {SESSION_TAKEN_SQL} AS session_is_taken, e.waiting_for AS stored_reason,
+  extract(epoch FROM e.not_before - now())::float8 AS wait_s,
+  (SELECT count(*) FROM executions o WHERE o.organization_id = e.organization_id AND o.{OCCUPYING_SQL}) AS in_flight,
+  (SELECT count(*) FROM (
+     SELECT 1 FROM executions o
+     WHERE o.organization_id = e.organization_id AND o.status = 'queued'
+       AND (o.batch, o.position) < (e.batch, e.position)
+     LIMIT {MOST_AHEAD}) AS before) AS ahead,
+  (SELECT avg(run_s) FROM (
+     SELECT extract(epoch FROM o.finished_at - o.running_since)::float8 AS run_s FROM executions o
+     WHERE o.organization_id = e.organization_id AND o.finished_at IS NOT NULL AND o.running_since IS NOT NULL
+     ORDER BY o.created_at DESC LIMIT {_RUNS_LOOKED_AT}) AS lately) AS usual_run_s
+FROM executions e
+WHERE e.organization_id = %(organization_id)s AND e.id = %(id)s AND e.status = 'queued'
 """
 
 
@@ -47,3 +65,8 @@ class PostgresAdmission:
             },
         )
         return KnownRequest(row["request"], row["session_is_open"]) if row else KnownRequest(False, False)
+
+    async def line(self, organization_id: str, execution_id: str) -> Line | None:
+        params = {"organization_id": organization_id, "id": execution_id}
+        row = await self._database.tenant(organization_id).one(_LINE, params)
+        return None if row is None else Line(**row)

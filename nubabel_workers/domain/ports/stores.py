@@ -26,6 +26,7 @@ from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import Delegation
+from nubabel_workers.domain.waiting import Line
 
 
 @dataclass(frozen=True)
@@ -477,6 +478,10 @@ class AdmissionStore(Protocol):
     async def occupied(self, organization_id: str) -> Occupied: ...
 
     async def known(self, organization_id: str, *, idempotency_key: str, session_key: str) -> KnownRequest: ...
+
+    async def line(self, organization_id: str, execution_id: str) -> Line | None:
+        """Where it stands in the queue; None: it is not there."""
+        ...
 
 
 class WaitingStore(Protocol):

@@ -99,7 +99,7 @@ async def follow_execution(
 ) -> Response:
     """Begins with where the execution stands, then what is known of its progress, then live until `done`."""
     execution = await parts.read.by_id(caller.organization.id, execution_id)
-    return _follow(request, parts, execution, last_event_id)
+    return await _follow(request, parts, execution, last_event_id)
 
 
 @sessions.get(
@@ -126,10 +126,10 @@ async def follow_session(
             seen = FROM_THE_BEGINNING
         else:
             execution = await parts.read.of_session(organization_id, execution.session_id, followed)
-    return _follow(request, parts, execution, seen, prefix=f"{execution.id}{_OF}")
+    return await _follow(request, parts, execution, seen, prefix=f"{execution.id}{_OF}")
 
 
-def _follow(
+async def _follow(
     request: Request, parts: GatewayParts, execution: Execution, last_event_id: str, *, prefix: str = ""
 ) -> Response:
     """prefix: of the ids that the client gets, and gives back without it."""
@@ -139,12 +139,14 @@ def _follow(
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad_last_event_id", "Last-Event-ID must be an id that a stream gave you"
         )
+    waiting = await parts.waiting.of(execution)
     organization_id = execution.organization_id
     counter: StreamCounter = request.app.state.streams
     counter.check_room(organization_id)
     limits = parts.limits
     events = ExecutionEvents(
         execution,
+        waiting,
         parts.read,
         parts.progress,
         parts.clock,

@@ -88,7 +88,8 @@ async def find_executions(
 
 @router.get("/{execution_id}", summary="Read an execution", responses=problems(401, 403, 404, 422, 503))
 async def read_execution(execution_id: ExecutionId, caller: Authenticated, parts: Parts) -> ExecutionView:
-    return ExecutionView.of(await parts.read.by_id(caller.organization.id, execution_id))
+    execution = await parts.read.by_id(caller.organization.id, execution_id)
+    return ExecutionView.of(execution, await parts.waiting.of(execution))
 
 
 @router.get(

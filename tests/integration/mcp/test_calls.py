@@ -109,7 +109,8 @@ async def its_lease_ends(services: Services) -> None:
 
 
 async def statuses(services: Services) -> list[str]:
-    return [row["status"] for row in await services.database.system().all("SELECT status FROM tool_calls")]
+    rows = await services.database.system().all("SELECT status FROM tool_calls ORDER BY started_at")
+    return [row["status"] for row in rows]
 
 
 async def timeline(services: Services) -> list[str]:

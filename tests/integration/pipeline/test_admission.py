@@ -8,6 +8,7 @@ from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.limits import checked_change
 from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.waiting import IN_FLIGHT, SESSION, Waiting
 from nubabel_workers.domain.wording import Language, say
 from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.services.submit_execution import Submitted
@@ -118,3 +119,36 @@ async def test_no_run_takes_longer_than_the_organizations_longest(pipeline: Pipe
 
     row = await pipeline.one("SELECT extract(epoch FROM deadline_at - now())::float8 AS left_s FROM executions")
     assert float(str(row["left_s"])) <= 60
+
+
+async def test_what_waits_for_the_organizations_limit_says_so_to_whoever_asks(pipeline: Pipeline) -> None:
+    await set_limits(pipeline, in_flight=1)
+    running = await submit(pipeline, key="a")
+    first, second = await submit(pipeline, key="b"), await submit(pipeline, key="c")
+    await pipeline.dispatch()
+
+    told = [await waiting(pipeline, one) for one in (running, first, second)]
+
+    assert told[0] is None
+    assert [(one.reason, one.position) for one in told[1:] if one] == [(IN_FLIGHT, 1), (IN_FLIGHT, 2)]
+    assert await pipeline.statuses() == ["running", "queued", "queued"]
+
+
+async def test_a_follow_up_waits_for_its_conversation(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[delay=0.2]] hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.say("and then?", thread_ts=question.ts)
+    await pipeline.take_events()
+    follow_up = await pipeline.one("SELECT id FROM executions WHERE status = 'queued'")
+
+    execution = await pipeline.services.read_execution.by_id(ORGANIZATION, str(follow_up["id"]))
+    told = await pipeline.services.read_waiting.of(execution)
+
+    assert told is not None
+    assert (told.reason, told.starts_in_s) == (SESSION, None)
+
+
+async def waiting(pipeline: Pipeline, submitted: Submitted) -> Waiting | None:
+    execution = await pipeline.services.read_execution.by_id(ORGANIZATION, submitted.execution_id)
+    return await pipeline.services.read_waiting.of(execution)

@@ -24,7 +24,9 @@ def marked_repeats(pipeline: Pipeline) -> float:
 
 
 async def dead_letters(pipeline: Pipeline) -> list[str]:
-    rows = await pipeline.services.database.system().all("SELECT error FROM dead_letters WHERE status = 'open'")
+    rows = await pipeline.services.database.system().all(
+        "SELECT error FROM dead_letters WHERE status = 'open' ORDER BY id"
+    )
     return [row["error"] for row in rows]
 
 

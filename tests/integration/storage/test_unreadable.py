@@ -46,7 +46,7 @@ IN_SLACK = {"kind": "slack", "workspace_id": "wsp_1", "channel": "C1", "thread_t
 
 
 async def letters(database: Database) -> list[tuple[str, str]]:
-    rows = await database.system().all("SELECT subject_id, reason FROM dead_letters WHERE status = 'open'")
+    rows = await database.system().all("SELECT subject_id, reason FROM dead_letters WHERE status = 'open' ORDER BY id")
     return [(row["subject_id"], row["reason"]) for row in rows]
 
 

@@ -19,7 +19,7 @@ from nubabel_workers.domain.administration import Delivery, ExecutionSummary, Ro
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.ids import OrganizationId
-from nubabel_workers.domain.ports import OpenCodeServer
+from nubabel_workers.domain.ports import InstanceStore, OpenCodeServer
 from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
@@ -43,6 +43,7 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
@@ -282,6 +283,9 @@ class Bench:
                 max_prompt_bytes=2000,
             ),
             read=ReadExecution(store),
+            waiting=ReadWaiting(
+                self.executions, cast("InstanceStore", self.instances), ReadLimits(self.tenants, load_plans())
+            ),
             cancel=cancel,
             wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
             clock=self.clock,

@@ -30,7 +30,7 @@ async def collect(events: AsyncIterator[StreamEvent], into: list[StreamEvent]) -
 
 
 def stream_of(door: FrontDoor, execution: Execution, pace: StreamPace = PACE) -> ExecutionEvents:
-    return ExecutionEvents(execution, door.parts.read, door.progress, door.clock, pace)
+    return ExecutionEvents(execution, None, door.parts.read, door.progress, door.clock, pace)
 
 
 def names(events: list[StreamEvent]) -> list[str]:

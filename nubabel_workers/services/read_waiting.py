@@ -1,0 +1,26 @@
+"""Tell whoever asks what an execution in the queue waits for. Looked up then; nothing is kept about it."""
+
+from nubabel_workers.domain.executions import Execution, Status
+from nubabel_workers.domain.limits import Limits
+from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.ports import AdmissionStore, InstanceStore
+from nubabel_workers.domain.waiting import Waiting, waiting_of
+from nubabel_workers.services.read_limits import ReadLimits
+
+
+class ReadWaiting:
+    def __init__(self, store: AdmissionStore, instances: InstanceStore, limits: ReadLimits) -> None:
+        self._store = store
+        self._instances = instances
+        self._limits = limits
+
+    async def of(self, execution: Execution) -> Waiting | None:
+        """None: it does not wait in the queue (any more)."""
+        if execution.status is not Status.QUEUED:
+            return None
+        line = await self._store.line(execution.organization_id, execution.id)
+        if line is None:
+            return None
+        limits = await self._limits.by_id(execution.organization_id) or Limits()
+        free_places = Placement(await self._instances.loads()).free_slots()
+        return waiting_of(line, limits, free_places=free_places)
