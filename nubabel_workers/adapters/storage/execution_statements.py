@@ -72,7 +72,8 @@ WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_
 # for those places only; twice as many as wanted, since another claim may hold the first ones.
 # OFFSET 0, LIMIT 1 and IS TRUE keep the planner from joining whole tables where a walk ends after a few steps. Limits
 # come from `given`, so that the planner cannot tell them apart: else it would plan each claim anew, for milliseconds.
-# `oldest` gets its organization the first of these places, now and then, when it has waited for too long.
+# `oldest` gets its organization the first of these places, now and then: what was taken over from a worker that is gone
+# (it had its turn already), else what has waited for too long.
 # The named row (a hint's) goes first within its organization; it gets that one no turn.
 _READY = f"""e.status = 'queued' AND e.not_before <= now()
       AND (NOT {SESSION_TAKEN_SQL}) IS TRUE"""
@@ -80,7 +81,7 @@ _CLAIMABLE = f"{_READY} AND (NOT e.batch OR batch_room.n > 0)"
 CLAIM_QUEUED = f"""
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT %(limit)s::bigint AS wanted, %(limit)s::bigint * 2 AS slack, %(aged_among)s::bigint AS aged_among,
-    %(id)s::text AS id
+    %(taken_over)s::boolean AS taken_over, %(id)s::text AS id
 ),
 waiting AS (
   (SELECT organization_id AS org FROM executions WHERE status = 'queued' ORDER BY organization_id LIMIT 1)
@@ -96,11 +97,17 @@ batch_room AS MATERIALIZED (
     ELSE 0 END AS n
 ),
 oldest AS MATERIALIZED (
-  SELECT e.organization_id AS org
-  FROM (SELECT * FROM executions WHERE status = 'queued' ORDER BY position LIMIT (SELECT aged_among FROM given)) AS e
-  CROSS JOIN batch_room
-  WHERE e.created_at < now() - make_interval(secs => %(aged_after_s)s) AND {_CLAIMABLE}
-  ORDER BY e.position LIMIT 1
+  (SELECT e.organization_id AS org
+   FROM executions e CROSS JOIN batch_room
+   WHERE (SELECT taken_over FROM given) AND e.suspect AND {_CLAIMABLE}
+   ORDER BY e.position LIMIT 1)
+  UNION ALL
+  (SELECT e.organization_id
+   FROM (SELECT * FROM executions WHERE status = 'queued' ORDER BY position LIMIT (SELECT aged_among FROM given)) AS e
+   CROSS JOIN batch_room
+   WHERE e.created_at < now() - make_interval(secs => %(aged_after_s)s) AND {_CLAIMABLE}
+   ORDER BY e.position LIMIT 1)
+  LIMIT 1
 ),
 named AS MATERIALIZED (
   SELECT e.id, e.organization_id, e.batch, e.position

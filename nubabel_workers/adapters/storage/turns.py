@@ -22,6 +22,9 @@ _HALF_LIVES_COUNTED = 6
 # served as well. If each did, a flood would win as soon as it is old enough.
 _AGED_EVERY = 10
 _AGED_AMONG = 1000  # the rows, by age, among which it is looked for
+# Of so many claims, one begins with what was taken over from a worker that is gone. If each did, a prompt that kills
+# its worker each time would keep everybody else waiting.
+_TAKEN_OVER_EVERY = 2
 
 # The last run of each execution. One that runs counts as what it has run, and at least as what is expected of it: so
 # that what has just been claimed counts at once.
@@ -109,6 +112,7 @@ class FairTurns:
             "cap": self._default.cap,
             "batch_places": int(capacity * self._policy.batch_share),
             "aged_after_s": self._policy.aged_after_s,
+            "taken_over": self._claims % _TAKEN_OVER_EVERY == 0,
             "aged_among": 0 if self._claims % _AGED_EVERY else _AGED_AMONG,
         }
 

@@ -128,6 +128,21 @@ async def test_what_other_processes_run_is_counted_from_the_rows(database: Datab
     assert by_organization(await claimed(store(database, keep_s=0), next(leases), 4)) == {"org_b": 4}
 
 
+async def test_what_was_taken_over_from_a_dead_worker_waits_for_no_other_turn(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=1000, ended_s_ago=1)
+    (taken_over,) = await waiting(database, "org_a", 1, suspect=True)
+    await waiting(database, "org_b", 50)
+    executions = store(database)
+
+    first_two = [await claimed(executions, next(leases), 5) for _ in range(2)]
+
+    assert [taken_over] in first_two
+    assert Counter(map(len, first_two)) == {1: 1, 5: 1}  # alone, and between two of the others
+
+
 async def test_an_organization_at_its_limit_in_flight_is_passed_over(
     database: Database, leases: Iterator[Lease]
 ) -> None:
