@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.figures import Report
 from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
 from benchmarks.rows_decoder import measure_decoder
+from benchmarks.rows_fairness import FAIR_CAPACITY, measure_claims, measure_fairness
 from benchmarks.rows_load import (
     FAST_PER_S,
     SLOW_PER_S,
@@ -45,7 +46,7 @@ _ON_ONE_SYSTEM = (
     "tool-calls",
     "in-flight",
 )
-ROWS = ("decoder", "masking", *_ON_ONE_SYSTEM, "task-events", "limits")
+ROWS = ("decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness")
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
@@ -56,6 +57,9 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
         measure_decoder(sizes, report)
     if "masking" in rows:
         measure_masking(report)
+    if "claims" in rows:
+        _say("claims")
+        await measure_claims(sizes, report)
     if set(_ON_ONE_SYSTEM) & set(rows):
         async with _system(sizes, task_events=False) as system:
             await _without_limits(system, rows, sizes, report)
@@ -69,6 +73,11 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
         async with _system(sizes, task_events=False, limits=limits) as system:
             _say("production limits")
             await measure_limits(system, sizes, report, submits_per_s=_SUBMITS_PER_S)
+    if "fairness" in rows:
+        limits = Limits(capacity_runs=FAIR_CAPACITY)
+        async with _system(sizes, task_events=False, limits=limits) as system:
+            _say("fairness")
+            await measure_fairness(system, sizes, report)
 
 
 async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:

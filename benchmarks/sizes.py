@@ -29,6 +29,10 @@ class Sizes:
     listeners: int = 500  # of them all
     told_s: float = 8.0
     tool_calls_s: float = 8.0
+    quiet_s: float = 40.0  # of each part of the fairness row
+    flood: int = 10_000
+    saturated_each: int = 600
+    waiting_rows: int = 100_000
 
 
 FULL = Sizes()
@@ -54,4 +58,8 @@ QUICK = Sizes(
     listeners=100,
     told_s=2.0,
     tool_calls_s=2.0,
+    quiet_s=10.0,
+    flood=500,
+    saturated_each=200,
+    waiting_rows=10_000,
 )

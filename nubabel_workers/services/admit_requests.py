@@ -130,9 +130,9 @@ class AdmitRequests:
         minute = self._minute(organization_id, int(now_s // MINUTE_S))
         if minute.left <= 0:
             share = max(1, allowed // _SHARES)
-            minute.left += await self._throttle.take(
-                f"requests:{organization_id}", per_s=MINUTE_S, limit=allowed, wanted=share
-            )
+            key = f"requests:{organization_id}"
+            granted = await self._throttle.take(key, per_s=MINUTE_S, limit=allowed, wanted=share)
+            minute.left += granted  # not in one line: several may be waiting for their share at once
         if minute.left <= 0:
             return Refusal(REQUESTS, allowed, MINUTE_S - now_s % MINUTE_S)
         minute.left -= 1

@@ -22,6 +22,8 @@ Params = Mapping[str, Any]
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
 _MANY_STATEMENTS = 1024  # more than this project has
 _TEXT_OID = 25
+_SUSPICIOUS_S = 0.05  # a statement that takes so long may have a plan for a smaller table
+_KEEP_PLAN_S = 2.0  # at least: what is slow for another reason is not planned again each time
 
 
 class AnswerLostError(psycopg.OperationalError):
@@ -43,10 +45,14 @@ class _Statement(NamedTuple):
 
 
 class _Prepared:
-    """A statement that the server knows by name. columns: of what it returns, once that was seen."""
+    """A statement that the server knows by name. columns: of what it returns, once that was seen.
 
-    def __init__(self, name: bytes) -> None:
+    since: when it was prepared, by the event loop's clock.
+    """
+
+    def __init__(self, name: bytes, since: float) -> None:
         self.name = name
+        self.since = since
         self.columns: tuple[str, ...] | None = None
 
     def row(self, values: Sequence[Any]) -> dict[str, Any]:
@@ -71,6 +77,7 @@ class Exchange:
         self._answer_within_s = answer_within_s
         self._prepared: dict[_Key, _Prepared] = {}
         self._names = 0
+        self._outdated: list[bytes] = []  # names that the server need not know any more
 
     async def run(
         self, statement: str, params: Params | None, *, organization_id: str | None, locked: bool = False
@@ -89,7 +96,8 @@ class Exchange:
         pgconn = self._pgconn
         pgconn.enter_pipeline_mode()
         preparing: dict[int, tuple[_Key, _Prepared]] = {}
-        sent = 0
+        began = asyncio.get_running_loop().time()
+        sent = self._forget_outdated()
         if organization_id is not None:
             scope, sent = self._known(_LOCKED_SCOPE if locked else _SCOPE, (_TEXT_OID,), sent, preparing)
             pgconn.send_query_prepared(scope.name, [organization_id.encode()])
@@ -103,7 +111,26 @@ class Exchange:
                 self._prepared[key] = new
         pgconn.exit_pipeline_mode()
         _raise_first_error(results)
+        self._doubt_plan((compiled.text, types), took_s=asyncio.get_running_loop().time() - began)
         return self._read(results[sent], prepared)
+
+    def _doubt_plan(self, key: _Key, *, took_s: float) -> None:
+        """A statement that took long is prepared anew next time, though not again and again.
+
+        PostgreSQL keeps a plan that it made while a table was small until somebody has analyzed the table, a minute
+        or two after a flood began: until then a claim took a second instead of milliseconds.
+        """
+        prepared = self._prepared[key]
+        if took_s > _SUSPICIOUS_S and asyncio.get_running_loop().time() - prepared.since > _KEEP_PLAN_S:
+            del self._prepared[key]
+            self._outdated.append(prepared.name)
+
+    def _forget_outdated(self) -> int:
+        """How many commands were sent for it."""
+        names, self._outdated = self._outdated, []
+        for name in names:
+            self._pgconn.send_query_params(b"DEALLOCATE " + name, None)
+        return len(names)
 
     def _known(
         self, statement: _Statement, types: tuple[int, ...], sent: int, preparing: dict[int, tuple[_Key, _Prepared]]
@@ -114,7 +141,7 @@ class Exchange:
         if prepared is not None:
             return prepared, sent
         self._names += 1
-        prepared = _Prepared(b"s%d" % self._names)
+        prepared = _Prepared(b"s%d" % self._names, asyncio.get_running_loop().time())
         self._pgconn.send_prepare(prepared.name, statement.text, types)
         preparing[sent] = (key, prepared)
         return prepared, sent + 1

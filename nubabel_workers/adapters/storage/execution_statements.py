@@ -91,8 +91,7 @@ waiting AS (
   FROM waiting w WHERE w.org IS NOT NULL
 ),
 batch_room AS MATERIALIZED (
-  SELECT CASE WHEN EXISTS (SELECT 1 FROM waiting w JOIN executions e ON e.organization_id = w.org
-                           WHERE e.status = 'queued' AND e.batch)
+  SELECT CASE WHEN EXISTS (SELECT 1 FROM executions e WHERE e.batch AND e.status = 'queued')
     THEN greatest(0, %(batch_places)s - (SELECT count(*) FROM executions e WHERE e.batch AND e.{OCCUPYING_SQL}))
     ELSE 0 END AS n
 ),

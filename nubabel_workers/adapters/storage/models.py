@@ -272,6 +272,7 @@ class ExecutionRow(Leased, Base):
         Index(
             "ix_executions_turns", "organization_id", "batch", "position", postgresql_where=text("status = 'queued'")
         ),
+        Index("ix_executions_batch_queued", "position", postgresql_where=text("batch AND status = 'queued'")),
         Index("ix_executions_taken_over", "position", postgresql_where=text("status = 'queued' AND suspect")),
         Index("ix_executions_in_flight", "organization_id", postgresql_where=text(OCCUPYING_SQL)),
         Index("ix_executions_batch_in_flight", "batch", postgresql_where=text(f"batch AND {OCCUPYING_SQL}")),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from nubabel_workers.adapters.storage import exchange
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.domain.errors import TransientError
 
@@ -30,6 +31,22 @@ async def test_a_statement_is_prepared_when_it_is_met_first_and_only_once(databa
     statements = [row["statement"] for row in await database.tenant("org_a").all(_PREPARED)]
 
     assert statements.count("SELECT $1::int AS n") == 1
+
+
+async def test_a_statement_that_took_long_is_planned_anew_and_leaves_no_old_plan_behind(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_KEEP_PLAN_S", 0.0)
+    names = "SELECT name, statement FROM pg_prepared_statements WHERE statement LIKE 'SELECT pg_sleep%%'"
+    for _ in range(3):
+        await database.system().all("SELECT pg_sleep(%(s)s::float8) AS slept", {"s": 0.06})
+        assert await database.system().one("SELECT %(n)s::int AS n", {"n": 1}) == {"n": 1}
+
+    await database.system().all("SELECT pg_sleep(%(s)s::float8) AS slept", {"s": 0.0})
+
+    (left,) = await database.system().all(names)
+    await database.system().all("SELECT pg_sleep(%(s)s::float8) AS slept", {"s": 0.0})
+    assert await database.system().all(names) == [left]  # what is quick keeps its plan
 
 
 async def test_the_scope_ends_with_its_statement(database: Database) -> None:

@@ -1,5 +1,6 @@
 """The door: limits of an organization refuse new requests, and nothing else."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -143,3 +144,11 @@ async def test_who_was_refused_by_the_minute_gets_what_is_allowed_after_all(door
     )
 
     assert (await tenant.submit()).created
+
+
+async def test_many_at_once_get_all_that_a_minute_allows_and_no_more(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=300)
+
+    outcomes = await asyncio.gather(*(tenant.submit() for _ in range(400)), return_exceptions=True)
+
+    assert sum(isinstance(outcome, Submitted) for outcome in outcomes) == 300

@@ -1,4 +1,4 @@
-"""The index by which a claim finds what was taken over from a worker that is gone, however much waits."""
+"""Indexes by which a claim finds what was taken over from a dead worker, and what may wait longer, in a long queue."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,7 +17,14 @@ def upgrade() -> None:
         ["position"],
         postgresql_where=sa.text("status = 'queued' AND suspect"),
     )
+    op.create_index(
+        "ix_executions_batch_queued",
+        "executions",
+        ["position"],
+        postgresql_where=sa.text("batch AND status = 'queued'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_executions_batch_queued", "executions")
     op.drop_index("ix_executions_taken_over", "executions")

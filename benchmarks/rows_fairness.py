@@ -1,0 +1,213 @@
+"""Rows of fairness: what a flood costs the others, how equal the saturated are, what a claim and an admission cost."""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+from benchmarks.figures import Report, percentile
+from benchmarks.sizes import Sizes
+from benchmarks.system import System
+from nubabel_workers.adapters.plans import load_plans
+from nubabel_workers.adapters.process import SystemChance, SystemClock
+from nubabel_workers.adapters.storage import schema
+from nubabel_workers.adapters.storage.admission import PostgresAdmission
+from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.embedded.postgres import EmbeddedPostgres
+
+FAIR_CAPACITY = 20
+_RUN = "[[delay=1]] [[tokens=1]]"
+_FLOOD, _QUIET = "org_flood", [f"org_quiet_{number}" for number in range(9)]
+_SATURATED = [f"org_saturated_{number}" for number in range(5)]
+_EVERY_S = 5.0
+_AT_ONCE = 16  # submissions under way in this process
+_AIM_RATIO = 2.0
+_AIM_JAIN = 0.95
+_AIM_CLAIM_MS = 10.0
+_MS, _US = 1000.0, 1e6
+_ORGANIZATIONS = 1000
+_CLAIMS = 40
+
+_TIMES = """
+SELECT extract(epoch FROM running_since - created_at)::float8 AS start_s,
+  extract(epoch FROM finished_at - created_at)::float8 AS answer_s
+FROM executions WHERE organization_id = ANY(%(of)s) AND status = 'completed' AND created_at >= %(since)s
+"""
+_RUN_SECONDS = """
+SELECT o.id, COALESCE(sum(extract(epoch FROM (
+    least(e.finished_at, %(until)s) - greatest(e.running_since, %(since)s)))), 0)::float8 AS run_s
+FROM unnest(%(of)s::text[]) AS o(id)
+LEFT JOIN executions e ON e.organization_id = o.id AND e.running_since < %(until)s AND e.finished_at > %(since)s
+GROUP BY o.id
+"""
+_SEED_ORGANIZATIONS = """
+INSERT INTO organizations (id, name)
+SELECT 'org_' || n, 'Organization ' || n FROM generate_series(1, %(organizations)s) n
+"""
+_SEED_SESSIONS = """
+INSERT INTO sessions (id, organization_id, session_key, source)
+SELECT 'ses_' || n, 'org_' || 1 + n %% %(organizations)s, 'key_' || n, 'api' FROM generate_series(1, %(rows)s) n
+"""
+_SEED_EXECUTIONS = """
+INSERT INTO executions (id, organization_id, session_id, source, prompt, reply, overrides, attachments,
+  request_metadata, idempotency_key, request_hash, message_created_ms, answer_by)
+SELECT 'exe_' || n, 'org_' || 1 + n %% %(organizations)s, 'ses_' || n, 'api', 'Hello', '{"kind": "none"}', '{}', '[]',
+  '{}', 'key_' || n, '', 0, now() + interval '1 hour'
+FROM generate_series(1, %(rows)s) n
+"""
+
+
+async def measure_fairness(system: System, sizes: Sizes, report: Report) -> None:
+    """Nine organizations that ask now and then, without and with a flood; then five that all want everything."""
+    await _add_organizations(system, [_FLOOD, *_QUIET, *_SATURATED])
+    alone = await _quiet_ones(system, sizes.quiet_s)
+    flood = asyncio.create_task(_submit(system, _FLOOD, sizes.flood))
+    beside = await _quiet_ones(system, sizes.quiet_s)
+    report.notes.append(f"fairness: {await flood:,} requests of the flood were accepted meanwhile")
+    await _empty(system)
+    for what, which in (("to its start", 0), ("to its answer", 1)):
+        before, after = (percentile([one[which] for one in some], 0.95) or 0.0 for some in (alone, beside))
+        report.add("fairness", f"one of nine alone, accepted {what}, p95", before * _MS, "ms")
+        report.add("fairness", f"the same beside a flood of {sizes.flood:,}", after * _MS, "ms")
+        aim = _AIM_RATIO if which else None
+        ratio = after / before if before else None
+        report.add("fairness", f"the flood's part in it, {what}", ratio, "times", aim=aim)
+    await _measure_shares(system, sizes, report)
+
+
+async def _measure_shares(system: System, sizes: Sizes, report: Report) -> None:
+    """Jain's index of the seconds that their runs took while each of them always had something waiting."""
+    await asyncio.gather(*(_submit(system, one, sizes.saturated_each) for one in _SATURATED))
+    since = await _now(system)
+    await asyncio.sleep(sizes.quiet_s / 2)
+    params = {"of": _SATURATED, "since": since, "until": await _now(system)}
+    rows = await system.stack.services.database.system().all(_RUN_SECONDS, params)
+    used = [row["run_s"] for row in rows]
+    report.add(
+        "fairness", "Jain's index of five saturated, by run-seconds", _jain(used), "", aim=_AIM_JAIN, at_least=True
+    )
+    await _empty(system)
+
+
+def _jain(shares: Sequence[float]) -> float:
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0
+
+
+async def _quiet_ones(system: System, seconds: float) -> list[tuple[float, float]]:
+    """Each asks once in five seconds, spread over them; (to its start, to its answer) of what was answered, seconds."""
+    since, asked = await _now(system), int(seconds / _EVERY_S) * len(_QUIET)
+    for number in range(asked):
+        began = time.monotonic()
+        await _submit(system, _QUIET[number % len(_QUIET)], 1)
+        await asyncio.sleep(max(0.0, _EVERY_S / len(_QUIET) - (time.monotonic() - began)))
+    await asyncio.sleep(_EVERY_S)
+    params = {"of": _QUIET, "since": since}
+    rows = await system.stack.services.database.system().all(_TIMES, params)
+    return [(row["start_s"], row["answer_s"]) for row in rows]
+
+
+async def _submit(system: System, organization_id: str, count: int) -> int:
+    services = system.stack.services
+    organization = await services.tenants.organization(organization_id)
+    assert organization is not None  # noqa: S101 - it was just made
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def one() -> None:
+        async with room:
+            await services.submit_execution.submit(
+                organization, SubmitRequest(prompt=_RUN), source="api", correlation_id="", traceparent=""
+            )
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return count
+
+
+async def _add_organizations(system: System, ids: Iterable[str]) -> None:
+    for one in ids:
+        await system.stack.services.database.system().execute(
+            "INSERT INTO organizations (id, name) VALUES (%(id)s, %(id)s)", {"id": one}
+        )
+
+
+async def _empty(system: System) -> None:
+    """Give up what waits, and let what runs end."""
+    await system.stack.services.database.system().execute(
+        "UPDATE executions SET status = 'cancelled', finished_at = now() WHERE status = 'queued'"
+    )
+    await system.until_idle(timeout_s=30)
+
+
+async def _now(system: System) -> object:
+    row = await system.stack.services.database.system().one("SELECT now() AS now")
+    assert row is not None  # noqa: S101 - always one row
+    return row["now"]
+
+
+async def measure_claims(sizes: Sizes, report: Report) -> None:
+    """What a claim costs with nothing and with a hundred thousand rows waiting, and what admitting one more costs."""
+    async with _database() as database:
+        plans = load_plans()
+        turns = FairTurns(database, plans, FairPolicy())
+        executions = PostgresExecutions(database, SystemClock(), SystemChance(), turns, lease_s=600)
+        admission = PostgresAdmission(database)
+
+        async def claim(limit: int) -> None:
+            await executions.claim_queued(
+                execution_id=None, limit=limit, capacity=10**6, lease=Lease("lse_bench", 1e12)
+            )
+
+        report.add("claims", "a claim with nothing waiting, median", await _median_ms(lambda: claim(32)), "ms")
+        system = database.system()
+        params = {"organizations": _ORGANIZATIONS, "rows": sizes.waiting_rows}
+        for statement in (_SEED_ORGANIZATIONS, _SEED_SESSIONS, _SEED_EXECUTIONS):
+            await system.execute(statement, params)
+        waiting = f"{sizes.waiting_rows:,} rows of {_ORGANIZATIONS:,} organizations waiting"
+        for limit in (1, 32):
+            taken_ms = await _median_ms(lambda: claim(limit))  # noqa: B023 - awaited at once
+            aim = _AIM_CLAIM_MS if limit == 1 else None
+            report.add("claims", f"a claim of {limit}, {waiting}, median", taken_ms, "ms", aim=aim)
+        counted_ms = await _median_ms(lambda: admission.occupied("org_7"))
+        report.add("claims", "counting one of them for its limits", counted_ms * _US / _MS, "us")
+
+
+async def _median_ms(call: Callable[[], Awaitable[object]]) -> float:
+    taken = []
+    for _ in range(_CLAIMS):
+        started = time.perf_counter()
+        await call()
+        taken.append(time.perf_counter() - started)
+    return median(taken) * _MS
+
+
+@asynccontextmanager
+async def _database() -> AsyncIterator[Database]:
+    with tempfile.TemporaryDirectory(prefix="nbb-") as directory:
+        os.chmod(directory, 0o711)  # noqa: PTH101, S103 - PostgreSQL may run as another user below it
+        postgres = EmbeddedPostgres(Path(directory) / "pg")
+        await asyncio.to_thread(postgres.start)
+        try:
+            url = postgres.ensure_database("claims")
+            await asyncio.to_thread(schema.upgrade, url)
+            limits = DatabaseLimits(statement_timeout_s=120)
+            database = Database(
+                postgres.url("claims", user="nubabel_tenant"),
+                postgres.url("claims", user="nubabel_system"),
+                limits,
+                application_name="bench",
+            )
+            await database.open()
+            try:
+                yield database
+            finally:
+                await database.close()
+        finally:
+            await asyncio.to_thread(postgres.destroy)
