@@ -337,6 +337,13 @@ class WorkSettings(SettingGroup):
         600,
         description="Seconds after which a waiting request goes first now and then, whoever's turn it is.",
     )
+    fair_largest_share: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Of all places for runs, what one organization may occupy at most while others were active in the "
+        "last half hour: so a newcomer finds a place at once. With 1 it may have them all.",
+    )
     batch_share: float = Field(
         0.8, ge=0, le=1, description="Share of the capacity that requests of priority batch may occupy at most."
     )

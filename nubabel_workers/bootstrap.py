@@ -746,5 +746,6 @@ def _fair_policy(settings: Settings) -> FairPolicy:
         half_life_s=settings.fair_half_life_s,
         expected_run_s=settings.fair_expected_run_s,
         aged_after_s=settings.fair_aged_after_s,
+        largest_share=settings.fair_largest_share,
         batch_share=settings.batch_share,
     )

@@ -81,7 +81,7 @@ _CLAIMABLE = f"{_READY} AND (NOT e.batch OR batch_room.n > 0)"
 CLAIM_QUEUED = f"""
 WITH RECURSIVE given AS MATERIALIZED (
   SELECT %(limit)s::bigint AS wanted, %(limit)s::bigint * 2 AS slack, %(aged_among)s::bigint AS aged_among,
-    %(taken_over)s::boolean AS taken_over, %(id)s::text AS id
+    %(taken_over)s::boolean AS taken_over, %(most_places)s::bigint AS most_places, %(id)s::text AS id
 ),
 waiting AS (
   (SELECT organization_id AS org FROM executions WHERE status = 'queued' ORDER BY organization_id LIMIT 1)
@@ -126,9 +126,10 @@ turns AS MATERIALIZED (
   CROSS JOIN batch_room
   CROSS JOIN LATERAL (
     SELECT CASE
-      WHEN w.cap IS NULL THEN (SELECT slack FROM given)
-      WHEN pg_try_advisory_xact_lock(hashtextextended('in flight ' || w.org, 0)) THEN
-        w.cap - (SELECT count(*) FROM executions e WHERE e.organization_id = w.org AND e.{OCCUPYING_SQL})
+      WHEN w.cap IS NULL AND (SELECT most_places FROM given) IS NULL THEN (SELECT slack FROM given)
+      WHEN w.cap IS NULL OR pg_try_advisory_xact_lock(hashtextextended('in flight ' || w.org, 0)) THEN
+        least(w.cap, (SELECT most_places FROM given))
+          - (SELECT count(*) FROM executions e WHERE e.organization_id = w.org AND e.{OCCUPYING_SQL})
       ELSE 0 END AS n
     OFFSET 0
   ) AS room

@@ -55,11 +55,15 @@ WHERE u.organization_id IS NOT NULL OR r.organization_id IS NOT NULL OR o.limits
 
 @dataclass(frozen=True)
 class FairPolicy:
-    """Times in seconds. batch_share: of the capacity, what batch requests may occupy at most."""
+    """Times in seconds. batch_share: of the capacity, what batch requests may occupy at most.
+
+    largest_share: of the capacity, what one organization may occupy while others are active.
+    """
 
     half_life_s: float = 300.0
     expected_run_s: float = 30.0  # of an organization of which no run is known
     aged_after_s: float = 600.0
+    largest_share: float = 0.9
     batch_share: float = 0.8
 
 
@@ -110,11 +114,17 @@ class FairTurns:
             ),
             "step": self._default.step,
             "cap": self._default.cap,
+            "most_places": self._most_places(capacity),
             "batch_places": int(capacity * self._policy.batch_share),
             "aged_after_s": self._policy.aged_after_s,
             "taken_over": self._claims % _TAKEN_OVER_EVERY == 0,
             "aged_among": 0 if self._claims % _AGED_EVERY else _AGED_AMONG,
         }
+
+    def _most_places(self, capacity: int) -> int | None:
+        """For one organization; None: it is the only active one."""
+        active = sum(book.use > 0 for book in self._books.values())
+        return max(1, int(capacity * self._policy.largest_share)) if active > 1 else None
 
     def claimed(self, organizations: Iterable[str]) -> None:
         """What was claimed counts at once, each as a run of the expected length."""

@@ -143,6 +143,30 @@ async def test_what_was_taken_over_from_a_dead_worker_waits_for_no_other_turn(
     assert Counter(map(len, first_two)) == {1: 1, 5: 1}  # alone, and between two of the others
 
 
+async def test_a_flood_leaves_some_places_to_others_that_are_active(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=1, ended_s_ago=1)
+    await has_run(database, "org_b", for_s=1, ended_s_ago=1)
+    await waiting(database, "org_a", 30)
+    executions = store(database, keep_s=0)
+
+    flood = await claimed(executions, next(leases), 20, capacity=20)
+    await waiting(database, "org_b", 1)
+    newcomer = await claimed(executions, next(leases), 2, capacity=20)
+
+    assert (len(flood), by_organization(newcomer)) == (18, {"org_b": 1})
+
+
+async def test_who_is_alone_may_have_every_place(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_a", for_s=1, ended_s_ago=1)
+    await waiting(database, "org_a", 30)
+
+    assert len(await claimed(store(database), next(leases), 20, capacity=20)) == 20
+
+
 async def test_an_organization_at_its_limit_in_flight_is_passed_over(
     database: Database, leases: Iterator[Lease]
 ) -> None:
