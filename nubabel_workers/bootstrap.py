@@ -278,7 +278,7 @@ def _wire(a: Adapters) -> Services:
         accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
         process_slack_events=_process_slack_events(a, admission, leases, cancel, busy_policy),
         submit_execution=submit,
-        submit_group=_submit_group(a, submit, busy_policy),
+        submit_group=_submit_group(a, submit, admission, busy_policy),
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
         read_waiting=ReadWaiting(admission_store, a.instances, organization_limits),
@@ -336,10 +336,13 @@ def _submit_execution(
     )
 
 
-def _submit_group(a: Adapters, one: SubmitExecution, busy_policy: ApplyBusyPolicy) -> SubmitGroup:
+def _submit_group(
+    a: Adapters, one: SubmitExecution, admission: AdmitRequests, busy_policy: ApplyBusyPolicy
+) -> SubmitGroup:
     return SubmitGroup(
         a.groups,
         one,
+        admission,
         busy_policy,
         a.hints,
         a.chance,

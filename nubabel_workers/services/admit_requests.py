@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import structlog
 
@@ -94,10 +94,19 @@ class AdmitRequests:
             count.accepted += 1
             return
         known = known or await self._known(organization.id, idempotency_key, session_key)
-        if known.request:
-            return
-        log.info("execution.refused_by_limit", organization_id=organization.id, limit=refusal.limit)
-        raise LimitReachedError(refusal)
+        if not known.request:
+            _refuse(organization, refusal)
+
+    async def admit_group(self, organization: Organization, requests: int, *, idempotency_key: str) -> None:
+        """All of them, each as if it began a conversation, or none. Raises LimitReachedError."""
+        limits = self._limits.of(organization)
+        count = await self._count(organization.id, limits)
+        refusal = refusal_for(limits, count.now.with_more(requests - 1), session_is_open=False)
+        refusal = refusal or await self._over_the_minute(organization.id, limits, requests)
+        if refusal is None:
+            count.accepted += requests
+        elif not await self._store.knows_group(organization.id, idempotency_key=idempotency_key):
+            _refuse(organization, refusal)
 
     async def _known(self, organization_id: str, idempotency_key: str, session_key: str) -> KnownRequest:
         """Asked only for what would be refused."""
@@ -122,20 +131,20 @@ class AdmitRequests:
         too_much = refusal_for(limits, count.now, session_is_open=False) is not None
         return now >= count.good_until or (too_much and now >= count.made_at + counted_again_after_s(count.occupied))
 
-    async def _over_the_minute(self, organization_id: str, limits: Limits) -> Refusal | None:
+    async def _over_the_minute(self, organization_id: str, limits: Limits, requests: int = 1) -> Refusal | None:
         allowed = limits.requests_per_minute
         if allowed is None:
             return None
         now_s = self._clock.now().timestamp()
         minute = self._minute(organization_id, int(now_s // MINUTE_S))
-        if minute.left <= 0:
-            share = max(1, allowed // _SHARES)
+        if minute.left < requests:
+            share = max(requests - minute.left, allowed // _SHARES)
             key = f"requests:{organization_id}"
             granted = await self._throttle.take(key, per_s=MINUTE_S, limit=allowed, wanted=share)
             minute.left += granted  # not in one line: several may be waiting for their share at once
-        if minute.left <= 0:
+        if minute.left < requests:
             return Refusal(REQUESTS, allowed, MINUTE_S - now_s % MINUTE_S)
-        minute.left -= 1
+        minute.left -= requests
         return None
 
     def _minute(self, organization_id: str, number: int) -> _Minute:
@@ -144,6 +153,11 @@ class AdmitRequests:
             minute = _Minute(number)
             _remember(self._minutes, organization_id, minute)
         return minute
+
+
+def _refuse(organization: Organization, refusal: Refusal) -> NoReturn:
+    log.info("execution.refused_by_limit", organization_id=organization.id, limit=refusal.limit)
+    raise LimitReachedError(refusal)
 
 
 def _remember(kept: OrderedDict[str, T], organization_id: str, value: T) -> None:

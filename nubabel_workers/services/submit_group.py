@@ -13,6 +13,7 @@ from nubabel_workers.domain.notifications import NoTarget
 from nubabel_workers.domain.ports import Chance, GroupStore, HintPublisher
 from nubabel_workers.domain.submission import BatchRequest
 from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.submit_execution import Origin, SubmitExecution, stored_key
 
@@ -35,6 +36,7 @@ class SubmitGroup:
         self,
         groups: GroupStore,
         one: SubmitExecution,
+        admission: AdmitRequests,
         busy_policy: ApplyBusyPolicy,
         hints: HintPublisher,
         chance: Chance,
@@ -44,6 +46,7 @@ class SubmitGroup:
     ) -> None:
         self._groups = groups
         self._one = one
+        self._admission = admission
         self._busy_policy = busy_policy
         self._hints = hints
         self._chance = chance
@@ -51,7 +54,10 @@ class SubmitGroup:
         self._max_requests = max_requests
 
     async def submit(self, organization: Organization, request: BatchRequest, origin: Origin) -> SubmittedGroup:
-        """Raises InvalidInputError and NotFoundError as for one request; they name the place of what is wrong."""
+        """Raises InvalidInputError and NotFoundError as for one request; they name the place of what is wrong.
+
+        LimitReachedError when the organization has no room for all of them.
+        """
         if len(request.requests) > self._max_requests:
             raise InvalidInputError(
                 f"the batch has {len(request.requests)} requests; at most {self._max_requests} are accepted at once",
@@ -68,9 +74,9 @@ class SubmitGroup:
             correlation_id=origin.correlation_id,
             traceparent=origin.traceparent,
         )
-        accepted = await self._groups.accept(
-            group, await self._each(organization, request, group, origin), answer_by_s=self._answer_by_s
-        )
+        each = await self._each(organization, request, group, origin)
+        await self._admission.admit_group(organization, len(each), idempotency_key=group.idempotency_key)
+        accepted = await self._groups.accept(group, each, answer_by_s=self._answer_by_s)
         if not accepted.created:
             if accepted.request_hash != group.request_hash:
                 raise InvalidInputError(

@@ -20,6 +20,7 @@ class AcceptedExecutions:
     accepted: list[NewExecution] = field(default_factory=list)
     events: dict[str, list[TimelineEvent]] = field(default_factory=dict)
     error: Exception | None = None  # raised by the next calls, as when the database is away
+    group_keys: set[tuple[str, str]] = field(default_factory=set)
     occupied_now: dict[str, Occupied] = field(default_factory=dict)
     _keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # -> (execution, request hash)
 
@@ -59,6 +60,9 @@ class AcceptedExecutions:
         session_id = self.sessions.get((organization_id, session_key))
         is_open = any(row.session_id == session_id and row.status not in FINAL for row in self.rows.values())
         return KnownRequest((organization_id, idempotency_key) in self._keys, is_open)
+
+    async def knows_group(self, organization_id: str, *, idempotency_key: str) -> bool:
+        return (organization_id, idempotency_key) in self.group_keys
 
     async def line(self, organization_id: str, execution_id: str) -> Line | None:
         queued = [row for row in self.rows.values() if row.status is Status.QUEUED]

@@ -142,7 +142,14 @@ class FrontDoor:
             waiting=ReadWaiting(self.executions, self.instances.store(), ReadLimits(self.tenants, load_plans())),
             cancel=self.cancel,
             submit_group=SubmitGroup(
-                self.groups, self.submit, busy_policy, self.hints, self.chance, answer_by_s=3600, max_requests=3
+                self.groups,
+                self.submit,
+                self.admission,
+                busy_policy,
+                self.hints,
+                self.chance,
+                answer_by_s=3600,
+                max_requests=3,
             ),
             cancel_group=CancelGroup(self.groups, self.cancel, settle),
             tenants=self.tenants,

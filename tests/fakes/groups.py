@@ -26,6 +26,7 @@ class FakeGroups:
         if key in self._keys:
             return AcceptedGroup(*self._keys[key], created=False)
         self._keys[key] = group.id, group.request_hash
+        self.executions.group_keys.add(key)
         items = [await self.executions.accept(one, working=None, answer_by_s=answer_by_s) for one in executions]
         for item in items:
             self.executions.move(item.execution_id, Status.QUEUED, group_id=group.id)

@@ -26,6 +26,9 @@ SELECT EXISTS (
   WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)s AND e.{OPEN_SQL}
 ) AS session_is_open
 """
+_KNOWN_GROUP = """
+SELECT 1 FROM execution_groups WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
+"""
 _LINE = f"""
 SELECT {SESSION_TAKEN_SQL} AS session_is_taken, e.waiting_for AS stored_reason,
   extract(epoch FROM e.not_before - now())::float8 AS wait_s,
@@ -65,6 +68,10 @@ class PostgresAdmission:
             },
         )
         return KnownRequest(row["request"], row["session_is_open"]) if row else KnownRequest(False, False)
+
+    async def knows_group(self, organization_id: str, *, idempotency_key: str) -> bool:
+        params = {"organization_id": organization_id, "idempotency_key": idempotency_key}
+        return await self._database.tenant(organization_id).one(_KNOWN_GROUP, params) is not None
 
     async def line(self, organization_id: str, execution_id: str) -> Line | None:
         params = {"organization_id": organization_id, "id": execution_id}

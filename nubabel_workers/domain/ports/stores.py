@@ -479,6 +479,10 @@ class AdmissionStore(Protocol):
 
     async def known(self, organization_id: str, *, idempotency_key: str, session_key: str) -> KnownRequest: ...
 
+    async def knows_group(self, organization_id: str, *, idempotency_key: str) -> bool:
+        """Whether a batch was accepted under that key."""
+        ...
+
     async def line(self, organization_id: str, execution_id: str) -> Line | None:
         """Where it stands in the queue; None: it is not there."""
         ...

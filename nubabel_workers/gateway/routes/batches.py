@@ -10,8 +10,8 @@ from nubabel_workers.domain.submission import BatchRequest
 from nubabel_workers.gateway.authentication import Authenticated
 from nubabel_workers.gateway.dependencies import Parts
 from nubabel_workers.gateway.models import BatchView, CancelBody, SubmittedBatchView
-from nubabel_workers.gateway.openapi import problems
-from nubabel_workers.gateway.routes.executions import BODY, IdempotencyKey, with_key
+from nubabel_workers.gateway.openapi import problems, refused_by_limit
+from nubabel_workers.gateway.routes.executions import BODY, IdempotencyKey, counted_refusals, with_key
 from nubabel_workers.services.submit_execution import Origin
 
 router = APIRouter(tags=["batches"])
@@ -27,6 +27,7 @@ _LOCATION: dict[str, Any] = {"Location": {"description": "Path of the batch.", "
     responses={
         202: {"description": "All of them are stored.", "headers": _LOCATION},
         **problems(401, 403, 404, *BODY, 422, 503),
+        **refused_by_limit(),
     },
 )
 async def submit_batch(
@@ -39,7 +40,8 @@ async def submit_batch(
 ) -> SubmittedBatchView:
     """All are accepted, or none is. When all have ended, one webhook tells what became of each."""
     origin = Origin("api", request.state.correlation_id, request.state.traceparent)
-    submitted = await parts.submit_group.submit(caller.organization, with_key(body, idempotency_key), origin)
+    with counted_refusals(request):
+        submitted = await parts.submit_group.submit(caller.organization, with_key(body, idempotency_key), origin)
     request.app.state.metrics.submission("api", "accepted" if submitted.created else "repeated")
     response.headers["location"] = f"/v1/batches/{submitted.group_id}"
     group = await parts.cancel_group.find(caller.organization.id, submitted.group_id)

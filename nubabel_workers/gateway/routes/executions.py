@@ -1,5 +1,7 @@
 """Requests of upstream services: submit, read, cancel."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -55,7 +57,7 @@ async def submit_execution(
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView:
     """When this answers 202 the request is stored, and it will get its one outcome, whoever fails meanwhile."""
-    try:
+    with counted_refusals(request):
         submitted = await parts.submit.submit(
             caller.organization,
             with_key(body, idempotency_key),
@@ -63,9 +65,6 @@ async def submit_execution(
             correlation_id=request.state.correlation_id,
             traceparent=request.state.traceparent,
         )
-    except LimitReachedError:
-        request.app.state.metrics.submission("api", "refused")
-        raise
     request.app.state.metrics.submission("api", "accepted" if submitted.created else "repeated")
     response.headers["location"] = f"/v1/executions/{submitted.execution_id}"
     return SubmittedView.of(submitted)
@@ -138,3 +137,13 @@ def with_key(body: Asked, header: str | None) -> Asked:
             "the Idempotency-Key header and the body's idempotency_key differ",
         )
     return body.model_copy(update={"idempotency_key": header})
+
+
+@contextmanager
+def counted_refusals(request: Request) -> Iterator[None]:
+    """A submission that a limit of its organization refuses counts as one that was refused."""
+    try:
+        yield
+    except LimitReachedError:
+        request.app.state.metrics.submission("api", "refused")
+        raise

@@ -152,3 +152,19 @@ async def test_many_at_once_get_all_that_a_minute_allows_and_no_more(door: Front
     outcomes = await asyncio.gather(*(tenant.submit() for _ in range(400)), return_exceptions=True)
 
     assert sum(isinstance(outcome, Submitted) for outcome in outcomes) == 300
+
+
+@pytest.mark.parametrize("limits", [{"queued": 3}, {"sessions": 3}, {"requests_per_minute": 3}])
+async def test_a_batch_is_let_in_as_a_whole_or_not_at_all(door: FrontDoor, limits: dict[str, float]) -> None:
+    tenant = Tenant(door, **limits)
+    await tenant.submit()
+    await tenant.submit()
+    tenant.now += _AT_ONCE
+    admission = door.submit._admission
+
+    with pytest.raises(LimitReachedError):
+        await admission.admit_group(tenant.organization, 2, idempotency_key="key:b")
+    door.executions.group_keys.add((tenant.organization.id, "key:b"))
+
+    await admission.admit_group(tenant.organization, 2, idempotency_key="key:b")  # accepted before
+    assert (await tenant.submit()).created  # what the batch did not get is there for one
