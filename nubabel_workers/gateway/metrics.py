@@ -5,7 +5,7 @@ every few seconds, however often somebody scrapes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -16,10 +16,12 @@ from prometheus_client.registry import Collector
 
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.ports import Clock, MaintenanceStore
+from nubabel_workers.domain.ports import Clock, MaintenanceStore, OpenExecutions
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _READ_TIMEOUT_S = 3.0
+_NAMED_ORGANIZATIONS = 20
+_OTHERS = "other"
 _STATE_NUMBERS = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 log = structlog.get_logger(__name__)
@@ -93,6 +95,7 @@ class SystemGauges(Collector):
         self._clock = clock
         self._max_age_s = max_age_s
         self._rows: Mapping[str, float] = {}
+        self._busiest: Sequence[OpenExecutions] = ()
         self._lengths: Mapping[str, int] = {}
         self._states: Mapping[str, BreakerState] = {}
         self._up = {"database": False, "broker": False}
@@ -111,10 +114,11 @@ class SystemGauges(Collector):
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 self._rows = await self._maintenance.gauges()
+                self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS)
             self._up["database"] = True
         except (NubabelError, TimeoutError) as error:
             self._lost("database", error)
-            self._rows = {}
+            self._rows, self._busiest = {}, ()
 
     async def _read_lengths(self) -> None:
         try:
@@ -151,8 +155,21 @@ class SystemGauges(Collector):
         for instance, state in sorted(self._states.items()):
             states.add_metric((instance,), _STATE_NUMBERS[state])
         yield states
+        yield self._by_organization()
         for name, value in sorted(self._rows.items()):
             yield GaugeMetricFamily(metric_name(name), "Read from the database.", value=value)
+
+    def _by_organization(self) -> GaugeMetricFamily:
+        """The busiest ones by name, all others as one: however many there are, the number of series is bounded."""
+        found = GaugeMetricFamily(
+            "nubabel_organization_executions", "Executions that are not over.", labels=("organization", "state")
+        )
+        for state, total in (("queued", "executions_queued"), ("in_flight", "executions_in_flight")):
+            named = {one.organization_id: getattr(one, state) for one in self._busiest}
+            for organization_id, count in named.items():
+                found.add_metric((organization_id, state), count)
+            found.add_metric((_OTHERS, state), max(0.0, self._rows.get(total, 0.0) - sum(named.values())))
+        return found
 
 
 def metric_name(name: str) -> str:

@@ -11,7 +11,7 @@ from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text, operator_tokens
 from nubabel_workers.domain.ids import OrganizationId
-from nubabel_workers.domain.ports import MaintenanceStore
+from nubabel_workers.domain.ports import MaintenanceStore, OpenExecutions
 from nubabel_workers.domain.tenants import BusyPolicy, Organization
 from nubabel_workers.gateway.app import create_app
 from nubabel_workers.gateway.dependencies import GatewayLimits, GatewayParts
@@ -71,6 +71,7 @@ QUICK = GatewayLimits(
 @dataclass
 class FakeMaintenance:
     values: Mapping[str, float] = field(default_factory=dict)
+    open: list[OpenExecutions] = field(default_factory=list)
     error: Exception | None = None
     reads: int = 0
 
@@ -79,6 +80,9 @@ class FakeMaintenance:
         if self.error is not None:
             raise self.error
         return self.values
+
+    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
+        return self.open[:limit]
 
 
 @dataclass

@@ -76,25 +76,25 @@ WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_
 
 _FIND = """
 SELECT id, organization_id, state, on_failure, created_at, finished_at, cancel_reason
-FROM execution_groups WHERE id = %(id)s
+FROM execution_groups WHERE id = %(id)s AND organization_id = %(organization_id)s
 """
 
 _ITEMS = """
 SELECT id AS execution_id, session_id, status, output, output_cut, error, usage, request_metadata AS metadata,
   cancel_requested_at IS NOT NULL AS cancel_requested
-FROM executions WHERE group_id = %(id)s ORDER BY position
+FROM executions WHERE group_id = %(id)s AND organization_id = %(organization_id)s ORDER BY position
 """
 
 # What its replies say is looked at once they are wanted: while a group runs this is asked at each end in it.
 _STANDS = """
 SELECT id AS execution_id, session_id, status, NULL AS output, false AS output_cut, NULL AS error, NULL AS usage,
   NULL AS metadata, cancel_requested_at IS NOT NULL AS cancel_requested
-FROM executions WHERE group_id = %(id)s ORDER BY position
+FROM executions WHERE group_id = %(id)s AND organization_id = %(organization_id)s ORDER BY position
 """
 
 _REQUEST_CANCEL = """
 UPDATE execution_groups SET cancel_requested_at = now(), cancel_reason = %(reason)s
-WHERE id = %(id)s AND state = 'running' AND cancel_requested_at IS NULL
+WHERE id = %(id)s AND organization_id = %(organization_id)s AND state = 'running' AND cancel_requested_at IS NULL
 RETURNING id
 """
 
@@ -103,7 +103,7 @@ WITH stopped AS (
   UPDATE executions
   SET cancel_requested_at = now(), cancel_reason = %(reason)s,
     check_at = CASE WHEN status = 'running' THEN now() ELSE check_at END
-  WHERE group_id = %(id)s AND {OPEN_SQL} AND cancel_requested_at IS NULL
+  WHERE group_id = %(id)s AND organization_id = %(organization_id)s AND {OPEN_SQL} AND cancel_requested_at IS NULL
   RETURNING id, organization_id, status, position
 ),
 timeline AS (
@@ -121,7 +121,7 @@ _NOT_ERASED = """NOT EXISTS (
 _FINISH = f"""
 WITH done AS (
   UPDATE execution_groups g SET state = %(state)s, finished_at = now()
-  WHERE g.id = %(id)s AND g.state = 'running' AND {_NOT_ERASED}
+  WHERE g.id = %(id)s AND g.organization_id = %(organization_id)s AND g.state = 'running' AND {_NOT_ERASED}
     AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.group_id = %(id)s AND e.{OPEN_SQL})
   RETURNING g.id, g.organization_id, g.reply, g.correlation_id, g.traceparent
 ),
@@ -222,7 +222,8 @@ class PostgresGroups:
 
     async def _read(self, organization_id: str, group_id: str, items: str) -> ExecutionGroup | None:
         scope = self._database.tenant(organization_id)
-        row = await scope.one(_FIND, {"id": group_id})
+        params = {"organization_id": organization_id, "id": group_id}
+        row = await scope.one(_FIND, params)
         if row is None:
             return None
         return ExecutionGroup(
@@ -233,23 +234,29 @@ class PostgresGroups:
             created_at=row["created_at"],
             finished_at=row["finished_at"],
             cancel_reason=row["cancel_reason"],
-            items=[_item_from(item) for item in await scope.all(items, {"id": group_id})],
+            items=[_item_from(item) for item in await scope.all(items, params)],
         )
 
     async def request_cancel(self, organization_id: str, group_id: str, *, reason: str) -> bool:
-        row = await self._database.tenant(organization_id).one(_REQUEST_CANCEL, {"id": group_id, "reason": reason})
+        params = {"organization_id": organization_id, "id": group_id, "reason": reason}
+        row = await self._database.tenant(organization_id).one(_REQUEST_CANCEL, params)
         return row is not None
 
     async def stop_rest(self, organization_id: str, group_id: str, *, reason: str) -> list[tuple[str, Status]]:
-        rows = await self._database.tenant(organization_id).all(_STOP_REST, {"id": group_id, "reason": reason})
+        params = {"organization_id": organization_id, "id": group_id, "reason": reason}
+        rows = await self._database.tenant(organization_id).all(_STOP_REST, params)
         return [(row["id"], Status(row["status"])) for row in rows]
 
     async def finish(
         self, group: ExecutionGroup, state: GroupState, *, reply: Mapping[str, Any]
     ) -> tuple[str, ...] | None:
-        row = await self._database.tenant(group.organization_id).one(
-            _FINISH, {"id": group.id, "state": state.value, "payload": Jsonb(dict(reply))}
-        )
+        params = {
+            "organization_id": group.organization_id,
+            "id": group.id,
+            "state": state.value,
+            "payload": Jsonb(dict(reply)),
+        }
+        row = await self._database.tenant(group.organization_id).one(_FINISH, params)
         if row is None:
             return None
         return () if row["notification_id"] is None else (row["notification_id"],)

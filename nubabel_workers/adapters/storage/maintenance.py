@@ -14,7 +14,7 @@ from nubabel_workers.adapters.storage.row_sets import (
 )
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import NotificationKind
-from nubabel_workers.domain.ports import Chance
+from nubabel_workers.domain.ports import Chance, OpenExecutions
 from nubabel_workers.domain.tool_calls import UNKNOWN_OUTCOME
 
 # The conditions are those of the claims: a row that could not be claimed needs no hint.
@@ -197,6 +197,13 @@ SELECT
   (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered
 """
 
+_BUSIEST = f"""
+SELECT organization_id, count(*) FILTER (WHERE status = 'queued') AS queued,
+  count(*) FILTER (WHERE {OCCUPYING_SQL}) AS in_flight
+FROM executions WHERE {OPEN_SQL}
+GROUP BY organization_id ORDER BY count(*) DESC, organization_id LIMIT %(limit)s
+"""
+
 # table -> which rows t may go; each delete takes a bounded number of rows and holds no lock for long. What an open
 # dead letter is about is kept: it may be replayed.
 _KEPT_FOR_REPLAY = "EXISTS (SELECT 1 FROM dead_letters d WHERE d.status = 'open' AND d.subject_id = t.id)"
@@ -307,3 +314,7 @@ class PostgresMaintenance:
     async def gauges(self) -> Mapping[str, float]:
         row: Mapping[str, Any] = await self._database.system().one(_GAUGES) or {}
         return {name: float(value) for name, value in row.items()}
+
+    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
+        rows = await self._database.system().all(_BUSIEST, {"limit": limit})
+        return [OpenExecutions(**row) for row in rows]

@@ -504,6 +504,15 @@ class WaitingStore(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OpenExecutions:
+    """How many of an organization wait, and how many occupy their session."""
+
+    organization_id: str
+    queued: int
+    in_flight: int
+
+
 class MaintenanceStore(Protocol):
     """The scheduler's statements over all tenants."""
 
@@ -547,6 +556,10 @@ class MaintenanceStore(Protocol):
         ...
 
     async def gauges(self) -> Mapping[str, float]: ...
+
+    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
+        """Organizations with the most executions that are not over."""
+        ...
 
 
 class TenantStore(Protocol):

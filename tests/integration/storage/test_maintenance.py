@@ -7,6 +7,7 @@ from nubabel_workers.adapters.process import SystemChance
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.domain.hints import HintTask
+from nubabel_workers.domain.ports import OpenExecutions
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
 pytestmark = pytest.mark.integration
@@ -147,6 +148,20 @@ async def test_old_rows_go_in_batches_and_open_ones_stay(maintenance: PostgresMa
     assert deleted["executions"] == 2
     assert await maintenance.expire(retention_s={"executions": 86_400}, batch=2) == {"executions": 1}
     assert await database.system().all("SELECT id FROM executions") == [{"id": "exe_open"}]
+
+
+async def test_the_busiest_organizations_are_told_with_what_waits_and_what_runs(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    for organization_id, statuses in {"org_b": ["queued", "queued", "running"], "org_c": ["queued", "failed"]}.items():
+        await add_organization(database, organization_id)
+        for number, status in enumerate(statuses):
+            await add_execution(database, ExecutionSeed(f"exe_{organization_id}_{number}", organization_id, status))
+
+    assert await maintenance.busiest(limit=2) == [
+        OpenExecutions("org_b", queued=2, in_flight=1),
+        OpenExecutions("org_c", queued=1, in_flight=0),
+    ]
 
 
 async def test_gauges_are_numbers(maintenance: PostgresMaintenance, database: Database) -> None:

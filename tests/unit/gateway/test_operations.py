@@ -4,6 +4,7 @@ import asyncio
 
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.ports import OpenExecutions
 from tests.fakes.front_door import FrontDoor
 from tests.unit.gateway.conftest import client_of
 
@@ -85,6 +86,7 @@ async def test_asking_often_looks_once() -> None:
 async def test_metrics_show_requests_rows_and_queues() -> None:
     door = FrontDoor()
     door.maintenance.values = {"executions_queued": 3, "oldest_queued_execution_s": 1.5}
+    door.maintenance.open = [OpenExecutions("org_busy", queued=2, in_flight=0)]
     door.queues.values = {"orchestration": 7}
     door.breakers = {"ins_1": BreakerState.CLOSED, "ins_2": BreakerState.OPEN}
     async with client_of(door, token=door.token()) as http:
@@ -93,6 +95,8 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
         text = (await http.get("/metrics")).text
 
     assert "nubabel_executions_queued 3.0" in text
+    assert 'nubabel_organization_executions{organization="org_busy",state="queued"} 2.0' in text
+    assert 'nubabel_organization_executions{organization="other",state="queued"} 1.0' in text
     assert "nubabel_oldest_queued_execution_seconds 1.5" in text
     assert 'nubabel_opencode_breaker_state{instance="ins_1"} 0.0' in text
     assert 'nubabel_opencode_breaker_state{instance="ins_2"} 2.0' in text
