@@ -23,6 +23,7 @@ class Result:
     takeovers: Sequence[Takeover] = ()
     load_s: float = 0.0
     quiet_after_s: float | None = None
+    books: Sequence[str] = ()  # what a recount found to be off
     notes: Sequence[str] = field(default_factory=tuple)
 
     def count(self, fate: Fate) -> int:
@@ -39,7 +40,8 @@ class Result:
     @property
     def broken(self) -> bool:
         """Whether the promise was broken."""
-        return any(self.count(fate) for fate in (Fate.LOST, Fate.TWICE, Fate.STUCK)) or bool(self.out_of_order)
+        fates = (Fate.LOST, Fate.TWICE, Fate.STUCK)
+        return any(self.count(fate) for fate in fates) or bool(self.out_of_order) or bool(self.books)
 
 
 def table(result: Result) -> str:
@@ -52,9 +54,14 @@ def table(result: Result) -> str:
         _recoveries(result),
         _rows("wait of a killed worker's job for its next owner", _waits(result.takeovers)),
         _offenders(result),
+        *(f"after quiet there are still {one}" for one in result.books),
         *result.notes,
     ]
-    verdict = "BROKEN: lost, twice, stuck or out of order" if result.broken else "nothing lost, nothing twice"
+    verdict = (
+        "BROKEN: lost, twice, stuck, out of order or off by something"
+        if result.broken
+        else "nothing lost, nothing twice"
+    )
     return "\n\n".join([section for section in sections if section] + [verdict])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import structlog
+from psycopg.types.json import Jsonb
 
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST, free_port
@@ -21,6 +22,7 @@ from tests.faults.chaos.ledger import Fate, Way, fates_of, order_violations, une
 from tests.faults.chaos.load import Load, LoadOptions
 from tests.faults.chaos.owners import Takeovers
 from tests.faults.chaos.plan import FaultKind, PlannedFault, PlanOptions, make_plan
+from tests.faults.chaos.recount import off_by_something
 from tests.faults.chaos.report import Result
 from tests.faults.chaos.upstream import Upstream
 
@@ -28,6 +30,7 @@ ORGANIZATIONS: Mapping[str, int] = {"Acme": 1, "Hanbit": 1, "Borealis": 1, "Nams
 SOCKET_TEAMS = ("T002001", "T004001")
 _KINDS = ("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "listener", "scheduler")
 _OPENCODE_SERVERS = 2
+_LIMITS = ({"in_flight": 8}, {"cost_per_month": 1_000_000, "tokens_per_month": 10**12})
 _LOOK_EVERY_S = 0.5
 _EVENTS_PATH = "/slack/events"
 _CONTROL = Path(__file__).with_name("control")
@@ -75,9 +78,18 @@ class Rig:
         balancer = await self._parts.enter_async_context(Balancer(self.stack.processes.http_ports))
         self.upstream.api_url = balancer.url
         self.stack.slack.send_events_to(f"{balancer.url}{_EVENTS_PATH}")
+        await self._limit()
         for server in self.stack.opencode.simulators:
             RunObserver(self.book, server.insides.engine)
         return self
+
+    async def _limit(self) -> None:
+        """One organization may run few at once, for the runs of another money is held."""
+        for tenant, limits in zip(self.staying, _LIMITS, strict=False):
+            await self.stack.services.database.system().execute(
+                "UPDATE organizations SET limits = %(limits)s WHERE id = %(id)s",
+                {"id": tenant.id, "limits": Jsonb(limits)},
+            )
 
     async def __aexit__(self, *_exc: object) -> None:
         await self._parts.aclose()
@@ -131,6 +143,7 @@ class Rig:
             takeovers=takeovers.measured,
             load_s=load_s,
             quiet_after_s=quiet_after_s,
+            books=await off_by_something(self.stack.services.database) if quiet_after_s is not None else (),
         )
 
     async def until_quiet(self) -> float | None:

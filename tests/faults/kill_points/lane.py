@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from psycopg.types.json import Jsonb
 
 from config.settings import Settings
 from nubabel_workers.bootstrap import Services, open_services
@@ -70,6 +71,7 @@ _SHORT_WAITS = {
     "worker_send_events": "false",
     "log_level": "info",
 }
+_LIMITS = Jsonb({"queued": 400})
 _COMPLAINTS = {1, 2}  # what the command line ends with when it could not, or would not
 _OPEN_ROWS = """
 SELECT
@@ -341,6 +343,8 @@ async def lane(
         settings = _settings(environment)
         services = await stack.enter_async_context(open_services(settings, application_name="kill-points"))
         tenant = await create_tenant(services, "Lane", [slack.workspace("T0LANE")])
+        # So near a limit that it is counted all the time, not once a minute.
+        await services.database.system().execute("UPDATE organizations SET limits = %(limits)s", {"limits": _LIMITS})
         await register_server(services, NewInstance(opencode.url, "opencode", None, 50, 1000))
         hooks = await stack.enter_async_context(webhook_receiver(tenant.webhook_secret.get_secret_value()))
         trace = directory / "trace"
