@@ -1,10 +1,14 @@
 """After quiet the books are counted anew from the rows: nothing may still be taken, held or open, or not add up."""
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
+from nubabel_workers.domain.errors import TransientError
 
+_WITHIN_S = 30.0
 # What it counts -> how many there are; each has to be none.
 _LEFT: Mapping[str, str] = {
     "executions that occupy a place": f"SELECT count(*) AS n FROM executions WHERE {OCCUPYING_SQL}",
@@ -22,9 +26,21 @@ _LEFT: Mapping[str, str] = {
 
 async def off_by_something(database: Database) -> list[str]:
     """What is not as it has to be, in words."""
+    async with asyncio.timeout(_WITHIN_S):
+        return await _off(database)
+
+
+async def _off(database: Database) -> list[str]:
     found = []
     for what, statement in _LEFT.items():
-        row = await database.system().one(statement)
-        if row is not None and row["n"]:
-            found.append(f"{row['n']} {what}")
+        if count := await _count(database, statement):
+            found.append(f"{count} {what}")
     return found
+
+
+async def _count(database: Database, statement: str) -> int:
+    """PostgreSQL was killed meanwhile: connections that were kept from before are met, and dropped, one by one."""
+    while True:
+        with suppress(TransientError):
+            row = await database.system().one(statement)
+            return int(row["n"]) if row else 0

@@ -203,17 +203,17 @@ def test_all_are_away_when_every_breaker_is_open(gates: dict[str, Gate], wait_s:
     ("capacity", "recovered_ago_s", "takes"),
     [
         (50, None, 50),
-        (50, 0.0, 5),
-        (50, 30.0, 27),
-        (50, 59.9, 49),
-        (50, 60.0, 50),
+        (50, 0.0, 10),
+        (50, 15.0, 30),
+        (50, 29.9, 49),
+        (50, 30.0, 50),
         (50, 86_400.0, 50),
         (2, 0.0, 1),
         (1, 0.0, 1),
-        (50, -3.0, 5),
+        (50, -3.0, 10),
     ],
 )
-def test_a_server_that_came_back_takes_a_tenth_at_first_and_all_after_a_minute(
+def test_a_server_that_came_back_takes_a_fifth_at_first_and_all_after_half_a_minute(
     capacity: int, recovered_ago_s: float | None, takes: int
 ) -> None:
     assert takes_now(server("a", capacity_runs=capacity, recovered_ago_s=recovered_ago_s)) == takes
@@ -224,8 +224,8 @@ def test_a_server_that_came_back_gets_no_more_than_it_takes_now_also_of_its_own_
     placement = Placement([back, server("b", capacity_runs=20)])
     of_its_own = replace(EXECUTION, instance_id=InstanceId("a"))
 
-    assert (placement.free_slots(), placement.capacity()) == (22, 22)
-    assert [placed_on(placement, of_its_own) for _ in range(3)] == ["a", "a", None]
+    assert (placement.free_slots(), placement.capacity()) == (24, 24)
+    assert [placed_on(placement, of_its_own) for _ in range(5)] == ["a", "a", "a", "a", None]
     assert placement.wait_for(of_its_own) == PlaceWait(FULL)
     assert placed_on(placement) == "b"
 
