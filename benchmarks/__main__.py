@@ -147,7 +147,7 @@ def _say(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute: smaller numbers, fewer rows")
+    parser.add_argument("--quick", action="store_true", help="about two minutes: smaller numbers, fewer rows")
     parser.add_argument("--only", action="append", choices=ROWS, metavar="ROW", help=f"one of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, default=_JSON, help=f"where the figures go (default {_JSON})")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""How much is measured: a full run takes about seven minutes, a quick one about one."""
+"""How much is measured: a full run takes about ten minutes, a quick one about two."""
 
 from dataclasses import dataclass
 

@@ -28,7 +28,7 @@ class PlaceWait:
 
 
 def takes_now(instance: Instance) -> int:
-    """Runs that a server may have at this moment: all of its capacity, or less of it in the half minute after it came back.
+    """Runs that a server may have at this moment: all of its capacity, or less in the half minute after it came back.
 
     A server that has just started loads each directory again, a second of CPU each, and would be away once more if all
     that waited for it came at once (measured on opencode 1.18.33: fifty directories at once block it for 43 s).
