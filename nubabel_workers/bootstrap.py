@@ -142,6 +142,7 @@ class Adapters:
     maintenance: PostgresMaintenance
     mappings: CachedSessionMappings
     progress: RedisProgress
+    admission: PostgresAdmission
     throttle: RedisThrottle
     breakers: RedisCircuitBreakers
     waiting: PostgresWaiting
@@ -239,6 +240,7 @@ async def _open_adapters(
             cache, executions, keep_s=settings.mapping_keep_h * 3600, seal_key=cipher.derived_key("session-mappings")
         ),
         progress=RedisProgress(cache, reading, keep_s=settings.progress_keep_s),
+        admission=PostgresAdmission(database),
         throttle=RedisThrottle(cache),
         breakers=breakers,
         waiting=PostgresWaiting(database, away=AWAY, pace=PACE),
@@ -262,8 +264,7 @@ def _wire(a: Adapters) -> Services:
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
     organization_limits = ReadLimits(a.tenants, a.plans)
-    admission_store = PostgresAdmission(a.database)
-    admission = AdmitRequests(organization_limits, admission_store, a.throttle, a.clock)
+    admission = AdmitRequests(organization_limits, a.admission, a.throttle, a.clock)
     submit = _submit_execution(a, admission, busy_policy, rules)
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
@@ -281,7 +282,7 @@ def _wire(a: Adapters) -> Services:
         submit_group=_submit_group(a, submit, admission, busy_policy),
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
-        read_waiting=ReadWaiting(admission_store, a.instances, organization_limits),
+        read_waiting=ReadWaiting(a.admission, a.instances, organization_limits),
         cancel_execution=cancel,
         cancel_group=CancelGroup(a.groups, cancel, settle),
         settle_groups=settle,

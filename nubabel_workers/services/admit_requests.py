@@ -3,9 +3,7 @@
 A request that was accepted before is let through whatever the limits say: it is only told so again.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -69,14 +67,11 @@ class AdmitRequests:
         store: AdmissionStore,
         throttle: Throttle,
         clock: Clock,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._store = store
         self._throttle = throttle
         self._clock = clock
-        self._monotonic = monotonic
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()
         self._counts: OrderedDict[str, _Count] = OrderedDict()
 
@@ -118,7 +113,7 @@ class AdmitRequests:
         count = self._counts.get(organization_id)
         if count is None or self._is_out_of_date(count, limits):
             occupied = await self._store.occupied(organization_id)
-            now = self._monotonic()
+            now = self._clock.monotonic()
             count = _Count(limits, occupied, now, now + good_for_s(limits, occupied))
             _remember(self._counts, organization_id, count)
         return count
@@ -127,7 +122,7 @@ class AdmitRequests:
         """Also when what this process has accepted since would be too much: meanwhile some may have begun."""
         if limits != count.limits:
             return True
-        now = self._monotonic()
+        now = self._clock.monotonic()
         too_much = refusal_for(limits, count.now, session_is_open=False) is not None
         return now >= count.good_until or (too_much and now >= count.made_at + counted_again_after_s(count.occupied))
 

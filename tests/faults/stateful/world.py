@@ -36,7 +36,17 @@ CHANNEL = "C0GENERAL"
 PROCESSES = 3
 _RENEWED_EVERY_S = 3
 _SECRET = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-_STORES = ("tenants", "executions", "inbound", "notifications", "dead_letters", "maintenance", "instances", "waiting")
+_STORES = (
+    "tenants",
+    "executions",
+    "inbound",
+    "notifications",
+    "dead_letters",
+    "maintenance",
+    "instances",
+    "waiting",
+    "admission",
+)
 _FORGOTTEN = ("sessions", "executions", "inbound_events", "dead_letters", "notifications", "audit_log")
 _AFRESH = """
 UPDATE organizations SET busy_policy = 'queue', disabled_at = NULL;
