@@ -65,7 +65,7 @@ _SHORT_WAITS = {
     "retry_notifications_max_wait_s": "0.1",
     "slack_progress_interval_s": "0.05",
     "slack_read_quota_per_minute": "100000",
-    "database_lock_timeout_s": "0.2",
+    "database_lock_timeout_s": "0.5",
     "database_pool_min": "0",
     "worker_concurrency": "8",
     "worker_send_events": "false",
