@@ -6,12 +6,15 @@ Ends with 1 when an accepted message was lost or answered twice, never because s
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import structlog
 
 from benchmarks.figures import Report
 from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
@@ -31,6 +34,7 @@ from benchmarks.rows_load import (
 )
 from benchmarks.rows_masking import measure_masking
 from benchmarks.rows_paths import measure_lookups, measure_sse
+from benchmarks.rows_placement import measure_placement
 from benchmarks.sizes import FULL, QUICK, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
 
@@ -46,7 +50,7 @@ _ON_ONE_SYSTEM = (
     "tool-calls",
     "in-flight",
 )
-ROWS = ("decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness")
+ROWS = ("decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness", "placement")
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
@@ -78,6 +82,9 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
         async with _system(sizes, task_events=False, limits=limits) as system:
             _say("fairness")
             await measure_fairness(system, sizes, report)
+    if "placement" in rows:
+        _say("placement")
+        await measure_placement(sizes, report)
 
 
 async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:
@@ -155,6 +162,8 @@ def _arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = _arguments()
+    # What our services say in this process would stand between the table's lines.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     found = Report(machine())
     try:
         asyncio.run(main(arguments.only or ROWS, QUICK if arguments.quick else FULL, found))

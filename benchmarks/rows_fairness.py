@@ -28,6 +28,7 @@ _RUN = "[[delay=1]] [[tokens=1]]"
 _FLOOD, _QUIET = "org_flood", [f"org_quiet_{number}" for number in range(9)]
 _SATURATED = [f"org_saturated_{number}" for number in range(5)]
 _EVERY_S = 5.0
+_FLOOD_PER_S = 100.0  # five times what the server runs
 _AT_ONCE = 16  # submissions under way in this process
 _AIM_RATIO = 2.0
 _AIM_JAIN = 0.95
@@ -35,6 +36,8 @@ _AIM_CLAIM_MS = 10.0
 _MS, _US = 1000.0, 1e6
 _ORGANIZATIONS = 1000
 _CLAIMS = 40
+
+_Times = Sequence[tuple[float, float]]
 
 _TIMES = """
 SELECT extract(epoch FROM running_since - created_at)::float8 AS start_s,
@@ -66,27 +69,40 @@ FROM generate_series(1, %(rows)s) n
 
 
 async def measure_fairness(system: System, sizes: Sizes, report: Report) -> None:
-    """Nine organizations that ask now and then, without and with a flood; then five that all want everything."""
+    """Nine organizations that ask now and then, without and with a flood; then five that all want everything.
+
+    The flood comes twice: as fast as it is accepted, which takes all of the machine's processors, and at a pace, which
+    leaves the machine room, so that what is measured is the order of the queue alone.
+    """
     await _add_organizations(system, [_FLOOD, *_QUIET, *_SATURATED])
     alone = await _quiet_ones(system, sizes.quiet_s)
-    flood = asyncio.create_task(_submit(system, _FLOOD, sizes.flood))
-    beside = await _quiet_ones(system, sizes.quiet_s)
-    report.notes.append(f"fairness: {await flood:,} requests of the flood were accepted meanwhile")
-    await _empty(system)
-    for what, which in (("to its start", 0), ("to its answer", 1)):
-        before, after = (percentile([one[which] for one in some], 0.95) or 0.0 for some in (alone, beside))
-        report.add("fairness", f"one of nine alone, accepted {what}, p95", before * _MS, "ms")
-        report.add("fairness", f"the same beside a flood of {sizes.flood:,}", after * _MS, "ms")
-        aim = _AIM_RATIO if which else None
-        ratio = after / before if before else None
-        report.add("fairness", f"the flood's part in it, {what}", ratio, "times", aim=aim)
+    for pace, per_s in ((f", {_FLOOD_PER_S:g} a second", _FLOOD_PER_S), ("", None)):
+        flood = asyncio.create_task(_submit(system, _FLOOD, sizes.flood, per_s=per_s))
+        beside = await _quiet_ones(system, sizes.quiet_s)
+        flood.cancel()
+        await asyncio.wait([flood])
+        name = f"a flood of {sizes.flood:,}{pace}"
+        report.notes.append(f"fairness: {await _flooded(system):,} requests of {name} were accepted meanwhile")
+        await _empty(system)
+        _add_ratios(report, name, alone, beside)
     await _measure_shares(system, sizes, report)
 
 
+def _add_ratios(report: Report, name: str, alone: _Times, beside: _Times) -> None:
+    for what, which in (("to its start", 0), ("to its answer", 1)):
+        before, after = (percentile([one[which] for one in some], 0.95) or 0.0 for some in (alone, beside))
+        report.add("fairness", f"one of nine alone, accepted {what}, p95", before * _MS, "ms")
+        report.add("fairness", f"the same beside {name}", after * _MS, "ms")
+        ratio = after / before if before else None
+        report.add("fairness", f"part of {name} in it, {what}", ratio, "times", aim=_AIM_RATIO)
+
+
 async def _measure_shares(system: System, sizes: Sizes, report: Report) -> None:
-    """Jain's index of the seconds that their runs took while each of them always had something waiting."""
-    await asyncio.gather(*(_submit(system, one, sizes.saturated_each) for one in _SATURATED))
+    """Jain's index of the seconds that their runs took, from the first request on: who got more while the others were
+    still coming in gets less afterwards.
+    """
     since = await _now(system)
+    await asyncio.gather(*(_submit(system, one, sizes.saturated_each) for one in _SATURATED))
     await asyncio.sleep(sizes.quiet_s / 2)
     params = {"of": _SATURATED, "since": since, "until": await _now(system)}
     rows = await system.stack.services.database.system().all(_RUN_SECONDS, params)
@@ -102,7 +118,7 @@ def _jain(shares: Sequence[float]) -> float:
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0
 
 
-async def _quiet_ones(system: System, seconds: float) -> list[tuple[float, float]]:
+async def _quiet_ones(system: System, seconds: float) -> _Times:
     """Each asks once in five seconds, spread over them; (to its start, to its answer) of what was answered, seconds."""
     since, asked = await _now(system), int(seconds / _EVERY_S) * len(_QUIET)
     for number in range(asked):
@@ -115,7 +131,8 @@ async def _quiet_ones(system: System, seconds: float) -> list[tuple[float, float
     return [(row["start_s"], row["answer_s"]) for row in rows]
 
 
-async def _submit(system: System, organization_id: str, count: int) -> int:
+async def _submit(system: System, organization_id: str, count: int, *, per_s: float | None = None) -> None:
+    """per_s: None for as fast as they are accepted."""
     services = system.stack.services
     organization = await services.tenants.organization(organization_id)
     assert organization is not None  # noqa: S101 - it was just made
@@ -127,8 +144,23 @@ async def _submit(system: System, organization_id: str, count: int) -> int:
                 organization, SubmitRequest(prompt=_RUN), source="api", correlation_id="", traceparent=""
             )
 
-    await asyncio.gather(*(one() for _ in range(count)))
-    return count
+    if per_s is None:
+        await asyncio.gather(*(one() for _ in range(count)))
+        return
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as under_way:
+        for number in range(count):
+            await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
+            under_way.create_task(one())
+
+
+async def _flooded(system: System) -> int:
+    """Of the flood, not yet given up."""
+    row = await system.stack.services.database.system().one(
+        "SELECT count(*) AS n FROM executions WHERE organization_id = %(flood)s AND status <> 'cancelled'",
+        {"flood": _FLOOD},
+    )
+    return int(row["n"]) if row else 0
 
 
 async def _add_organizations(system: System, ids: Iterable[str]) -> None:
@@ -162,7 +194,7 @@ async def measure_claims(sizes: Sizes, report: Report) -> None:
 
         async def claim(limit: int) -> None:
             await executions.claim_queued(
-                execution_id=None, limit=limit, capacity=10**6, lease=Lease("lse_bench", 1e12)
+                execution_id=None, limit=limit, servers={"ins_bench": 10**6}, lease=Lease("lse_bench", 1e12)
             )
 
         report.add("claims", "a claim with nothing waiting, median", await _median_ms(lambda: claim(32)), "ms")

@@ -33,6 +33,8 @@ class Sizes:
     flood: int = 10_000
     saturated_each: int = 600
     waiting_rows: int = 100_000
+    calm_s: float = 30.0  # of the placement row, before servers are harmed
+    harmed_s: float = 50.0
 
 
 FULL = Sizes()
@@ -62,4 +64,6 @@ QUICK = Sizes(
     flood=500,
     saturated_each=200,
     waiting_rows=10_000,
+    calm_s=15.0,
+    harmed_s=25.0,
 )

@@ -302,6 +302,7 @@ async def running_system(*, task_events: bool, limits: Limits | None = None) -> 
                     "slack_api_base_url": f"http://{HOST}:{slack_port}/api",
                     "worker_send_events": str(task_events).lower(),
                     "egress_allow": HOST,  # the MCP server of the tool calls
+                    "opencode_directories_per_second": "1000",  # a simulated server loads one in no time
                 },
             ),
             on_line=count,

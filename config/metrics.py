@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from config.log_target import lines_lost
 
+_EXECUTION_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -87,6 +88,24 @@ class ProcessMetrics:
             ("instance",),
             registry=self.registry,
         )
+
+        self._executions_ended = Counter(
+            "nubabel_executions_ended",
+            "Executions that ended in this process, by who answered them (the rollout) and how they ended.",
+            ("orchestrator", "status"),
+            registry=self.registry,
+        )
+        self._execution_seconds = Histogram(
+            "nubabel_execution_duration_seconds",
+            "Time from an execution's acceptance to its end, by who answered it.",
+            ("orchestrator",),
+            buckets=_EXECUTION_SECONDS,
+            registry=self.registry,
+        )
+
+    def execution_ended(self, orchestrator: str, status: str, *, after_s: float) -> None:
+        self._executions_ended.labels(orchestrator, status).inc()
+        self._execution_seconds.labels(orchestrator).observe(max(0.0, after_s))
 
     def breaker_opened(self, instance: str) -> None:
         self._breaker_openings.labels(instance).inc()

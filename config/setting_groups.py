@@ -21,6 +21,7 @@ CommaSeparatedSecrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 _FERNET_KEY_BYTES = 32
 _PORTS = 65536
+_ROLLOUT = re.compile(r"opencode|(delegate|fallback):(100(\.0{1,2})?|\d{1,2}(\.\d{1,2})?)(:(session|organization))?")
 _NAMED_DIGEST = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}:[0-9a-f]{64}")
 
 
@@ -39,6 +40,15 @@ def _http_origin(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be a URL beginning with https:// (or http://)")
     return value.rstrip("/")
+
+
+def _rollout(value: str) -> str:
+    if not _ROLLOUT.fullmatch(value):
+        raise ValueError(
+            "must be opencode, or delegate or fallback with a percentage and session or organization, "
+            "e.g. delegate:10:session"
+        )
+    return value
 
 
 def _fernet_keys(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -79,6 +89,7 @@ def _command(value: str) -> str:
 RedisUrl = Annotated[SecretStr, _url_of("redis", "rediss")]
 PostgresUrl = Annotated[SecretStr, _url_of("postgresql", "postgres")]
 HttpOrigin = Annotated[str, AfterValidator(_http_origin)]
+Rollout = Annotated[str, AfterValidator(_rollout)]
 EncryptionKeys = Annotated[CommaSeparatedSecrets, Field(min_length=1), AfterValidator(_fernet_keys)]
 OperatorTokens = Annotated[CommaSeparated, AfterValidator(_named_digests)]
 CommandLine = Annotated[str, AfterValidator(_command)]
@@ -264,6 +275,26 @@ class OpenCodeSettings(SettingGroup):
     opencode_restart_after_s: PositiveFloat = Field(
         60, description="Seconds that a server is away before it is started anew; five times as long between tries."
     )
+    opencode_drain_s: PositiveFloat = Field(
+        600, description="Seconds that the runs of a server that is not well are waited for before it is started anew."
+    )
+    opencode_memory_bound_bytes: PositiveInt = Field(
+        3_000_000_000,
+        description="Memory of one server's process, told by its plugin, above which it gets no new sessions.",
+    )
+    opencode_memory_within_s: PositiveFloat = Field(
+        900, description="The same for a server whose memory grows so fast that it would reach the bound within this."
+    )
+    opencode_memory_window_s: PositiveFloat = Field(
+        600, description="Seconds over which that growth is measured: loading directories takes memory, and ends."
+    )
+    opencode_event_lag_s: PositiveFloat = Field(
+        10, description="Seconds that a server's events may come late. Later than that is not well."
+    )
+    opencode_event_lag_checks: PositiveInt = Field(
+        3, description="Checks of opencode_event_lag_check_s in a row that have to agree on that."
+    )
+    opencode_event_lag_check_s: PositiveFloat = Field(10, description="Seconds of one such check.")
     opencode_model_retries: PositiveInt = Field(
         6, description="Tries of a server to reach its model, which have no end of their own, until a run is given up."
     )
@@ -285,6 +316,15 @@ class OpenCodeSettings(SettingGroup):
     opencode_submits_per_second: PositiveInt = Field(
         20, description="Prompts per second and server, unless it says otherwise."
     )
+    opencode_max_directories: PositiveInt = Field(
+        20, description="Organizations' directories loaded at once per shared server, unless it says otherwise."
+    )
+    opencode_directories_per_second: PositiveInt = Field(
+        1, description="Of those, how many a server loads a second: each costs it about a second of CPU."
+    )
+    opencode_directory_idle_s: float = Field(
+        3600, ge=60, description="Seconds without a prompt after which such a directory is unloaded; its files stay."
+    )
     analysis_rules_file: Path | None = Field(
         None, description="YAML with rules of your own for the request analysis, added to the built-in ones."
     )
@@ -303,11 +343,47 @@ class OpenCodeSettings(SettingGroup):
     budget_pause_h: PositiveInt = Field(
         168, description="Hours for which a run that was paused for lack of budget is kept."
     )
+    budget_button_usd: PositiveFloat = Field(
+        1.0,
+        description="US dollars that a press of the button in Slack lets a request cost more that waits for budget.",
+    )
+    economy_from: float = Field(
+        0.8, gt=0, le=1, description="Share of a day's or month's cap from which organizations that economize do so."
+    )
+    economy_category: str = Field("quick", description="Category of their requests then, where the caller chose none.")
+    economy_run_s: PositiveInt = Field(300, description="Seconds that a run of theirs may take then.")
+    answer_reuse_s: PositiveInt = Field(
+        3600, description="Seconds for which an answer is given again, to organizations that want that."
+    )
     late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")
     run_stalled_s: PositiveFloat = Field(
         600, description="Seconds in which a run has not come further, until it is stopped and tried again."
+    )
+
+
+class OrchestratorSettings(SettingGroup):
+    title = "Orchestrators besides OpenCode"
+
+    rollout: Rollout = Field(
+        "opencode",
+        description="Who answers: opencode; or delegate (another service, POST /delegate_task) or fallback (a model "
+        "asked directly) with a percentage of sessions or organizations, e.g. delegate:10:session; OpenCode the rest.",
+    )
+    delegate_url: HttpOrigin | None = Field(None, description="The other service, without /delegate_task.")
+    delegate_token: SecretStr | None = Field(None, description="Bearer token for it.")
+    fallback_api: Literal["anthropic", "openai"] | None = Field(
+        None, description="What the fallback's model is asked through. Empty: it says that no model is connected."
+    )
+    fallback_model: str | None = Field(None, description="The fallback's model, as its API names it.")
+    fallback_api_key: SecretStr | None = Field(None, description="Key for that API.")
+    fallback_base_url: HttpOrigin | None = Field(
+        None, description="A compatible API elsewhere, as its SDK wants it. Empty: the provider's own."
+    )
+    fallback_max_tokens: PositiveInt = Field(4096, description="Tokens of an answer of the fallback.")
+    orchestrator_calls: PositiveInt = Field(
+        100, description="Calls that one worker process keeps up at once; they take no worker thread."
     )
 
 
@@ -337,12 +413,12 @@ class WorkSettings(SettingGroup):
         600,
         description="Seconds after which a waiting request goes first now and then, whoever's turn it is.",
     )
-    fair_largest_share: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="Of all places for runs, what one organization may occupy at most while others were active in the "
-        "last half hour: so a newcomer finds a place at once. With 1 it may have them all.",
+    fair_kept_free: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Of all places for runs, what an organization that has its share leaves free while others were "
+        "active in the last half hour: so whoever comes finds a place at once. With 0 it may take them all.",
     )
     batch_share: float = Field(
         0.8, ge=0, le=1, description="Share of the capacity that requests of priority batch may occupy at most."
@@ -424,6 +500,7 @@ GROUPS: tuple[type[SettingGroup], ...] = (
     GatewaySettings,
     SlackSettings,
     OpenCodeSettings,
+    OrchestratorSettings,
     WorkSettings,
     ToolSettings,
     FlowerSettings,

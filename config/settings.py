@@ -17,6 +17,7 @@ from config.setting_groups import (
     FlowerSettings,
     GatewaySettings,
     OpenCodeSettings,
+    OrchestratorSettings,
     ProcessSettings,
     SlackSettings,
     StoreSettings,
@@ -47,6 +48,7 @@ class Settings(
     GatewaySettings,
     SlackSettings,
     OpenCodeSettings,
+    OrchestratorSettings,
     WorkSettings,
     ToolSettings,
     FlowerSettings,
@@ -67,7 +69,7 @@ class Settings(
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        problems = [*self._slack_problems(), *self._production_problems()]
+        problems = [*self._slack_problems(), *self._orchestrator_problems(), *self._production_problems()]
         if self.database_pool_min > self.database_pool_max:
             problems.append(f"{PREFIX}DATABASE_POOL_MIN is larger than {PREFIX}DATABASE_POOL_MAX")
         if bool(self.sidecar_listen) != bool(self.sidecar_organization):
@@ -94,6 +96,18 @@ class Settings(
             problems.append(f"a workspace from settings also needs {missing}")
         if bool(self.slack_client_id) != bool(self.slack_client_secret):
             problems.append(f"{_variable('slack_client_id')} and {_variable('slack_client_secret')} belong together")
+        return problems
+
+    def _orchestrator_problems(self) -> list[str]:
+        problems = []
+        if self.rollout.startswith("delegate") and self.delegate_url is None:
+            problems.append(f"{_variable('rollout')} delegate needs {_variable('delegate_url')}")
+        if self.fallback_api is not None:
+            problems += [
+                f"{_variable('fallback_api')} needs {_variable(name)}"
+                for name in ("fallback_model", "fallback_api_key")
+                if getattr(self, name) is None
+            ]
         return problems
 
     def _production_problems(self) -> list[str]:

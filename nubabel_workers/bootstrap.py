@@ -1,6 +1,6 @@
 """The composition root: settings in, wired services out. The only place that knows which adapter serves which port."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_bytes
@@ -15,23 +15,27 @@ from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
+from nubabel_workers.adapters.cache.answers import RedisAnswerMemory
 from nubabel_workers.adapters.cache.circuit_breakers import OF_TOOLS, RedisCircuitBreakers
 from nubabel_workers.adapters.cache.erasure import RedisOrganizationCache
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
+from nubabel_workers.adapters.documents.reader import ProcessDocumentReader
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.mcp.catalogue import load_catalogue
 from nubabel_workers.adapters.model_prices import load_prices
 from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import (
+    HttpOpenCodeDirectories,
     HttpOpenCodeEvents,
     HttpOpenCodeServers,
     HttpOpenCodeSessions,
     OnServersCall,
 )
 from nubabel_workers.adapters.opencode.transport import Timeouts, new_http_client, new_stream_session
+from nubabel_workers.adapters.orchestrators.canned import CannedAnswer
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.slack.messenger import SlackMessenger, slack_http_session
@@ -39,10 +43,12 @@ from nubabel_workers.adapters.slack.oauth_client import SlackOAuthClient, instal
 from nubabel_workers.adapters.storage.admission import PostgresAdmission
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.budgets import PostgresBudgets
+from nubabel_workers.adapters.storage.calls import PostgresCalls
 from nubabel_workers.adapters.storage.connection_credentials import PostgresConnectionCredentials
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.dead_letter_registry import PostgresDeadLetterRegistry
 from nubabel_workers.adapters.storage.dead_letters import PostgresDeadLetters
+from nubabel_workers.adapters.storage.directories import PostgresDirectories
 from nubabel_workers.adapters.storage.encryption import TokenCipher
 from nubabel_workers.adapters.storage.erasure import PostgresErasure
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
@@ -55,6 +61,7 @@ from nubabel_workers.adapters.storage.tenants import PostgresTenants
 from nubabel_workers.adapters.storage.tool_calls import PostgresToolCalls
 from nubabel_workers.adapters.storage.tool_connections import PostgresToolConnections
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
+from nubabel_workers.adapters.storage.vitals import PostgresVitals
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.supervisor import CommandSupervisor
@@ -64,15 +71,22 @@ from nubabel_workers.domain.budgets import Amount
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
 from nubabel_workers.domain.limits import Plans
 from nubabel_workers.domain.placement import AWAY, PACE
+from nubabel_workers.domain.ports.orchestrators import CallableOrchestrator
 from nubabel_workers.domain.retry import RetryPolicy
+from nubabel_workers.domain.rollout import Orchestrator, Rollout
+from nubabel_workers.domain.server_vitals import EventLagLimits, MemoryLimits
 from nubabel_workers.domain.tool_call_times import ToolCallTimes
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.admit_requests import AdmitRequests
+from nubabel_workers.services.allow_by_button import AllowByButton
+from nubabel_workers.services.answer_by_call import AnswerByCall, CallLimits
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
+from nubabel_workers.services.apply_rollout import ApplyRollout
 from nubabel_workers.services.ask_tool_servers import AskLimits, AskToolServers
 from nubabel_workers.services.authorize_connection import AuthorizeConnection
 from nubabel_workers.services.batches import BatchLimits
+from nubabel_workers.services.call_orchestrator import CallOrchestrator, CallPace
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.complete_executions import CheckLimits, CompleteExecutions
@@ -90,6 +104,7 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.invoke_tool import InvokeLimits, InvokeTool
 from nubabel_workers.services.keep_budgets import BudgetLimits, KeepBudgets
+from nubabel_workers.services.keep_directories import DirectoryPace, KeepDirectories
 from nubabel_workers.services.list_tools import ListTools
 from nubabel_workers.services.maintain import Maintain, MaintenancePace
 from nubabel_workers.services.manage_connections import ManageConnections
@@ -97,6 +112,7 @@ from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.services.mask_prompt import MaskPrompt
 from nubabel_workers.services.observe_runs import ObserveRuns
+from nubabel_workers.services.plan_runs import PlanRuns
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
 from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
@@ -107,13 +123,16 @@ from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.restart_servers import RestartPace, RestartServers
+from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.revoke_access import RevokeAccess
+from nubabel_workers.services.run_deadlines import RunDeadlines
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 from nubabel_workers.services.submit_prompt import RunLimits, SubmitPrompt
 from nubabel_workers.services.tool_calls import ToolCalls
+from nubabel_workers.services.watch_servers import WatchServers
 
 _DAY_S = 86_400.0
 _RESTART_LIMIT_S = 45.0  # shorter than a scheduler's step may take
@@ -134,6 +153,8 @@ class Adapters:
     cipher: TokenCipher
     tenants: PostgresTenants
     instances: PostgresInstances
+    directories: PostgresDirectories
+    vitals: PostgresVitals
     executions: PostgresExecutions
     groups: PostgresGroups
     inbound: PostgresInbound
@@ -143,15 +164,20 @@ class Adapters:
     mappings: CachedSessionMappings
     progress: RedisProgress
     admission: PostgresAdmission
+    answers: RedisAnswerMemory
     throttle: RedisThrottle
     breakers: RedisCircuitBreakers
     waiting: PostgresWaiting
+    calls: PostgresCalls
+    orchestrators: Mapping[Orchestrator, CallableOrchestrator]
+    rollout: Rollout
     hints: BrokerHintPublisher
     messenger: SlackMessenger
     webhooks: StandardWebhookSender
     servers: HttpOpenCodeServers
     events: HttpOpenCodeEvents
     egress: EgressGuard
+    documents: ProcessDocumentReader
     plans: Plans
 
 
@@ -171,13 +197,17 @@ class Services(Adapters):
     cancel_group: CancelGroup
     settle_groups: SettleGroups
     read_capabilities: ReadCapabilities
+    answer_by_call: AnswerByCall
+    apply_rollout: ApplyRollout
     dispatch_executions: DispatchExecutions
     complete_executions: CompleteExecutions
     deliver_notifications: DeliverNotifications
     report_servers: ReportServers
     keep_budgets: KeepBudgets
+    keep_directories: KeepDirectories
     reconcile_instance: ReconcileInstance
     follow_instance: FollowInstance
+    watch_servers: WatchServers
     maintain: Maintain
 
 
@@ -194,6 +224,7 @@ async def open_services(
         services = _wire(adapters)
         services.leases.start()
         stack.push_async_callback(services.leases.stop)
+        stack.push_async_callback(services.answer_by_call.close)
         yield services
 
 
@@ -218,7 +249,10 @@ async def _open_adapters(
     lease_s, lone = settings.lease_s, settings.max_lone_deliveries
     plans = load_plans(settings.plans_file)
     turns = FairTurns(database, plans, _fair_policy(settings))
-    executions = PostgresExecutions(database, clock, chance, turns, lease_s=lease_s, lone_deliveries=lone)
+    rollout = Rollout.parse(settings.rollout)
+    executions = PostgresExecutions(
+        database, clock, chance, turns, lease_s=lease_s, lone_deliveries=lone, rollout=rollout
+    )
     breakers = RedisCircuitBreakers(cache, chance, policy=_breaker_policy(settings), on_opened=metrics.breaker_opened)
     return Adapters(
         settings=settings,
@@ -229,9 +263,11 @@ async def _open_adapters(
         database=database,
         cipher=cipher,
         tenants=PostgresTenants(database, cipher),
+        vitals=PostgresVitals(database),
         instances=PostgresInstances(database, cipher, give_up_after_s=settings.opencode_give_up_after_s),
+        directories=PostgresDirectories(database),
         executions=executions,
-        groups=PostgresGroups(database, clock, chance),
+        groups=PostgresGroups(database, clock, chance, rollout=rollout),
         inbound=PostgresInbound(database, chance, lease_s=lease_s, lone_deliveries=lone),
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),
@@ -241,17 +277,59 @@ async def _open_adapters(
         ),
         progress=RedisProgress(cache, reading, keep_s=settings.progress_keep_s),
         admission=PostgresAdmission(database),
+        answers=RedisAnswerMemory(cache, cipher, keep_s=settings.answer_reuse_s),
         throttle=RedisThrottle(cache),
         breakers=breakers,
         waiting=PostgresWaiting(database, away=AWAY, pace=PACE),
+        calls=PostgresCalls(database),
+        orchestrators=_open_orchestrators(settings, clock, stack),
+        rollout=rollout,
         hints=hints,
         messenger=messenger,
         webhooks=StandardWebhookSender(guard, now=clock.now, timeout_s=settings.webhook_timeout_s),
         servers=HttpOpenCodeServers(http, timeouts=_opencode_timeouts(settings), on_call=_heeded_by(breakers)),
-        events=HttpOpenCodeEvents(streams, silence_s=settings.opencode_stream_idle_s),
+        events=HttpOpenCodeEvents(
+            streams, silence_s=settings.opencode_stream_idle_s, lag_check_s=settings.opencode_event_lag_check_s
+        ),
         egress=guard,
+        documents=ProcessDocumentReader(),
         plans=plans,
     )
+
+
+def _open_orchestrators(
+    settings: Settings, clock: SystemClock, stack: AsyncExitStack
+) -> Mapping[Orchestrator, CallableOrchestrator]:
+    """Those that the settings describe. Their libraries, half a second and 30 MB, are for those who use them."""
+    found: dict[Orchestrator, CallableOrchestrator] = {Orchestrator.FALLBACK: CannedAnswer()}
+    if settings.delegate_url is not None:
+        import httpx  # noqa: PLC0415
+
+        from nubabel_workers.adapters.orchestrators.delegate import DelegateService  # noqa: PLC0415
+
+        client = httpx.AsyncClient(follow_redirects=False)
+        stack.push_async_callback(client.aclose)
+        found[Orchestrator.DELEGATE] = DelegateService(
+            client, url=settings.delegate_url, token=settings.delegate_token, now=clock.now
+        )
+    if settings.fallback_api is not None and settings.fallback_model and settings.fallback_api_key:
+        from nubabel_workers.adapters.orchestrators.models import (  # noqa: PLC0415
+            AnthropicModel,
+            ModelAccess,
+            OpenAIModel,
+        )
+
+        access = ModelAccess(
+            settings.fallback_model,
+            settings.fallback_api_key,
+            settings.fallback_base_url,
+            settings.fallback_max_tokens,
+        )
+        kind = AnthropicModel if settings.fallback_api == "anthropic" else OpenAIModel
+        model = kind(access, now=clock.now)
+        stack.push_async_callback(model.close)
+        found[Orchestrator.FALLBACK] = model
+    return found
 
 
 def _wire(a: Adapters) -> Services:
@@ -259,7 +337,8 @@ def _wire(a: Adapters) -> Services:
     settings = a.settings
     leases = LeaseHolder(a.maintenance, a.clock, a.chance, lease_s=settings.lease_s)
     settle = SettleGroups(a.groups, a.hints)
-    end = EndExecution(a.executions, a.hints, a.progress, settle)
+    reuse = ReuseAnswers(a.answers, a.tenants, a.clock)
+    end = EndExecution(a.executions, a.hints, a.progress, settle, reuse, a.metrics, a.clock)
     cancel = CancelExecution(a.executions, end, a.hints)
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
     rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
@@ -272,32 +351,44 @@ def _wire(a: Adapters) -> Services:
     foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
     count_usage = CountUsage(load_prices(settings.model_prices_file))
     budgets = _keep_budgets(a, organization_limits, count_usage)
-    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, report, a.hints)
+    deadlines = RunDeadlines(organization_limits, rules, default_s=settings.run_deadline_s)
+    plan_runs = PlanRuns(budgets, deadlines, rules)
+    masking = MaskPrompt(a.cipher.derived_key("prompt-masking"), a.documents)
+    context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
+    calls = _answer_by_call(a, end, budgets, count_usage, plan_runs, reuse, leases, context, masking)
+    waiting = ReadWaiting(a.admission, a.instances, organization_limits)
+    watch = _watch_servers(a)
+    directories = _keep_directories(a)
+    reconcile = ReconcileInstance(a.executions, a.instances, a.servers, asks, strays, directories, report, a.hints)
     return Services(
         **vars(a),
         leases=leases,
         accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
-        process_slack_events=_process_slack_events(a, admission, leases, cancel, busy_policy),
+        process_slack_events=_process_slack_events(a, admission, leases, cancel, busy_policy, budgets),
         submit_execution=submit,
         submit_group=_submit_group(a, submit, admission, busy_policy),
         accept_submission=_accept_submission(a, submit),
         read_execution=ReadExecution(a.executions),
-        read_waiting=ReadWaiting(a.admission, a.instances, organization_limits),
+        read_waiting=waiting,
         cancel_execution=cancel,
         cancel_group=CancelGroup(a.groups, cancel, settle),
         settle_groups=settle,
         read_capabilities=ReadCapabilities(a.instances, a.servers, rules, a.clock),
+        answer_by_call=calls,
+        apply_rollout=ApplyRollout(a.calls, a.rollout),
         dispatch_executions=_dispatch_executions(
-            a, end, foreign, report, budgets, organization_limits, leases, strays, rules
+            a, end, foreign, report, budgets, directories, calls, reuse, plan_runs, leases, strays, context, masking
         ),
         complete_executions=_complete_executions(a, end, foreign, report, budgets, count_usage, leases),
         deliver_notifications=_deliver_notifications(a, leases, cancel),
         report_servers=report,
         keep_budgets=budgets,
+        keep_directories=directories,
         reconcile_instance=reconcile,
-        follow_instance=_follow_instance(a, reconcile, asks, report, budgets),
+        follow_instance=_follow_instance(a, reconcile, asks, report, budgets, watch),
+        watch_servers=watch,
         maintain=Maintain(
-            a.maintenance, a.executions, end, reconcile, a.breakers, a.hints, a.metrics, pace=_pace(settings)
+            a.maintenance, a.executions, end, reconcile, waiting, a.breakers, a.hints, a.metrics, pace=_pace(settings)
         ),
     )
 
@@ -308,6 +399,10 @@ def _keep_budgets(a: Adapters, organization_limits: ReadLimits, count_usage: Cou
         first_hold=Amount(settings.budget_first_hold_usd, settings.budget_first_hold_tokens),
         keep_s=settings.budget_pause_h * 3600.0,
         answer_by_s=settings.answer_by_s,
+        economy_from=settings.economy_from,
+        economy_category=settings.economy_category,
+        economy_run_s=settings.economy_run_s,
+        button_cost=settings.budget_button_usd,
     )
     return KeepBudgets(
         PostgresBudgets(a.database),
@@ -321,6 +416,11 @@ def _keep_budgets(a: Adapters, organization_limits: ReadLimits, count_usage: Cou
     )
 
 
+def _keep_directories(a: Adapters) -> KeepDirectories:
+    pace = DirectoryPace(a.settings.opencode_directories_per_second, a.settings.opencode_directory_idle_s)
+    return KeepDirectories(a.directories, HttpOpenCodeDirectories(a.servers), a.instances, a.throttle, pace=pace)
+
+
 def _submit_execution(
     a: Adapters, admission: AdmitRequests, busy_policy: ApplyBusyPolicy, rules: Rules
 ) -> SubmitExecution:
@@ -332,6 +432,8 @@ def _submit_execution(
         a.hints,
         a.chance,
         rules,
+        a.instances,
+        a.egress.check_url,
         answer_by_s=a.settings.answer_by_s,
         max_prompt_bytes=a.settings.max_prompt_bytes,
     )
@@ -364,7 +466,12 @@ def _accept_submission(a: Adapters, submit: SubmitExecution) -> AcceptSubmission
 
 
 def _process_slack_events(
-    a: Adapters, admission: AdmitRequests, leases: LeaseHolder, cancel: CancelExecution, busy_policy: ApplyBusyPolicy
+    a: Adapters,
+    admission: AdmitRequests,
+    leases: LeaseHolder,
+    cancel: CancelExecution,
+    busy_policy: ApplyBusyPolicy,
+    budgets: KeepBudgets,
 ) -> ProcessSlackEvents:
     return ProcessSlackEvents(
         a.inbound,
@@ -373,6 +480,7 @@ def _process_slack_events(
         admission,
         cancel,
         busy_policy,
+        AllowByButton(a.executions, a.tenants, budgets),
         leases,
         a.hints,
         a.chance,
@@ -382,23 +490,57 @@ def _process_slack_events(
     )
 
 
+def _answer_by_call(
+    a: Adapters,
+    end: EndExecution,
+    budgets: KeepBudgets,
+    count_usage: CountUsage,
+    plan_runs: PlanRuns,
+    reuse: ReuseAnswers,
+    leases: LeaseHolder,
+    context: GatherContext,
+    masking: MaskPrompt,
+) -> AnswerByCall:
+    call = CallOrchestrator(
+        a.executions,
+        a.calls,
+        a.orchestrators,
+        context,
+        masking,
+        budgets,
+        count_usage,
+        plan_runs,
+        reuse,
+        end,
+        a.mappings,
+        a.progress,
+        a.chance,
+        a.clock,
+        retry=_retry(a.settings, "orchestration"),
+        pace=CallPace(lone_deliveries=a.settings.max_lone_deliveries),
+    )
+    limits = CallLimits(places=a.settings.orchestrator_calls)
+    return AnswerByCall(a.executions, a.calls, call, a.rollout, leases, a.hints, limits=limits)
+
+
 def _dispatch_executions(
     a: Adapters,
     end: EndExecution,
     foreign: ReportForeignSession,
     report: ReportServers,
     budgets: KeepBudgets,
-    organization_limits: ReadLimits,
+    directories: KeepDirectories,
+    calls: AnswerByCall,
+    reuse: ReuseAnswers,
+    plan_runs: PlanRuns,
     leases: LeaseHolder,
     strays: StopStrayRuns,
-    rules: Rules,
+    context: GatherContext,
+    masking: MaskPrompt,
 ) -> DispatchExecutions:
     settings = a.settings
-    masking = MaskPrompt(a.cipher.derived_key("prompt-masking"))
-    context = GatherContext(a.messenger, a.tenants, a.throttle, limits=_context_limits(settings))
     limits = RunLimits(
         submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
-        run_deadline_s=settings.run_deadline_s,
         default_model=settings.opencode_default_model,
     )
     return DispatchExecutions(
@@ -416,8 +558,8 @@ def _dispatch_executions(
             foreign,
             masking,
             budgets,
-            organization_limits,
-            rules,
+            directories,
+            plan_runs,
             limits=limits,
         ),
         a.progress,
@@ -426,6 +568,8 @@ def _dispatch_executions(
         report,
         a.waiting,
         budgets,
+        calls,
+        reuse,
         leases,
         a.hints,
         a.chance,
@@ -460,12 +604,14 @@ def _complete_executions(
         ),
         budgets,
         a.mappings,
+        a.waiting,
         leases,
         a.hints,
         a.chance,
         retry=_retry(a.settings, "orchestration"),
         limits=_batch_limits(a.settings),
         checks=CheckLimits(model_retries=a.settings.opencode_model_retries, stalled_s=a.settings.run_stalled_s),
+        default_model=a.settings.opencode_default_model,
     )
 
 
@@ -495,7 +641,12 @@ def _deliver_notifications(a: Adapters, leases: LeaseHolder, cancel: CancelExecu
 
 
 def _follow_instance(
-    a: Adapters, reconcile: ReconcileInstance, asks: RefuseAsks, report: ReportServers, budgets: KeepBudgets
+    a: Adapters,
+    reconcile: ReconcileInstance,
+    asks: RefuseAsks,
+    report: ReportServers,
+    budgets: KeepBudgets,
+    watch: WatchServers,
 ) -> FollowInstance:
     return FollowInstance(
         a.events,
@@ -509,9 +660,21 @@ def _follow_instance(
         a.breakers,
         report,
         budgets,
+        watch,
         a.hints,
         progress_pace_s=a.settings.slack_progress_interval_s,
     )
+
+
+def _watch_servers(a: Adapters) -> WatchServers:
+    settings = a.settings
+    memory = MemoryLimits(
+        bound_bytes=settings.opencode_memory_bound_bytes,
+        within_s=settings.opencode_memory_within_s,
+        window_s=settings.opencode_memory_window_s,
+    )
+    events = EventLagLimits(limit_s=settings.opencode_event_lag_s, checks=settings.opencode_event_lag_checks)
+    return WatchServers(a.vitals, memory=memory, events=events)
 
 
 def _heeded_by(breakers: RedisCircuitBreakers) -> OnServersCall:
@@ -555,13 +718,15 @@ def _batch_limits(settings: Settings) -> BatchLimits:
 def erase_organization(
     services: Services, connections: Callable[[], ManageConnections], *, times: ErasureTimes | None = None
 ) -> EraseOrganization:
+    times = times or ErasureTimes()
     return EraseOrganization(
         PostgresErasure(services.database),
         RedisOrganizationCache(services.cache),
         HttpOpenCodeSessions(services.servers),
+        HttpOpenCodeDirectories(services.servers, settle_s=times.unload_s),
         services.instances,
         connections,
-        times=times or ErasureTimes(),
+        times=times,
     )
 
 
@@ -592,7 +757,7 @@ def restart_servers(services: Services) -> RestartServers | None:
     return RestartServers(
         services.instances,
         CommandSupervisor(settings.opencode_restart_command, limit_s=_RESTART_LIMIT_S),
-        pace=RestartPace(after_s, every_s=_RESTARTED_AGAIN * after_s),
+        pace=RestartPace(after_s, every_s=_RESTARTED_AGAIN * after_s, drain_s=settings.opencode_drain_s),
     )
 
 
@@ -750,6 +915,6 @@ def _fair_policy(settings: Settings) -> FairPolicy:
         half_life_s=settings.fair_half_life_s,
         expected_run_s=settings.fair_expected_run_s,
         aged_after_s=settings.fair_aged_after_s,
-        largest_share=settings.fair_largest_share,
+        kept_free=settings.fair_kept_free,
         batch_share=settings.batch_share,
     )

@@ -26,6 +26,7 @@ from nubabel_workers.adapters.opencode.wire import Answer, Call
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import SlackTarget
 from nubabel_workers.domain.opencode_events import SessionIdle
 from nubabel_workers.domain.ports import PromptPart, SessionMapping
@@ -165,7 +166,7 @@ class _StraightLine:
     async def _submit(self, execution_id: str, lease: Lease) -> str:
         services = self._services
         (claimed,) = await services.executions.claim_queued(
-            execution_id=execution_id, limit=1, capacity=self._instance.capacity_runs, lease=lease
+            execution_id=execution_id, limit=1, servers={self._instance.id: self._instance.capacity_runs}, lease=lease
         )
         execution = claimed.execution
         created = await self._opencode(endpoints.create_session(title=execution.id))
@@ -181,7 +182,7 @@ class _StraightLine:
             analysis={},
             context=None,
             notes=(),
-            masked={},
+            cleaning=Cleaning(),
             run_deadline_s=_LEASE_S,
         )
         mapping = SessionMapping(self._instance.id, created.id, None)

@@ -40,6 +40,7 @@ class Defaults:
     opencode_username: str = "opencode"
     capacity_runs: int = 50
     submits_per_second: int = 20
+    max_directories: int = 20
     slack_bot_token: SecretStr | None = field(default=None, repr=False)
 
 

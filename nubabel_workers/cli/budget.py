@@ -6,7 +6,8 @@ import typer
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, run
-from nubabel_workers.cli.output import Column, note, say_json, table
+from nubabel_workers.cli.output import note, say_json, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.domain.budgets import Amount, Books, Cap, Caps
 
 

@@ -85,4 +85,4 @@ def _words_of_foreign(error: Exception) -> str:
 def _usage_line(error: Exception, message: str) -> str:
     context = getattr(error, "ctx", None)
     command = f" (see {context.command_path} --help)" if context is not None else ""
-    return " ".join(message.split()) + command
+    return (" ".join(message.split()) or "choose a command") + command  # alone, a group only shows its help

@@ -19,7 +19,8 @@ from nubabel_workers.cli.invocation import (
     read_secret,
     run,
 )
-from nubabel_workers.cli.output import Column, fields, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.output import fields, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, plain
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.tool_connections import (

@@ -5,8 +5,9 @@ from datetime import datetime
 
 import orjson
 
-from nubabel_workers.cli.output import Column, fields, heading, note, print_line, say, styled, table
-from nubabel_workers.cli.wording import ago, clock_time, plain, plain_lines, shortened
+from nubabel_workers.cli.output import fields, heading, note, print_line, say, styled, table
+from nubabel_workers.cli.table_layout import Column
+from nubabel_workers.cli.wording import ago, clock_time, counted, plain, plain_lines, shortened
 from nubabel_workers.domain.administration import AttemptSummary, DeadLetterGroup, DeadLetterHistory, DeadLetterPage
 from nubabel_workers.domain.dead_letters import EXPLANATIONS, DeadLetter, DeadLetterStatus
 from nubabel_workers.domain.timeline import narrate
@@ -25,7 +26,7 @@ def print_groups(groups: Sequence[DeadLetterGroup], status: DeadLetterStatus, no
         say(f"        newest {ago(group.newest, now)}, oldest {ago(group.oldest, now)}")
         if group.organizations:
             more = " and others" if group.organizations > len(group.organization_ids) else ""
-            say(f"        of {group.organizations} organizations: {' '.join(group.organization_ids)}{more}")
+            say(f"        of {counted(group.organizations, 'organization')}: {' '.join(group.organization_ids)}{more}")
         say(f"        e.g. {group.sample_id}: {shortened(group.sample_error, _ERROR_CHARACTERS)}")
     note("each of a group: nubabel dead-letters list --reason REASON --cause CAUSE")
     note("try them again:  nubabel dead-letters replay --reason REASON --cause CAUSE --pace 2 --dry-run")

@@ -216,7 +216,9 @@ async def _filter(
 
 def _check_one_or_several(dead_letter_id: str | None, *, several: bool) -> None:
     if (dead_letter_id is None) is not several:
-        raise InvalidInputError("name one dead letter, or choose several with --reason, --org or --all (see --help)")
+        raise InvalidInputError(
+            "name one dead letter, or choose several with --reason, --cause, --org or --all (see --help)"
+        )
 
 
 def _spoken(outcome: str) -> str:

@@ -11,7 +11,7 @@ from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, run
 from nubabel_workers.cli.output import complain, note, say, say_json
-from nubabel_workers.cli.wording import plain_lines, shortened
+from nubabel_workers.cli.wording import plain, plain_lines, shortened
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.submission import SubmitRequest
@@ -117,6 +117,8 @@ def _print_end(submitted: Submitted, ended: Execution | None, *, as_json: bool) 
         say_json({"submitted": submitted, "execution": ended})
     elif ended is not None and ended.output:
         say(plain_lines(ended.output))
+        for said in ended.notes:
+            note(plain(said))
     if ended is None:
         complain(f"{submitted.execution_id} is not over yet; look: nubabel executions show {submitted.execution_id}")
     elif ended.status is not Status.COMPLETED:

@@ -9,7 +9,8 @@ import typer
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
-from nubabel_workers.cli.output import Column, fields, heading, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.output import fields, heading, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration, plain, plain_lines, shortened
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, Delivery, ExecutionSummary
 from nubabel_workers.domain.errors import NotFoundError
@@ -204,6 +205,8 @@ def _print_story(story: ExecutionStory, now: datetime) -> None:
     if one.output:
         heading("Answer")
         say(plain_lines(one.output))
+    for said in one.notes:
+        say(f"({plain(said)})")
 
 
 def _print_spans(spans: Sequence[Span]) -> None:

@@ -1,6 +1,7 @@
 """`nubabel instances`: the OpenCode servers."""
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +10,10 @@ from pydantic import SecretStr
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, actor, organization_or_all, read_secret, run
-from nubabel_workers.cli.output import Column, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.output import fields, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, plain
+from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.placement import takes_now
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.manage_instances import InstanceCheck, NewInstance
@@ -39,6 +42,9 @@ def add(
     ] = None,
     capacity: Annotated[int | None, typer.Option(help="Runs at once.")] = None,
     submits_per_second: Annotated[int | None, typer.Option(help="Prompts per second.")] = None,
+    max_directories: Annotated[
+        int | None, typer.Option(help="Organizations that have their own directory loaded there at once.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register an OpenCode server and look at it."""
@@ -54,6 +60,7 @@ def add(
             password=password,
             capacity_runs=defaults.capacity_runs if capacity is None else capacity,
             submits_per_second=defaults.submits_per_second if submits_per_second is None else submits_per_second,
+            max_directories=defaults.max_directories if max_directories is None else max_directories,
             directory=directory,
             organization=await organization_or_all(administration, organization),
         )
@@ -88,10 +95,13 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
                 _health(one),
                 gates[one.id].words,
                 _runs(one),
+                _directories(one),
                 one.version or "-",
                 one.organization_id or "shared",
+                _memory(one),
+                _lag(one),
                 ago(one.checked_at, now),
-                one.health_detail,
+                one.strain or one.health_detail,
             )
             for one in found
         ]
@@ -100,11 +110,57 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         say_json(found)
         return
-    titles = ("ID", "URL", "STATE", "HEALTH", "BREAKER", "RUNS", "VERSION", "FOR", "CHECKED")
+    titles = (
+        "ID",
+        "URL",
+        "STATE",
+        "HEALTH",
+        "BREAKER",
+        "RUNS",
+        "DIRECTORIES",
+        "VERSION",
+        "FOR",
+        "MEMORY",
+        "LAG",
+        "CHECKED",
+    )
     table(
         [*(Column(title) for title in titles), Column("DETAIL", whole=False)],
         rows,
         empty="no OpenCode server yet: nubabel instances add http://host:4096",
+    )
+
+
+@commands.command()
+def show(context: typer.Context, instance_id: InstanceArgument, as_json: AsJson = False) -> None:
+    """Show one server: load, health, memory, how late its events come, and what is wrong with it."""
+
+    async def work(administration: Administration) -> tuple[Instance, Gate, datetime]:
+        found = await administration.instances.find(instance_id)
+        gates = await administration.instances.gates()
+        return found, gates.get(found.id, CLOSED), administration.clock.now()
+
+    found, gate, now = run(context, work)
+    if as_json:
+        say_json({**vars(found), "breaker": gate.state})
+        return
+    fields(
+        {
+            "id": found.id,
+            "url": found.url,
+            "state": found.status,
+            "health": _health(found),
+            "because": found.strain or found.health_detail or "-",
+            "breaker": gate.words,
+            "runs": _runs(found),
+            "memory": _memory(found),
+            "events come": "-" if found.event_lag_s is None else f"{_lag(found)} late",
+            "version": found.version or "-",
+            "agents": ", ".join(found.agents) or "-",
+            "directory": found.directory or "the server's own",
+            "for": found.organization_id or "shared",
+            "checked": ago(found.checked_at, now),
+        }
     )
 
 
@@ -132,6 +188,23 @@ def check(
         raise typer.Exit(EXIT_FAILED)
 
 
+@commands.command("set")
+def set_values(
+    context: typer.Context,
+    instance_id: InstanceArgument,
+    max_directories: Annotated[
+        int, typer.Option(help="Organizations that have their own directory loaded there at once.")
+    ],
+) -> None:
+    """Change what a server may carry. What is loaded beyond that is unloaded when it is idle."""
+
+    async def work(administration: Administration) -> Instance:
+        return await administration.instances.set_max_directories(instance_id, max_directories, actor=actor(context))
+
+    changed = run(context, work)
+    say(f"{changed.id} carries {changed.max_directories} directories")
+
+
 @commands.command()
 def drain(context: typer.Context, instance_id: InstanceArgument) -> None:
     """Give a server no new runs; what runs there goes on."""
@@ -140,7 +213,7 @@ def drain(context: typer.Context, instance_id: InstanceArgument) -> None:
         return await administration.instances.drain(instance_id, actor=actor(context))
 
     drained = run(context, work)
-    say(f"draining {drained.id}: {drained.in_flight} executions still run there")
+    say(f"draining {drained.id}: executions that still run there: {drained.in_flight}")
     note(f"then: nubabel instances remove {drained.id}, or nubabel instances activate {drained.id}")
 
 
@@ -222,7 +295,26 @@ def _runs(instance: Instance) -> str:
     return f"{instance.in_flight}/{takes}{whole}"
 
 
+def _directories(instance: Instance) -> str:
+    """`3/20`; `one` where all organizations share the server's own, or it is dedicated to one."""
+    if instance.organization_id is not None or instance.directories_path is None:
+        return "one"
+    return f"{instance.directories_taken}/{instance.max_directories}"
+
+
 def _health(instance: Instance) -> str:
     if instance.given_up:
         return "given up"
-    return "healthy" if instance.healthy else "unfit"
+    if not instance.healthy:
+        return "unfit"
+    return "strained" if instance.strain else "healthy"
+
+
+def _memory(instance: Instance) -> str:
+    """`-`: its plugin tells nothing."""
+    return "-" if instance.memory_bytes is None else f"{instance.memory_bytes / 1e9:.1f} GB"
+
+
+def _lag(instance: Instance) -> str:
+    """How late its events come."""
+    return "-" if instance.event_lag_s is None else f"{instance.event_lag_s:.1f} s"

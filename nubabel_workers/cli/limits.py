@@ -6,7 +6,8 @@ import typer
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
-from nubabel_workers.cli.output import Column, note, say, say_json, table
+from nubabel_workers.cli.output import note, say, say_json, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import plain
 from nubabel_workers.domain.limits import LIMIT_NAMES, parse_change
 from nubabel_workers.services.manage_limits import LimitsReport
@@ -55,6 +56,11 @@ def _print(report: LimitsReport, as_json: bool) -> None:
     ]
     say(f"{report.organization_id}, plan {plain(report.plan)}")
     table([Column(title) for title in ("LIMIT", "VALUE", "FROM")], rows, empty="")
+    note_unknown_plan(report)
+
+
+def note_unknown_plan(report: LimitsReport) -> None:
+    """No refusal: a plan may be described after somebody has agreed on it, and every machine reads its own file."""
     if not report.plan_known:
         note(f"nobody described the plan {plain(report.plan)!r}: `default` serves it (NUBABEL_PLANS_FILE)")
 

@@ -1,6 +1,6 @@
 """`nubabel orgs`: organizations and their policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +10,28 @@ import typer
 from nubabel_workers.adapters.zip_archive import new_zip_archive
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
-from nubabel_workers.cli.output import Column, fields, heading, note, say, say_json, table
-from nubabel_workers.cli.wording import ago, clock_time, plain
+from nubabel_workers.cli.limits import note_unknown_plan
+from nubabel_workers.cli.output import fields, heading, note, say, say_json, table
+from nubabel_workers.cli.table_layout import Column
+from nubabel_workers.cli.wording import ago, clock_time, counted, plain
 from nubabel_workers.domain.administration import AuditEntry, SubmitKeySummary, WorkspaceSummary
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy, ServiceToken
+from nubabel_workers.domain.tenants import (
+    BusyPolicy,
+    NearCap,
+    Organization,
+    PolicyChange,
+    RepeatedQuestions,
+    ServersPolicy,
+    ServiceToken,
+)
 from nubabel_workers.services.erase_organization import Erased
 from nubabel_workers.services.export_organization import Exported
 from nubabel_workers.services.manage_limits import LimitsReport
 
 _CHANGES_SHOWN = 10
+
+_NONE = "none"
 
 commands = typer.Typer(help="Organizations: create, list, disable, set their policies.", no_args_is_help=True)
 
@@ -40,12 +52,14 @@ def create(
 ) -> None:
     """Create an organization."""
 
-    async def work(administration: Administration) -> Organization:
-        return await administration.organizations.create(
+    async def work(administration: Administration) -> tuple[Organization, LimitsReport]:
+        new = await administration.organizations.create(
             name, plan=plan or "default", busy_policy=busy or BusyPolicy.QUEUE, actor=actor(context)
         )
+        return new, administration.limits.of(new)
 
-    created = run(context, work)
+    created, limits = run(context, work)
+    note_unknown_plan(limits)
     if as_json:
         say_json(created)
         return
@@ -136,7 +150,7 @@ def export(
     if as_json:
         say_json(exported)
         return
-    say(f"exported {sum(exported.rows.values())} rows of {len(exported.rows)} tables to {to}")
+    say(f"exported {_counted(exported.rows)} to {to}")
     note("it holds personal data: it can be read by its owner only, keep it that way")
 
 
@@ -158,8 +172,9 @@ def erase(
         say_json(erased)
         return
     say(
-        f"erased {organization}: {sum(erased.rows.values())} rows, {erased.opencode_sessions} OpenCode sessions, "
-        f"{erased.connections} connections"
+        f"erased {organization}: {_counted(erased.rows)}, {counted(erased.opencode_sessions, 'OpenCode session')}, "
+        f"{counted(erased.directories, 'directory', 'directories')} there, "
+        f"{counted(erased.connections, 'connection')}"
     )
 
 
@@ -177,22 +192,44 @@ def set_policy(
         ServersPolicy | None,
         typer.Option("--servers", help="Where it runs: on servers for everybody, or only on its own."),
     ] = None,
+    near_cap: Annotated[
+        NearCap | None,
+        typer.Option("--near-cap", help="When most of a day's or month's budget is used: go on, or save."),
+    ] = None,
+    repeated: Annotated[
+        RepeatedQuestions | None,
+        typer.Option("--repeated-questions", help="Answered lately, word for word: run again, or the same answer."),
+    ] = None,
+    approvers: Annotated[
+        str | None,
+        typer.Option(
+            "--budget-approvers",
+            metavar="U1,U2",
+            help="Slack user ids of those who get a button to allow more where a budget is used up; none: nobody.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change how an organization is served."""
+    change = PolicyChange(busy, plan, masking, servers, near_cap, repeated, _user_ids(approvers))
 
-    async def work(administration: Administration) -> Organization:
+    async def work(administration: Administration) -> tuple[Organization, LimitsReport]:
         found = await administration.organizations.resolve(organization)
-        return await administration.organizations.set_policy(
-            found, busy_policy=busy, plan=plan, masking=masking, servers=servers, actor=actor(context)
-        )
+        changed = await administration.organizations.set_policy(found, change, actor=actor(context))
+        return changed, administration.limits.of(changed)
 
-    changed = run(context, work)
+    changed, limits = run(context, work)
+    if plan is not None:
+        note_unknown_plan(limits)
     if as_json:
         say_json(changed)
         return
-    served = f"when busy {changed.busy_policy}, plan {changed.plan}"
-    say(f"{changed.id} ({changed.name}): {served}, masking {changed.masking}, servers {changed.servers}")
+    served = f"when busy {changed.busy_policy}, plan {changed.plan}, masking {changed.masking}"
+    saving = (
+        f"near a cap {changed.near_cap}, repeated questions {changed.repeated_questions}, "
+        f"budget approvers {_named(changed.budget_approvers)}"
+    )
+    say(f"{changed.id} ({changed.name}): {served}, servers {changed.servers}, {saving}")
 
 
 @dataclass(frozen=True)
@@ -218,6 +255,9 @@ def _print(view: OrganizationView) -> None:
             "plan": one.plan if view.limits.plan_known else f"{one.plan} (not described: served as `default`)",
             "masking": one.masking.value,
             "servers": one.servers.value,
+            "near a cap": one.near_cap.value,
+            "repeated questions": one.repeated_questions.value,
+            "budget approvers": _named(one.budget_approvers),
             "created": clock_time(one.created_at),
         }
     )
@@ -237,6 +277,22 @@ def _print(view: OrganizationView) -> None:
     heading("Last changes")
     for change in view.changes:
         say(f"{clock_time(change.at)}  {change.actor}  {change.action}  {change.subject}")
+
+
+def _user_ids(text: str | None) -> tuple[str, ...] | None:
+    """None: not said. `none` says that there are none."""
+    if text is None:
+        return None
+    return () if text == _NONE else tuple(part.strip() for part in text.split(","))
+
+
+def _named(user_ids: Sequence[str]) -> str:
+    return ",".join(user_ids) or _NONE
+
+
+def _counted(rows: Mapping[str, int]) -> str:
+    """`451 rows of 18 tables`; tables that have none don't count."""
+    return f"{counted(sum(rows.values()), 'row')} of {counted(sum(map(bool, rows.values())), 'table')}"
 
 
 def _state(organization: Organization) -> str:

@@ -2,18 +2,16 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from pydantic import SecretStr
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from nubabel_workers.cli.table_layout import Column, lay_out
 from nubabel_workers.cli.wording import plain
 
-_PIPED_WIDTH = 240  # columns when nobody's terminal sets them: lines stay whole for grep
 _STYLES = {
     "OK": "green",
     "FAIL": "bold red",
@@ -27,6 +25,7 @@ _STYLES = {
     "dispatching": "cyan",
     "queued": "yellow",
     "draining": "yellow",
+    "strained": "yellow",
     "waiting_input": "yellow",
     "waiting_budget": "yellow",
     "failed": "red",
@@ -42,15 +41,6 @@ _STYLES = {
     "rejected": "magenta",
     "cancelled": "magenta",
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """whole: never shortened, such as an id that will be copied."""
-
-    title: str
-    whole: bool = True
-    right: bool = False
 
 
 def say(text: str = "", *, style: str = "") -> None:
@@ -73,22 +63,14 @@ def say_json(value: Any) -> None:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table, or the sentence `empty` when there are no rows."""
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        drawn.add_column(
-            column.title,
-            no_wrap=True,
-            overflow="ignore" if column.whole else "ellipsis",
-            min_width=None if column.whole else 8,
-            justify="right" if column.right else "left",
-        )
-    for row in rows:
-        drawn.add_row(*(_cell(text) for text in row))
-    if drawn.row_count:
-        _out().print(drawn)
-    else:
+    """A table, or the sentence `empty` when there are no rows. In a pipe every line is as long as it needs to be."""
+    cells = [[_cell(text) for text in row] for row in rows]
+    if not cells:
         say(empty)
+        return
+    out = _out()
+    for line in lay_out(columns, cells, width=out.width if sys.stdout.isatty() else None):
+        out.print(line, soft_wrap=True)
 
 
 def fields(values: Mapping[str, str]) -> None:
@@ -119,7 +101,7 @@ def _cell(text: str) -> Text:
 
 
 def _out() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    return Console(highlight=False)
 
 
 def _json_default(value: Any) -> Any:

@@ -10,11 +10,11 @@ from rich.console import Console
 from nubabel_workers.embedded.npm_packages import NotInstallableError
 from nubabel_workers.embedded.processes import ProcessFailedError
 
-_INTERRUPTED = 130  # as shells report Ctrl-C
+INTERRUPTED = 130  # as shells report Ctrl-C
 
 
-def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]]) -> int:
-    """The exit code of work. Ctrl-C and SIGTERM cancel it; what it started gets the time to stop."""
+def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]], *, when_stopped: int = INTERRUPTED) -> int:
+    """The exit code of work, or when_stopped. Ctrl-C and SIGTERM cancel it; what it started gets the time to stop."""
     console = Console(highlight=False, soft_wrap=True)
     try:
         return asyncio.run(_cancelled_by_signals(work(console)))
@@ -23,7 +23,7 @@ def run_until_stopped(work: Callable[[Console], Coroutine[Any, Any, int]]) -> in
         return 1
     except asyncio.CancelledError:
         console.print("\nStopped; nothing is left running.")
-        return _INTERRUPTED
+        return when_stopped
 
 
 async def _cancelled_by_signals(work: Coroutine[Any, Any, int]) -> int:

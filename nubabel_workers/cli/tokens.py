@@ -13,7 +13,8 @@ from nubabel_workers.cli.invocation import (
     organization_or_all,
     run,
 )
-from nubabel_workers.cli.output import Column, note, say, say_json, table
+from nubabel_workers.cli.output import note, say, say_json, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago
 from nubabel_workers.domain.administration import IssuedSubmitKey, IssuedToken, SubmitKeySummary
 from nubabel_workers.domain.tenants import ServiceToken

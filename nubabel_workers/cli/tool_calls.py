@@ -9,7 +9,8 @@ import typer
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
-from nubabel_workers.cli.output import Column, fields, heading, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.output import fields, heading, note, print_line, say, say_json, styled, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration, plain_lines
 from nubabel_workers.domain.administration import ToolCallDetails, ToolCallFilter, ToolCallSummary
 from nubabel_workers.domain.tool_calls import CallStatus

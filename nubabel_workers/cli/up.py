@@ -10,4 +10,5 @@ def command(opencode: OpenCodeOption = OpenCodeChoice.SIMULATOR) -> None:
     from nubabel_workers.cli.running import run_until_stopped  # noqa: PLC0415
     from nubabel_workers.cli.up_run import up as run  # noqa: PLC0415  # see above
 
-    raise typer.Exit(run_until_stopped(lambda console: run(opencode.value, console)))
+    # To be stopped is how it ends: no failure for `make up` to complain about.
+    raise typer.Exit(run_until_stopped(lambda console: run(opencode.value, console), when_stopped=0))

@@ -8,7 +8,8 @@ import typer
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, organization_or_all, run
-from nubabel_workers.cli.output import Column, note, say_json, table
+from nubabel_workers.cli.output import note, say_json, table
+from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.usage_report import Dimension, UsageLine, UsageReport, as_csv
 

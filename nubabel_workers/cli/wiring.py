@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as redis
@@ -142,6 +143,7 @@ def _wired(
             opencode_username=settings.opencode_username,
             capacity_runs=settings.opencode_capacity_runs,
             submits_per_second=settings.opencode_submits_per_second,
+            max_directories=settings.opencode_max_directories,
             slack_bot_token=settings.slack_bot_token,
         ),
     )
@@ -196,9 +198,6 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> 
             found = await connect_as(url, timeout_s=services.settings.database_connect_timeout_s)
         return found
 
-    async def slack_configured() -> str:
-        return _slack_mode(services.settings)
-
     async def plans_known() -> str:
         unknown = await limits.unknown_plans()
         if unknown:
@@ -229,7 +228,12 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> 
         Probe(_BROKER, broker_answers, start.format("NUBABEL_BROKER_URL")),
         Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server", needs=_BROKER),
         Probe("cache", cache_answers, start.format("NUBABEL_CACHE_URL")),
-        Probe("Slack settings", slack_configured, "set what is missing, see .env.example"),
+        Probe(
+            "rollout",
+            partial(_rollout, services),
+            "see that NUBABEL_DELEGATE_URL names it, or: NUBABEL_ROLLOUT=opencode",
+        ),
+        Probe("Slack settings", partial(_slack_mode, services.settings), "set what is missing, see .env.example"),
     ]
 
 
@@ -243,7 +247,15 @@ async def _eviction(broker: "redis.Redis") -> str:
     return f"{policy or 'its policy is not shown'}: nothing is dropped when memory runs out"
 
 
-def _slack_mode(settings: Settings) -> str:
+async def _rollout(services: Services) -> str:
+    rollout = services.rollout
+    if rollout.others is None:
+        return "OpenCode answers everything"
+    found = await services.orchestrators[rollout.others].check()
+    return f"{rollout.others} gets {rollout.percent:g} % by {rollout.by}: {found}"
+
+
+async def _slack_mode(settings: Settings) -> str:
     if settings.slack_mode == "off":
         return "off: no messages come from Slack (NUBABEL_SLACK_MODE=events or socket)"
     if settings.slack_mode == "events" and settings.public_url is None:

@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{seconds // _DAY_S:.0f} days"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 row`, `2 rows`. plural: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def ago(at: datetime | None, now: datetime) -> str:
     if at is None:
         return "never"

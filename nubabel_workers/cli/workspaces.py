@@ -14,8 +14,9 @@ from nubabel_workers.cli.invocation import (
     read_secret,
     run,
 )
-from nubabel_workers.cli.output import Column, say, say_json, table
-from nubabel_workers.cli.wording import ago
+from nubabel_workers.cli.output import say, say_json, table
+from nubabel_workers.cli.table_layout import Column
+from nubabel_workers.cli.wording import ago, counted
 from nubabel_workers.domain.administration import WorkspaceSummary
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.services.manage_workspaces import EndedWorkspace
@@ -112,4 +113,5 @@ def remove(
     if as_json:
         say_json(ended)
     else:
-        say(f"ended {ended.workspace.id} ({ended.workspace.team_name}); {len(ended.cancelled)} executions cancelled")
+        ended_with = counted(len(ended.cancelled), "execution")
+        say(f"ended {ended.workspace.id} ({ended.workspace.team_name}); {ended_with} cancelled")

@@ -19,6 +19,7 @@ from nubabel_workers.client.connection import (
     TRANSPORT_ERRORS,
     Address,
     Timeouts,
+    countdown,
     limits_of,
     reason_of,
     response_of,
@@ -75,12 +76,14 @@ class AsyncNubabelClient:
 
     async def wait_batch(self, batch_id: str, *, timeout_s: float) -> Batch:
         """The batch when all of it has ended. Raises WaitTimeoutError; the batch then goes on."""
-        ends_at = asyncio.get_running_loop().time() + timeout_s
-        while still_open := (await self.get_batch(batch_id)).open_ids:
-            left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
-            await self.wait(still_open[-1], timeout_s=left_s)  # mostly the last to end
-        left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
-        return await self._perform(protocol.told_batch(batch_id, left_s, self._retries, random.random))
+        time_left = countdown(timeout_s, asyncio.get_running_loop().time)
+        while True:
+            look = protocol.get_batch(batch_id, self._retries.within(time_left()), random.random)
+            still_open = (await self._perform(look)).open_ids
+            if not still_open:
+                break
+            await self.wait(still_open[-1], timeout_s=time_left())  # mostly the last to end
+        return await self._perform(protocol.told_batch(batch_id, time_left(), self._retries, random.random))
 
     async def delegate(
         self, request: DelegateRequest | str, *, timeout_s: float = 600.0, idempotency_key: str | None = None
@@ -90,13 +93,12 @@ class AsyncNubabelClient:
         Raises WaitTimeoutError; the task then goes on, and the same call with the same idempotency key finds it again.
         """
         asked = DelegateRequest(prompt=request) if isinstance(request, str) else request
-        ends_at = asyncio.get_running_loop().time() + timeout_s
-        call = protocol.delegate(asked, idempotency_key, timeout_s, self._retries, random.random)
+        time_left = countdown(timeout_s, asyncio.get_running_loop().time)
+        call = protocol.delegate(asked, idempotency_key, time_left, self._retries, random.random)
         found = await self._perform(call)
         if isinstance(found, Delegated):
             return found
-        left_s = max(0.0, ends_at - asyncio.get_running_loop().time())
-        return Delegated.of(await self.wait(found.execution_id, timeout_s=left_s))
+        return Delegated.of(await self.wait(found.execution_id, timeout_s=time_left()))
 
     async def get(self, execution_id: str) -> Execution:
         """Raises ExecutionNotFoundError."""
@@ -126,6 +128,7 @@ class AsyncNubabelClient:
 
     async def wait(self, execution_id: str, *, timeout_s: float) -> Execution:
         """The execution when it has ended. Raises WaitTimeoutError; the execution then goes on."""
+        time_left = countdown(timeout_s, asyncio.get_running_loop().time)
         try:
             async with asyncio.timeout(timeout_s), aclosing(self.events(execution_id)) as events:
                 async for event in events:
@@ -133,7 +136,7 @@ class AsyncNubabelClient:
                         return event.execution
         except TimeoutError:
             raise WaitTimeoutError(f"{execution_id} did not end in time") from None
-        return await self.get(execution_id)
+        return await self._perform(protocol.get(execution_id, self._retries.within(time_left()), random.random))
 
     async def close(self) -> None:
         if self._owns_http:

@@ -14,6 +14,7 @@ from nubabel_workers.client.connection import (
     TRANSPORT_ERRORS,
     Address,
     Timeouts,
+    countdown,
     limits_of,
     reason_of,
     response_of,
@@ -34,7 +35,10 @@ class NubabelClient:
     """Submit requests, follow them, read their answers. One per process; close it, or use it as a context manager.
 
     token: a service token of your organization. http: your own httpx client (proxies, certificates, mocks); it is not
-    closed by this one.
+    closed by this one. Raises ValueError for a base_url or token that cannot be one.
+
+    At a limit (429) and while the gateway is away it waits, as long as the gateway asks for, and tries again: as often
+    and as long as `retries` allows. A call with timeout_s waits no longer than that.
     """
 
     def __init__(
@@ -71,12 +75,14 @@ class NubabelClient:
 
     def wait_batch(self, batch_id: str, *, timeout_s: float) -> Batch:
         """The batch when all of it has ended. Raises WaitTimeoutError; the batch then goes on."""
-        ends_at = time.monotonic() + timeout_s
-        while still_open := self.get_batch(batch_id).open_ids:
-            left_s = max(0.0, ends_at - time.monotonic())
-            self.wait(still_open[-1], timeout_s=left_s)  # mostly the last to end
-        left_s = max(0.0, ends_at - time.monotonic())
-        return self._perform(protocol.told_batch(batch_id, left_s, self._retries, random.random))
+        time_left = countdown(timeout_s, time.monotonic)
+        while True:
+            look = protocol.get_batch(batch_id, self._retries.within(time_left()), random.random)
+            still_open = self._perform(look).open_ids
+            if not still_open:
+                break
+            self.wait(still_open[-1], timeout_s=time_left())  # mostly the last to end
+        return self._perform(protocol.told_batch(batch_id, time_left(), self._retries, random.random))
 
     def delegate(
         self, request: DelegateRequest | str, *, timeout_s: float = 600.0, idempotency_key: str | None = None
@@ -86,13 +92,12 @@ class NubabelClient:
         Raises WaitTimeoutError; the task then goes on, and the same call with the same idempotency key finds it again.
         """
         asked = DelegateRequest(prompt=request) if isinstance(request, str) else request
-        ends_at = time.monotonic() + timeout_s
-        call = protocol.delegate(asked, idempotency_key, timeout_s, self._retries, random.random)
+        time_left = countdown(timeout_s, time.monotonic)
+        call = protocol.delegate(asked, idempotency_key, time_left, self._retries, random.random)
         found = self._perform(call)
         if isinstance(found, Delegated):
             return found
-        left_s = max(0.0, ends_at - time.monotonic())
-        return Delegated.of(self.wait(found.execution_id, timeout_s=left_s))
+        return Delegated.of(self.wait(found.execution_id, timeout_s=time_left()))
 
     def get(self, execution_id: str) -> Execution:
         """Raises ExecutionNotFoundError."""
@@ -115,10 +120,11 @@ class NubabelClient:
 
     def wait(self, execution_id: str, *, timeout_s: float) -> Execution:
         """The execution when it has ended. Raises WaitTimeoutError; the execution then goes on."""
+        time_left = countdown(timeout_s, time.monotonic)
         for event in self._follow(execution_id, None, deadline=time.monotonic() + timeout_s):
             if event.execution is not None:
                 return event.execution
-        return self.get(execution_id)
+        return self._perform(protocol.get(execution_id, self._retries.within(time_left()), random.random))
 
     def close(self) -> None:
         if self._owns_http:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 from pydantic import SecretStr
 
+from nubabel_workers.client.credentials import checked_credential
 from nubabel_workers.client.errors import ConnectionFailedError, NotAcceptedError
 from nubabel_workers.client.results import Execution
 from nubabel_workers.domain.submission import SUBMIT_QUEUE, SUBMIT_TASK, SubmitRequest, sign
@@ -48,7 +49,8 @@ class BrokerProducer:
     """Publishes requests of the organization that the submit key belongs to. Thread-safe; close it at the end.
 
     key_id, secret: `nubabel submit-keys create` prints both, the secret once. publish_timeout_s: for connecting and
-    for the broker's answer, each; a broker that hangs costs at most a few of them.
+    for the broker's answer, each; a broker that hangs costs at most a few of them. Raises ValueError for a key that
+    cannot be one.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class BrokerProducer:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._broker_url = broker_url if isinstance(broker_url, SecretStr) else SecretStr(broker_url)
-        self._key_id = key_id
-        self._secret = secret if isinstance(secret, SecretStr) else SecretStr(secret)
+        self._key_id = checked_credential(key_id, "the submit key's id").get_secret_value()
+        self._secret = checked_credential(secret, "the submit key's secret")
         self._timeout_s = publish_timeout_s
         self._queue = queue
         self._now = now
@@ -86,6 +88,7 @@ class BrokerProducer:
 
         api: a NubabelClient of the same organization. While there is no row the request is published again every
         submit_again_after_s seconds, under the same key: a lost message is replaced, a late one does nothing twice.
+        Each look keeps to the limits of that client, which may add a wait when the gateway asks for one.
         A refused request (wrong key, too old, invalid) never gets a row; the operators find it as a dead letter.
         """
         started = time.monotonic()

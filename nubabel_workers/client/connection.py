@@ -1,10 +1,12 @@
 """What both clients say to the transport: address, token, time limits. No I/O."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
 from pydantic import SecretStr
 
+from nubabel_workers.client.credentials import checked_credential
 from nubabel_workers.client.protocol import Request, Response
 
 USER_AGENT = "nubabel-client/1"
@@ -32,7 +34,7 @@ class Address:
     def of(cls, base_url: str, token: SecretStr | str) -> "Address":
         if not base_url.startswith(("https://", "http://")):
             raise ValueError("base_url begins with https:// (or http:// inside of one machine)")
-        return cls(base_url.rstrip("/"), token if isinstance(token, SecretStr) else SecretStr(token))
+        return cls(base_url.rstrip("/"), checked_credential(token, "the token"))
 
     def url(self, request: Request) -> str:
         return self.base_url + request.path
@@ -40,6 +42,12 @@ class Address:
     def headers(self, request: Request) -> dict[str, str]:
         token = self.token.get_secret_value()
         return {"user-agent": USER_AGENT, **request.headers, "authorization": f"Bearer {token}"}
+
+
+def countdown(timeout_s: float, now: Callable[[], float]) -> Callable[[], float]:
+    """How many seconds are left of those that a caller gave, whenever it is asked; never less than 0."""
+    ends_at = now() + timeout_s
+    return lambda: max(0.0, ends_at - now())
 
 
 def limits_of(timeouts: Timeouts, *, read_s: float) -> httpx.Timeout:

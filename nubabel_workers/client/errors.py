@@ -17,6 +17,8 @@ NubabelClientError
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_NAMED = 5  # parts of a request that an error's text names; `errors` has all
+
 
 class NubabelClientError(Exception):
     """Anything that this client raises on purpose."""
@@ -35,7 +37,10 @@ class ApiError(NubabelClientError):
         errors: Sequence[Mapping[str, Any]] = (),
         retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(f"{status} {code}: {detail}" + (f" ({correlation_id})" if correlation_id else ""))
+        named = [words for words in map(_words_of, errors[:_NAMED]) if words]
+        parts = ": ".join([detail, "; ".join(named)]) if named else detail
+        more = f" and {len(errors) - _NAMED} more" if len(errors) > _NAMED else ""
+        super().__init__(f"{status} {code}: {parts}{more}" + (f" ({correlation_id})" if correlation_id else ""))
         self.status = status
         self.code = code
         self.detail = detail
@@ -94,6 +99,14 @@ _CLASSES: Mapping[int, type[ApiError]] = {
     422: InvalidRequestError,
     429: TooManyRequestsError,
 }
+
+
+def _words_of(error: Mapping[str, Any]) -> str:
+    """`prompt: Field required`: where, and what is wrong there."""
+    location, message = error.get("location"), error.get("message")
+    steps = location if isinstance(location, list) else []
+    where = ".".join(str(step) for number, step in enumerate(steps) if number or step != "body")
+    return ": ".join(str(words) for words in (where, message) if words)
 
 
 def error_class(status: int, code: str) -> type[ApiError]:

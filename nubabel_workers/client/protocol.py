@@ -77,16 +77,27 @@ class Wait:
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """attempts counts the first try. Waits double from first_wait_s to max_wait_s, each shortened by chance."""
+    """attempts counts the first try. Waits double from first_wait_s to max_wait_s, each shortened by chance.
+
+    Where the gateway says when to come again (Retry-After: up to 60 s at a limit of requests a minute), that is waited
+    for instead. max_total_wait_s: all waits of one call together; what would take longer is raised at once. A call with
+    a time limit of its own keeps to that too.
+    """
 
     attempts: int = 4
     first_wait_s: float = 0.25
     max_wait_s: float = 8.0
+    max_total_wait_s: float = 120.0
+
+    def within(self, seconds: float) -> "RetryLimits":
+        """For a call that has so much time left."""
+        return replace(self, max_total_wait_s=min(self.max_total_wait_s, seconds))
 
 
 Answer = Response | NoAnswer
 Call = Generator[Request | Wait, Answer | None, T]
 Jitter = Callable[[], float]  # a number in [0, 1)
+TimeLeft = Callable[[], float]  # seconds until the caller's own time limit
 
 
 def submit(request: SubmitRequest, limits: RetryLimits, jitter: Jitter) -> Call[Submitted]:
@@ -112,20 +123,20 @@ def _submission(path: str, request: SubmitRequest | BatchRequest) -> Request:
 def delegate(
     request: DelegateRequest,
     idempotency_key: str | None,
-    timeout_s: float,
+    time_left: TimeLeft,
     limits: RetryLimits,
     jitter: Jitter,
 ) -> Call[Delegated | DelegationPending]:
     """One long answer, or the word that it takes longer. A repeat after a lost connection waits for the same task."""
-    wait_s = max(0, math.floor(min(timeout_s, _LONGEST_WAIT_S)))
-    sent = Request(
-        "POST",
-        "/delegate_task",
-        body=request.model_dump(exclude_none=True),
-        headers={"idempotency-key": idempotency_key or secrets.token_urlsafe(18), "prefer": f"wait={wait_s}"},
-        answer_within_s=wait_s,
-    )
-    answer = yield from _answered(sent, limits, jitter)
+    body = request.model_dump(exclude_none=True)
+    key = idempotency_key or secrets.token_urlsafe(18)
+
+    def sent() -> Request:
+        wait_s = round(min(time_left(), _LONGEST_WAIT_S))
+        headers = {"idempotency-key": key, "prefer": f"wait={wait_s}"}
+        return Request("POST", "/delegate_task", body=body, headers=headers, answer_within_s=wait_s)
+
+    answer = yield from _answered_within(time_left, sent, limits, jitter)
     if answer.status == _ACCEPTED:
         return _read(DelegationPending.model_validate_json, answer)
     return _read(Delegated.model_validate_json, answer)
@@ -163,7 +174,7 @@ def told_batch(batch_id: str, within_s: float, limits: RetryLimits, jitter: Jitt
     """A batch whose executions have ended, once that is written down: at once, or at the scheduler's next round."""
     waited_s, attempt = 0.0, 1
     while True:
-        batch = yield from get_batch(batch_id, limits, jitter)
+        batch = yield from get_batch(batch_id, limits.within(within_s - waited_s), jitter)
         if batch.final:
             return batch
         wait_s = max(_SHORTEST_LOOK_S, _backoff_s(attempt, limits, jitter()))
@@ -175,30 +186,39 @@ def told_batch(batch_id: str, within_s: float, limits: RetryLimits, jitter: Jitt
 
 def _answered(request: Request, limits: RetryLimits, jitter: Jitter) -> Call[Response]:
     """A good answer, after as many tries as allowed: every request of this API may be repeated."""
-    attempt = 1
+    return (yield from _answered_within(lambda: math.inf, lambda: request, limits, jitter))
+
+
+def _answered_within(
+    time_left: TimeLeft, request: Callable[[], Request], limits: RetryLimits, jitter: Jitter
+) -> Call[Response]:
+    """The same for a caller with a time limit. request: made anew for each try, it may say how much time is left."""
+    attempt, waited_s = 1, 0.0
     while True:
-        answer = yield request
+        answer = yield request()
         if isinstance(answer, Response) and answer.status < _FIRST_ERROR_STATUS:
             return answer
         error = _error_of(answer)
-        wait_s = _wait_before_retry(error, attempt, limits, jitter())
+        left_s = min(limits.max_total_wait_s - waited_s, time_left())
+        wait_s = _wait_before_retry(error, attempt, limits, jitter(), left_s)
         if wait_s is None:
             raise error
         yield Wait(wait_s)
-        attempt += 1
+        attempt, waited_s = attempt + 1, waited_s + wait_s
 
 
 def _wait_before_retry(
-    error: ApiError | ConnectionFailedError, attempt: int, limits: RetryLimits, jitter: float
+    error: ApiError | ConnectionFailedError, attempt: int, limits: RetryLimits, jitter: float, left_s: float
 ) -> float | None:
-    """Seconds, or None when trying again is pointless. The gateway's own Retry-After is never shortened."""
+    """Seconds, or None when trying again is pointless. The gateway's own Retry-After is never shortened.
+
+    left_s: what may still be waited.
+    """
     if attempt >= limits.attempts or (isinstance(error, ApiError) and error.status not in _TRY_AGAIN):
         return None
-    wait_s = _backoff_s(attempt, limits, jitter)
     asked_s = error.retry_after_s if isinstance(error, ApiError) else None
-    if asked_s is not None and asked_s > limits.max_wait_s:
-        return None
-    return max(wait_s, asked_s or 0.0)
+    wait_s = max(_backoff_s(attempt, limits, jitter), asked_s or 0.0)
+    return wait_s if wait_s <= left_s else None
 
 
 def _backoff_s(attempt: int, limits: RetryLimits, jitter: float) -> float:
@@ -260,10 +280,15 @@ class EventFeed:
     def __init__(self, execution_id: str, *, after: str | None, limits: RetryLimits, jitter: Jitter) -> None:
         self._path = f"{_path(execution_id)}/events"
         self._last_id = after or ""
-        self._limits = replace(limits, attempts=_STREAM_PATIENCE * limits.attempts)
+        self._limits = replace(
+            limits,
+            attempts=_STREAM_PATIENCE * limits.attempts,
+            max_total_wait_s=_STREAM_PATIENCE * limits.max_total_wait_s,
+        )
         self._jitter = jitter
         self._decoder = EventDecoder()
         self._refusals = 0  # connections in a row that gave no stream
+        self._waited_s = 0.0  # after them
         self._breaks = 0  # streams in a row that broke without having told anything new
         self._is_connected = False
         self.ended = False
@@ -277,7 +302,7 @@ class EventFeed:
     def connected(self, status: int) -> None:
         """Whether there is anything to come. Statuses of errors belong to failed()."""
         self._decoder = EventDecoder()
-        self._refusals = 0
+        self._refusals, self._waited_s = 0, 0.0
         self._is_connected = True
         self.ended = status == _NO_CONTENT
 
@@ -303,9 +328,11 @@ class EventFeed:
             return _backoff_s(self._breaks, self._limits, self._jitter())
         error = _error_of(answer)
         self._refusals += 1
-        wait_s = _wait_before_retry(error, self._refusals, self._limits, self._jitter())
+        left_s = self._limits.max_total_wait_s - self._waited_s
+        wait_s = _wait_before_retry(error, self._refusals, self._limits, self._jitter(), left_s)
         if wait_s is None:
             raise error
+        self._waited_s += wait_s
         return wait_s
 
     def _event(self, found: ServerSentEvent) -> ProgressEvent:

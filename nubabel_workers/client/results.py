@@ -97,6 +97,7 @@ class Delegated(_Result):
     result: str = ""
     usage: Usage | None = None
     errors: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, execution: Execution) -> Self:
@@ -107,6 +108,7 @@ class Delegated(_Result):
             result=execution.output or "",
             usage=execution.usage,
             errors=() if execution.error is None else (execution.error,),
+            notes=execution.notes,
         )
 
     @property
@@ -130,6 +132,7 @@ class BatchItem(_Result):
     status: Status
     output: str | None = None
     output_cut: bool = False
+    notes: tuple[str, ...] = ()
     error: Failure | None = None
     usage: Usage | None = None
     metadata: dict[str, Any] = {}

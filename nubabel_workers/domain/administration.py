@@ -34,6 +34,7 @@ class AuditAction(StrEnum):
     SUBMIT_KEY_CREATED = "submit_key.created"
     SUBMIT_KEY_REVOKED = "submit_key.revoked"
     INSTANCE_ADDED = "instance.added"
+    INSTANCE_CHANGED = "instance.changed"
     INSTANCE_DRAINED = "instance.drained"
     INSTANCE_ACTIVATED = "instance.activated"
     INSTANCE_REMOVED = "instance.removed"

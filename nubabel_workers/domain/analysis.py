@@ -62,6 +62,18 @@ class Analysis:
     instructions: str  # system text of the prompt; empty when nothing is to be delegated
     reasons: tuple[str, ...]
 
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Analysis":
+        """From what `as_dict` gave; what is not there counts as not decided."""
+        return cls(
+            category=stored.get("category"),
+            skills=tuple(stored.get("skills") or ()),
+            agent=stored.get("agent"),
+            model=stored.get("model"),
+            instructions=str(stored.get("instructions") or ""),
+            reasons=tuple(stored.get("reasons") or ()),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "category": self.category,
@@ -115,6 +127,11 @@ def check_overrides(overrides: Overrides, rules: Rules) -> None:
         raise InvalidInputError(
             f'model {_quoted(overrides.model)} must have the form "provider/model"', code="invalid_model"
         )
+
+
+def check_agent(wanted: str, available: Sequence[str]) -> None:
+    """Raise InvalidInputError for an agent that no server has; available: empty when they are not known."""
+    _choose_agent(wanted, available, "")
 
 
 def _delegates(agent: str | None, overrides: Overrides, available_agents: Sequence[str]) -> bool:

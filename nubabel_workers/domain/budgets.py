@@ -4,12 +4,13 @@ A run's estimate is held before its prompt leaves, so that runs that start at on
 held together never pass a cap, but for what one step of a live session costs more than was held for it.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.executions import Usage
+from nubabel_workers.domain.executions import Overrides, Usage
 from nubabel_workers.domain.limits import Limits
 from nubabel_workers.domain.wording import Language, say
 
@@ -81,6 +82,33 @@ class Books:
     holds: int
     queued: int
     paused: int
+
+
+@dataclass(frozen=True)
+class Economy:
+    """How requests are served when most of a budget is used. near: of which cap. Seconds: run_s at most."""
+
+    near: Cap
+    category: str
+    run_s: float
+
+    def spare(self, overrides: Overrides, known_categories: Collection[str]) -> Overrides:
+        """The cheaper category, where the caller has chosen none and the rules know it."""
+        if overrides.category is not None or self.category not in known_categories:
+            return overrides
+        return replace(overrides, category=self.category)
+
+
+def nearest_cap(caps: Caps, books: Books, *, share: float) -> Cap | None:
+    """The first cap of a day or month of which that share is used or held; None: there is room."""
+    used = {
+        Cap.COST_PER_MONTH: books.this_month.cost + books.held.cost,
+        Cap.TOKENS_PER_MONTH: books.this_month.tokens + books.held.tokens,
+        Cap.COST_PER_DAY: books.today.cost + books.held.cost,
+        Cap.TOKENS_PER_DAY: books.today.tokens + books.held.tokens,
+    }
+    most = {cap: getattr(caps, cap) for cap in used}
+    return next((cap for cap, amount in used.items() if most[cap] is not None and amount >= share * most[cap]), None)
 
 
 class BudgetReachedError(NubabelError):

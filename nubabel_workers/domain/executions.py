@@ -8,6 +8,7 @@ from typing import Any
 
 from nubabel_workers.domain.errors import IllegalTransitionError
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
+from nubabel_workers.domain.rollout import Orchestrator
 
 
 class Status(StrEnum):
@@ -30,7 +31,16 @@ OCCUPYING = frozenset({Status.DISPATCHING, Status.RUNNING, Status.WAITING_INPUT,
 
 _TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.DISPATCHING, Status.REJECTED, Status.CANCELLED, Status.FAILED}),
-    Status.DISPATCHING: frozenset({Status.RUNNING, Status.QUEUED, Status.FAILED, Status.CANCELLED, Status.REJECTED}),
+    Status.DISPATCHING: frozenset(
+        {
+            Status.RUNNING,
+            Status.QUEUED,
+            Status.COMPLETED,  # only with an answer that was given before
+            Status.FAILED,
+            Status.CANCELLED,
+            Status.REJECTED,
+        }
+    ),
     Status.RUNNING: frozenset(
         {
             Status.COMPLETED,
@@ -74,7 +84,7 @@ class EventKind(StrEnum):
     DISPATCHING = "dispatching"
     ANALYSED = "analysed"
     CONTEXT = "context"
-    MASKED = "masked"  # detail.kinds: how many values of each kind did not leave
+    MASKED = "masked"  # detail.kinds: values that did not leave; .unread: files nobody could look through; .held_back
     SUBMITTED = "submitted"
     DELEGATED = "delegated"  # what the main agent handed on to a sub-agent, told when the run has ended
     TOOL = "tool"
@@ -94,6 +104,7 @@ class EventKind(StrEnum):
     DELIVERED = "delivered"
     DELIVERY_RETRY = "delivery_retry"
     DELIVERY_FAILED = "delivery_failed"
+    MOVED = "moved"  # the rollout was changed: another orchestrator answers it
     REPLAYED = "replayed"
     CONNECTION_REFUSED = "connection_refused"
 
@@ -209,6 +220,7 @@ class Execution:
     prompt: str
     created_at: datetime
     group_id: str | None = None  # of the batch that it was dispatched with
+    orchestrator: Orchestrator = Orchestrator.OPENCODE  # who answers it, as things stand
     user_id: str | None = None
     workspace_id: str | None = None
     reply: Mapping[str, Any] = field(default_factory=dict)

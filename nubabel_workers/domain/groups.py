@@ -3,6 +3,8 @@
 Not to be mixed up with the priority `batch` (`submission.BATCH`), nor with what a worker claims at once.
 """
 
+import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +13,10 @@ from typing import Any
 
 from nubabel_workers.domain.executions import FINAL, ExecutionError, Status, Usage
 from nubabel_workers.domain.ids import OrganizationId
+
+# What a usual web server takes: nginx refuses larger bodies unless it is told otherwise.
+# Source: https://nginx.org/en/docs/http/ngx_http_core_module.html#client_max_body_size
+MAX_REPLY_BYTES = 1_048_576
 
 STOPPED_WITH_THE_REST = "another request of its batch failed"
 _FAILED = frozenset({Status.FAILED, Status.REJECTED})
@@ -53,6 +59,7 @@ class GroupItem:
     status: Status
     output: str | None = None
     output_cut: bool = False
+    notes: Sequence[str] = ()
     error: ExecutionError | None = None
     usage: Usage | None = None
     metadata: Mapping[str, Any] | None = None
@@ -114,16 +121,66 @@ def state_at_the_end(group: ExecutionGroup) -> GroupState:
 
 
 def combined_reply(group: ExecutionGroup, state: GroupState) -> dict[str, Any]:
-    """The one notification: what became of each request, in the order in which they were asked."""
-    outcomes = [
-        {
-            "execution_id": item.execution_id,
-            "session_id": item.session_id,
-            "status": item.status.value,
-            "output": item.output,
-            "error": {"code": item.error.code, "message": item.error.message} if item.error else None,
-            "metadata": dict(item.metadata or {}),
-        }
-        for item in group.items
-    ]
-    return {"type": f"batch.{state.value}", "data": {"batch_id": group.id, "state": state.value, "outcomes": outcomes}}
+    """The one notification: what became of each request, in the order in which they were asked.
+
+    At most MAX_REPLY_BYTES of JSON, as long as everything beside the outputs fits: the longest outputs are cut to one
+    length for that, and marked `truncated`.
+    """
+    outcomes = [_outcome(item) for item in group.items]
+    reply = {"type": f"batch.{state.value}", "data": {"batch_id": group.id, "state": state.value, "outcomes": outcomes}}
+    if _json_bytes(reply) > MAX_REPLY_BYTES:
+        _cut_longest_outputs(outcomes, room=MAX_REPLY_BYTES - _json_bytes(_without_outputs(reply, outcomes)))
+    return reply
+
+
+def _outcome(item: GroupItem) -> dict[str, Any]:
+    return {
+        "execution_id": item.execution_id,
+        "session_id": item.session_id,
+        "status": item.status.value,
+        "output": item.output,
+        "truncated": False,
+        "notes": list(item.notes),
+        "error": {"code": item.error.code, "message": item.error.message} if item.error else None,
+        "metadata": dict(item.metadata or {}),
+    }
+
+
+def _without_outputs(reply: Mapping[str, Any], outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    emptied = [{**outcome, "output": ""} for outcome in outcomes]
+    return {**reply, "data": {**reply["data"], "outcomes": emptied}}
+
+
+def _cut_longest_outputs(outcomes: Sequence[dict[str, Any]], *, room: int) -> None:
+    """room: bytes of JSON for all outputs together."""
+    longest = _longest_allowed([_text_bytes(outcome["output"] or "") for outcome in outcomes], max(room, 0))
+    for outcome in outcomes:
+        text = outcome["output"] or ""
+        if _text_bytes(text) > longest:
+            outcome.update(output=_beginning(text, longest), truncated=True)
+
+
+def _longest_allowed(sizes: Sequence[int], room: int) -> int:
+    """The size above which all are cut to it, so that short ones stay whole and all of them fit."""
+    left = room
+    for place, size in enumerate(sorted(sizes)):
+        share = left // (len(sizes) - place)
+        if size > share:
+            return share
+        left -= size
+    return room
+
+
+def _beginning(text: str, max_bytes: int) -> str:
+    """As much of a text as fits into max_bytes of JSON."""
+    lengths = range(min(len(text), max_bytes) + 1)
+    return text[: bisect_right(lengths, max_bytes, key=lambda length: _text_bytes(text[:length])) - 1]
+
+
+def _text_bytes(text: str) -> int:
+    """Within a JSON document, without its quotes."""
+    return _json_bytes(text) - 2
+
+
+def _json_bytes(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())

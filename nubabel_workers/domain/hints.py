@@ -16,6 +16,11 @@ class HintTask(StrEnum):
 # How late a sign that work goes on may be: nobody's answer waits for it, and one hint serves all that come meanwhile.
 SIGN_WAIT_S = 0.15
 
+# A request behind so many of its own organization starts no sooner for a hint of its own, as no claim takes more of
+# them: in a flood one hint serves all that come in this time.
+LONG_LINE = 32
+LINE_WAIT_S = 0.15
+
 
 @dataclass(frozen=True, slots=True)
 class Hint:
@@ -28,3 +33,9 @@ class Hint:
     row_id: str
     organization_id: str | None = None
     may_wait_s: float = 0.0
+
+
+def turn_hint(execution_id: str, organization_id: str, *, line_is_long: bool) -> Hint:
+    """Of a request that was just accepted. line_is_long: LONG_LINE of its organization wait already."""
+    may_wait_s = LINE_WAIT_S if line_is_long else 0.0
+    return Hint(HintTask.DISPATCH, execution_id, organization_id, may_wait_s=may_wait_s)

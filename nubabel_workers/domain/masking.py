@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from nubabel_workers.domain.findings import Finding, SensitiveKind
 from nubabel_workers.domain.sensitive_data import find
@@ -29,6 +29,24 @@ class Masked:
 
     text: str
     counts: Mapping[SensitiveKind, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What it came to, for the timeline. masked: values that did not leave, by kind. unread: files that could not be
+    looked through, by reason; held_back: those did not leave either.
+    """
+
+    masked: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
+    held_back: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.masked or self.unread)
+
+    def as_dict(self) -> dict[str, Any]:
+        unread = {"unread": dict(self.unread), "held_back": self.held_back} if self.unread else {}
+        return {"kinds": dict(self.masked), **unread}
 
 
 class Placeholders:

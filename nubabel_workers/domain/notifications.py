@@ -87,6 +87,24 @@ def reply_target(raw: Mapping[str, Any]) -> ReplyTarget:
 
 
 @dataclass(frozen=True)
+class Button:
+    """Below a message in Slack. action_id: what is to be done; value: with what. Both come back when it is pressed."""
+
+    action_id: str
+    value: str
+    label: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"action_id": self.action_id, "value": self.value, "label": self.label}
+
+
+def button_of(payload: Mapping[str, Any]) -> Button | None:
+    """The button that a stored notification has."""
+    stored = payload.get("button")
+    return None if stored is None else Button(stored["action_id"], stored["value"], stored["label"])
+
+
+@dataclass(frozen=True)
 class NewNotification:
     """dedupe tells apart several of one kind for one execution; the same one again is nothing new."""
 

@@ -18,6 +18,15 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class EventLag:
+    """How long the latest event of a check was on its way, seconds: what the reader itself held up is left out, and so
+    is how far the two clocks are apart. The server does not send it; whoever reads the stream measures it.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Disposed:
     """A directory was unloaded; what ran in it was aborted. None: the whole server."""
 
@@ -111,6 +120,7 @@ class QuestionAsked:
 ServerEvent = (
     ServerConnected
     | Heartbeat
+    | EventLag
     | Disposed
     | SessionIdle
     | SessionStatus

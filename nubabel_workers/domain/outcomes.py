@@ -8,6 +8,7 @@ from typing import Any
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
 from nubabel_workers.domain.executions import Execution, ExecutionError, Status, Usage
+from nubabel_workers.domain.groups import STOPPED_WITH_THE_REST
 from nubabel_workers.domain.notifications import (
     CallbacksTarget,
     NewNotification,
@@ -16,7 +17,9 @@ from nubabel_workers.domain.notifications import (
     WebhookTarget,
     reply_target,
 )
+from nubabel_workers.domain.opencode_models import UNKNOWN_MODEL
 from nubabel_workers.domain.ports import Finish
+from nubabel_workers.domain.repeats import RememberedAnswer
 from nubabel_workers.domain.sidecar import update_payload
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
 from nubabel_workers.domain.wording import Language, kind_in, language_of, say
@@ -24,13 +27,17 @@ from nubabel_workers.domain.wording import Language, kind_in, language_of, say
 REPLACED = "replaced"
 SESSION_BUSY = "session_busy"
 SENSITIVE_DATA = "sensitive_data"
+REUSED = "reused"
 
 _FAILURE_TEXTS = {
     "deadline_exceeded": "deadline",
     "not_started_in_time": "too_late",
     "not_resumed_in_time": "not_resumed",
     "no_answer": "no_answer",
+    UNKNOWN_MODEL: "unknown_model",
 }
+
+_STOP_TEXTS = {REPLACED: "replaced", STOPPED_WITH_THE_REST: "stopped_with_the_rest"}
 
 
 def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
@@ -48,6 +55,21 @@ def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Fi
         notes=notes,
         # Asked for in the system text, which is a request to the model; here is whether it did.
         detail={"delegated": bool(verdict.delegations)} if execution.analysis.get("category") else None,
+    )
+
+
+def answered_before(execution: Execution, remembered: RememberedAnswer) -> Finish:
+    """The same question was answered lately, and the organization wants that answer again; it says when it was."""
+    when = f"{remembered.answered_at:%Y-%m-%d %H:%M} UTC"
+    note = say("answered_before", language_of(execution.prompt), when=when)
+    return _finish(
+        execution,
+        Status.COMPLETED,
+        verdict=REUSED,
+        markdown=_with_notes(remembered.text, [note]),
+        output=remembered.text,
+        notes=[note],
+        detail={"reason": f"the answer to {remembered.execution_id}"},
     )
 
 
@@ -94,7 +116,7 @@ def cancelled(execution: Execution, *, reason: str, run: Verdict | None = None) 
     """Somebody stopped it, or a newer message replaced it; work done until then is shown."""
     language = language_of(execution.prompt)
     partial = _with_earlier(execution, _storable(run.partial_text) if run else "")
-    words = say("replaced" if reason == REPLACED else "stopped", language)
+    words = say(_STOP_TEXTS.get(reason, "stopped"), language)
     return _finish(
         execution,
         Status.CANCELLED,
@@ -156,7 +178,7 @@ def _finish(
         usage_by_model=run.usage_by_model if run else {},
         error=error,
         notes=notes,
-        notifications=_notifications(execution, status, markdown, output=output, error=error),
+        notifications=_notifications(execution, status, markdown, output=output, notes=notes, error=error),
         dead_letter=dead_letter,
         detail=detail or {},
         delegations=run.delegations if run else (),
@@ -165,7 +187,13 @@ def _finish(
 
 
 def _notifications(
-    execution: Execution, status: Status, markdown: str, *, output: str | None, error: ExecutionError | None
+    execution: Execution,
+    status: Status,
+    markdown: str,
+    *,
+    output: str | None,
+    notes: Sequence[str],
+    error: ExecutionError | None,
 ) -> list[NewNotification]:
     target = reply_target(execution.reply)
     if isinstance(target, SlackTarget):
@@ -177,6 +205,7 @@ def _notifications(
             "session_id": execution.session_id,
             "status": status.value,
             "output": output,
+            "notes": list(notes),
             "error": {"code": error.code, "message": error.message} if error else None,
             "metadata": dict(execution.metadata),
         }

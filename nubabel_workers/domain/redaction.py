@@ -19,8 +19,8 @@ _SECRET_KEY: Final = re.compile(
 # Tokens of well-known providers, by what they begin with, and JSON web tokens: nothing else looks like that.
 SHAPES_OF_KEYS: Final = (
     r"(?:xox[a-z]|xapp)-[\w-]{8,}|xoxe\.[\w.-]+"  # Slack
-    r"|\b(?:gh[pousr]_|github_pat_|glpat-|ntn_|secret_|lin_(?:api|oauth)_|sk-|[sr]k_(?:live|test)_|whsec_|nck_|npm_|pypi-|hf_"
-    r"|dop_v1_|shp(?:at|ca|pa|ss)_|ya29\.)[\w-]{16,}"
+    r"|\b(?:gh[pousr]_|github_pat_|glpat-|ntn_|secret_|lin_(?:api|oauth)_|sk-|[sr]k_(?:live|test)_|whsec_|npm_|pypi-|hf_"
+    r"|nck_|nb[kot]_|dop_v1_|shp(?:at|ca|pa|ss)_|ya29\.)[\w-]{16,}"
     r"|\bA[KS]IA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bSG\.[\w-]{16,64}\.[\w-]{16,}"
     r"|\bhooks\.slack\.com/(?:services|workflows|triggers)/[\w/]{16,}"
     r"|\beyJ[\w-]{8,1000}\.[\w-]{8,9000}\.[\w-]*"  # bounded: many beginnings must not each read the rest
@@ -47,6 +47,9 @@ HINTS_OF_KEYS: Final = (
         "k_test_",
         "whsec_",
         "nck_",
+        "nbk_",
+        "nbo_",
+        "nbt_",
         "npm_",
         "pypi-",
         "hf_",

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import PermanentError, TransientError, UncertainError
+
+_EXHAUSTED = "attempts_exhausted"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,12 @@ class TryAgain:
 @dataclass(frozen=True)
 class GiveUp:
     code: str  # "attempts_exhausted" or the permanent error's own code
+
+    @property
+    def reason(self) -> DeadLetterReason:
+        """Of the dead letter that follows."""
+        exhausted = self.code == _EXHAUSTED
+        return DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
 
 
 RetryDecision = TryAgain | GiveUp
@@ -47,7 +56,7 @@ def next_attempt(error: Exception, attempt: int, policy: RetryPolicy, *, jitter:
     if isinstance(error, PermanentError):
         return GiveUp(error.code)
     if attempt >= policy.max_attempts:
-        return GiveUp("attempts_exhausted")
+        return GiveUp(_EXHAUSTED)
     ceiling = min(policy.max_wait_s, policy.first_wait_s * 2 ** (attempt - 1))
     asked = error.retry_after_s if isinstance(error, TransientError) else None
     wait_s = asked + jitter * policy.first_wait_s if asked is not None else jitter * ceiling

@@ -98,6 +98,7 @@ class SidecarMetadata(BaseModel):
     nubabel_session_id: str | None = Field(
         None, alias="nubabelSessionId", description="The session_id that you sent, or ours."
     )
+    notes: list[str] | None = Field(None, description="What should be known beside the answer.")
     error: str | None = Field(
         None,
         description="VALIDATION_ERROR, EXECUTION_ERROR, TIMEOUT_ERROR, SESSION_NOT_FOUND, UNAUTHORIZED, FORBIDDEN or "
@@ -129,7 +130,9 @@ def callers_name(session_key: str, session_id: str) -> str:
 def metadata_of(execution: Execution, run: LastRun, *, error: str | None = None) -> SidecarMetadata:
     return SidecarMetadata(
         model=(run.model or UNKNOWN_MODEL).rpartition("/")[2],
-        opencode_session_id=run.opencode_session_id,
+        # Where nothing ran on OpenCode, our own id of the session names it as well.
+        opencode_session_id=run.opencode_session_id or (execution.session_id if execution.status in FINAL else None),
+        notes=list(execution.notes) or None,
         nubabel_session_id=callers_name(execution.session_key, execution.session_id),
         error=error,
     )

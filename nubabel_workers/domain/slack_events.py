@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from nubabel_workers.domain.budget_button import ALLOW_MORE
 from nubabel_workers.domain.errors import InvalidInputError
 
 
@@ -18,6 +19,7 @@ class SlackEventKind(StrEnum):
     THREAD_REPLY = "thread_reply"  # no mention, but inside a thread: only relevant when that thread is ours
     DELETED = "deleted"  # a person's message is gone: stop working on it
     EDITED = "edited"  # ignored on purpose; work that began goes on with the first wording
+    BUTTON = "button"  # somebody pressed a button below one of our messages
     UNINSTALLED = "uninstalled"
     TOKENS_REVOKED = "tokens_revoked"
     IGNORED = "ignored"
@@ -52,6 +54,7 @@ class SlackEvent:
     files: tuple[SlackFile, ...] = ()
     client_msg_id: str | None = None
     deleted_ts: str | None = None
+    button_value: str = ""  # of BUTTON: what our message gave it
     ignored_reason: str = ""  # for IGNORED: a stable word for logs and metrics
 
     @property
@@ -97,12 +100,13 @@ _HUMAN_SUBTYPES = frozenset({"", "file_share", "thread_broadcast"})
 _ASIDE_PREFIXES = ("(aside)", "!aside")
 # Wider than Slack's own ids, so that other implementations of the protocol fit, yet safe as part of a key.
 _ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_MAX_BUTTON_VALUE = 2000  # characters, as Slack allows
 _TS = re.compile(r"[0-9]{1,16}\.[0-9]{1,9}")
 _CHANNEL_TYPE_BY_PREFIX = {"D": "im", "C": "channel"}  # G may be a private channel or a group direct message
 
 
 def classify(body: Mapping[str, Any], bot_user_id: str | None) -> SlackEvent:
-    """Decide what an outer `event_callback` body means.
+    """Decide what an outer body means: an `event_callback`, or `block_actions` for a button of ours.
 
     bot_user_id: our bot's user id in that workspace; where it is None, the one that the envelope names is used.
     A group direct message (mpim) is treated like a channel: several people talk, so the bot answers when mentioned.
@@ -110,6 +114,8 @@ def classify(body: Mapping[str, Any], bot_user_id: str | None) -> SlackEvent:
     """
     if not isinstance(body, Mapping):
         _refuse("the body must be a JSON object")
+    if body.get("type") == "block_actions":
+        return _classify_press(body)
     envelope = _Envelope.read(body)
     if envelope.outer_type != "event_callback":
         return envelope.ignored(f"outer type {envelope.outer_type[:40]}")
@@ -164,6 +170,41 @@ class _Envelope:
 
     def ignored(self, reason: str, **fields: Any) -> SlackEvent:
         return self.event(SlackEventKind.IGNORED, ignored_reason=reason, **fields)
+
+
+def _classify_press(body: Mapping[str, Any]) -> SlackEvent:
+    """Slack names no event: one press is told apart from another by who, where and when.
+
+    Source: https://docs.slack.dev/reference/interaction-payloads/block_actions-payload/
+    """
+    actions = body.get("actions")
+    action = actions[0] if isinstance(actions, Sequence) and actions and isinstance(actions[0], Mapping) else {}
+    team, enterprise = (body.get(name) or {} for name in ("team", "enterprise"))
+    user, channel = _mapping(body, "user"), body.get("channel") or {}
+    if not all(isinstance(one, Mapping) for one in (team, enterprise, channel)):
+        _refuse("team, enterprise and channel must be JSON objects")
+    team_id = _optional_id(team, "id") or _optional_id(user, "team_id")
+    enterprise_id = _optional_id(enterprise, "id")
+    if team_id is None and enterprise_id is None:
+        _refuse("neither team nor enterprise says whose it is")
+    message = body.get("message")
+    if action.get("action_id") != ALLOW_MORE or not isinstance(message, Mapping):
+        reason = "a button that is not ours"
+        return SlackEvent(SlackEventKind.IGNORED, "", team_id, enterprise_id, ignored_reason=reason)
+    ts, user_id, channel_id = _id(message, "ts", _TS), _id(user, "id"), _id(channel, "id")
+    thread_ts = _optional_id(message, "thread_ts", _TS) or ts
+    return SlackEvent(
+        SlackEventKind.BUTTON,
+        event_id=f"press:{channel_id}:{ts}:{user_id}:{_id(action, 'action_ts', _TS)}",
+        team_id=team_id,
+        enterprise_id=enterprise_id,
+        channel=channel_id,
+        user=user_id,
+        ts=ts,
+        thread_ts=thread_ts,
+        is_reply_in_thread=thread_ts != ts,
+        button_value=_clean(_text(action, "value", default=""))[:_MAX_BUTTON_VALUE],
+    )
 
 
 def _classify_revocation(envelope: _Envelope, event: Mapping[str, Any]) -> SlackEvent:

@@ -1,7 +1,7 @@
 """Organizations and what belongs to them: Slack workspaces, service tokens, submit keys; and the OpenCode servers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -27,6 +27,20 @@ class ServersPolicy(StrEnum):
     DEDICATED = "dedicated"
 
 
+class NearCap(StrEnum):
+    """What becomes of requests when most of an organization's budget of the day or month is used."""
+
+    KEEP = "keep"  # served as always, until there is no room
+    ECONOMIZE = "economize"  # a cheaper category and shorter runs, and the answer says so
+
+
+class RepeatedQuestions(StrEnum):
+    """What becomes of a question that was answered lately, word for word, in the same organization."""
+
+    RUN = "run"
+    REUSE = "reuse"  # the same answer, marked as such
+
+
 @dataclass(frozen=True)
 class Organization:
     id: OrganizationId
@@ -35,9 +49,34 @@ class Organization:
     busy_policy: BusyPolicy = BusyPolicy.QUEUE
     masking: MaskingPolicy = MaskingPolicy.MASK
     servers: ServersPolicy = ServersPolicy.SHARED
+    near_cap: NearCap = NearCap.KEEP
+    repeated_questions: RepeatedQuestions = RepeatedQuestions.RUN
+    budget_approvers: Sequence[str] = ()  # ids of people in Slack who may let what waits for its budget cost more
     limits: Mapping[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
     disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PolicyChange:
+    """What of an organization's policies changes; None: it stays."""
+
+    busy_policy: BusyPolicy | None = None
+    plan: str | None = None
+    masking: MaskingPolicy | None = None
+    servers: ServersPolicy | None = None
+    near_cap: NearCap | None = None
+    repeated_questions: RepeatedQuestions | None = None
+    budget_approvers: Sequence[str] | None = None
+
+    def changes(self) -> dict[str, str | list[str]]:
+        """Column -> value of those that are given."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value) if isinstance(value, str) else list(value)
+            for name, value in given.items()
+            if value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -90,13 +129,28 @@ class Instance:
     status: str = "active"  # active, draining, removed
     capacity_runs: int = 50
     submits_per_second: int = 20
+    max_directories: int = 20  # of organizations, loaded at once
+    directories_path: str | None = None  # where it makes one for each organization; None: it makes none
     agents: Sequence[str] = ()
     version: str = ""
     in_flight: int = 0  # executions occupying it now, counted from the rows
+    awaited: int = 0  # queued executions of sessions that live there; counted while it is taken back after being away
     healthy: bool = True  # the listener's last word: an unreachable one gets no new sessions; health_detail says why
     health_detail: str = ""
+    strain: str = ""  # it answers and is not well, and this is why: new sessions go to others, as long as there are any
+    memory_bytes: int | None = None  # of its process, where its plugin tells
+    event_lag_s: float | None = None  # how late its events came at the last check; None: nobody has looked yet
     checked_at: datetime | None = None
     recovered_ago_s: float | None = None  # since it was back after having been away; None: it never was
     given_up: bool = (
         False  # away for so long that its sessions go on elsewhere; there is another one that can take them
     )
+    housed: frozenset[str] = frozenset()  # organizations whose directory is loaded there, or about to be
+    just_used: frozenset[str] = frozenset()  # of the housed, those that were loaded and used within the last second
+    directories_taken: int = 0  # places: of those, and of directories that are just being unloaded
+    directories_idle: int = 0  # of the housed, those that may make room; counted where no place is free
+
+    @property
+    def is_fit(self) -> bool:
+        """It answers, and nothing is wrong with it."""
+        return self.healthy and not self.strain

@@ -15,9 +15,11 @@ _WAITS = {
     "files": "its turn: only so many requests with attached files are handled at once",
     "budget": "room in the organization's budget",
     "pace": "its turn: the OpenCode server takes only so many prompts a second",
+    "directories": "an OpenCode server that can work for one more organization",
+    "directory": "its organization's directory on the OpenCode server: only so many are loaded at a time",
 }
 _WORKED = "OpenCode worked on it"
-_QUEUED = "waited for a worker"
+_QUEUED = "waited for its turn"
 _TOLD = "until the answer was delivered"
 
 
@@ -98,15 +100,34 @@ def _again(detail: Mapping[str, Any]) -> str:
 
 
 def _masked(detail: Mapping[str, Any]) -> str:
-    kinds = ", ".join(f"{kind} ({count})" for kind, count in detail.get("kinds", {}).items())
-    return f"masked before it left: {kinds}"
+    said = [f"masked before it left: {_counted(detail['kinds'])}"] if detail.get("kinds") else []
+    if detail.get("unread"):
+        what_became = "held back" if detail.get("held_back") else "sent as they were"
+        said.append(f"files that could not be looked through, {what_became}: {_counted(detail['unread'])}")
+    return "; ".join(said) or "looked through before it left"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _submitted(detail: Mapping[str, Any]) -> str:
     known = {name: detail.get(name) for name in ("category", "agent") if detail.get(name)}
     chosen = ", ".join(f"{name} {value}" for name, value in known.items())
     where = f" on {detail['instance']}" if detail.get("instance") else ""
-    return f"submitted to OpenCode{where}, attempt {detail.get('attempt', 1)}" + (f" ({chosen})" if chosen else "")
+    words = f"submitted to {_orchestrator(detail)}{where}, attempt {detail.get('attempt', 1)}"
+    sparing = next((why.partition("economy: ")[2] for why in detail.get("reasons") or () if "economy: " in why), "")
+    return words + (f" ({chosen})" if chosen else "") + (f", sparing: {sparing}" if sparing else "")
+
+
+def _orchestrator(detail: Mapping[str, Any]) -> str:
+    """OpenCode has no need to be named where it is the only one."""
+    name = detail.get("orchestrator")
+    return "OpenCode" if name is None else f"the orchestrator {name}"
+
+
+def _worked(detail: Mapping[str, Any]) -> str:
+    return _WORKED if detail.get("orchestrator") is None else f"{_orchestrator(detail)} worked on it"
 
 
 def _delegated(detail: Mapping[str, Any]) -> str:
@@ -184,6 +205,7 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.DELIVERED: _delivered,
     EventKind.DELIVERY_RETRY: lambda d: f"{_destination(d)} not delivered: {d.get('error', 'no reason')}{_again(d)}",
     EventKind.DELIVERY_FAILED: lambda d: f"{_destination(d)} not delivered, given up: {d.get('error', 'no reason')}",
+    EventKind.MOVED: lambda d: f"the rollout was changed: {d.get('orchestrator', 'another orchestrator')} answers it",
     EventKind.REPLAYED: lambda d: f"replayed by {d.get('by', 'an operator')}",
     EventKind.CONNECTION_REFUSED: lambda d: (
         f"the connection {d.get('provider', '')} was refused: {d.get('reason', 'no reason given')}; authorize it again"
@@ -201,7 +223,7 @@ _CAUSES: Mapping[EventKind, Callable[[Mapping[str, Any]], str | None]] = {
     EventKind.RETRY: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
     EventKind.RESUBMIT: lambda d: f"waited for the next attempt, after: {d.get('reason', 'a failure')}",
     EventKind.LEASE_TAKEN_OVER: lambda _: "waited for another worker, the first one disappeared",
-    EventKind.SUBMITTED: lambda _: _WORKED,
+    EventKind.SUBMITTED: _worked,
     EventKind.FINISHED: lambda _: _TOLD,
     EventKind.DELIVERY_RETRY: lambda d: f"waited to tell the answer again, after: {d.get('error', 'a failure')}",
     EventKind.DELIVERED: lambda _: None,

@@ -122,10 +122,14 @@ class AuthorizationLink:
 
 @dataclass(frozen=True)
 class Removal:
-    """A connection that is gone. provider_told: to end what its tokens are good for (RFC 7009), and took it."""
+    """A connection that is gone. provider_told: to end what its tokens are good for (RFC 7009), and took it.
+
+    by_another: somebody else removed it at the same moment.
+    """
 
     details: ConnectionDetails
     provider_told: bool
+    by_another: bool = False
 
 
 @dataclass(frozen=True)

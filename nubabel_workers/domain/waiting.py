@@ -1,11 +1,14 @@
 """What an execution in the queue waits for, in words: the same for whoever asks, by whichever door."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
+from nubabel_workers.domain.directories import PREPARING, ROOM
 from nubabel_workers.domain.limits import Limits
 from nubabel_workers.domain.placement import AWAY, FULL, OWN, PACE
+from nubabel_workers.domain.wording import Language
 
 SESSION = "session"
 IN_FLIGHT = "in_flight"
@@ -14,12 +17,84 @@ STARTING = "starting"
 AGAIN = "again"
 MOST_AHEAD = 1000  # counted
 
-_STORED = {
-    WAITS_FOR_BUDGET: "its organization's budget leaves no room",
-    AWAY: "its OpenCode server is away",
-    OWN: "none of its organization's own OpenCode servers can be used",
-    PACE: "its OpenCode server takes no more prompts in this moment",
-    FULL: "every OpenCode server is busy",
+_STORED = frozenset({WAITS_FOR_BUDGET, AWAY, OWN, PACE, FULL, ROOM, PREPARING})
+
+# Each reason in words; {running} is how many of its organization run.
+_WORDS: Mapping[str, Mapping[Language, str]] = {
+    SESSION: {
+        Language.ENGLISH: "an earlier request of its conversation is not over",
+        Language.KOREAN: "같은 대화의 이전 요청이 아직 끝나지 않았습니다",
+    },
+    IN_FLIGHT: {
+        Language.ENGLISH: "its organization runs {running} at once, which is its limit",
+        Language.KOREAN: "조직이 한도인 {running}개를 동시에 실행하고 있습니다",
+    },
+    TURN: {
+        Language.ENGLISH: "others of its organization came before",
+        Language.KOREAN: "조직의 다른 요청이 먼저 들어왔습니다",
+    },
+    STARTING: {Language.ENGLISH: "it is about to start", Language.KOREAN: "곧 시작합니다"},
+    AGAIN: {
+        Language.ENGLISH: "it is tried again after a pause",
+        Language.KOREAN: "잠시 후 다시 시도합니다",
+    },
+    WAITS_FOR_BUDGET: {
+        Language.ENGLISH: "its organization's budget leaves no room",
+        Language.KOREAN: "조직의 예산에 여유가 없습니다",
+    },
+    AWAY: {
+        Language.ENGLISH: "its OpenCode server is away",
+        Language.KOREAN: "OpenCode 서버에 연결할 수 없습니다",
+    },
+    OWN: {
+        Language.ENGLISH: "none of its organization's own OpenCode servers can be used",
+        Language.KOREAN: "조직 전용 OpenCode 서버를 사용할 수 없습니다",
+    },
+    PACE: {
+        Language.ENGLISH: "its OpenCode server takes no more prompts in this moment",
+        Language.KOREAN: "OpenCode 서버가 지금은 요청을 더 받지 않습니다",
+    },
+    FULL: {Language.ENGLISH: "every OpenCode server is busy", Language.KOREAN: "모든 OpenCode 서버가 사용 중입니다"},
+    ROOM: {
+        Language.ENGLISH: "every OpenCode server works for as many organizations as it can at once",
+        Language.KOREAN: "모든 OpenCode 서버가 동시에 맡을 수 있는 조직 수에 이르렀습니다",
+    },
+    PREPARING: {
+        Language.ENGLISH: "its organization's directory on an OpenCode server is being prepared",
+        Language.KOREAN: "OpenCode 서버에 조직의 작업 공간을 준비하고 있습니다",
+    },
+}
+_PLACE = {
+    Language.ENGLISH: "place {place} in its organization's queue",
+    Language.KOREAN: "조직의 대기 순서 {place}번",
+}
+_FAR_BACK = {
+    Language.ENGLISH: "place more than {most} in its organization's queue",
+    Language.KOREAN: "조직의 대기 순서 {most}번 이후",
+}
+# By the period of a cap; by UTC, as budgets are.
+_ROOM_AGAIN: Mapping[str | None, Mapping[Language, str]] = {
+    "day": {
+        Language.ENGLISH: "there is room at 00:00 UTC, or when an administrator raises it",
+        Language.KOREAN: "00:00 UTC에, 또는 관리자가 한도를 올리면 계속합니다",
+    },
+    "month": {
+        Language.ENGLISH: "there is room on the first of the next month, or when an administrator raises it",
+        Language.KOREAN: "다음 달 1일에, 또는 관리자가 한도를 올리면 계속합니다",
+    },
+    None: {
+        Language.ENGLISH: "it goes on when an administrator allows it more",
+        Language.KOREAN: "관리자가 더 허용하면 계속합니다",
+    },
+}
+_UNKNOWN_START = {
+    Language.ENGLISH: "when it starts cannot be told",
+    Language.KOREAN: "시작 시각은 알 수 없습니다",
+}
+_AT_ONCE = {Language.ENGLISH: "expected to start at once", Language.KOREAN: "곧 시작할 예정입니다"}
+_IN_SECONDS = {
+    Language.ENGLISH: "expected to start in about {seconds} s",
+    Language.KOREAN: "약 {seconds}초 후 시작할 예정입니다",
 }
 
 
@@ -29,7 +104,9 @@ class Line:
 
     ahead: executions of its organization that go before it, MOST_AHEAD at most. in_flight: of its organization.
     stored_reason: why it was put back, wait_s: seconds until it may be taken again (not above 0: now).
-    usual_run_s: what its organization's last runs took; None: there was none.
+    usual_run_s: what its organization's last runs took; None: there was none. running_for_s: of the run that it waits
+    for, its session's, else its organization's longest; None: none runs. paused: it ran, and was stopped at a cap. cap:
+    the last one that left it no room.
     """
 
     session_is_taken: bool
@@ -38,6 +115,9 @@ class Line:
     stored_reason: str | None
     wait_s: float
     usual_run_s: float | None
+    running_for_s: float | None = None
+    paused: bool = False
+    cap: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,44 +125,76 @@ class Waiting:
     """reason: a stable word. position: in its organization's queue, 1 is next. starts_in_s: None: nobody can know."""
 
     reason: str
-    words: str
     position: int
     starts_in_s: float | None
+    running: int = 0  # of its organization
+    cap: str | None = None  # of the budget that leaves no room
+
+    @property
+    def words(self) -> str:
+        return self.words_in(Language.ENGLISH)
+
+    def words_in(self, language: Language) -> str:
+        """Why, its place, and when it is expected to start: the same by whichever door."""
+        why = _WORDS[self.reason][language].format(running=self.running)
+        place = (_FAR_BACK if self.position > MOST_AHEAD else _PLACE)[language]
+        where = place.format(place=self.position, most=MOST_AHEAD)
+        if self.reason != WAITS_FOR_BUDGET or self.cap is None:
+            return f"{why}; {where}; {_expected(self.starts_in_s, language)}"
+        return f"{why} ({self.cap}); {where}; {_ROOM_AGAIN[_period(self.cap)][language]}"
 
 
 def waiting_of(line: Line, limits: Limits, *, free_places: int) -> Waiting:
     """free_places: what the OpenCode servers together can still run."""
-    reason, why, starts_in_s = _why(line, limits, free_places)
-    position = line.ahead + 1
-    place = f"more than {MOST_AHEAD}" if line.ahead >= MOST_AHEAD else str(position)
-    words = f"{why}; place {place} in its organization's queue; {_expected(starts_in_s)}"
-    return Waiting(reason, words, position, starts_in_s)
+    reason, starts_in_s = _why(line, limits, free_places)
+    in_s = None if starts_in_s is None else round(starts_in_s, 1)
+    return Waiting(reason, line.ahead + 1, in_s, line.in_flight, line.cap)
 
 
-def _why(line: Line, limits: Limits, free_places: int) -> tuple[str, str, float | None]:
+def _period(cap: str) -> str | None:
+    """day, month, or None: it frees nothing by itself."""
+    return next((period for period in ("day", "month") if cap.endswith(period)), None)
+
+
+def _why(line: Line, limits: Limits, free_places: int) -> tuple[str, float | None]:
+    if line.paused:
+        return WAITS_FOR_BUDGET, None
     if line.session_is_taken:
-        return SESSION, "an earlier request of its conversation is not over", line.usual_run_s
+        return SESSION, _left_of_a_run(line)
     if line.wait_s > 0:
         return _put_back(line)
     if limits.in_flight is not None and line.in_flight >= limits.in_flight:
-        rounds = math.ceil((line.ahead + 1) / max(1, limits.in_flight))
-        starts_in_s = None if line.usual_run_s is None or not limits.in_flight else line.usual_run_s * rounds
-        return IN_FLIGHT, f"its organization runs {line.in_flight} at once, which is its limit", starts_in_s
+        return IN_FLIGHT, _after_rounds(line, limits.in_flight)
     if free_places <= 0:
-        return FULL, _STORED[FULL], None
-    if line.ahead:
-        return TURN, "others of its organization came before", None
-    return STARTING, "it is about to start", 0.0
+        return FULL, None
+    return (TURN, None) if line.ahead else (STARTING, 0.0)
 
 
-def _put_back(line: Line) -> tuple[str, str, float | None]:
+def _left_of_a_run(line: Line) -> float | None:
+    """None: nobody can know, or it takes longer than they usually do."""
+    if line.usual_run_s is None:
+        return None
+    left_s = line.usual_run_s - (line.running_for_s or 0.0)
+    return left_s if left_s > 0 else None
+
+
+def _after_rounds(line: Line, in_flight: int) -> float | None:
+    """As many as may run at once begin with each round; the first is over when the longest run is."""
+    left_s = _left_of_a_run(line)
+    if left_s is None or line.usual_run_s is None or in_flight == 0:
+        return None
+    return left_s + line.usual_run_s * (math.ceil((line.ahead + 1) / in_flight) - 1)
+
+
+def _put_back(line: Line) -> tuple[str, float | None]:
     if line.stored_reason not in _STORED:
-        return AGAIN, "it is tried again after a pause", line.wait_s
-    known_s = line.wait_s if line.stored_reason == PACE else None
-    return line.stored_reason, _STORED[line.stored_reason], known_s
+        return AGAIN, line.wait_s
+    return line.stored_reason, line.wait_s if line.stored_reason == PACE else None
 
 
-def _expected(starts_in_s: float | None) -> str:
+def _expected(starts_in_s: float | None, language: Language) -> str:
     if starts_in_s is None:
-        return "when it starts cannot be told"
-    return "expected to start at once" if starts_in_s < 1 else f"expected to start in about {math.ceil(starts_in_s)} s"
+        return _UNKNOWN_START[language]
+    if starts_in_s < 1:
+        return _AT_ONCE[language]
+    return _IN_SECONDS[language].format(seconds=math.ceil(starts_in_s))

@@ -42,6 +42,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "Reference: `{reference}`.",
         Language.KOREAN: "어시스턴트가 답변 없이 끝났습니다. 질문을 바꿔 다시 요청해 주세요. 참조 번호: `{reference}`.",
     },
+    "unknown_model": {
+        Language.ENGLISH: "Sorry, the AI model chosen for this is not available here. Your administrator can see more "
+        "under the reference `{reference}`.",
+        Language.KOREAN: "죄송합니다. 이 요청에 지정된 AI 모델을 여기에서는 사용할 수 없습니다. "
+        "관리자가 참조 번호 `{reference}` (으)로 자세한 내용을 확인할 수 있습니다.",
+    },
     "stopped": {Language.ENGLISH: "Stopped, as you asked.", Language.KOREAN: "요청하신 대로 중단했습니다."},
     "replaced": {
         Language.ENGLISH: "Stopped: replaced by your next message.",
@@ -58,19 +64,19 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "해당 내용을 빼고 다시 요청해 주세요.",
     },
     "refused_requests_per_minute": {
-        Language.ENGLISH: "Your organization may send {allowed} requests a minute. Please ask again in {wait_s} "
-        "seconds, or ask your administrator to raise the limit.",
+        Language.ENGLISH: "Your organization has reached its limit of requests a minute ({allowed}). Please ask again "
+        "in {wait_s} s, or ask your administrator to raise the limit.",
         Language.KOREAN: "조직의 분당 요청 한도({allowed}건)에 도달했습니다. {wait_s}초 뒤에 다시 요청하시거나 "
         "관리자에게 한도 상향을 요청해 주세요.",
     },
     "refused_queued": {
-        Language.ENGLISH: "{allowed} requests of your organization are waiting already, which is its limit. Please ask "
+        Language.ENGLISH: "Your organization has reached its limit of waiting requests ({allowed}). Please ask "
         "again when some have begun, or ask your administrator to raise the limit.",
         Language.KOREAN: "조직의 대기 중인 요청이 한도({allowed}건)에 도달했습니다. 일부가 시작된 뒤 다시 요청하시거나 "
         "관리자에게 한도 상향을 요청해 주세요.",
     },
     "refused_sessions": {
-        Language.ENGLISH: "{allowed} conversations of your organization are in progress already, which is its limit. "
+        Language.ENGLISH: "Your organization has reached its limit of conversations in progress ({allowed}). "
         "Please ask again when one has ended, or ask your administrator to raise the limit.",
         Language.KOREAN: "조직에서 진행 중인 대화가 한도({allowed}건)에 도달했습니다. 하나가 끝난 뒤 다시 요청하시거나 "
         "관리자에게 한도 상향을 요청해 주세요.",
@@ -84,6 +90,7 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "This takes longer than usual. Your request is kept and will be answered here.",
         Language.KOREAN: "평소보다 오래 걸리고 있습니다. 요청은 보관되어 있으며 여기에 답변드리겠습니다.",
     },
+    "late_why": {Language.ENGLISH: "It waits: {why}.", Language.KOREAN: "대기 사유: {why}."},
     "replayed": {
         Language.ENGLISH: "Your request is being tried again. The answer comes here.",
         Language.KOREAN: "요청을 다시 처리하고 있습니다. 답변은 여기에 드리겠습니다.",
@@ -103,6 +110,18 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "files_left_out": {
         Language.ENGLISH: "Not read: {names}.",
         Language.KOREAN: "읽지 못한 파일: {names}.",
+    },
+    "files_unchecked": {
+        Language.ENGLISH: "Passed on without a check for sensitive data: {names}.",
+        Language.KOREAN: "민감 정보 검사 없이 전달된 파일: {names}.",
+    },
+    "files_held_back": {
+        Language.ENGLISH: "Not passed on, as there was no way to check for sensitive data: {names}.",
+        Language.KOREAN: "민감 정보를 검사할 수 없어 전달하지 않은 파일: {names}.",
+    },
+    "files_as_text": {
+        Language.ENGLISH: "Passed on as text with sensitive data masked, without layout and pictures: {names}.",
+        Language.KOREAN: "민감 정보를 가린 텍스트로 전달된 파일(서식·그림 제외): {names}.",
     },
     "empty": {
         Language.ENGLISH: "Yes? Tell me in the same message what I can do for you.",
@@ -145,10 +164,43 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "it goes on when an administrator allows it more.",
         Language.KOREAN: "관리자가 더 허용하면 계속합니다.",
     },
+    "allow_more": {Language.ENGLISH: "Allow ${usd} more", Language.KOREAN: "${usd} 더 허용"},
+    "allowed_more": {
+        Language.ENGLISH: "${usd} more was allowed: it goes on.",
+        Language.KOREAN: "${usd}가 더 허용되어 계속합니다.",
+    },
+    "may_not_allow": {
+        Language.ENGLISH: "Not allowed: only those who look after your organization's budget can do this.",
+        Language.KOREAN: "허용되지 않았습니다: 조직의 예산 담당자만 할 수 있습니다.",
+    },
+    "press_failed": {
+        Language.ENGLISH: "Sorry, whether more may be allowed could not be found out. Please press the button again.",
+        Language.KOREAN: "죄송합니다. 허용 여부를 처리하지 못했습니다. 버튼을 다시 눌러 주세요.",
+    },
+    "waits_no_more": {
+        Language.ENGLISH: "Nothing to allow: this request is not waiting for its budget any more.",
+        Language.KOREAN: "허용할 것이 없습니다: 이 요청은 더 이상 예산을 기다리지 않습니다.",
+    },
     "budget_refused": {Language.ENGLISH: "Please ask again later.", Language.KOREAN: "나중에 다시 요청해 주세요."},
     "continue": {
         Language.ENGLISH: "Continue where you stopped.",
         Language.KOREAN: "중단한 곳에서 계속하세요.",
+    },
+    "answered_before": {
+        Language.ENGLISH: "This is the answer that the same question got at {when}; nothing was run again.",
+        Language.KOREAN: "같은 질문에 {when} 드린 답변입니다. 다시 실행하지 않았습니다.",
+    },
+    "economy": {
+        Language.ENGLISH: "Answered with less effort than usual: most of your organization's budget is used.",
+        Language.KOREAN: "조직의 예산을 거의 다 써서 평소보다 간단히 답변했습니다.",
+    },
+    "stopped_with_the_rest": {
+        Language.ENGLISH: "Stopped, since another request of its batch failed.",
+        Language.KOREAN: "같은 묶음의 다른 요청이 실패하여 중단했습니다.",
+    },
+    "no_model": {
+        Language.ENGLISH: "I cannot answer right now: no model is connected. An administrator has to configure one.",
+        Language.KOREAN: "지금은 답변할 수 없습니다. 연결된 모델이 없으니 관리자가 설정해야 합니다.",
     },
     "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
 }
@@ -175,5 +227,5 @@ def say(key: str, language: Language, **values: str) -> str:
 
 
 def say_in_both(key: str) -> str:
-    """For statements that tell many threads at once and don't look at each one's language."""
+    """For whom nobody knows which language is theirs."""
     return f"{_TEXTS[key][Language.ENGLISH]}\n{_TEXTS[key][Language.KOREAN]}"

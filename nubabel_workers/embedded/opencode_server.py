@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from nubabel_workers.adapters.opencode.wire import DEFAULT_USERNAME, basic_authorization
 from nubabel_workers.embedded.npm_packages import installed
 from nubabel_workers.embedded.processes import ChildProcess
+from nubabel_workers.embedded.server_memory import ServerMemory, memory_of_process
 
 MODEL = "stub/echo"
 CONTEXT_TOKENS = 100_000
@@ -64,6 +65,10 @@ class RealOpenCode:
         if self._process is None:
             raise RuntimeError("opencode is not running")
         return self._process
+
+    def memory(self) -> ServerMemory | None:
+        """None: it does not run."""
+        return memory_of_process(self._process.pid) if self._process is not None else None
 
     async def start(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Start and wait until it answers. It must not be asked before its ready line: such requests hang for ever."""

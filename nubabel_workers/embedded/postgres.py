@@ -25,7 +25,7 @@ from nubabel_workers.embedded.processes import ChildProcess, ProcessFailedError,
 
 _MAJOR_VERSION = 18
 _OWNER = "postgres"
-_PORT = 5432  # of the socket's name only; no TCP port is opened
+_PORT = 5432  # of the socket's name only, as long as no TCP port is asked for
 _SOCKET_PATH_LIMIT = 100  # sun_path holds 107 bytes on Linux, 103 on macOS
 _START_TIMEOUT_S = 20.0
 _INITDB_TIMEOUT_S = 60.0
@@ -37,11 +37,13 @@ _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 class EmbeddedPostgres:
     """One cluster in data_dir. Whoever may enter its socket folder (mode 0700) is trusted with any role.
 
-    durable=False gives up survival of a machine crash (never of a killed process) for speed: for tests.
+    durable=False gives up survival of a machine crash (never of a killed process) for speed: for tests. tcp_port: also
+    there on the loopback, where everybody on the machine is trusted: for tests of what only TCP does.
     """
 
-    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
+    def __init__(self, data_dir: Path, *, durable: bool = True, tcp_port: int | None = None) -> None:
         self._durable = durable
+        self._tcp_port = tcp_port
         self._run_as = _unprivileged() if os.geteuid() == 0 else None
         self._home = _reachable_home(data_dir.resolve(), self._run_as)
         self._cluster = self._home / "cluster"
@@ -58,7 +60,8 @@ class EmbeddedPostgres:
 
     def url(self, database: str = "postgres", *, user: str = _OWNER) -> str:
         """`postgresql://user@/database?host=/socket/folder`: libpq's form, understood by psycopg and SQLAlchemy."""
-        return f"postgresql://{user}@/{database}?host={quote(str(self._socket_dir), safe='/')}"
+        port = f"&port={self._tcp_port}" if self._tcp_port else ""
+        return f"postgresql://{user}@/{database}?host={quote(str(self._socket_dir), safe='/')}{port}"
 
     def start(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
         """Create the cluster if there is none, start it and wait until it accepts connections."""
@@ -139,7 +142,7 @@ class EmbeddedPostgres:
     def _try_start(self, deadline: float) -> bool:
         """False: sessions of a killed postmaster still hold its shared memory, try again."""
         process = ChildProcess(
-            [self._bin / "postgres", "-D", self._cluster, *_options(self._socket_dir, durable=self._durable)],
+            [self._bin / "postgres", "-D", self._cluster, *self._options()],
             cwd=self._home,
             log_path=self._home / "postgres.log",
             env=_ENVIRONMENT,
@@ -160,6 +163,24 @@ class EmbeddedPostgres:
         self._process = process
         return True
 
+    def _options(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1" if self._tcp_port else "",
+            "port": str(self._tcp_port or _PORT),
+            "unix_socket_directories": str(self._socket_dir),
+            "synchronous_commit": "on",  # accepted means stored
+            "fsync": "on" if self._durable else "off",
+            "full_page_writes": "on" if self._durable else "off",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "wal_level": "minimal",
+            "max_wal_senders": "0",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            "jit": "off",  # compiling costs more than the short statements of a job queue
+        }
+        return [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+
     def _accepts_connections(self) -> bool:
         try:
             psycopg.connect(self.url(), connect_timeout=2).close()
@@ -171,25 +192,6 @@ class EmbeddedPostgres:
 def client_programs() -> Path:
     """The folder of pg_dump, pg_restore and psql, of the server's own version."""
     return _binaries(None)
-
-
-def _options(socket_dir: Path, *, durable: bool) -> list[str]:
-    options = {
-        "listen_addresses": "",
-        "port": str(_PORT),
-        "unix_socket_directories": str(socket_dir),
-        "synchronous_commit": "on",  # accepted means stored
-        "fsync": "on" if durable else "off",
-        "full_page_writes": "on" if durable else "off",
-        "max_connections": "200",
-        "shared_buffers": "64MB",
-        "wal_level": "minimal",
-        "max_wal_senders": "0",
-        "timezone": "UTC",
-        "log_timezone": "UTC",
-        "jit": "off",  # compiling costs more than the short statements of a job queue
-    }
-    return [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
 
 
 def _unprivileged() -> RunAs:

@@ -3,7 +3,6 @@
 `ChildProcess` is one process; `Supervisor` keeps several running, as `nubabel up` needs it.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -67,7 +66,9 @@ class ChildProcess:
         stop_signal: signal.Signals = signal.SIGTERM,
         start: StartProcess = subprocess.Popen,
     ) -> None:
-        """env: the whole environment of the child; None passes ours on. pipe_output: to `stdout`, not to the log."""
+        """env: the whole environment of the child; None passes ours on. pipe_output: to `stdout`, not to the log;
+        whoever reads it closes it.
+        """
         self.log_path = log_path
         self._stop_signal = stop_signal
         self._log_start = log_path.stat().st_size if log_path.exists() else 0
@@ -150,18 +151,11 @@ class ChildProcess:
     def wait_or_kill(self, *, grace_s: float) -> None:
         if not self.wait(timeout_s=grace_s):
             self.kill()
-        self._close_output()
 
     def kill(self) -> None:
         """SIGKILL, as a crash would."""
         self.send_signal(signal.SIGKILL)
         self.wait(timeout_s=None)
-        self._close_output()
-
-    def _close_output(self) -> None:
-        if self._process.stdout is not None and not self.is_running:
-            with contextlib.suppress(OSError):
-                self._process.stdout.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +193,7 @@ class Supervisor:
 
     _FIRST_WAIT_S = 0.2
     _MAX_WAIT_S = 10.0
+    _LAST_LINES_S = 5.0  # a process that the stopped one has left behind may hold its output open
     _STABLE_S = 30.0  # a process that lived this long starts with a clean record
 
     def __init__(
@@ -242,7 +237,7 @@ class Supervisor:
         with self._lock:
             supervised = self._running.pop(name)
         supervised.process.stop(grace_s=supervised.spec.grace_s)
-        supervised.reader.join()
+        supervised.reader.join(self._LAST_LINES_S)
 
     def stop_all(self) -> None:
         """Stop every process, all at once, each within its own grace time."""
@@ -255,7 +250,7 @@ class Supervisor:
         for supervised in leaving:
             supervised.process.wait_or_kill(grace_s=supervised.spec.grace_s)
         for supervised in leaving:
-            supervised.reader.join()
+            supervised.reader.join(self._LAST_LINES_S)
 
     def __enter__(self) -> Self:
         return self
@@ -281,8 +276,9 @@ class Supervisor:
 
     def _watch(self, spec: ProcessSpec, process: ChildProcess) -> None:
         if process.stdout is not None and self._on_line is not None:
-            for line in process.stdout:
-                self._on_line(spec.name, line.decode("utf-8", "replace").rstrip("\n"))
+            with process.stdout as output:
+                for line in output:
+                    self._on_line(spec.name, line.decode("utf-8", "replace").rstrip("\n"))
         process.wait(timeout_s=None)
         if spec.revive:
             self._revive(spec, process)

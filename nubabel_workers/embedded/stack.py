@@ -21,8 +21,10 @@ from config.settings import Settings
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.errors import TransientError
+from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.processes import StartProcess
+from nubabel_workers.embedded.server_memory import HasMemory, tell_memory
 from nubabel_workers.embedded.stack_environment import (
     FLOWER_USER,
     HOST,
@@ -116,6 +118,7 @@ class Stack:
         )
         self._parts = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, HasMemory] = {}  # by instance id
         self._services: Services | None = None
 
     # --- what users of the stack need -----------------------------------------------------------------------------
@@ -213,6 +216,8 @@ class Stack:
             open_services(self.settings, application_name="nubabel-stack")
         )
         await self._seed(self._services)
+        watched = tell_memory(self._watched, self._services.watch_servers)
+        self._background.add(asyncio.create_task(watched))
         await ready
         if "flower" in self.processes.names():
             self._background.add(asyncio.create_task(self._introduce_workers_to_flower()))
@@ -229,21 +234,26 @@ class Stack:
         schema.upgrade(self.postgres.ensure_database(_DATABASE))
 
     async def _seed(self, services: Services) -> None:
-        for server in (*self.opencode.servers, *self.options.servers_elsewhere):
-            new = NewInstance(
-                server.url,
-                server.username,
-                server.password,
-                self.options.capacity_runs,
-                self.options.submits_per_second,
-            )
-            await register_server(services, new)
+        for started in self.opencode.servers:
+            self._watched[await self._register(services, started)] = started
+        for server in self.options.servers_elsewhere:
+            await self._register(services, server)
         for number, (name, workspaces) in enumerate(self.options.organizations.items(), start=1):
             installed = [
                 self.slack.world.add_workspace(f"T{number:03d}{copy:03d}", name=f"{name} {copy}" if copy > 1 else name)
                 for copy in range(1, workspaces + 1)
             ]
             self.tenants.append(await create_tenant(services, name, installed))
+
+    async def _register(self, services: Services, server: OpenCodeAccess) -> InstanceId:
+        new = NewInstance(
+            server.url,
+            server.username,
+            server.password,
+            self.options.capacity_runs,
+            self.options.submits_per_second,
+        )
+        return (await register_server(services, new)).id
 
     def _addresses(self) -> StackAddresses:
         return StackAddresses(

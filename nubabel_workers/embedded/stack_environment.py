@@ -5,6 +5,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nubabel_workers.adapters.storage.encryption import generate_key
 
 HOST = "127.0.0.1"
 FLOWER_USER = "operator"
+_PORTS = range(20_000, 32_000)
+_TRIES = 20
 _PASSED_ON = ("HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -79,8 +82,16 @@ def write_env_file(path: Path, environment: Mapping[str, str]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now. Somebody may take it before we do; then the process says so and ends."""
+    """A port that nobody listens on now. Somebody may take it before we do; then the process says so and ends.
+
+    Below those that the system gives to outgoing connections, which would take one of them at any moment (Linux from
+    32768 on, others from 49152).
+    """
+    for _ in range(_TRIES):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

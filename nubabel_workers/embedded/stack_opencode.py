@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from pydantic import SecretStr
 
 from nubabel_workers.embedded.opencode_server import MODEL, RealOpenCode, install
+from nubabel_workers.embedded.server_memory import HasMemory, ServerMemory
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import simulator
 from nubabel_workers.simulators.opencode.server import OpenCodeSimulator
@@ -31,6 +32,10 @@ class OpenCodeAccess(Protocol):
     def password(self) -> SecretStr | None: ...
 
 
+class StartedOpenCode(OpenCodeAccess, HasMemory, Protocol):
+    """A server that the stack started."""
+
+
 class SimulatedServer:
     """A simulator with its address and credentials."""
 
@@ -39,6 +44,11 @@ class SimulatedServer:
         self.username = insides.config.username
         self.password = insides.config.password
         self.insides = insides
+
+    def memory(self) -> ServerMemory | None:
+        """The simulated one; None: it is down."""
+        memory = self.insides.memory
+        return ServerMemory(memory.process, memory.resident_bytes) if self.insides.is_up else None
 
 
 class StackOpenCode:
@@ -56,7 +66,7 @@ class StackOpenCode:
         self._running = AsyncExitStack()
 
     @property
-    def servers(self) -> Sequence[OpenCodeAccess]:
+    def servers(self) -> Sequence[StartedOpenCode]:
         return self.real if self.kind == "real" else self.simulators
 
     @property

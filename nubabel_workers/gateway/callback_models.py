@@ -97,6 +97,20 @@ class AcceptedView(BaseModel):
     accepted: int = Field(description="How much of it was news: executions to look at, items to show.")
 
 
+class VitalsBody(_FromPlugin):
+    """How the server's process is doing."""
+
+    process: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")] = Field(
+        description="Its name for itself: another one after each start, since its memory begins anew then.",
+        examples=["Xq3v0b8rTqGk2m1z"],
+    )
+    resident_bytes: Annotated[int, Field(ge=0, le=2**50)] = Field(description="Memory of the process itself.")
+
+
+class VitalsView(BaseModel):
+    strain: str | None = Field(description="Why the server gets no new sessions now; null while it is well.")
+
+
 class InvokeBody(_OfOneSession):
     """A call of one of the organization's tools, as the agent made it."""
 

@@ -19,7 +19,7 @@ def opencode_check(instances: InstanceStore, servers: OpenCodeServers, breakers:
         active = [instance for instance in await instances.loads() if instance.status == "active"]
         if not active:
             raise PermanentError("no active OpenCode server is registered", code="no_instance")
-        asked = sorted(active, key=lambda instance: not instance.healthy)[:_ASKED_AT_MOST]
+        asked = sorted(active, key=lambda instance: not instance.is_fit)[:_ASKED_AT_MOST]
         answering = await _answering(asked, servers)
         if not answering:
             raise UnavailableError(f"none of {len(asked)} OpenCode servers answers")

@@ -18,7 +18,7 @@ from nubabel_workers.domain.ports import (
     TenantStore,
 )
 from nubabel_workers.domain.ports.administration import AuditTrail
-from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths
+from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths, RegisteredServers
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
@@ -37,6 +37,7 @@ from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
+from nubabel_workers.services.watch_servers import WatchServers
 
 
 class CancelExecution(Protocol):
@@ -60,6 +61,7 @@ class CallbackParts:
     hear: HearCallbacks
     tools: CallToolsForSession
     reach: Callable[[str], Awaitable[str]]
+    watch: WatchServers
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class GatewayParts:
     maintenance: MaintenanceStore
     queues: QueueLengths
     breakers: BreakerStates
+    servers: RegisteredServers
     clock: Clock
     chance: Chance
     dead_letters: ManageDeadLetters

@@ -19,7 +19,7 @@ LimitName = StrEnum("LimitName", {name.upper(): name for name in LIMIT_NAMES})  
 class LimitValues(BaseModel):
     """null: no limit. Money in US dollars; days and months in UTC."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     requests_per_minute: Annotated[int, Field(ge=1, le=_MOST)] | None = None
     in_flight: Count | None = Field(None, description="Executions that run at the same time; more wait.")

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.ports import Clock, MaintenanceStore, OpenExecutions
+from nubabel_workers.domain.tenants import Instance
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _READ_TIMEOUT_S = 3.0
@@ -37,6 +38,8 @@ class QueueLengths(Protocol):
 
 BreakerStates = Callable[[], Awaitable[Mapping[str, BreakerState]]]
 """Every OpenCode server's circuit breaker."""
+
+RegisteredServers = Callable[[], Awaitable[Sequence[Instance]]]
 
 
 class GatewayMetrics:
@@ -85,6 +88,7 @@ class SystemGauges(Collector):
         maintenance: MaintenanceStore,
         queues: QueueLengths,
         breakers: BreakerStates,
+        servers: RegisteredServers,
         clock: Clock,
         *,
         max_age_s: float = 5.0,
@@ -92,12 +96,14 @@ class SystemGauges(Collector):
         self._maintenance = maintenance
         self._queues = queues
         self._breakers = breakers
+        self._servers = servers
         self._clock = clock
         self._max_age_s = max_age_s
         self._rows: Mapping[str, float] = {}
         self._busiest: Sequence[OpenExecutions] = ()
         self._lengths: Mapping[str, int] = {}
         self._states: Mapping[str, BreakerState] = {}
+        self._registered: Sequence[Instance] = ()
         self._up = {"database": False, "broker": False}
         self._read_at: float | None = None
         self._reading = asyncio.Lock()
@@ -115,10 +121,11 @@ class SystemGauges(Collector):
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 self._rows = await self._maintenance.gauges()
                 self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS)
+                self._registered = await self._servers()
             self._up["database"] = True
         except (NubabelError, TimeoutError) as error:
             self._lost("database", error)
-            self._rows, self._busiest = {}, ()
+            self._rows, self._busiest, self._registered = {}, (), ()
 
     async def _read_lengths(self) -> None:
         try:
@@ -155,9 +162,24 @@ class SystemGauges(Collector):
         for instance, state in sorted(self._states.items()):
             states.add_metric((instance,), _STATE_NUMBERS[state])
         yield states
+        yield from self._by_server()
         yield self._by_organization()
         for name, value in sorted(self._rows.items()):
             yield GaugeMetricFamily(metric_name(name), "Read from the database.", value=value)
+
+    def _by_server(self) -> Iterator[GaugeMetricFamily]:
+        """Of what nobody knows there is no sample."""
+        label = ("instance",)
+        memory = GaugeMetricFamily("nubabel_opencode_memory_bytes", "Memory that the process has.", labels=label)
+        lag = GaugeMetricFamily("nubabel_opencode_event_lag_seconds", "How late its events come.", labels=label)
+        strained = GaugeMetricFamily("nubabel_opencode_strained", "1: it answers and is not well.", labels=label)
+        for server in self._registered:
+            if server.memory_bytes is not None:
+                memory.add_metric((server.id,), server.memory_bytes)
+            if server.event_lag_s is not None:
+                lag.add_metric((server.id,), server.event_lag_s)
+            strained.add_metric((server.id,), float(bool(server.strain)))
+        yield from (memory, lag, strained)
 
     def _by_organization(self) -> GaugeMetricFamily:
         """The busiest ones by name, all others as one: however many there are, the number of series is bounded."""

@@ -104,7 +104,8 @@ class WaitingView(BaseModel):
     reason: str = Field(
         description="Stable word: session (an earlier request of its conversation), in_flight (its organization's "
         "limit), capacity (every server is busy), turn, starting, again (after a failure), budget, server away, "
-        "own server, pace. Others may be added."
+        "own server, pace, directories (every server works for as many organizations as it can), directory (is being "
+        "prepared). Others may be added."
     )
     words: str
     position: int = Field(description="In its organization's queue; 1 is next.")
@@ -125,7 +126,8 @@ class ExecutionView(BaseModel):
     status: Status
     final: bool = Field(description="true: nothing will change any more.")
     waiting_for: WaitingView | None = Field(
-        default=None, description="Of a queued one, where it is asked for by its id; else null."
+        default=None,
+        description="Of one that is queued or waits for its budget, where it is asked for by its id; else null.",
     )
     source: str = Field(description="Where it came from: slack, api, broker or cli.")
     user_id: str | None
@@ -183,6 +185,7 @@ class BatchItemView(BaseModel):
     status: Status
     output: str | None = Field(description="The answer, in Markdown; null until there is one.")
     output_cut: bool = Field(description="true: the answer was longer than is kept.")
+    notes: list[str] = Field(description="What should be known beside the answer.")
     error: ErrorView | None
     usage: UsageView | None
     metadata: dict[str, Any] = Field(description="As you sent it.")
@@ -195,6 +198,7 @@ class BatchItemView(BaseModel):
             status=item.status,
             output=item.output,
             output_cut=item.output_cut,
+            notes=list(item.notes),
             error=_error(item.error),
             usage=_usage(item.usage),
             metadata=dict(item.metadata or {}),

@@ -32,6 +32,7 @@ from nubabel_workers.domain.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 _DEFAULT_RETRY_AFTER_S = 1
+_NO_OBJECT = frozenset({"missing", "model_attributes_type", "model_type", "dict_type"})
 _CODES = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.NOT_FOUND: "not_found",
@@ -180,12 +181,16 @@ async def _answer_domain_error(request: Request, error: Exception) -> JSONRespon
 
 async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
-    errors = [_field_error(found) for found in error.errors()]
+    about_body = [words for found in error.errors() if (words := words_about_body(found, request)) is not None]
+    errors = [_field_error(found, request) for found in error.errors()]
     if any(found.type == "json_invalid" for found in errors):
         refusal = ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", "the body is not JSON", errors=errors)
     else:
         refusal = ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", "the request does not fit its schema", errors=errors
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "invalid_request",
+            next(iter(about_body), "the request does not fit its schema"),
+            errors=errors,
         )
     return problem_response(request.scope, refusal)
 
@@ -207,9 +212,27 @@ def _sentence(status: HTTPStatus, detail: str) -> str:
     return detail
 
 
-def _field_error(found: Mapping[str, Any]) -> FieldError:
+def words_about_body(found: Mapping[str, Any], request: Request) -> str | None:
+    """What to change where the whole body was not read as an object; None for any other error.
+
+    A body without a JSON media type is never read as JSON: other web pages could send one in a user's name.
+    """
+    if tuple(found["loc"]) != ("body",) or found["type"] not in _NO_OBJECT:
+        return None
+    if not _is_json(request.headers.get("content-type", "")):
+        return "the body must be a JSON object, sent with the header Content-Type: application/json"
+    return "the body must be a JSON object"
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json"))
+
+
+def _field_error(found: Mapping[str, Any], request: Request) -> FieldError:
     """Without the input that was refused: it may hold anything."""
-    return FieldError(location=list(found["loc"]), message=str(found["msg"]), type=str(found["type"]))
+    message = words_about_body(found, request) or str(found["msg"])
+    return FieldError(location=list(found["loc"]), message=message, type=str(found["type"]))
 
 
 def rate_limit_fields(refusal: Refusal) -> dict[str, str]:

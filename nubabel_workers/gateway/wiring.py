@@ -79,6 +79,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             maintenance=services.maintenance,
             queues=queues,
             breakers=_breaker_states(services),
+            servers=services.instances.loads,
             clock=services.clock,
             chance=services.chance,
             dead_letters=manage_dead_letters(services),
@@ -120,6 +121,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
         hear=HearCallbacks(services.executions, services.progress, services.hints),
         tools=CallToolsForSession(services.executions, tools.invoke, tools.list),
         reach=reach_server(services.instances, services.servers),
+        watch=services.watch_servers,
     )
 
 

@@ -9,6 +9,7 @@ import structlog
 from nubabel_workers.adapters.cache.leadership import RedisLeadership
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import Chance, ExecutionStore, InstanceStore
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.follow_instance import FollowInstance
@@ -45,7 +46,8 @@ class Listener:
         self._chance = chance
         self._round_s = lease_s / 4
         self._on_round = on_round
-        self._following: dict[str, asyncio.Task[None]] = {}
+        self._following: dict[InstanceId, asyncio.Task[None]] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, set[str]] = {}  # server -> sessions whose text somebody reads
         self._watched_until: dict[str, asyncio.TimerHandle] = {}  # session -> when nobody reads it any more
 
@@ -72,10 +74,24 @@ class Listener:
             for instance in known.values():
                 if len(self._following) < fair and instance.id not in self._following:
                     await self._take(instance)
+            for instance_id in self._following:
+                self._look_again(known[instance_id])
             self._on_round()
         except NubabelError as error:
             # Without the cache nobody can take over either: go on with what is followed now.
             log.warning("listener.round_failed", error=str(error))
+
+    def _look_again(self, instance: Instance) -> None:
+        """Beside the rounds, which have leases to renew."""
+        if instance.id not in self._looking:
+            task = self._looking[instance.id] = asyncio.create_task(self._corrected(instance))
+            task.add_done_callback(lambda _: self._looking.pop(instance.id))
+
+    async def _corrected(self, instance: Instance) -> None:
+        try:
+            await self._follow.look_again(instance)
+        except NubabelError as error:
+            log.warning("opencode.not_looked_at", instance_id=instance.id, error=str(error))
 
     async def _take(self, instance: Instance) -> None:
         if await self._leadership.take(instance.id):
@@ -84,7 +100,7 @@ class Listener:
                 self._follow_for_ever(instance.id), name=f"follow-{instance.id}"
             )
 
-    async def _drop(self, instance_id: str) -> None:
+    async def _drop(self, instance_id: InstanceId) -> None:
         log.info("listener.left", instance_id=instance_id)
         task = self._following.pop(instance_id)
         while not task.done():
@@ -120,13 +136,21 @@ class Listener:
             if instance is None:
                 return "the server is not registered any more"
             reason = await self._follow_until_it_breaks(instance, watched)
-            await self._follow.report_down(instance, reason)
+            if await self._is_still_ours(instance_id):
+                await self._follow.report_down(instance, reason)
         except NubabelError as error:
             return str(error)
         except Exception as error:
             log.exception("listener.follow_crashed", instance_id=instance_id)  # a deaf listener would keep its lease
             return type(error).__name__
         return reason
+
+    async def _is_still_ours(self, instance_id: str) -> bool:
+        """Who was frozen for longer than its lease hears of the end of a stream that another one has opened anew."""
+        try:
+            return await self._leadership.take(instance_id)
+        except NubabelError:
+            return True  # without the cache nobody can take over
 
     async def _follow_until_it_breaks(self, instance: Instance, watched: set[str]) -> str:
         reason = "the stream ended"

@@ -19,6 +19,7 @@ from nubabel_workers.domain.admission import (
     good_for_s,
     refusal_for,
 )
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.limits import Limits
 from nubabel_workers.domain.ports import AdmissionStore, Clock, KnownRequest, Throttle
 from nubabel_workers.domain.tenants import Organization
@@ -93,8 +94,20 @@ class AdmitRequests:
             _refuse(organization, refusal)
 
     async def admit_group(self, organization: Organization, requests: int, *, idempotency_key: str) -> None:
-        """All of them, each as if it began a conversation, or none. Raises LimitReachedError."""
+        """All of them, each as if it began a conversation, or none. Raises LimitReachedError.
+
+        InvalidInputError for more than a minute may ever have: waiting would not help.
+        """
         limits = self._limits.of(organization)
+        a_minute = limits.requests_per_minute
+        if a_minute is not None and requests > a_minute:
+            if await self._store.knows_group(organization.id, idempotency_key=idempotency_key):
+                return
+            raise InvalidInputError(
+                f"the batch has {requests} requests, and the organization may send {a_minute} a minute "
+                "(requests_per_minute): send it in parts",
+                code="batch_too_large",
+            )
         count = await self._count(organization.id, limits)
         refusal = refusal_for(limits, count.now.with_more(requests - 1), session_is_open=False)
         refusal = refusal or await self._over_the_minute(organization.id, limits, requests)

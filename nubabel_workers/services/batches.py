@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,6 +52,11 @@ class Tally:
 
     def add(self, word: str, row_id: str) -> None:
         self._rows[word].append(row_id)
+
+    @property
+    def words(self) -> Collection[str]:
+        """What happened."""
+        return self._rows.keys()
 
     @property
     def full(self) -> bool:

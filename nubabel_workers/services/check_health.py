@@ -118,12 +118,11 @@ class CheckHealth:
             words = f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
             return words + breaker
 
-        return Probe(
-            f"OpenCode {instance.id}",
-            check,
-            f"see whether the server at {instance.url} runs, and whether user and password are its own; to take it out"
-            f" of use: nubabel instances drain {instance.id}",
-        )
+        advice = f"see whether the server at {instance.url} runs, and whether user and password are its own"
+        if instance.strain:
+            advice = f"it gets no new sessions while others are well: start the server at {instance.url} anew"
+        out_of_use = f"; to take it out of use: nubabel instances drain {instance.id}"
+        return Probe(f"OpenCode {instance.id}", check, advice + out_of_use)
 
     async def _workspace_probes(self) -> list[Probe]:
         active = [one for one in await self._workspaces.list(None) if one.active]

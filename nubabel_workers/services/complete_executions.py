@@ -12,6 +12,7 @@ from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, Nu
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.opencode_models import UNKNOWN_MODEL, missing_model
 from nubabel_workers.domain.ports import (
     Chance,
     ClaimedCheck,
@@ -19,6 +20,7 @@ from nubabel_workers.domain.ports import (
     HintPublisher,
     OpenCodeServer,
     SessionMappings,
+    WaitingStore,
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.verdict import LOST, UNSEEN, RunError, Verdict, VerdictKind
@@ -34,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 _ENDED_BY_ITSELF = frozenset({VerdictKind.SUCCEEDED, VerdictKind.FAILED, VerdictKind.ENDED_WITHOUT_ANSWER})
+_KEEP_THEIR_PLACE = frozenset({"running", "unreachable", "lost", "left", "crashed"})
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class CompleteExecutions:
         observe: ObserveRuns,
         budgets: KeepBudgets,
         mappings: SessionMappings,
+        waiting: WaitingStore,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -74,19 +78,23 @@ class CompleteExecutions:
         retry: RetryPolicy,
         limits: BatchLimits,
         checks: CheckLimits,
+        default_model: str | None,
     ) -> None:
+        """default_model: `provider/model` of prompts for requests that name none; None: the server's own choice."""
         self._executions = executions
         self._end = end
         self._foreign = foreign
         self._observe = observe
         self._budgets = budgets
         self._mappings = mappings
+        self._waiting = waiting
         self._leases = leases
         self._hints = hints
         self._chance = chance
         self._retry = retry
         self._limits = limits
         self._checks = checks
+        self._default_model = default_model
 
     async def run(self, execution_id: str | None) -> str:
         """Look at the named execution and others that are due. Returns one line for Flower."""
@@ -99,10 +107,23 @@ class CompleteExecutions:
                 async with self._observe.batch() as batch:
                     await asyncio.gather(*(self._one(item, batch, lease, tally) for item in claimed))
             execution_id = None
+            await self._give_places_away(tally)
             if took_all(claimed, self._limits.batch):
                 return str(tally)
         self._hints.publish(Hint(HintTask.COMPLETE, claimed[-1].execution.id))
         return str(tally)
+
+    async def _give_places_away(self, tally: Tally) -> None:
+        """Whoever waits for a place hears of those that became free; asked afterwards, so that nobody is missed."""
+        if _KEEP_THEIR_PLACE.issuperset(tally.words):
+            return
+        try:
+            waiting = await self._waiting.next_in_line()
+        except NubabelError as error:
+            log.warning("line.not_asked", error=str(error))  # the scheduler asks again
+            return
+        if waiting is not None:
+            self._hints.publish(Hint(HintTask.DISPATCH, waiting))
 
     async def _one(self, claimed: ClaimedCheck, batch: Batch, lease: Lease, tally: Tally) -> None:
         execution = claimed.execution
@@ -150,7 +171,22 @@ class CompleteExecutions:
             return await self._fail(
                 execution, lease, "unknown_agent", detail, DeadLetterReason.PERMANENT_ERROR, run=verdict
             )
+        if verdict.kind is VerdictKind.RESUBMIT and (missing := await self._missing_model(server, execution, verdict)):
+            return await self._fail(
+                execution, lease, UNKNOWN_MODEL, missing, DeadLetterReason.PERMANENT_ERROR, run=verdict
+            )
         return await self._act_on(claimed, verdict, lease)
+
+    async def _missing_model(self, server: OpenCodeServer, execution: Execution, verdict: Verdict) -> str | None:
+        """What is wrong with the prompt's model, where no step was begun: a server that does not know it takes the
+        prompt and does nothing, like one that crashed at once.
+        """
+        named = execution.analysis.get("model")
+        model = named or self._default_model
+        if verdict.assistant_ids or not isinstance(model, str):
+            return None
+        known = await server.models(execution.opencode_directory)
+        return missing_model(model, known, is_default=named is None)
 
     def _why_hopeless(self, claimed: ClaimedCheck, verdict: Verdict) -> str | None:
         """Why a run that goes on will come to nothing; None where there is hope."""
@@ -269,9 +305,7 @@ class CompleteExecutions:
         """Another attempt with backoff, or the end if there were enough."""
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         if isinstance(decision, GiveUp):
-            return await self._fail(
-                execution, lease, decision.code, str(error), DeadLetterReason.ATTEMPTS_EXHAUSTED, run=run
-            )
+            return await self._fail(execution, lease, decision.code, str(error), decision.reason, run=run)
         crashed = run.kind is VerdictKind.RESUBMIT
         wait_s = 0.0 if crashed and execution.failures == 0 else decision.wait_s
         await self._executions.requeue(

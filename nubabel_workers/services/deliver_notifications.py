@@ -14,7 +14,6 @@ from nubabel_workers.domain.errors import (
     NubabelError,
     PermanentError,
     RateLimitedError,
-    TransientError,
     UnansweredError,
     UncertainError,
 )
@@ -186,9 +185,7 @@ class DeliverNotifications:
         if notification.kind in _DECORATIONS or unheard:
             await self._notifications.drop(notification, lease, reason=str(error))
             return "dropped"
-        exhausted = isinstance(error, TransientError | UncertainError)
-        reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
-        await self._park(claimed, lease, reason, f"{decision.code}: {error}")
+        await self._park(claimed, lease, decision.reason, f"{decision.code}: {error}")
         return "parked"
 
     async def _again(

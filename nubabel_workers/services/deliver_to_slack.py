@@ -18,9 +18,11 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import (
+    Button,
     Notification,
     NotificationKind,
     SlackTarget,
+    button_of,
     reply_target,
     slack_read_quota,
 )
@@ -155,7 +157,7 @@ class DeliverToSlack:
         if posted:
             await self._messenger.update(token, channel=target.channel, ts=posted[0], text=text)
             return posted
-        return [await self._post(token, notification, target, lease, text, part=1)]
+        return [await self._post(token, notification, target, lease, text, 1)]
 
     async def _post_parts(
         self, token: SecretStr, notification: Notification, target: SlackTarget, lease: Lease
@@ -176,7 +178,8 @@ class DeliverToSlack:
             if number > len(notification.sent_parts) + 1:
                 with in_doubt_unless_written("a part was told"):
                     await self._notifications.part_sent(notification, lease, posted[-1])
-            posted.append(await self._post(token, notification, target, lease, parts[number - 1], part=number))
+            button = button_of(notification.payload) if number == len(parts) else None
+            posted.append(await self._post(token, notification, target, lease, parts[number - 1], number, button))
         return posted
 
     async def _give_up_looking(self, notification: Notification, lease: Lease) -> None:
@@ -220,8 +223,8 @@ class DeliverToSlack:
         target: SlackTarget,
         lease: Lease,
         markdown: str,
-        *,
         part: int,
+        button: Button | None = None,
     ) -> str:
         # The last look at the lease before what cannot be undone, which must end while the lease still holds.
         async with _time_limit(self._leases.time_to_act_s(lease, _MAX_CALL_S), "the post"):
@@ -231,6 +234,7 @@ class DeliverToSlack:
                 thread_ts=target.thread_ts,
                 markdown=markdown,
                 delivery_id=_delivery_id(notification, part),
+                button=button,
             )
 
 

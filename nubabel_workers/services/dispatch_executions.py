@@ -3,12 +3,14 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
 
 import structlog
 
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.directories import ROOM, DirectoryWaitError
 from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -28,6 +30,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.answer_by_call import AnswerByCall
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.file_room import FileRoom
@@ -35,13 +38,15 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.log_context import about
 from nubabel_workers.services.report_servers import ReportServers
+from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.submit_prompt import SubmitPrompt
+from nubabel_workers.services.turnstile import Turnstile
 
 log = structlog.get_logger(__name__)
 
 _NO_PLACE_WAIT_S = 1.0
+_NO_ROOM_WAIT_S = 3.0  # many organizations may wait for one, and a place is free every ten seconds at best
 _PACE_WINDOW_S = 1.0
-_EXHAUSTED = "attempts_exhausted"
 _FILES = "files"
 
 
@@ -60,6 +65,8 @@ class DispatchExecutions:
         report: ReportServers,
         waiting: WaitingStore,
         budgets: KeepBudgets,
+        calls: AnswerByCall,
+        reuse: ReuseAnswers,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -78,6 +85,8 @@ class DispatchExecutions:
         self._report = report
         self._waiting = waiting
         self._budgets = budgets
+        self._calls = calls
+        self._reuse = reuse
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -85,20 +94,31 @@ class DispatchExecutions:
         self._retry = retry
         self._limits = limits
         self._file_room = FileRoom()
+        self._claims = Turnstile()
 
     async def run(self, execution_id: str | None) -> str:
-        """Dispatch the named execution and others whose turn it is. Returns one line for Flower."""
+        """Get the named execution and others whose turn it is going, each at its orchestrator. One line for Flower."""
+        called = await self._calls.take(execution_id)
+        dispatched = await self._dispatch_turns(execution_id)
+        return f"{called}; {dispatched}" if called else dispatched
+
+    async def _dispatch_turns(self, execution_id: str | None) -> str:
+        """Those that OpenCode answers."""
         tally = Tally(self._limits)
         drained = False
         while not drained and not tally.full:
-            placement = Placement(await self._instances.loads(), await self._breakers.gates())
-            limit = min(self._limits.batch, placement.free_slots())
-            if limit == 0:
-                return f"{tally}; {await self._nowhere(placement)}"
-            async with self._leases.hold() as lease:
-                claimed = await self._executions.claim_queued(
-                    execution_id=execution_id, limit=limit, capacity=placement.capacity(), lease=lease
-                )
+            if self._claims.somebody_waits:
+                return f"{tally}; the next claim is about to begin"
+            async with AsyncExitStack() as held:
+                async with self._claims.passing():
+                    placement = Placement(await self._instances.loads(), await self._breakers.gates())
+                    limit = min(self._limits.batch, placement.free_slots())
+                    if limit == 0:
+                        return f"{tally}; {await self._nowhere(placement)}"
+                    lease = await held.enter_async_context(self._leases.hold())
+                    claimed = await self._executions.claim_queued(
+                        execution_id=execution_id, limit=limit, servers=placement.takes(), lease=lease
+                    )
                 paced = await self._dispatch_all(claimed, placement, lease, tally)
             await self._report.run()
             if (per_s := placement.pace_of(paced)) is not None:
@@ -124,7 +144,7 @@ class DispatchExecutions:
         """Return the servers that take no more prompts in this second."""
         by_instance: dict[str, list[tuple[ClaimedDispatch, Instance]]] = defaultdict(list)
         waiting: list[tuple[ClaimedDispatch, PlaceWait]] = []
-        for item in claimed:
+        for item in sorted(claimed, key=_may_go_anywhere):
             instance = placement.place(item.execution, item.servers, stays=item.open_attempt)
             if instance is None:
                 waiting.append((item, placement.wait_for(item.execution, item.servers, stays=item.open_attempt)))
@@ -184,7 +204,7 @@ class DispatchExecutions:
         if wait_s is None and wait.reason in {AWAY, OWN}:
             wait_s = self._pace_of(execution)
         elif wait_s is None:
-            wait_s = _NO_PLACE_WAIT_S * (0.5 + self._chance.jitter())
+            wait_s = (_NO_ROOM_WAIT_S if wait.reason == ROOM else _NO_PLACE_WAIT_S) * (0.5 + self._chance.jitter())
         await self._requeue(execution, lease, wait_s=wait_s, reason=wait.reason, failed=False, verdict=None)
         return "waiting"
 
@@ -212,11 +232,16 @@ class DispatchExecutions:
             reason = execution.cancel_reason or "cancelled"
             await self._end.held(execution, lease, outcomes.cancelled(execution, reason=reason))
             return "cancelled"
+        if started is None and not claimed.open_attempt and (known := await self._reuse.find(execution)) is not None:
+            await self._end.held(execution, lease, outcomes.answered_before(execution, known))
+            return "answered before"
         if started is None:
             try:
                 started = await self._submit_prompt.submit(execution, instance, lease, masking=claimed.masking)
             except BudgetReachedError as error:
                 return await self._budgets.wait(execution, lease, error.shortage)
+            except DirectoryWaitError as error:
+                return await self._wait(execution, PlaceWait(error.reason), lease)
         log.info("execution.submitted", instance_id=instance.id)
         if started.check_now:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
@@ -233,10 +258,8 @@ class DispatchExecutions:
         log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)
         in_doubt = isinstance(error, UncertainError)
         if isinstance(decision, GiveUp):
-            exhausted = decision.code == _EXHAUSTED
-            reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
             finish = outcomes.failed(
-                execution, code=decision.code, detail=str(error), reason=reason, may_still_run=in_doubt
+                execution, code=decision.code, detail=str(error), reason=decision.reason, may_still_run=in_doubt
             )
             await self._end.held(execution, lease, finish)
             return "failed"
@@ -268,3 +291,8 @@ class DispatchExecutions:
             failed=failed,
             attempt_verdict=verdict,
         )
+
+
+def _may_go_anywhere(item: ClaimedDispatch) -> bool:
+    """Sorts what has only one server, its session's, before what may run on any: the one place could be taken."""
+    return item.execution.instance_id is None

@@ -5,7 +5,17 @@ import structlog
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.ports import ExecutionStore, Finish, Finished, HintPublisher, ProgressStream
+from nubabel_workers.domain.outcomes import REUSED
+from nubabel_workers.domain.ports import (
+    Clock,
+    Ends,
+    ExecutionStore,
+    Finish,
+    Finished,
+    HintPublisher,
+    ProgressStream,
+)
+from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 
 log = structlog.get_logger(__name__)
@@ -15,12 +25,22 @@ class EndExecution:
     """The rows come first; hints and progress follow the commit and may be lost."""
 
     def __init__(
-        self, executions: ExecutionStore, hints: HintPublisher, progress: ProgressStream, groups: SettleGroups
+        self,
+        executions: ExecutionStore,
+        hints: HintPublisher,
+        progress: ProgressStream,
+        groups: SettleGroups,
+        reuse: ReuseAnswers,
+        ends: Ends,
+        clock: Clock,
     ) -> None:
         self._executions = executions
         self._hints = hints
         self._progress = progress
         self._groups = groups
+        self._reuse = reuse
+        self._ends = ends
+        self._clock = clock
 
     async def held(self, execution: Execution, lease: Lease, finish: Finish) -> None:
         """End an execution that this process holds. Raises LeaseLostError."""
@@ -38,10 +58,13 @@ class EndExecution:
         log.info(
             "execution.finished",
             status=finish.status,
+            orchestrator=execution.orchestrator,
             verdict=finish.verdict,
             organization_id=execution.organization_id,
             execution_id=execution.id,
         )
+        after_s = (self._clock.now() - execution.created_at).total_seconds()
+        self._ends.execution_ended(execution.orchestrator, finish.status, after_s=after_s)
         for notification_id in finished.notification_ids:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
         if finished.next_execution_id is not None:
@@ -49,5 +72,7 @@ class EndExecution:
         await self._progress.append(
             execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
         )
+        if finish.verdict != REUSED:
+            await self._reuse.keep(execution, finish)
         if execution.group_id is not None:
             await self._groups.after_end(execution.organization_id, execution.group_id)

@@ -5,14 +5,14 @@ them go last.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError, TransientError
-from nubabel_workers.domain.ports import InstanceStore
+from nubabel_workers.domain.ports import InstanceStore, OpenCodeDirectories
 from nubabel_workers.domain.ports.administration import Erasure, OpenCodeSessions, OrganizationCache
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.manage_connections import ManageConnections
@@ -20,24 +20,29 @@ from nubabel_workers.services.manage_connections import ManageConnections
 log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 0.5
+_CONNECTIONS = "mcp_connections"
+_AUTHORIZATIONS = "mcp_authorizations"
 
 
 @dataclass(frozen=True)
 class ErasureTimes:
     """Seconds. settle_s: what other processes remember of an organization that is enabled; hand_over_s: how long
-    a prompt that is just being submitted is waited for.
+    a prompt that is just being submitted is waited for; unload_s: until a directory on a server that was loaded just
+    now can be unloaded.
     """
 
     settle_s: float = 6.0
     hand_over_s: float = 60.0
+    unload_s: float = 1.0
 
 
 @dataclass(frozen=True)
 class Erased:
-    """rows: how many were deleted, by table; what went with an execution is not counted by itself."""
+    """rows: how many this run deleted, by table; the entry that stays in the audit log says the same."""
 
     rows: Mapping[str, int]
     opencode_sessions: int = 0
+    directories: int = 0  # on OpenCode servers
     connections: int = 0
 
 
@@ -47,6 +52,7 @@ class EraseOrganization:
         erasure: Erasure,
         cache: OrganizationCache,
         sessions: OpenCodeSessions,
+        directories: OpenCodeDirectories,
         instances: InstanceStore,
         connections: Callable[[], ManageConnections],
         *,
@@ -57,6 +63,7 @@ class EraseOrganization:
         self._erasure = erasure
         self._cache = cache
         self._sessions = sessions
+        self._directories = directories
         self._instances = instances
         self._connections = connections
         self._times = times
@@ -71,14 +78,20 @@ class EraseOrganization:
         await self._shut(organization, actor)
         await self._stop_work(organization.id)
         sessions = await self._delete_sessions(organization.id)
+        # After its sessions: to delete one loads its directory, which makes what is missing.
+        directories = await self._delete_directories(organization.id)
         # While the rows still tell under which names.
         await self._cache.forget(await self._erasure.names(organization.id))
-        connections = await self._remove_connections(organization.id, actor)
-        rows = await self._delete_rows(organization.id)
+        rows: Counter[str] = Counter()
+        connections = await self._remove_connections(organization.id, rows, actor)
+        for table in self._erasure.tables:
+            await self._delete_rows(organization.id, table, rows)
         await self._cache.forget({organization.id})
-        if not await self._erasure.finish(organization.id, rows, actor=actor):
+        with_itself = {**rows, "organizations": 1}
+        if not await self._erasure.finish(organization.id, with_itself, actor=actor):
             log.info("organization.erased_by_another", organization_id=organization.id)
-        return Erased(rows, sessions, connections)
+            return Erased(dict(rows), sessions, directories, connections)
+        return Erased(with_itself, sessions, directories, connections)
 
     async def _shut(self, organization: Organization, actor: str) -> None:
         """From now on its tokens, keys, workspaces are refused; other processes may not know it for a moment."""
@@ -135,22 +148,50 @@ class EraseOrganization:
             )
         return deleted
 
-    async def _remove_connections(self, organization_id: str, actor: str) -> int:
-        """With their tokens, which are revoked where the provider has a place for that."""
+    async def _delete_directories(self, organization_id: str) -> int:
+        """With the files that its agents wrote. A server that was removed from ours is asked too, as for sessions."""
+        deleted, away = 0, []
+        for directory in await self._erasure.directories(organization_id):
+            instance = await self._instances.find(directory.instance_id)
+            if instance is None:
+                continue
+            try:
+                await self._directories.delete(instance, directory.path)
+                deleted += 1
+            except NubabelError as error:
+                log.warning(
+                    "opencode.directory_not_deleted",
+                    organization_id=organization_id,
+                    instance_id=instance.id,
+                    error=str(error),
+                )
+                away += [instance.id] if instance.status != "removed" else []
+        if away:
+            raise TransientError(
+                f"its directories on {', '.join(away)} could not be deleted: run it again when that server answers, "
+                "or remove it first (nubabel instances remove --force)"
+            )
+        return deleted
+
+    async def _remove_connections(self, organization_id: str, rows: Counter[str], actor: str) -> int:
+        """With their tokens, which are revoked where the provider has a place for that.
+
+        Authorizations that were begun go first, so that none of them still brings a token.
+        """
+        await self._delete_rows(organization_id, _AUTHORIZATIONS, rows)
         if not await self._erasure.has_connections(organization_id):
             return 0
         manage = self._connections()
-        found = await manage.list(organization_id)
-        for details in found:
+        removed = 0
+        for details in await manage.list(organization_id):
             try:
-                await manage.remove(organization_id, details.connection.id, actor=actor)
+                removal = await manage.remove(organization_id, details.connection.id, actor=actor)
             except NotFoundError:
                 continue  # somebody else erases it too
-        return len(found)
+            removed += not removal.by_another
+        rows.update({_CONNECTIONS: removed} if removed else {})
+        return removed
 
-    async def _delete_rows(self, organization_id: str) -> Mapping[str, int]:
-        counts: dict[str, int] = {}
-        for table in self._erasure.tables:
-            while deleted := await self._erasure.delete_some(organization_id, table):
-                counts[table] = counts.get(table, 0) + deleted
-        return counts
+    async def _delete_rows(self, organization_id: str, table: str, rows: Counter[str]) -> None:
+        while deleted := await self._erasure.delete_some(organization_id, table):
+            rows.update(deleted)

@@ -15,6 +15,7 @@ from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask
 from nubabel_workers.domain.opencode_compatibility import incompatibility
 from nubabel_workers.domain.opencode_events import (
     Disposed,
+    EventLag,
     PermissionAsked,
     QuestionAsked,
     ServerConnected,
@@ -42,6 +43,7 @@ from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.wake_runs import wake_runs
+from nubabel_workers.services.watch_servers import WatchServers
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +87,7 @@ class FollowInstance:
         breakers: CircuitBreakers,
         report: ReportServers,
         budgets: KeepBudgets,
+        watch: WatchServers,
         hints: HintPublisher,
         *,
         progress_pace_s: float,
@@ -100,8 +103,10 @@ class FollowInstance:
         self._breakers = breakers
         self._report = report
         self._budgets = budgets
+        self._watch = watch
         self._hints = hints
         self._progress_pace_s = progress_pace_s
+        self._found_well: set[str] = set()  # servers whose stream is open now
 
     async def follow(self, instance: Instance, watched: set[str]) -> None:
         """watched: OpenCode sessions whose text is wanted; the caller changes it at any time.
@@ -119,6 +124,8 @@ class FollowInstance:
             if not heard:  # a stream that breaks is nothing special; one that cannot be opened is
                 self._breakers.saw(instance.id, CallKind.LOOK, CallOutcome.AWAY)
             raise
+        finally:
+            self._found_well.discard(instance.id)
 
     async def _take(
         self,
@@ -131,11 +138,8 @@ class FollowInstance:
         shown: dict[str, _Run] = {}
         for event in burst:
             match event:
-                case ServerConnected():
-                    await self._report_health(instance)
-                    aside.create_task(self._reconcile_once_heard(instance))
-                case Disposed():
-                    await self._reconcile.run(instance.id)
+                case ServerConnected() | EventLag() | Disposed():
+                    await self._hear_of_server(instance, event, aside)
                 case SessionIdle(session_id=session_id) | SessionError(session_id=str(session_id)):
                     ended.append(session_id)
                 case ToolUpdate() | TextDelta():
@@ -148,6 +152,19 @@ class FollowInstance:
             await self._look_at_cost(instance, costly, shown)
         if ended:
             await self._wake(instance, ended, runs)
+
+    async def _hear_of_server(
+        self, instance: Instance, event: ServerConnected | EventLag | Disposed, aside: asyncio.TaskGroup
+    ) -> None:
+        match event:
+            case ServerConnected():
+                await self._report_health(instance)
+                await self._watch.connected(instance.id)
+                aside.create_task(self._reconcile_once_heard(instance))
+            case EventLag(seconds=lag_s):
+                await self._watch.events(instance.id, lag_s)
+            case Disposed():
+                await self._reconcile.run(instance.id)
 
     async def _reconcile_once_heard(self, instance: Instance) -> None:
         await asyncio.sleep(_DEAF_S)
@@ -207,16 +224,29 @@ class FollowInstance:
 
     async def _report_health(self, instance: Instance) -> None:
         server = self._servers.server(instance)
-        version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
+        version, agents, directories_path = await asyncio.gather(
+            server.version(), server.agents(instance.directory), server.directories_path()
+        )
         problem = incompatibility(version)
         await self._instances.report_health(
-            instance.id, healthy=problem is None, detail=problem or "", version=version, agents=agents
+            instance.id,
+            healthy=problem is None,
+            detail=problem or "",
+            version=version,
+            agents=agents,
+            directories_path=directories_path,
         )
         await self._report.run()
         if problem is None:
+            self._found_well.add(instance.id)
             log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
         else:
             log.error("opencode.refused", instance_id=instance.id, version=version, reason=problem)
+
+    async def look_again(self, instance: Instance) -> None:
+        """Whoever wrote meanwhile that it is not well saw less than we, to whom its stream is open."""
+        if not instance.healthy and instance.id in self._found_well:
+            await self._report_health(instance)
 
     async def report_down(self, instance: Instance, reason: str) -> None:
         """New sessions go elsewhere until the listener is connected again."""

@@ -1,7 +1,7 @@
 """What a prompt needs besides the question: the Slack thread it stands in and the files that came with it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from pydantic import SecretStr
@@ -36,6 +36,10 @@ class Gathered:
     files: Sequence[PromptFile] = ()
     notes: Sequence[str] = ()
 
+    def noting(self, notes: Sequence[str]) -> "Gathered":
+        """With these, but for those that an earlier attempt has noted already."""
+        return replace(self, notes=[*self.notes, *(note for note in notes if note not in self.notes)])
+
 
 class GatherContext:
     """Failing to read is said, never a reason not to answer."""
@@ -62,7 +66,7 @@ class GatherContext:
         if wants_thread:
             thread, notes = await self._read_thread(workspace, target, language)
         files, file_notes = await self._read_files(workspace.bot_token, execution.attachments, language)
-        return Gathered(thread, files, [*notes, *file_notes])
+        return Gathered(thread, files, notes).noting(file_notes)
 
     async def _read_thread(
         self, workspace: Workspace, target: SlackTarget, language: Language

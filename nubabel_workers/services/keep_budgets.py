@@ -5,14 +5,18 @@ An organization without caps costs one look at what was read of it a moment ago.
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import structlog
 
+from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.budgets import (
     Amount,
     Books,
     Caps,
+    Economy,
     Shortage,
+    nearest_cap,
     step_of,
     until_next_step,
     words_for,
@@ -24,6 +28,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
 from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
+from nubabel_workers.domain.tenants import NearCap
 from nubabel_workers.domain.verdict import Verdict
 from nubabel_workers.domain.wording import language_of
 from nubabel_workers.services.count_usage import CountUsage
@@ -39,12 +44,17 @@ _DUE = 50
 @dataclass(frozen=True)
 class BudgetLimits:
     """first_hold: for an organization whose runs are too few to guess from. Seconds: keep_s for which a paused run is
-    kept; answer_by_s as for every request that waits.
+    kept; answer_by_s as for every request that waits; economy_run_s for a run when economy_from of a cap is used.
+    button_cost: US dollars that a press of the button in Slack allows.
     """
 
     first_hold: Amount = field(default_factory=lambda: Amount(0.25, 50_000))
     keep_s: float = 7 * 86_400.0
     answer_by_s: float = 3600.0
+    economy_from: float = 0.8
+    economy_category: str = "quick"
+    economy_run_s: float = 300.0
+    button_cost: float = 1.0
 
 
 class KeepBudgets:
@@ -79,6 +89,15 @@ class KeepBudgets:
 
     # --- before a run ---
 
+    async def economy_for(self, execution: Execution) -> Economy | None:
+        """How to spare, where most of the organization's budget is used and its policy is to economize."""
+        organization_id = execution.organization_id
+        caps = await self.caps(organization_id)
+        if caps is None or await self._organization_limits.near_cap(organization_id) is NearCap.KEEP:
+            return None
+        near = nearest_cap(caps, await self._budgets.books(organization_id), share=self._limits.economy_from)
+        return None if near is None else Economy(near, self._limits.economy_category, self._limits.economy_run_s)
+
     async def hold_for(self, execution: Execution, category: str | None) -> Hold | None:
         """What has to be held for its next run; None where nothing is capped."""
         caps = await self.caps(execution.organization_id)
@@ -97,7 +116,7 @@ class KeepBudgets:
         wait_s = (_SPENT_OUT_S if shortage.spent_out else _LATER_S) * jitter
         if shortage.frees_at is not None:
             wait_s = min(wait_s, max(1.0, _seconds_until(shortage.frees_at, self._clock.now())))
-        notice = _notice(execution, shortage, paused=False) if shortage.spent_out else None
+        notice = await self._notice(execution, shortage, paused=False) if shortage.spent_out else None
         told = await self._budgets.wait(execution, lease, shortage, wait_s=wait_s, notice=notice)
         self._tell(execution, told)
         log.info("execution.waits_for_budget", cap=shortage.cap, spent_out=shortage.spent_out)
@@ -126,7 +145,7 @@ class KeepBudgets:
             counted_ids=stopped.ended_ids,
             after_ms=stopped.last_ms,
             step=step_of(stopped.usage, stopped.steps),
-            notice=_notice(execution, shortage, paused=True) if shortage is not None else None,
+            notice=await self._notice(execution, shortage, paused=True) if shortage is not None else None,
         )
         self._tell(execution, await self._budgets.pause(execution, lease, pause, keep_s=self._limits.keep_s))
         log.info("execution.paused", cap=shortage.cap if shortage is not None else None, cost=stopped.usage.cost)
@@ -150,10 +169,29 @@ class KeepBudgets:
                 resumed += 1
         return resumed
 
-    async def allow(self, organization_id: str, execution_id: str, *, cost: float, actor: str) -> None:
-        """An operator lets it cost that much more, whatever the caps. Raises InvalidInputError: it does not wait."""
+    @property
+    def button_cost(self) -> float:
+        """US dollars that a press of the button in Slack allows."""
+        return self._limits.button_cost
+
+    async def allow_by_button(self, organization_id: str, button: BudgetButton, *, actor: str) -> None:
+        """As `allow`, and once for each button: it raises when what waits now is not what the button was shown for."""
+        await self.allow(organization_id, button.execution_id, cost=self.button_cost, actor=actor, pauses=button.pauses)
+
+    async def allow(
+        self, organization_id: str, execution_id: str, *, cost: float, actor: str, pauses: int | None = None
+    ) -> None:
+        """Somebody lets it cost that much more, whatever the caps. Raises InvalidInputError: it does not wait.
+
+        pauses: only if it has been paused so often by now.
+        """
         allowed = await self._budgets.allow(
-            organization_id, execution_id, cost=cost, answer_by_s=self._limits.answer_by_s, actor=actor
+            organization_id,
+            execution_id,
+            cost=cost,
+            answer_by_s=self._limits.answer_by_s,
+            actor=actor,
+            pauses=pauses,
         )
         if not allowed:
             raise InvalidInputError(f"{execution_id} does not wait for its budget", code="not_waiting_for_budget")
@@ -166,6 +204,20 @@ class KeepBudgets:
     async def books(self, organization_id: str) -> tuple[Caps, Books]:
         return await self.caps(organization_id) or Caps(), await self._budgets.books(organization_id)
 
+    async def _notice(self, execution: Execution, shortage: Shortage, *, paused: bool) -> NewNotification | None:
+        """One line in the thread; with a button where somebody in Slack may allow more."""
+        target = reply_target(execution.reply)
+        if not isinstance(target, SlackTarget):
+            return None
+        language = language_of(execution.prompt)
+        pauses = execution.pauses + paused
+        kind = NotificationKind.NOTICE
+        payload: dict[str, Any] = {"text": words_for(shortage, language, paused=paused), "kind": kind.value}
+        if await self._organization_limits.budget_approvers(execution.organization_id):
+            button = BudgetButton(execution.id, pauses).shown(language, cost=self.button_cost)
+            payload["button"] = button.as_dict()
+        return NewNotification(kind, target.as_dict(), payload, f"budget#{pauses}" if paused else "budget")
+
     def _tell(self, execution: Execution, notification_id: str | None) -> None:
         if notification_id is not None:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
@@ -173,16 +225,6 @@ class KeepBudgets:
 
 def _before(execution: Execution) -> str | None:
     return execution.output if execution.pauses else None
-
-
-def _notice(execution: Execution, shortage: Shortage, *, paused: bool) -> NewNotification | None:
-    target = reply_target(execution.reply)
-    if not isinstance(target, SlackTarget):
-        return None
-    words = words_for(shortage, language_of(execution.prompt), paused=paused)
-    kind = NotificationKind.NOTICE
-    dedupe = f"budget#{execution.pauses + 1}" if paused else "budget"
-    return NewNotification(kind, target.as_dict(), {"text": words, "kind": kind.value}, dedupe)
 
 
 def _seconds_until(then: datetime, now: datetime) -> float:

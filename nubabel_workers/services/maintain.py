@@ -23,8 +23,9 @@ from nubabel_workers.domain.ports import (
     Incidents,
     MaintenanceStore,
 )
-from nubabel_workers.domain.wording import say_in_both
+from nubabel_workers.domain.wording import language_of, say, say_in_both
 from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ class Maintain:
         executions: ExecutionStore,
         end: EndExecution,
         reconcile: ReconcileInstance,
+        waiting: ReadWaiting,
         breakers: CircuitBreakers,
         hints: HintPublisher,
         incidents: Incidents,
@@ -61,6 +63,7 @@ class Maintain:
         self._executions = executions
         self._end = end
         self._reconcile = reconcile
+        self._waiting = waiting
         self._breakers = breakers
         self._hints = hints
         self._incidents = incidents
@@ -81,10 +84,6 @@ class Maintain:
         """Make runs past their deadline due for a look; end what could not start in time; tell threads that wait."""
         for execution_id in await self._maintenance.running_past_deadline():
             self._hints.publish(Hint(HintTask.COMPLETE, execution_id))
-        away = [instance_id for instance_id, gate in (await self._breakers.gates()).items() if not gate.looks]
-        told = await self._maintenance.tell_late(after_s=self._pace.late_notice_s, text=say_in_both("late"), away=away)
-        for notification_id in told:
-            self._hints.publish(Hint(HintTask.DELIVER, notification_id))
         overdue = await self._maintenance.queued_to_end()
         for organization_id, execution_id in overdue:
             try:
@@ -94,7 +93,32 @@ class Maintain:
             except Exception:
                 # One bad row, not everybody's deadline.
                 log.exception("execution.not_ended", organization_id=organization_id, execution_id=execution_id)
+        await self._tell_late()
         return len(overdue)
+
+    async def _tell_late(self) -> None:
+        """Each thread that waits for long is told once: for what, its place, and when it is expected to start."""
+        away = [instance_id for instance_id, gate in (await self._breakers.gates()).items() if not gate.looks]
+        for organization_id, execution_id in await self._maintenance.late(after_s=self._pace.late_notice_s, away=away):
+            try:
+                text = await self._late_words(organization_id, execution_id)
+            except NubabelError:
+                raise
+            except Exception:
+                log.exception("execution.not_read", organization_id=organization_id, execution_id=execution_id)
+                text = say_in_both("late")  # one bad row, not everybody's notice; told so, it comes up no more
+            told = await self._maintenance.tell_late(organization_id, execution_id, text=text)
+            if told is not None:
+                self._hints.publish(Hint(HintTask.DELIVER, told, organization_id))
+
+    async def _late_words(self, organization_id: str, execution_id: str) -> str:
+        execution = await self._executions.find(organization_id, execution_id)
+        if execution is None:
+            return say_in_both("late")
+        language = language_of(execution.prompt)
+        waiting = await self._waiting.of(execution)
+        why = say("late_why", language, why=waiting.words_in(language)) if waiting is not None else ""
+        return " ".join(filter(None, (say("late", language), why)))
 
     async def _end_queued(self, organization_id: str, execution_id: str) -> None:
         execution = await self._executions.find(organization_id, execution_id)

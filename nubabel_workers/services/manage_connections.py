@@ -146,8 +146,9 @@ class ManageConnections:
         """With its credentials, whatever the provider says to it: it is told afterwards, where it can be."""
         found = await self.find(organization_id, id_or_provider)
         revocable = await self._revoke.of(organization_id, found.connection.id)
-        await self._connections.remove(organization_id, found.connection.id, actor=actor)
-        return Removal(found, provider_told=revocable is not None and await self._revoke.run(revocable))
+        removed = await self._connections.remove(organization_id, found.connection.id, actor=actor)
+        told = revocable is not None and await self._revoke.run(revocable)
+        return Removal(found, provider_told=told, by_another=not removed)
 
     async def check(self, organization_id: str, id_or_provider: str) -> ConnectionCheck:
         """Ask the server for its tools, and write down what came of it."""

@@ -1,7 +1,7 @@
 """Register OpenCode servers, take them out of use, look whether they are fit for work."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -24,6 +24,7 @@ class NewInstance:
     password: SecretStr | None
     capacity_runs: int
     submits_per_second: int
+    max_directories: int = 20
     directory: str | None = None
     organization: Organization | None = None  # dedicated to it; None is shared
 
@@ -36,6 +37,7 @@ class InstanceCheck:
     version: str = ""
     agents: tuple[str, ...] = ()
     problem: str | None = None
+    directories_path: str | None = None  # where it makes organizations' directories; None: it makes none
 
 
 class ManageInstances:
@@ -63,6 +65,7 @@ class ManageInstances:
         url = checked_url(new.url)
         if new.capacity_runs < 1 or new.submits_per_second < 1:
             raise InvalidInputError("capacity and submits per second must be at least 1")
+        _check_max_directories(new.max_directories)
         before = await self._registry.by_url(url)
         if before is not None and before.status != "removed":
             raise InvalidInputError(f"{url} is registered already, as {before.id} ({before.status})")
@@ -75,6 +78,7 @@ class ManageInstances:
             organization_id=new.organization.id if new.organization else None,
             capacity_runs=new.capacity_runs,
             submits_per_second=new.submits_per_second,
+            max_directories=new.max_directories,
         )
         added = await self._registry.add(instance, actor=actor)
         if added is None:
@@ -83,8 +87,20 @@ class ManageInstances:
             )
         return added
 
+    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> Instance:
+        """How many organizations' directories it carries at once; what is loaded beyond that goes when it is idle."""
+        _check_max_directories(most)
+        instance = await self._existing(instance_id)
+        if not await self._registry.set_max_directories(instance.id, most, actor=actor):
+            raise InvalidInputError(f"{instance.id} was removed; add its URL again to bring it back")
+        return await self._existing(instance_id)
+
     async def list(self) -> list[Instance]:
         return await self._instances.loads()
+
+    async def find(self, instance_id: str) -> Instance:
+        """With its load. Raises NotFoundError."""
+        return await self._existing(instance_id)
 
     async def gates(self) -> Mapping[str, Gate]:
         """Every server's circuit breaker."""
@@ -110,18 +126,26 @@ class ManageInstances:
         return now
 
     async def check(self, instance_id: str) -> InstanceCheck:
-        """Ask the server for its version and agents, and write down what came of it."""
+        """Ask the server for its version and agents, and write down what it said."""
         return await self.look_at(await self._existing(instance_id))
 
     async def look_at(self, instance: Instance) -> InstanceCheck:
+        """That a server which others work with cannot be reached from here is said and not written down: their listener
+        knows better.
+        """
         found = await self._ask(instance)
+        if instance.version and not found.version:
+            return found
         await self._instances.report_health(
             instance.id,
             healthy=found.problem is None,
             detail=found.problem or "",
             version=found.version,
             agents=found.agents,
+            directories_path=found.directories_path,
         )
+        if found.problem is None and instance.strain:
+            return replace(found, problem=instance.strain)
         return found
 
     async def _ask(self, instance: Instance) -> InstanceCheck:
@@ -129,6 +153,7 @@ class ManageInstances:
         try:
             version = await server.version()
             agents = tuple(await server.agents(instance.directory))
+            directories_path = await server.directories_path()
         except NubabelError as error:
             return InstanceCheck(instance, problem=str(error))
         if (problem := incompatibility(version)) is not None:
@@ -137,7 +162,7 @@ class ManageInstances:
             known = ", ".join(agents) or "none"
             problem = f"it has no agent whose name begins with {self._agent_prefix!r} (it has: {known})"
             return InstanceCheck(instance, version, agents, problem)
-        return InstanceCheck(instance, version, agents)
+        return InstanceCheck(instance, version, agents, directories_path=directories_path)
 
     async def _set_status(self, instance_id: str, status: str, *, actor: str) -> Instance:
         instance = await self._existing(instance_id)
@@ -151,6 +176,11 @@ class ManageInstances:
         if instance is None:
             raise NotFoundError(f"there is no OpenCode server {instance_id!r}; `nubabel instances list` shows them")
         return instance
+
+
+def _check_max_directories(most: int) -> None:
+    if most < 1:
+        raise InvalidInputError("the number of directories must be at least 1")
 
 
 def checked_url(text: str) -> str:

@@ -1,18 +1,19 @@
 """Create organizations, change their policies, disable them, give them a secret for their webhooks."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.budget_button import checked_approvers
 from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.limits import DEFAULT_PLAN
-from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.names import checked_name
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import OrganizationRegistry
-from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, PolicyChange
 
 
 class ManageOrganizations:
@@ -67,24 +68,22 @@ class ManageOrganizations:
     async def set_policy(
         self,
         organization: Organization,
+        change: PolicyChange,
         *,
-        busy_policy: BusyPolicy | None,
-        plan: str | None,
-        masking: MaskingPolicy | None = None,
-        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization:
         """Change what is given. Raises InvalidInputError when nothing is.
 
-        servers: what runs ends where it is, new sessions begin in the new place, older ones go on there with their
+        Of servers: what runs ends where it is, new sessions begin in the new place, older ones go on there with their
         earlier turns.
         """
-        if busy_policy is None and plan is None and masking is None and servers is None:
-            raise InvalidInputError("nothing to change: give a busy policy, a plan, a way of masking, or servers")
-        plan = checked_name(plan, "a plan") if plan is not None else None
-        changed = await self._organizations.set_policy(
-            organization.id, busy_policy=busy_policy, plan=plan, masking=masking, servers=servers, actor=actor
-        )
+        if not change.changes():
+            raise InvalidInputError("nothing to change: give at least one policy, or a plan")
+        if change.plan is not None:
+            change = replace(change, plan=checked_name(change.plan, "a plan"))
+        if change.budget_approvers is not None:
+            change = replace(change, budget_approvers=checked_approvers(change.budget_approvers))
+        changed = await self._organizations.set_policy(organization.id, change, actor=actor)
         return _still_there(changed, organization)
 
     async def disable(self, organization: Organization, *, actor: str) -> Organization:

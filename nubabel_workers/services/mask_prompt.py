@@ -1,34 +1,69 @@
-"""Take out of a prompt what must not leave this system: the question, its files, what is told along with it."""
+"""Take out of a prompt what must not leave this system: the question, its files, what is told along with it.
+
+A file that nobody can look through leaves under `mask`, which every organization has without asking for it and which
+must not cost it its screenshots; whoever chose `refuse` wants nothing to leave unseen, so there it is held back. Either
+is said beside the answer and in the timeline.
+"""
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.findings import SensitiveKind
-from nubabel_workers.domain.masking import Masked, MaskingPolicy, Placeholders, mask
+from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
+from nubabel_workers.domain.ports import DocumentReader
 from nubabel_workers.domain.prompts import PromptFile
+from nubabel_workers.domain.wording import language_of, say
 
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
-_BINARY = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
+_READ_S = 10.0  # for all documents of a request, one after another: its row has 25 s to be sent
+_TEXTUAL = ("image/svg",)
+_BINARY = {
+    "image/": Unread.PICTURE,
+    "audio/": Unread.RECORDING,
+    "video/": Unread.RECORDING,
+    "font/": Unread.OTHER,
+    "application/pdf": Unread.DAMAGED,  # by its content it is none
+    "application/zip": Unread.ARCHIVE,
+}
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What may leave. counts: what was masked in it, by kind."""
+    """What may leave. notes: what became of files, to be said beside the answer."""
 
     texts: Sequence[str] = ()
     files: Sequence[PromptFile] = ()
-    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    cleaning: Cleaning = field(default_factory=Cleaning)
+
+    def after(self, earlier: "Outgoing") -> "Outgoing":
+        """With texts that come before."""
+        masked = Counter(earlier.cleaning.masked) + Counter(self.cleaning.masked)
+        return replace(self, texts=[*earlier.texts, *self.texts], cleaning=replace(self.cleaning, masked=masked))
+
+
+@dataclass(frozen=True)
+class _LookedAt:
+    """A file and what may leave of it. unread: why nobody could tell what is in it, or in parts of it."""
+
+    original: PromptFile
+    cleaned: PromptFile
+    counts: Mapping[SensitiveKind, int]
+    unread: Unread | None = None
+    as_text: bool = False
 
 
 class MaskPrompt:
     """key: what placeholders are derived from; the same in every process."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, documents: DocumentReader) -> None:
         self._key = key
+        self._documents = documents
 
     async def run(
         self,
@@ -45,19 +80,98 @@ class MaskPrompt:
         """
         if policy is MaskingPolicy.OFF:
             return Outgoing([*context, execution.prompt], files)
-        placeholders = Placeholders(self._key, execution.session_id)
+        placeholders = self._placeholders(execution)
         question = await _masked(execution.prompt, placeholders)
-        cleaned = [await _masked_file(file, placeholders) for file in files]
-        own = _sum([question.counts, *(counts for _, counts in cleaned)])
+        looked_at = await self._look_at(files, placeholders)
+        own = _sum([question.counts, *(file.counts for file in looked_at)])
         if own and policy is MaskingPolicy.REFUSE:
             raise PromptRefusedError(sorted(own))
         around = [await _masked(text, placeholders) for text in context]
-        counts = {kind.value: count for kind, count in _sum([own, *(one.counts for one in around)]).items()}
-        return Outgoing([*(one.text for one in around), question.text], [file for file, _ in cleaned], counts)
+        return _outgoing(
+            execution,
+            [*(one.text for one in around), question.text],
+            looked_at,
+            _sum([own, *(one.counts for one in around)]),
+            held_back=policy is MaskingPolicy.REFUSE,
+        )
+
+    async def context(self, execution: Execution, policy: MaskingPolicy, text: str) -> Outgoing:
+        """What was said before, to be told along with the question. No text: nothing."""
+        if policy is MaskingPolicy.OFF or not text:
+            return Outgoing([text] if text else [])
+        masked = await _masked(text, self._placeholders(execution))
+        return Outgoing([masked.text], cleaning=Cleaning(_by_name(masked.counts)))
+
+    def _placeholders(self, execution: Execution) -> Placeholders:
+        return Placeholders(self._key, execution.session_id)
+
+    async def _look_at(self, files: Sequence[PromptFile], placeholders: Placeholders) -> list[_LookedAt]:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _READ_S
+        looked_at = []
+        for file in files:
+            name = mask(file.name, placeholders)
+            named = _LookedAt(file, replace(file, name=name.text), name.counts)
+            form = form_of(file.content, file.mime_type)
+            if form is None:
+                looked_at.append(await _text_file(named, placeholders))
+            else:
+                looked_at.append(await self._document(named, form, placeholders, timeout_s=ends_at - loop.time()))
+        return looked_at
+
+    async def _document(
+        self, named: _LookedAt, form: DocumentForm, placeholders: Placeholders, *, timeout_s: float
+    ) -> _LookedAt:
+        """As it is, or as its masked text: nobody can take words out of a document and leave the rest as it was."""
+        found = await self._documents.read(named.original.content, form, timeout_s=max(timeout_s, 0))
+        if isinstance(found, Unread):
+            return replace(named, unread=found)
+        content = await _masked(found.text, placeholders)
+        if not content.counts:
+            return replace(named, unread=Unread.PARTS if found.unseen else None)
+        name = named.cleaned.name
+        head = f"[The text of {name}. Sensitive data is masked; layout, pictures and parts without text are left out.]"
+        text = PromptFile(f"{name}.masked.txt", "text/plain", f"{head}\n\n{content.text}".encode())
+        return replace(named, cleaned=text, counts=_sum([named.counts, content.counts]), as_text=True)
+
+
+def _outgoing(
+    execution: Execution,
+    texts: Sequence[str],
+    looked_at: Sequence[_LookedAt],
+    counts: Mapping[SensitiveKind, int],
+    *,
+    held_back: bool,
+) -> Outgoing:
+    unread = [file.unread for file in looked_at if file.unread is not None]
+    return Outgoing(
+        texts,
+        [file.cleaned for file in looked_at if not (held_back and file.unread)],
+        _notes(execution, looked_at, held_back=held_back),
+        Cleaning(_by_name(counts), Counter(reason.value for reason in unread), held_back=held_back and bool(unread)),
+    )
+
+
+def _notes(execution: Execution, looked_at: Sequence[_LookedAt], *, held_back: bool) -> list[str]:
+    """With the names that whoever sent the files knows them by."""
+    said = {
+        "files_held_back" if held_back else "files_unchecked": [file for file in looked_at if file.unread is not None],
+        "files_as_text": [file for file in looked_at if file.as_text],
+    }
+    language = language_of(execution.prompt)
+    return [
+        say(key, language, names=", ".join(file.original.name for file in files))
+        for key, files in said.items()
+        if files
+    ]
 
 
 def _sum(counts: Iterable[Mapping[SensitiveKind, int]]) -> Mapping[SensitiveKind, int]:
     return sum(map(Counter, counts), Counter())
+
+
+def _by_name(counts: Mapping[SensitiveKind, int]) -> Mapping[str, int]:
+    return {kind.value: count for kind, count in counts.items()}
 
 
 async def _masked(text: str, placeholders: Placeholders) -> Masked:
@@ -66,27 +180,30 @@ async def _masked(text: str, placeholders: Placeholders) -> Masked:
     return await asyncio.to_thread(mask, text, placeholders)
 
 
-async def _masked_file(file: PromptFile, placeholders: Placeholders) -> tuple[PromptFile, Mapping[SensitiveKind, int]]:
-    """Its name and, where it is text, what is in it. What cannot be read as text stays as it is."""
-    name = mask(file.name, placeholders)
-    text = _text_of(file)
-    content = Masked("") if text is None else await _masked(text, placeholders)
-    changed = replace(file, name=name.text)
-    if content.counts:
-        mime_type = file.mime_type.partition(";")[0].strip()  # what it said of its letters is not true any more
-        changed = replace(changed, content=content.text.encode(), mime_type=mime_type)
-    return changed, _sum([name.counts, content.counts])
+async def _text_file(named: _LookedAt, placeholders: Placeholders) -> _LookedAt:
+    """What cannot be read as text stays as it is."""
+    text = _text_of(named.original)
+    if isinstance(text, Unread):
+        return replace(named, unread=text)
+    content = await _masked(text, placeholders)
+    if not content.counts:
+        return named
+    mime_type = named.original.mime_type.partition(";")[0].strip()  # what it said of its letters is not true any more
+    cleaned = replace(named.cleaned, content=content.text.encode(), mime_type=mime_type)
+    return replace(named, cleaned=cleaned, counts=_sum([named.counts, content.counts]))
 
 
-def _text_of(file: PromptFile) -> str | None:
-    """None: it is no text. Text that is no UTF-8 may be of an old Korean system."""
-    if file.mime_type.startswith(_BINARY):
-        return None
+def _text_of(file: PromptFile) -> str | Unread:
+    """Text that is no UTF-8 may be of an old Korean system."""
+    if not file.mime_type.startswith(_TEXTUAL):
+        for beginning, reason in _BINARY.items():
+            if file.mime_type.startswith(beginning):
+                return reason
     marked = file.content.startswith((b"\xff\xfe", b"\xfe\xff"))
     for encoding in ("utf-16" if marked else "utf-8-sig", *(("cp949",) if file.mime_type.startswith("text/") else ())):
         try:
             text = file.content.decode(encoding)
         except UnicodeDecodeError:
             continue
-        return None if "\0" in text else text
-    return None
+        return Unread.OTHER if "\0" in text else text
+    return Unread.OTHER

@@ -10,7 +10,7 @@ from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_event
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, NewExecution, Status
-from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask
+from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask, turn_hint
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
@@ -27,6 +27,7 @@ from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_s
 from nubabel_workers.domain.tenants import BusyPolicy
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.admit_requests import AdmitRequests
+from nubabel_workers.services.allow_by_button import AllowByButton
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -35,6 +36,7 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 log = structlog.get_logger(__name__)
 
 _MESSAGES = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
+_APOLOGIES = {**dict.fromkeys(_MESSAGES, "failed"), SlackEventKind.BUTTON: "press_failed"}
 _ADDRESSED = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE})
 _WORKSPACE_ENDS = frozenset({SlackEventKind.UNINSTALLED, SlackEventKind.TOKENS_REVOKED})
 _STOPPED = "stopped in the thread"
@@ -64,6 +66,7 @@ class ProcessSlackEvents:
         admission: AdmitRequests,
         canceller: CancelExecution,
         busy_policy: ApplyBusyPolicy,
+        allow_by_button: AllowByButton,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -78,6 +81,7 @@ class ProcessSlackEvents:
         self._admission = admission
         self._canceller = canceller
         self._busy_policy = busy_policy
+        self._allow_by_button = allow_by_button
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -113,9 +117,7 @@ class ProcessSlackEvents:
         decision = next_attempt(error, event.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("slack.event_failed", error=str(error), failures=event.failures + 1)
         if isinstance(decision, GiveUp):
-            exhausted = decision.code == "attempts_exhausted"
-            reason = DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
-            return await self._park(event, lease, reason, str(error))
+            return await self._park(event, lease, decision.reason, str(error))
         await self._inbound.retry(event, lease, wait_s=decision.wait_s)
         return "again"
 
@@ -128,7 +130,8 @@ class ProcessSlackEvents:
             error=error,
             attempts=event.failures + 1,
         )
-        apology = _reply(event, "failed") if event.event.kind in _MESSAGES else None
+        words = _APOLOGIES.get(event.event.kind)
+        apology = _reply(event, words) if words is not None else None
         notification_id = await self._inbound.fail(event, lease, dead_letter, apology=apology)
         if notification_id is not None:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, event.organization_id))
@@ -140,18 +143,27 @@ class ProcessSlackEvents:
         if claimed.lone_deliveries > self._limits.lone_deliveries:
             reason = DeadLetterReason.TOO_MANY_DELIVERIES
             return await self._park(claimed, lease, reason, "each worker that took it alone ended without a result")
-        if event.kind in _MESSAGES and is_stop_word(event.text):
+        if event.kind in _MESSAGES:
+            return await self._hear(claimed, batch)
+        if event.kind is SlackEventKind.BUTTON:
+            return await self._press(claimed, lease)
+        if event.kind is SlackEventKind.DELETED:
+            return await self._cancel_deleted(claimed, lease)
+        if event.kind in _WORKSPACE_ENDS:
+            return await self._end_workspace(claimed, lease)
+        await self._end(claimed, lease, "nothing to do", None)
+        return "ignored"
+
+    async def _hear(self, claimed: ClaimedInbound, batch: "_Batch") -> str:
+        event, lease = claimed.event, batch.lease
+        if is_stop_word(event.text):
             stopped = await self._canceller.cancel_session(
                 claimed.organization_id, session_key(claimed), reason=_STOPPED
             )
             await self._end(claimed, lease, f"stopped {len(stopped)}", None if stopped else "nothing_to_stop")
             return "stopped"
-        if event.kind in _MESSAGES and (event.text.strip() or event.files):
+        if event.text.strip() or event.files:
             return await self._accept(claimed, batch)
-        if event.kind is SlackEventKind.DELETED:
-            return await self._cancel_deleted(claimed, lease)
-        if event.kind in _WORKSPACE_ENDS:
-            return await self._end_workspace(claimed, lease)
         await self._end(claimed, lease, "nothing to do", "empty")
         return "ignored"
 
@@ -193,7 +205,8 @@ class ProcessSlackEvents:
             self._hints.publish(Hint(HintTask.DELIVER, sign_id, claimed.organization_id, may_wait_s=SIGN_WAIT_S))
         status = await self._busy_policy.apply(claimed.organization_id, BusyPolicy(claimed.busy_policy), accepted)
         if status is Status.QUEUED:
-            self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, claimed.organization_id))
+            long = accepted.line_is_long
+            self._hints.publish(turn_hint(accepted.execution_id, claimed.organization_id, line_is_long=long))
         return "accepted"
 
     async def _admit(self, new: NewExecution) -> None:
@@ -209,6 +222,13 @@ class ProcessSlackEvents:
         if notification_id is not None:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
         return "refused"
+
+    async def _press(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        pressed = await self._allow_by_button.press(claimed)
+        notification_id = await self._inbound.done(claimed, lease, outcome=pressed.outcome, reply=pressed.reply)
+        if notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
+        return "pressed"
 
     async def _cancel_deleted(self, claimed: ClaimedInbound, lease: Lease) -> str:
         key = message_key(claimed.workspace_id, claimed.event.channel, claimed.event.deleted_ts or "")

@@ -94,7 +94,7 @@ class ReadCapabilities:
             answered=False,
             version=instance.version,
             agents=tuple(instance.agents),
-            healthy=instance.healthy,
+            healthy=instance.is_fit,
             draining=instance.status != "active",
             checked_at=instance.checked_at,
         )

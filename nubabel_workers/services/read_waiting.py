@@ -15,8 +15,8 @@ class ReadWaiting:
         self._limits = limits
 
     async def of(self, execution: Execution) -> Waiting | None:
-        """None: it does not wait in the queue (any more)."""
-        if execution.status is not Status.QUEUED:
+        """None: it neither waits in the queue nor for its budget (any more)."""
+        if execution.status not in {Status.QUEUED, Status.WAITING_BUDGET}:
             return None
         line = await self._store.line(execution.organization_id, execution.id)
         if line is None:

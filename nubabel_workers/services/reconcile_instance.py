@@ -8,6 +8,7 @@ import structlog
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services.keep_directories import KeepDirectories
 from nubabel_workers.services.refuse_asks import RefuseAsks
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
@@ -28,6 +29,7 @@ class ReconcileInstance:
         servers: OpenCodeServers,
         asks: RefuseAsks,
         strays: StopStrayRuns,
+        directories: KeepDirectories,
         report: ReportServers,
         hints: HintPublisher,
     ) -> None:
@@ -36,6 +38,7 @@ class ReconcileInstance:
         self._servers = servers
         self._asks = asks
         self._strays = strays
+        self._directories = directories
         self._report = report
         self._hints = hints
 
@@ -45,7 +48,8 @@ class ReconcileInstance:
         running = await self._executions.running_on(instance_id)
         if instance is None or not (running or instance.healthy):
             return 0
-        sessions: defaultdict[str | None, list[str]] = defaultdict(list, {instance.directory: []})
+        everywhere = [instance.directory, *await self._directories.loaded_on(instance)]
+        sessions: defaultdict[str | None, list[str]] = defaultdict(list, {directory: [] for directory in everywhere})
         for _, opencode_session_id, directory in running:
             sessions[directory].append(opencode_session_id)
         quiet = await asyncio.gather(

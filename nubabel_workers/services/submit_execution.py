@@ -1,17 +1,17 @@
 """The one door for requests that don't come from Slack: HTTP, broker, command line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from nubabel_workers.domain.analysis import Rules, check_overrides
+from nubabel_workers.domain.analysis import Rules, check_agent, check_overrides
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import NewExecution, Overrides, Status
-from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.hints import turn_hint
 from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, ReplyTarget, WebhookTarget
-from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, TenantStore
+from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, InstanceStore, TenantStore
 from nubabel_workers.domain.submission import BATCH, AskedRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.admit_requests import AdmitRequests
@@ -52,12 +52,17 @@ class SubmitExecution:
         hints: HintPublisher,
         chance: Chance,
         rules: Rules,
+        instances: InstanceStore,
+        check_url: Callable[[str], object],
         *,
         answer_by_s: float,
         max_prompt_bytes: int,
     ) -> None:
+        """check_url: raises InvalidInputError for an address that nothing may be sent to."""
         self._executions = executions
         self._tenants = tenants
+        self._instances = instances
+        self._check_url = check_url
         self._admission = admission
         self._busy_policy = busy_policy
         self._hints = hints
@@ -100,7 +105,8 @@ class SubmitExecution:
         )
         status = await self._busy_policy.apply(organization.id, organization.busy_policy, accepted)
         if status is Status.QUEUED:
-            self._hints.publish(Hint(HintTask.DISPATCH, accepted.execution_id, organization.id))
+            long = accepted.line_is_long
+            self._hints.publish(turn_hint(accepted.execution_id, organization.id, line_is_long=long))
         return Submitted(accepted.execution_id, accepted.session_id, status, created=True, idempotency_key=key)
 
     async def prepare(
@@ -110,6 +116,8 @@ class SubmitExecution:
         self._check_size(request.prompt)
         overrides = Overrides(request.category, request.skills, request.agent, request.model)
         check_overrides(overrides, self._rules)
+        if overrides.agent is not None:
+            await self._check_agent(overrides.agent)
         return NewExecution(
             organization_id=organization.id,
             source=origin.source,
@@ -126,6 +134,11 @@ class SubmitExecution:
             deadline_s=request.deadline_s,
             batch=request.priority == BATCH,
         )
+
+    async def _check_agent(self, agent: str) -> None:
+        """Whether any server that is well has it; a new one may come, so a list that is empty says nothing."""
+        servers = await self._instances.loads()
+        check_agent(agent, sorted({name for server in servers if server.healthy for name in server.agents}))
 
     def _check_size(self, prompt: str) -> None:
         size = len(prompt.encode(errors="replace"))
@@ -146,9 +159,10 @@ class SubmitExecution:
         return f"once:{key}"
 
     async def reply_target(self, organization: Organization, callback_url: str | None) -> ReplyTarget:
-        """Raises InvalidInputError for an organization that has nothing to sign with."""
+        """Raises InvalidInputError: the address is not public, or the organization has nothing to sign with."""
         if callback_url is None:
             return NoTarget()
+        self._check_url(callback_url)
         if await self._tenants.webhook_secret(organization.id) is None:
             raise InvalidInputError(
                 "callback_url needs a webhook secret of the organization, with which the callback is signed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from nubabel_workers.domain.analysis import Analysis, Rules, analyse
+from nubabel_workers.domain.analysis import Analysis
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.errors import (
     ForeignSessionError,
@@ -40,8 +40,9 @@ from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
+from nubabel_workers.services.keep_directories import KeepDirectories
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
-from nubabel_workers.services.read_limits import ReadLimits
+from nubabel_workers.services.plan_runs import PlanRuns
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -51,11 +52,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RunLimits:
-    """Seconds: submit_timeout_s for one POST, first_check_s until a run is looked at without news, run_deadline_s."""
+    """Seconds: submit_timeout_s for one POST, first_check_s until a run is looked at without news."""
 
     submit_timeout_s: float = 8.0
     first_check_s: float = 30.0
-    run_deadline_s: float = 1800.0
     earlier_turns: int = 20
     default_model: str | None = None  # "provider/model" for requests that name none
 
@@ -70,6 +70,8 @@ class _Plan:
     gathered: Gathered
     outgoing: Outgoing
     hold: Hold | None
+    run_s: float
+    directory: str | None
     known_assistant_ids: tuple[str, ...] = field(default=())
 
 
@@ -88,8 +90,8 @@ class SubmitPrompt:
         foreign: ReportForeignSession,
         masking: MaskPrompt,
         budgets: KeepBudgets,
-        organization_limits: ReadLimits,
-        rules: Rules,
+        directories: KeepDirectories,
+        plan_runs: PlanRuns,
         *,
         limits: RunLimits,
     ) -> None:
@@ -103,8 +105,8 @@ class SubmitPrompt:
         self._foreign = foreign
         self._masking = masking
         self._budgets = budgets
-        self._organization_limits = organization_limits
-        self._rules = rules
+        self._directories = directories
+        self._plan_runs = plan_runs
         self._limits = limits
 
     async def resume(self, execution: Execution, instance: Instance, lease: Lease) -> Started | None:
@@ -132,7 +134,8 @@ class SubmitPrompt:
         """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
 
         Raises PromptRefusedError when the policy lets the prompt not leave, BudgetReachedError where one of the
-        organization's caps leaves no room for it: it was not sent.
+        organization's caps leaves no room for it, DirectoryWaitError while its directory cannot be used: it was not
+        sent.
         """
         try:
             return await self._submit(execution, instance, lease, masking)
@@ -143,13 +146,16 @@ class SubmitPrompt:
 
     async def _submit(self, execution: Execution, instance: Instance, lease: Lease, masking: MaskingPolicy) -> Started:
         server = self._servers.server(instance)
-        analysis = analyse(execution.prompt, execution.overrides, self._rules, instance.agents)
+        run = await self._plan_runs.of(execution, instance.agents)
+        analysis = run.analysis
         hold = await self._budgets.hold_for(execution, analysis.category)
         if hold is not None and (shortage := await self._budgets.shortage_before(execution, hold)) is not None:
             raise BudgetReachedError(shortage)
-        gathered = await self._context.gather(execution)
+        where = await self._directories.for_session_of(instance, execution)
+        gathered = (await self._context.gather(execution)).noting(run.notes)
         context = [gathered.thread] if gathered.thread else []
         outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
+        gathered = gathered.noting(outgoing.notes)
         if execution.opencode_session_id is not None and execution.instance_id != instance.id:
             log.warning("opencode.server_left", instance_id=execution.instance_id)
             await self._leave_session(execution, lease)
@@ -159,18 +165,28 @@ class SubmitPrompt:
                 if known is None:
                     return await self._mark_running(execution, lease, check_after_s=0)
                 message_id = ids_of(execution, execution.opencode_session_id).message_id
-                plan = _Plan(execution.opencode_session_id, message_id, analysis, gathered, outgoing, hold, known)
+                plan = _Plan(
+                    execution.opencode_session_id,
+                    message_id,
+                    analysis,
+                    gathered,
+                    outgoing,
+                    hold,
+                    run.deadline_s,
+                    where,
+                    known,
+                )
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
                 await self._leave_session(execution, lease)
-        session_id = await self._new_session(server, execution, instance)
+                where = await self._directories.for_new_session(instance, execution.organization_id)
+        session_id = await self._new_session(server, execution, where)
         if not execution.begins_session:
             history = earlier_turns(await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns))
-            outgoing = await self._masking.run(
-                execution, masking, context=[*([history] if history else []), *context], files=gathered.files
-            )
-        plan = _Plan(session_id, ids_of(execution, session_id).message_id, analysis, gathered, outgoing, hold)
+            outgoing = outgoing.after(await self._masking.context(execution, masking, history))
+        message_id = ids_of(execution, session_id).message_id
+        plan = _Plan(session_id, message_id, analysis, gathered, outgoing, hold, run.deadline_s, where)
         return await self._post(server, execution, instance, lease, plan)
 
     async def _leave_session(self, execution: Execution, lease: Lease) -> None:
@@ -198,40 +214,39 @@ class SubmitPrompt:
             known = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
         return known
 
-    async def _new_session(self, server: OpenCodeServer, execution: Execution, instance: Instance) -> str:
+    async def _new_session(self, server: OpenCodeServer, execution: Execution, directory: str | None) -> str:
         # A crash before begin_attempt leaves an unused session on the server, which harms nobody.
         return await server.create_session(
             title=f"Nubabel {execution.session_id}",
             metadata={"organization_id": execution.organization_id, "session_id": execution.session_id},
-            directory=instance.directory,
+            directory=directory,
         )
 
     async def _post(
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
     ) -> Started:
         new_session = plan.opencode_session_id != execution.opencode_session_id
-        directory = instance.directory if new_session else execution.opencode_directory
         remembered = {"thread": plan.gathered.thread, "notes": list(plan.gathered.notes)}
         await self._executions.begin_attempt(
             execution,
             lease,
             instance_id=instance.id,
             opencode_session_id=plan.opencode_session_id,
-            opencode_directory=directory,
+            opencode_directory=plan.directory,
             message_id=plan.message_id,
             known_assistant_ids=plan.known_assistant_ids,
             analysis=plan.analysis.as_dict(),
             context=remembered if plan.gathered.thread or plan.gathered.notes else None,
             notes=plan.gathered.notes,
-            masked=plan.outgoing.counts,
-            run_deadline_s=await self._deadline_s(execution, plan.analysis),
+            cleaning=plan.outgoing.cleaning,
+            run_deadline_s=plan.run_s,
             hold=plan.hold,
         )
         if new_session:
             # After it was written down: of two organizations that got one session at once, both see the other.
             if await self._executions.owned_by_another(execution, instance.id, plan.opencode_session_id):
                 raise ForeignSessionError("as a new session the server gave one of another organization")
-            mapping = SessionMapping(instance.id, plan.opencode_session_id, directory)
+            mapping = SessionMapping(instance.id, plan.opencode_session_id, plan.directory)
             await self._mappings.remember(execution.organization_id, execution.session_id, mapping)
         await server.submit(
             plan.opencode_session_id,
@@ -258,14 +273,6 @@ class SubmitPrompt:
             await self._strays.stop(instance, [opencode_session_id])
         except NubabelError as error:
             log.warning("opencode.late_prompt_not_stopped", error=str(error))
-
-    async def _deadline_s(self, execution: Execution, analysis: Analysis) -> float:
-        """The caller's, else the category's, else the setting's; but never more than the organization's longest run."""
-        by_category = self._rules.deadlines_s.get(analysis.category or "")
-        wanted_s = execution.deadline_s or by_category or self._limits.run_deadline_s
-        limits = await self._organization_limits.by_id(execution.organization_id)
-        longest_s = None if limits is None else limits.longest_run_s
-        return wanted_s if longest_s is None else min(wanted_s, longest_s)
 
     async def _mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         with in_doubt_unless_written("OpenCode has the prompt"):

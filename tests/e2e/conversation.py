@@ -107,6 +107,11 @@ class Conversation:
         return int(row["n"])
 
 
+async def all_running(conversation: Conversation, questions: Sequence[Message]) -> None:
+    """Every question has been seen running, whichever of them is the first to end."""
+    await asyncio.gather(*(conversation.until_status(question, Status.RUNNING) for question in questions))
+
+
 async def answered_once(
     conversation: Conversation, questions: Sequence[Message], *, timeout_s: float = 2 * TIMEOUT_S
 ) -> None:

@@ -15,7 +15,8 @@ from standardwebhooks import Webhook
 from nubabel_workers.client import AsyncNubabelClient, DelegateRequest, Status, SubmitRequest
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST, free_port
-from tests.e2e.conversation import TIMEOUT_S, until
+from nubabel_workers.embedded.stack_tenants import create_tenant
+from tests.e2e.conversation import TIMEOUT_S, Conversation, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -189,6 +190,28 @@ async def test_slack_events_over_http_are_answered_too(stack: Stack) -> None:
     )
 
     assert "over http" in messages[-1].body
+
+
+async def test_a_request_at_its_cap_goes_on_when_an_approver_presses_the_button(stack: Stack) -> None:
+    installed = stack.slack.world.add_workspace("T0SPARING")
+    tenant = await create_tenant(stack.services, "Sparing", [installed])
+    await stack.services.database.system().execute(
+        """UPDATE organizations SET limits = '{"cost_per_execution": 0.12}', budget_approvers = ARRAY['U0ANNA']
+           WHERE id = %(id)s""",
+        {"id": tenant.id},
+    )
+    conversation = Conversation(stack, tenant, "C0SPARING")
+    step = '[[tool=bash {"command":"sleep 0.3"}]]'
+    question = conversation.say(f"@nubabel [[goes_on]] {step * 6} [[usage=50000,0]] [[text=All seven steps.]]")
+    notice = await conversation.reply(question, "I have paused")
+
+    for user in ("U0STRANGER", "U0ANNA", "U0ANNA"):
+        stack.slack.press(notice, team=tenant.team, channel=conversation.channel, user=user)
+    execution = await conversation.settled(question)
+
+    assert (execution.status, execution.output) == (Status.COMPLETED, "All seven steps.")
+    said = [message.body for message in conversation.bot_messages(question)]
+    assert (len(said), said.count("$1 more was allowed: it goes on."), said[-1]) == (4, 1, "All seven steps.")
 
 
 async def test_many_at_once_are_all_answered(client: AsyncNubabelClient) -> None:

@@ -9,7 +9,7 @@ import redis
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.simulators.slack.model import Message
-from tests.e2e.conversation import Conversation, answered_once
+from tests.e2e.conversation import Conversation, all_running, answered_once
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -103,7 +103,7 @@ async def test_a_killed_postgres_costs_a_moment(stack: Stack, conversation: Conv
 
 async def test_a_crashed_opencode_server_runs_its_work_again(stack: Stack, conversation: Conversation) -> None:
     questions = _ask(conversation, 3, delay_s=2)
-    await asyncio.gather(*(conversation.until_status(question, Status.RUNNING) for question in questions))
+    await all_running(conversation, questions)
 
     stack.opencode.simulators[0].insides.crash(down_s=1)
 

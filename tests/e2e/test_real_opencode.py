@@ -6,7 +6,7 @@ import pytest
 
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack, StackOptions
-from tests.e2e.conversation import Conversation
+from tests.e2e.conversation import Conversation, until
 
 pytestmark = [
     pytest.mark.integration,
@@ -20,6 +20,7 @@ STACK = StackOptions(
     copies={"flower": 0},
     settings={"scheduler_reconcile_s": "3", "lease_s": "5"},
 )
+_LITTLE_BYTES = 100_000_000  # less than any OpenCode server has
 _WITHIN_S = 90.0  # a cold server loads for seconds before its first answer
 
 
@@ -35,6 +36,14 @@ async def test_a_mention_is_answered_and_a_follow_up_sees_it(conversation: Conve
     assert before.opencode_session_id == after.opencode_session_id
     assert after.usage is not None
     assert after.usage.output_tokens > 0
+
+
+async def test_the_memory_of_its_process_is_known(stack: Stack) -> None:
+    async def memory_bytes() -> int | None:
+        (instance,) = await stack.services.instances.loads()
+        return instance.memory_bytes
+
+    assert await until(memory_bytes, what="a report") > _LITTLE_BYTES
 
 
 async def test_a_tool_really_runs(conversation: Conversation) -> None:

@@ -11,11 +11,10 @@ import pytest
 import pytest_asyncio
 
 from nubabel_workers.client import AsyncNubabelClient
-from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.procfile import read_procfile
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from tests.e2e.beside import ROOT, Beside, Surroundings, all_stopped, beside
-from tests.e2e.conversation import TIMEOUT_S, Conversation, answered_once
+from tests.e2e.conversation import TIMEOUT_S, Conversation, all_running, answered_once
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -91,9 +90,8 @@ async def test_what_one_release_began_the_other_finishes(
     if begins == "this release":
         first, second = second, first
     with all_stopped(second):
-        questions = [conversation.say(f"@nubabel [[delay=2]] [[text=answer {number}]]") for number in range(3)]
-        for question in questions:
-            await conversation.until_status(question, Status.RUNNING)
+        questions = [conversation.say(f"@nubabel [[delay=4]] [[text=answer {number}]]") for number in range(3)]
+        await all_running(conversation, questions)
 
     with all_stopped(first):
         await answered_once(conversation, questions)

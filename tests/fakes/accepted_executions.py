@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.executions import FINAL, EventKind, Execution, NewExecution, Status, TimelineEvent
+from nubabel_workers.domain.hints import LONG_LINE
 from nubabel_workers.domain.ids import ExecutionId, SessionId
 from nubabel_workers.domain.ports import Accepted, Chance, Clock, ExecutionStore, Finish, Finished, KnownRequest
 from nubabel_workers.domain.waiting import Line
@@ -39,12 +40,16 @@ class AcceptedExecutions:
             return Accepted(row.id, row.session_id, False, row.status, request_hash)
         session_id = self.sessions.setdefault((new.organization_id, new.session_key), self.chance.new_id("ses"))
         busy = [row.id for row in self.rows.values() if row.session_id == session_id and row.status not in FINAL]
+        line = sum(
+            row.organization_id == new.organization_id for row in self.rows.values() if row.status is Status.QUEUED
+        )
         row = _row(new, self.chance.new_id("exe"), session_id, self.clock)
         self.rows[row.id] = row
         self._keys[key] = row.id, new.request_hash
         self.accepted.append(new)
         self.events[row.id] = [TimelineEvent(self.clock.now(), EventKind.ACCEPTED, {"source": new.source})]
-        return Accepted(row.id, session_id, True, Status.QUEUED, new.request_hash, None, busy)
+        long = line >= LONG_LINE
+        return Accepted(row.id, session_id, True, Status.QUEUED, new.request_hash, None, busy, line_is_long=long)
 
     async def occupied(self, organization_id: str) -> Occupied:
         """The part of AdmissionStore that counts. occupied_now: what a test says instead."""

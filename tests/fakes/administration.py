@@ -29,13 +29,13 @@ from nubabel_workers.domain.dead_letters import (
     ReplayCandidate,
     SubjectKind,
 )
+from nubabel_workers.domain.directories import Directory
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.limits import LimitChange
-from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.ports.administration import ErasureBegun, Woken
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServersPolicy, ServiceToken
+from nubabel_workers.domain.tenants import Instance, Organization, PolicyChange, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,26 +63,16 @@ class FakeOrganizations:
     async def set_policy(
         self,
         organization_id: str,
+        change: PolicyChange,
         *,
-        busy_policy: BusyPolicy | None,
-        plan: str | None,
-        masking: MaskingPolicy | None = None,
-        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         before = self.rows.get(organization_id)
         if before is None:
             return None
         self.actors.append(actor)
-        return self.put(
-            replace(
-                before,
-                busy_policy=busy_policy or before.busy_policy,
-                plan=plan or before.plan,
-                masking=masking or before.masking,
-                servers=servers or before.servers,
-            )
-        )
+        given = {name: getattr(change, name) for name in change.changes()}
+        return self.put(replace(before, **given))
 
     async def set_limits(self, organization_id: str, change: LimitChange, *, actor: str) -> Organization | None:
         before = self.rows.get(organization_id)
@@ -131,7 +121,7 @@ class FakeErasure:
 
     organizations: FakeOrganizations
     servers: list[str] = field(default_factory=list)
-    rows: dict[str, int] = field(default_factory=lambda: {"executions": 1})
+    rows: dict[str, dict[str, int]] = field(default_factory=lambda: {"executions": {"executions": 1, "attempts": 2}})
     is_held: bool = False
     tables = ("executions", "audit_log")
 
@@ -150,14 +140,17 @@ class FakeErasure:
     async def opencode_sessions(self, organization_id: str) -> list[tuple[str, str]]:
         return []
 
+    async def directories(self, organization_id: str) -> list[Directory]:
+        return []
+
     async def has_connections(self, organization_id: str) -> bool:
         return False
 
     async def names(self, organization_id: str) -> set[str]:
         return {organization_id}
 
-    async def delete_some(self, organization_id: str, table: str) -> int:
-        return self.rows.pop(table, 0)
+    async def delete_some(self, organization_id: str, table: str) -> dict[str, int]:
+        return self.rows.pop(table, {})
 
     async def finish(self, organization_id: str, counts: Mapping[str, int], *, actor: str) -> bool:
         return self.organizations.rows.pop(organization_id, None) is not None
@@ -166,6 +159,17 @@ class FakeErasure:
 class FakeOrganizationCache:
     async def forget(self, names: AbstractSet[str]) -> int:
         return 0
+
+
+class FakeOpenCodeDirectories:
+    async def prepare(self, instance: Instance, path: str) -> None:
+        return None
+
+    async def dispose(self, instance: Instance, path: str) -> None:
+        return None
+
+    async def delete(self, instance: Instance, path: str) -> None:
+        return None
 
 
 class FakeOpenCodeSessions:
@@ -286,12 +290,33 @@ class FakeInstances:
         return next((one for one in self.rows.values() if one.url == url), None)
 
     async def report_health(
-        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
+        self,
+        instance_id: str,
+        *,
+        healthy: bool,
+        detail: str,
+        version: str,
+        agents: Sequence[str],
+        directories_path: str | None = None,
     ) -> None:
         before = self.rows[instance_id]
         self.rows[instance_id] = replace(
-            before, healthy=healthy, health_detail=detail, version=version, agents=tuple(agents), checked_at=NOW
+            before,
+            healthy=healthy,
+            health_detail=detail,
+            version=version,
+            agents=tuple(agents),
+            directories_path=directories_path,
+            checked_at=NOW,
         )
+
+    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+        before = self.rows[instance_id]
+        if before.status == "removed":
+            return False
+        self.rows[instance_id] = replace(before, max_directories=most)
+        self.actors.append(actor)
+        return True
 
     async def add(self, instance: Instance, *, actor: str) -> Instance | None:
         self.rows[instance.id] = instance

@@ -27,7 +27,14 @@ class FakeBudgets:
         return 0
 
     async def allow(
-        self, organization_id: str, execution_id: str, *, cost: float, answer_by_s: float, actor: str
+        self,
+        organization_id: str,
+        execution_id: str,
+        *,
+        cost: float,
+        answer_by_s: float,
+        actor: str,
+        pauses: int | None = None,
     ) -> bool:
         if execution_id not in self.waiting:
             return False

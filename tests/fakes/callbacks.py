@@ -20,6 +20,7 @@ from nubabel_workers.domain.ports import (
     SessionPlace,
     Throttle,
 )
+from nubabel_workers.domain.server_vitals import EventLagLimits, MemoryLimits
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway.checks import reach_server
 from nubabel_workers.gateway.dependencies import CallbackParts
@@ -27,10 +28,12 @@ from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
+from nubabel_workers.services.watch_servers import WatchServers
 from tests.fakes.administration import FakeAudit, FakeInstances
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
+from tests.fakes.vitals import FakeVitals
 
 KEY = SecretStr("nck_" + "k" * 43)
 _nonces = itertools.count()
@@ -114,6 +117,7 @@ class FakeCallbacks:
         self.incidents = FakeIncidents()
         self.instances = FakeInstances(rows={"ins_1": Instance(InstanceId("ins_1"), "http://oc", "", None)})
         self.instances.keys["ins_1"] = (KEY,)
+        self.vitals = FakeVitals()
         self._clock = clock
         executions = cast("ExecutionStore", self.sessions)
         self.parts = CallbackParts(
@@ -131,6 +135,7 @@ class FakeCallbacks:
             hear=HearCallbacks(executions, progress, hints),
             tools=CallToolsForSession(executions),
             reach=reach_server(self.instances, cast("OpenCodeServers", self.sessions)),
+            watch=WatchServers(self.vitals, memory=MemoryLimits(), events=EventLagLimits()),
         )
 
     def headers(self, path: str, body: bytes, key: SecretStr = KEY, **changes: str) -> dict[str, str]:

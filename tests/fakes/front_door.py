@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI
 
+from config.metrics import ProcessMetrics
 from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
 from nubabel_workers.adapters.plans import load_plans
@@ -29,11 +30,13 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
+from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 from tests.fakes.accepted_executions import AcceptedExecutions
 from tests.fakes.administration import FakeAudit, FakeDeadLetterRegistry, FakeOrganizations, FakeUsageReports
+from tests.fakes.answers import FakeAnswerMemory
 from tests.fakes.bridge import FakeConversations, FakeServers
 from tests.fakes.budgets import FakeBudgets
 from tests.fakes.callbacks import FakeCallbacks
@@ -118,7 +121,8 @@ class FrontDoor:
         store = self.executions.store()
         self.groups = FakeGroups(self.executions)
         settle = SettleGroups(self.groups, self.hints)
-        end = EndExecution(store, self.hints, self.progress, settle)
+        reuse = ReuseAnswers(FakeAnswerMemory(), self.tenants, self.clock)
+        end = EndExecution(store, self.hints, self.progress, settle, reuse, ProcessMetrics(), self.clock)
         self.cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, self.cancel, end)
         self.admission = AdmitRequests(
@@ -132,6 +136,8 @@ class FrontDoor:
             self.hints,
             self.chance,
             load_rules(),
+            self.instances.store(),
+            lambda _url: None,
             answer_by_s=3600,
             max_prompt_bytes=2000,
         )
@@ -161,6 +167,7 @@ class FrontDoor:
             maintenance=self._maintenance_store(),
             queues=self.queues,
             breakers=self._breaker_states,
+            servers=self.callbacks.instances.loads,
             clock=self.clock,
             chance=self.chance,
             conversations=FakeConversations(self.executions),

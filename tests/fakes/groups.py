@@ -53,6 +53,7 @@ class FakeGroups:
                 one.status,
                 one.output,
                 one.output_cut,
+                one.notes,
                 one.error,
                 one.usage,
                 one.metadata,

@@ -43,6 +43,7 @@ async def test_a_minute_of_chaos_loses_and_doubles_nothing() -> None:
 
     assert result.accepted > _LOAD_S
     assert not result.broken, table(result)
+    assert result.pauses > 0, table(result)
 
 
 async def test_the_rig_sees_the_double_that_a_missing_look_up_makes() -> None:

@@ -37,6 +37,15 @@ async def test_what_is_over_and_was_billed_is_in_order(database: Database) -> No
             "1 executions whose usage is not the sum of what was billed",
         ),
         (
+            """INSERT INTO attempts (execution_id, number, organization_id, ended_at, usage)
+               VALUES ('exe_1', 1, 'org_a', now(), '{"input_tokens": 3, "output_tokens": 0, "cost": 0.5}')""",
+            "1 organizations whose bill is not the sum of their attempts",
+        ),
+        (
+            "INSERT INTO attempts (execution_id, number, organization_id) VALUES ('exe_1', 1, 'org_a')",
+            "1 attempts that are open",
+        ),
+        (
             """INSERT INTO budget_holds (execution_id, organization_id, cost, tokens)
                VALUES ('exe_1', 'org_a', 1, 1)""",
             "1 holds of money",

@@ -53,10 +53,10 @@ _FIELDS_THAT_NAME_NOBODY = (
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
     *("error", "message", "name", "status", "tool", "tool_name", "arguments", "type"),
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),
-    *("repeatable_tools", "cost_usd"),
+    *("repeatable_tools", "cost_usd", "process", "resident_bytes"),
     *("scope", "token", "token_header", "url"),
     *LIMIT_NAMES,
-    *("unset", "busy_policy", "masking", "servers"),
+    *("unset", "busy_policy", "masking", "servers", "near_cap", "repeated_questions", "budget_approvers"),
     *("all", "cause", "created_before", "created_from", "dry_run", "limit", "pace_per_s", "queue", "task"),
 )
 _NAMES: Mapping[str, Names] = {
@@ -109,6 +109,7 @@ _BODIES: Mapping[str, Mapping[str, Any]] = {
     "ProgressBody": {"items": [_TOOL, _TEXT]},
     "InvokeBody": {"session_id": "{session}", "call_id": "c", "tool_name": "look", "arguments": {"name": "x"}},
     "ToolsBody": {"session_id": "{session}"},
+    "VitalsBody": {"process": "harmless", "resident_bytes": 1},  # of the server whose key signs it
     "NewConnectionBody": {"url": "https://mcp.example.com/mcp", "provider": "mine", "authentication": "none"},
     "AllowedToolsBody": {"allowed_tools": ["look"]},
     "RepeatableToolsBody": {"repeatable_tools": ["look"]},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nubabel_workers.domain.budget_button import ALLOW_MORE
 from tests.tenancy.matrix import note
 from tests.tenancy.world import ATTACKER, VICTIM, World
 
@@ -91,6 +92,69 @@ async def test_the_event_of_a_team_that_is_not_installed_is_nobodys(
 
     assert await world.belongings() == before
     assert await inbound(world) == kept
+
+
+def press(team: str, thread: str, execution_id: str) -> dict[str, Any]:
+    """Of a button below a notice in that thread, for a request that was paused once."""
+    return {
+        "type": "block_actions",
+        "team": {"id": team},
+        "enterprise": None,
+        "user": {"id": "U0SAME", "team_id": team},
+        "channel": {"id": "C0SAME"},
+        "message": {"ts": "1700000002.000100", "thread_ts": thread},
+        "actions": [
+            {
+                "action_id": ALLOW_MORE,
+                "value": f"{execution_id}:1",
+                "action_ts": f"1700000003.{next(_numbers):06}",
+            }
+        ],
+    }
+
+
+_CLAIMS_OF_A_PRESS: Mapping[str, Callable[[dict[str, Any], str], object]] = {
+    "actions.value": lambda _body, _team: None,
+    "user.team_id": lambda body, team: body["user"].update(team_id=team),
+    "message.team": lambda body, team: body["message"].update(team=team),
+    "container.team_id": lambda body, team: body.update(container={"team_id": team}),
+    "team_id": lambda body, team: body.update(team_id=team),
+}
+
+
+@pytest.mark.parametrize("position", _CLAIMS_OF_A_PRESS)
+async def test_a_press_lets_nothing_of_another_organization_go_on(
+    position: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    note(request, "Slack: press of a button", position, "a request of another organization that waits for its budget")
+    await world.clean_up()
+    own, victim, services = world.attacker, world.victim, world.services
+    thread = f"1700000009.{next(_numbers):06}"
+    await services.accept_slack_event.accept(event(world, victim.team, thread_ts=thread))
+    await services.process_slack_events.run(None)
+    system = services.database.system()
+    theirs = await system.one(
+        """UPDATE executions SET status = 'waiting_budget', waiting_for = 'budget', pauses = 1
+           WHERE organization_id = %(id)s AND reply->>'thread_ts' = %(thread)s RETURNING id""",
+        {"id": VICTIM, "thread": thread},
+    )
+    assert theirs is not None
+    await system.execute(
+        "UPDATE organizations SET budget_approvers = ARRAY['U0SAME'] WHERE id = %(id)s", {"id": ATTACKER}
+    )
+    services.tenants._organizations.clear()
+    before = await world.belongings()
+    body = press(own.team, thread, str(theirs["id"]))
+    _CLAIMS_OF_A_PRESS[position](body, victim.team)
+
+    await services.accept_slack_event.accept(body)
+    await services.process_slack_events.run(None)
+
+    assert await world.belongings() == before
+    outcome = await system.one(
+        "SELECT outcome FROM inbound_events WHERE kind = 'button' ORDER BY position DESC LIMIT 1"
+    )
+    assert outcome == {"outcome": "nothing to allow"}
 
 
 async def inbound(world: World) -> int:

@@ -326,6 +326,7 @@ async def _set_the_rest(world: World, side: Side) -> None:
     side.team = side.word("team")
     values = {
         "o": side.id,
+        "server": side.server,
         "workspace": workspace,
         "event": new_id("inb"),
         "dead_letter": side.dead_letter,
@@ -367,6 +368,8 @@ async def _set_the_rest(world: World, side: Side) -> None:
                    'sent')""",
         """INSERT INTO execution_groups (id, organization_id, reply, idempotency_key, request_hash)
            VALUES (%(batch)s, %(o)s, %(json)s::jsonb, %(key)s, %(text)s::text)""",
+        """INSERT INTO instance_directories (instance_id, organization_id, path, state)
+           VALUES (%(server)s, %(o)s, %(text)s::text, 'disposed')""",
         "UPDATE executions SET group_id = %(batch)s WHERE id IN (%(execution)s, %(queued)s)",
     ):
         await world.services.database.system().execute(statement, values)

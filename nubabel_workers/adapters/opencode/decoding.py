@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from nubabel_workers.adapters.opencode.models import (
     Agent,
     AuthMethod,
+    FolderEntry,
     Health,
     McpServer,
     PermissionRequest,
@@ -169,6 +170,12 @@ class _AuthMethod(_Wire):
     label: str = ""
 
 
+class _FolderEntry(_Wire):
+    name: str
+    absolute: str
+    type: str = "file"
+
+
 class _Skill(_Wire):
     name: str
     description: str = ""
@@ -220,6 +227,7 @@ _ASKS = TypeAdapter(list[_Ask])
 _PROVIDERS = TypeAdapter(_Providers)
 _CONNECTED = TypeAdapter(_Connected)
 _AUTH_METHODS = TypeAdapter(dict[str, list[_AuthMethod]])
+_FOLDER = TypeAdapter(list[_FolderEntry])
 _SKILLS = TypeAdapter(list[_Skill])
 _MCP = TypeAdapter(dict[str, _McpStatus])
 _TOOL_MESSAGE = TypeAdapter(_ToolMessage)
@@ -407,6 +415,7 @@ decode_auth_methods = _decoder(
     _AUTH_METHODS,
     lambda answer: {provider: [AuthMethod(m.type, m.label) for m in ways] for provider, ways in answer.items()},
 )
+decode_folder = _decoder(_FOLDER, lambda found: [FolderEntry(e.name, e.absolute, e.type == "directory") for e in found])
 decode_skills = _decoder(_SKILLS, lambda skills: [Skill(s.name, s.description, s.location) for s in skills])
 decode_mcp = _decoder(_MCP, lambda servers: [_mcp_server(name, told) for name, told in servers.items()])
 decode_tool_calls = _decoder(_TOOL_MESSAGE, _tool_calls)

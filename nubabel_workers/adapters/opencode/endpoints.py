@@ -13,6 +13,7 @@ from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.models import (
     Agent,
     AuthMethod,
+    FolderEntry,
     Health,
     McpServer,
     MessagePage,
@@ -385,6 +386,12 @@ def reject_question(request_id: str, *, directory: str | None = None) -> Call[No
     """Ends the run without an answer."""
     target = _target(f"/question/{_id(request_id, 'que')}/reject", {"directory": directory})
     return Call("reject_question", "POST", target, _empty, repeatable=False)
+
+
+def list_folder(path: str, *, directory: str | None = None) -> Call[list[FolderEntry]]:
+    """What is in a folder on the server's disk. path: from the directory; a missing one is answered with 500."""
+    target = _target("/file", {"path": path, "directory": directory})
+    return Call("list_folder", "GET", target, _json(decoding.decode_folder))
 
 
 def dispose(directory: str | None = None) -> Call[None]:

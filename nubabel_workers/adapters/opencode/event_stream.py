@@ -4,6 +4,7 @@ Connecting again is the listener's business, or that of `reconnection`.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 
 import aiohttp
@@ -11,6 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode import transport, wire
+from nubabel_workers.adapters.opencode.arrivals import ArrivalWatch
 from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.domain.errors import CredentialsError, UnavailableError
@@ -36,15 +38,16 @@ async def events(
     username: str = wire.DEFAULT_USERNAME,
     password: SecretStr | None = None,
     decoder: EventDecoder | None = None,
+    arrivals: ArrivalWatch | None = None,
     rest_s: float = _REST_S,
     silence_s: float = _SILENCE_S,
 ) -> AsyncGenerator[list[ServerEvent], None]:
     """Events of all directories of a server, in bursts of at least one, until the connection ends.
 
-    session: from `new_stream_session()`. decoder: a fresh one, to watch sessions or to count frames. The first event is
-    ServerConnected: what happened before it has to be read over HTTP. Close the generator when done
-    (`contextlib.aclosing`). It never ends by itself: raises UnavailableError on a lost or silent connection, and
-    CredentialsError when refused.
+    session: from `new_stream_session()`. decoder: a fresh one, to watch sessions or to count frames. arrivals: a fresh
+    one, to be told how late they come, too. The first event is ServerConnected: what happened before it has to be read
+    over HTTP. Close the generator when done (`contextlib.aclosing`). It never ends by itself: raises UnavailableError
+    on a lost or silent connection, and CredentialsError when refused.
     """
     decoder = decoder or EventDecoder()
     headers = _headers(username, password)
@@ -53,11 +56,16 @@ async def events(
     try:
         async with session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
             _check(response.status, response.headers)
+            asked_at = time.time()
             while chunk := await response.content.readany():
-                if burst := decoder.feed(chunk):
+                burst = decoder.feed(chunk)
+                if arrivals is not None:
+                    burst += arrivals.saw(chunk, asked_at=asked_at, read_at=time.time())
+                if burst:
                     yield burst
                 if len(chunk) < _FULL_READ_BYTES:
                     await _rest(response, rest_s if len(chunk) > _LITTLE_BYTES else rest_s / 2)
+                asked_at = time.time()
     except transport.TRANSPORT_ERRORS as error:
         raise _broken(error) from error
     raise _closed()

@@ -109,6 +109,15 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderEntry:
+    """A file or folder on the server's disk. path: absolute."""
+
+    name: str
+    path: str
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PermissionRule:
     """One rule of a session. The last match decides; such rules do not bind sub-agents."""
 

@@ -5,15 +5,18 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from pathlib import PurePosixPath
 
 import aiohttp
 
 from nubabel_workers.adapters.opencode import endpoints
+from nubabel_workers.adapters.opencode.arrivals import ArrivalWatch
 from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient
+from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.event_stream import events
 from nubabel_workers.adapters.opencode.sse import EventDecoder
 from nubabel_workers.adapters.opencode.transport import DEFAULT_TIMEOUTS, AsyncHttp, Timeouts
-from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError
+from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, TransientError
 from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.ports import PromptPart
 from nubabel_workers.domain.tenants import Instance
@@ -21,6 +24,8 @@ from nubabel_workers.domain.verdict import RunMessage, SessionState
 
 _PAGE = 100
 _MAX_PAGES = 50
+_MAX_PATH = 1024
+_DIRECTORIES, _DELETED = "directories", "deleted"  # as in opencode-server/config/bridge/directories.ts
 
 OnServersCall = Callable[[str, CallReport], None]
 """Told (server, report) for each call."""
@@ -117,6 +122,55 @@ class HttpOpenCodeServer:
     async def agents(self, directory: str | None) -> list[str]:
         return [agent.name for agent in await self._client.agents(directory)]
 
+    async def models(self, directory: str | None) -> list[str]:
+        providers = await self._client.providers(directory)
+        return [f"{provider.id}/{model}" for provider in providers for model in provider.models]
+
+    async def directories_path(self) -> str | None:
+        """Our plugin on a shared server makes this folder when the server's own directory is loaded."""
+        found = await self._client.call(endpoints.list_folder("."))
+        path = next((entry.path for entry in found if entry.is_folder and entry.name == _DIRECTORIES), None)
+        if path is not None and not (path.startswith("/") and path.isprintable() and len(path) <= _MAX_PATH):
+            raise UnexpectedAnswerError("OpenCode told a folder's path that is none")
+        return path
+
+    async def prepare_directory(self, path: str) -> None:
+        """Whoever asks for its agents has it loaded, and the plugin makes it first. What was missing then stays missing
+        for OpenCode until the directory is unloaded.
+        """
+        await self._client.agents(path)
+        if not await self._is_there(path):
+            await self._client.dispose(path)
+            raise TransientError("an organization's directory was not made")
+
+    async def dispose_directory(self, path: str) -> None:
+        await self._client.dispose(path)
+
+    async def delete_directory(self, path: str, *, settle_s: float) -> None:
+        """Whoever asks for the agents of the place that stands for it as deleted has it deleted, by the plugin, if that
+        place was not loaded: a second time for one that was.
+
+        settle_s: until a directory that was loaded just now can be unloaded, and nothing is written any more about a
+        session that was deleted just now. For up to half a second (measured on opencode 1.18.33 with oh-my-opencode
+        4.19.4) plugins call the server, which loads it again, and write their notes into it.
+        """
+        place = PurePosixPath(path)
+        deleted = str(place.parent.parent / _DELETED / place.name)
+        if not await self._is_there(path):
+            return
+        await asyncio.sleep(settle_s)
+        await self._client.dispose(path)
+        for _ in range(2):
+            await self._client.agents(deleted)
+            await asyncio.sleep(settle_s)
+            await self._client.dispose(deleted)
+            if not await self._is_there(path):
+                return
+        raise TransientError("an organization's directory was not deleted")
+
+    async def _is_there(self, path: str) -> bool:
+        return any(entry.path == path for entry in await self._client.call(endpoints.list_folder(_DIRECTORIES)))
+
     async def version(self) -> str:
         return (await self._client.health()).version
 
@@ -163,12 +217,31 @@ class HttpOpenCodeSessions:
         await self._servers.server(instance).delete_session(opencode_session_id)
 
 
+class HttpOpenCodeDirectories:
+    """Implements ports.OpenCodeDirectories. settle_s: see HttpOpenCodeServer.delete_directory."""
+
+    def __init__(self, servers: HttpOpenCodeServers, *, settle_s: float = 1.0) -> None:
+        self._servers = servers
+        self._settle_s = settle_s
+
+    async def prepare(self, instance: Instance, path: str) -> None:
+        await self._servers.server(instance).prepare_directory(path)
+
+    async def dispose(self, instance: Instance, path: str) -> None:
+        await self._servers.server(instance).dispose_directory(path)
+
+    async def delete(self, instance: Instance, path: str) -> None:
+        await self._servers.server(instance).delete_directory(path, settle_s=self._settle_s)
+
+
 class HttpOpenCodeEvents:
     """Implements ports.OpenCodeEvents over one streaming session."""
 
-    def __init__(self, session: aiohttp.ClientSession, *, silence_s: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, *, silence_s: float, lag_check_s: float) -> None:
+        """lag_check_s: seconds of one check of how late events come."""
         self._session = session
         self._silence_s = silence_s
+        self._lag_check_s = lag_check_s
 
     def stream(self, instance: Instance, watched: AbstractSet[str]) -> AsyncGenerator[Sequence[ServerEvent], None]:
         return events(
@@ -177,5 +250,6 @@ class HttpOpenCodeEvents:
             username=instance.username,
             password=instance.password,
             decoder=EventDecoder(watched=watched),
+            arrivals=ArrivalWatch(check_s=self._lag_check_s),
             silence_s=self._silence_s,
         )

@@ -28,6 +28,10 @@ log = structlog.get_logger(__name__)
 # Slack wants its answer within 3 s; a slower store becomes a redelivery, never a loss.
 ACCEPT_TIMEOUT_S: Final = 2.0
 
+# Events, and presses of buttons. Slack delivers the latter once: what is not acknowledged shows a warning to whoever
+# pressed, who may press again. A tuple, since what stands there may be anything, also what has no hash.
+_ACCEPTED: Final = ("event_callback", "block_actions")
+
 # What the middlewares leave in the context of a request.
 _UNKNOWN_WORKSPACE: Final = "nubabel_unknown_workspace"
 _STORE_AWAY: Final = "nubabel_store_away"
@@ -91,8 +95,11 @@ def events_api_handler(app: AsyncApp) -> EventsApiHandler:
 
 
 async def dispatch(app: AsyncApp, request: AsyncBoltRequest) -> BoltResponse:
-    """What Bolt makes of the request; 400 for a body that Bolt's own middleware would fall over."""
-    if not isinstance(request.body.get("event", {}), dict):
+    """What Bolt makes of the request; 400 for a body that Bolt's own middleware, or a look for its workspace, would
+    fall over.
+    """
+    whose = (request.context.enterprise_id, request.context.team_id)
+    if not isinstance(request.body.get("event", {}), dict) or not all(isinstance(one, str | None) for one in whose):
         return BoltResponse(status=HTTPStatus.BAD_REQUEST)
     return await app.async_dispatch(request)
 
@@ -141,7 +148,7 @@ class _Acceptance(AsyncMiddleware):
         next: Callable[[], Awaitable[BoltResponse]],  # noqa: A002, ARG002 - Bolt's name; nothing comes next
     ) -> BoltResponse:
         body = req.body
-        if body.get("type") != "event_callback":
+        if body.get("type") not in _ACCEPTED:
             log.info("slack.payload_ignored", type=str(body.get("type"))[:40])
             return BoltResponse(status=200)
         if req.context.get(_UNKNOWN_WORKSPACE):

@@ -14,6 +14,7 @@ from yarl import URL
 
 from nubabel_workers.adapters.slack import errors
 from nubabel_workers.domain.errors import InvalidInputError, PermanentError, UncertainError
+from nubabel_workers.domain.notifications import Button
 from nubabel_workers.domain.slack_events import ThreadExcerpt, ThreadMessage, files_of, is_from_bot, plain_text
 from nubabel_workers.domain.slack_mrkdwn import to_mrkdwn
 from nubabel_workers.domain.slack_text import MAX_TEXT_BYTES, fallback_text, neutralise
@@ -80,20 +81,21 @@ class SlackMessenger:
         thread_ts: str,
         markdown: str,
         delivery_id: str,
+        button: Button | None = None,
         client_msg_id: str | None = None,
     ) -> str:
         """Post one part in the thread; return its ts. Not idempotent: UncertainError when the outcome is unknown.
 
         markdown: at most 12,000 characters (`domain.slack_text.reply_parts` cuts). delivery_id goes into the message's
         metadata, which everybody in the workspace can read. client_msg_id: a UUID; Slack is said to refuse seconds of
-        it, which is undocumented, so nothing relies on it. When Slack refuses the block, the text is posted without.
+        it, which is undocumented, so nothing relies on it. When Slack refuses the blocks, the text is posted without.
         """
         markdown = neutralise(markdown)
         arguments: dict[str, Any] = {
             "channel": channel,
             "thread_ts": thread_ts,
             "text": fallback_text(markdown),
-            "blocks": [{"type": "markdown", "text": markdown}],
+            "blocks": [{"type": "markdown", "text": markdown}, *([] if button is None else [_actions(button)])],
             "metadata": {"event_type": METADATA_EVENT_TYPE, "event_payload": {"delivery_id": delivery_id}},
             "unfurl_links": False,
             "unfurl_media": False,
@@ -292,6 +294,17 @@ async def _read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> byt
         if len(content) > max_bytes:
             raise too_large
     return bytes(content)
+
+
+def _actions(button: Button) -> dict[str, Any]:
+    """Source: https://docs.slack.dev/reference/block-kit/block-elements/button-element/"""
+    element = {
+        "type": "button",
+        "action_id": button.action_id,
+        "value": button.value,
+        "text": {"type": "plain_text", "text": button.label},
+    }
+    return {"type": "actions", "elements": [element]}
 
 
 def _messages(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -30,7 +30,11 @@ _KNOWN_GROUP = """
 SELECT 1 FROM execution_groups WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 _LINE = f"""
-SELECT {SESSION_TAKEN_SQL} AS session_is_taken, e.waiting_for AS stored_reason,
+SELECT e.status = 'queued' AND {SESSION_TAKEN_SQL} AS session_is_taken, e.waiting_for AS stored_reason,
+  e.status = 'waiting_budget' AS paused,
+  (SELECT t.detail->>'cap' FROM execution_events t
+   WHERE t.execution_id = e.id AND t.kind IN ('waiting', 'budget_reached') AND t.detail ? 'cap'
+   ORDER BY t.id DESC LIMIT 1) AS cap,
   extract(epoch FROM e.not_before - now())::float8 AS wait_s,
   (SELECT count(*) FROM executions o WHERE o.organization_id = e.organization_id AND o.{OCCUPYING_SQL}) AS in_flight,
   (SELECT count(*) FROM (
@@ -38,12 +42,15 @@ SELECT {SESSION_TAKEN_SQL} AS session_is_taken, e.waiting_for AS stored_reason,
      WHERE o.organization_id = e.organization_id AND o.status = 'queued'
        AND (o.batch, o.position) < (e.batch, e.position)
      LIMIT {MOST_AHEAD}) AS before) AS ahead,
+  (SELECT max(extract(epoch FROM now() - o.running_since))::float8 FROM executions o
+   WHERE o.organization_id = e.organization_id AND o.{OCCUPYING_SQL}
+     AND (o.session_id = e.session_id OR NOT {SESSION_TAKEN_SQL})) AS running_for_s,
   (SELECT avg(run_s) FROM (
      SELECT extract(epoch FROM o.finished_at - o.running_since)::float8 AS run_s FROM executions o
      WHERE o.organization_id = e.organization_id AND o.finished_at IS NOT NULL AND o.running_since IS NOT NULL
      ORDER BY o.created_at DESC LIMIT {_RUNS_LOOKED_AT}) AS lately) AS usual_run_s
 FROM executions e
-WHERE e.organization_id = %(organization_id)s AND e.id = %(id)s AND e.status = 'queued'
+WHERE e.organization_id = %(organization_id)s AND e.id = %(id)s AND e.status IN ('queued', 'waiting_budget')
 """
 
 

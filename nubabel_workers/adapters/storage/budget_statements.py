@@ -78,6 +78,16 @@ HOLD = """
   SET cost = GREATEST(budget_holds.cost, EXCLUDED.cost), tokens = GREATEST(budget_holds.tokens, EXCLUDED.tokens),
     user_id = EXCLUDED.user_id, placed_at = now(), look_at = NULL
 """
+# What a statement that begins an attempt `exe` of a `known` execution is completed with: its number comes back, or
+# which cap leaves no room.
+WITHOUT_HOLD = {"room": "", "if_there_is_room": "", "hold": "", "found": "SELECT attempt FROM exe"}
+WITH_HOLD = {
+    "room": f"{ROOM},",
+    "if_there_is_room": "AND NOT EXISTS (SELECT 1 FROM short)",
+    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),",
+    "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at
+FROM known LEFT JOIN short s ON true""",
+}
 RELEASE_HOLD = "DELETE FROM budget_holds h USING exe WHERE h.execution_id = exe.id"
 
 SHORTAGE = f"""
@@ -206,14 +216,19 @@ timeline AS ({_SAY_RESUMED})
 SELECT id FROM exe
 """
 
-# More than it has used so far. What waits in the queue for the budget has had its word to say as well.
+# More than it has used so far. What waits in the queue for the budget has had its word to say as well, also while a
+# worker just looks for room: whichever of the two comes first, the next look finds what was allowed. A button (pauses)
+# whose word still stands adds nothing.
 ALLOW = """
   UPDATE executions e
-  SET status = 'queued', waiting_for = NULL, not_before = now(),
-    answer_by = now() + make_interval(secs => %(answer_by_s)s),
-    cost_ceiling = %(cost)s::numeric + (SELECT COALESCE(sum(u.cost), 0) FROM usage u WHERE u.execution_id = e.id)
+  SET status = CASE WHEN e.status = 'dispatching' THEN e.status ELSE 'queued' END,
+    waiting_for = CASE WHEN e.status = 'dispatching' THEN e.waiting_for END, not_before = now(),
+    answer_by = now() + make_interval(secs => %(answer_by_s)s), cost_ceiling = %(cost)s::numeric + used.cost
+  FROM (SELECT COALESCE(sum(u.cost), 0) AS cost FROM usage u WHERE u.execution_id = %(id)s) AS used
   WHERE e.id = %(id)s AND e.organization_id = %(organization_id)s AND e.cancel_requested_at IS NULL
-    AND (e.status = 'waiting_budget' OR e.status = 'queued' AND e.waiting_for = %(reason)s)
+    AND (e.status = 'waiting_budget' OR e.status IN ('queued', 'dispatching') AND e.waiting_for = %(reason)s)
+    AND (%(pauses)s::int IS NULL OR e.pauses = %(pauses)s::int AND (
+      e.status = 'waiting_budget' OR COALESCE(e.cost_ceiling, 0) <= used.cost))
   RETURNING e.id, e.organization_id
 """
 SAY_ALLOWED = """timeline AS (
@@ -221,15 +236,18 @@ SAY_ALLOWED = """timeline AS (
   SELECT organization_id, id, 'resumed', %(detail)s FROM changed
 )"""
 
+# Not at once: a process that looked before it knows the new limits would find no room, and look much later again.
 WAKE = """
 WITH paused AS (
-  UPDATE budget_holds SET look_at = now()
-  WHERE organization_id = %(organization_id)s AND look_at > now()
+  UPDATE budget_holds SET look_at = now() + make_interval(secs => %(known_after_s)s)
+  WHERE organization_id = %(organization_id)s AND look_at > now() + make_interval(secs => %(known_after_s)s)
+    AND look_at < 'infinity'
   RETURNING execution_id
 ),
 queued AS (
-  UPDATE executions SET not_before = now()
-  WHERE organization_id = %(organization_id)s AND status = 'queued' AND waiting_for = %(reason)s AND not_before > now()
+  UPDATE executions SET not_before = now() + make_interval(secs => %(known_after_s)s)
+  WHERE organization_id = %(organization_id)s AND status = 'queued' AND waiting_for = %(reason)s
+    AND not_before > now() + make_interval(secs => %(known_after_s)s)
   RETURNING id
 )
 SELECT (SELECT count(*) FROM paused) + (SELECT count(*) FROM queued) AS woken

@@ -26,6 +26,7 @@ _MAX_ESTIMATES = 4096
 _SHARE = 0.9  # of the last runs; what costs more has its hold extended while it runs
 _FEWEST_RUNS, _MOST_RUNS, _LOOK_BACK = 5, 100, 1000
 _FIRST_LOOK_S = 5.0
+_KNOWN_AFTER_S = 3.0  # by then every process knows new limits: it remembers an organization for two seconds
 
 
 class PostgresBudgets:
@@ -120,7 +121,14 @@ class PostgresBudgets:
         return row is not None
 
     async def allow(
-        self, organization_id: str, execution_id: str, *, cost: float, answer_by_s: float, actor: str
+        self,
+        organization_id: str,
+        execution_id: str,
+        *,
+        cost: float,
+        answer_by_s: float,
+        actor: str,
+        pauses: int | None = None,
     ) -> bool:
         entry = AuditEntry(actor, AuditAction.EXECUTION_RESUMED, organization_id, execution_id, {"cost_usd": cost})
         row = await self._database.system().one(
@@ -129,6 +137,7 @@ class PostgresBudgets:
                 "organization_id": organization_id,
                 "id": execution_id,
                 "cost": cost,
+                "pauses": pauses,
                 "answer_by_s": answer_by_s,
                 "reason": WAITS_FOR_BUDGET,
                 "detail": Jsonb({"by": actor}),
@@ -153,7 +162,8 @@ class PostgresBudgets:
 
     async def wake(self, organization_id: str) -> int:
         row = await self._database.tenant(organization_id).one(
-            sql.WAKE, {"organization_id": organization_id, "reason": WAITS_FOR_BUDGET}
+            sql.WAKE,
+            {"organization_id": organization_id, "reason": WAITS_FOR_BUDGET, "known_after_s": _KNOWN_AFTER_S},
         )
         return int(row["woken"]) if row is not None else 0
 

@@ -27,12 +27,12 @@ class BoundedConnection(AsyncConnection[DictRow]):
     _exchange: Exchange | None = None
 
     async def run(
-        self, statement: str, params: Params | None, *, organization_id: str | None, locked: bool = False
+        self, statement: str, params: Params | None, *, organization_id: str | None, lock: str | None = None
     ) -> Answer:
-        """Run one statement in a transaction of its own; with an organization, in that scope, or alone in it."""
+        """Run one statement in a transaction of its own; with an organization, in that scope; with a lock, alone."""
         if self._exchange is None:  # not before the pool has configured the connection
             self._exchange = Exchange(self.pgconn, self, answer_within_s=self.answer_within_s)
-        return await self._exchange.run(statement, params, organization_id=organization_id, locked=locked)
+        return await self._exchange.run(statement, params, organization_id=organization_id, lock=lock)
 
     async def wait(self, gen: PQGen[RV], interval: float = _LOOK_EVERY_S, timeout: float | None = None) -> RV:  # noqa: ASYNC109  # psycopg's signature
         try:

@@ -28,8 +28,9 @@ _PREPARED_IN_VAIN = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.Feat
 class DatabaseLimits:
     """Time limits in seconds; every wait on the database has one.
 
-    The server keeps those of statements, locks and idle transactions. transit_s later we no longer wait for an answer:
-    a server that lives should be the one to end its statements.
+    The server keeps those of statements, locks and idle transactions, and unread_s, after which it ends a transaction
+    whose result nobody reads: a statement that waits to be read is beyond its own limit, and keeps its locks. transit_s
+    later we no longer wait for an answer: a server that lives should be the one to end its statements.
     """
 
     pool_min: int = 1
@@ -39,6 +40,7 @@ class DatabaseLimits:
     statement_timeout_s: float = 5.0
     lock_timeout_s: float = 3.0
     idle_in_transaction_timeout_s: float = 15.0
+    unread_s: float = 10.0
     transit_s: float = 2.0
 
 
@@ -63,11 +65,15 @@ class Database:
 
         locked: one at a time, over all processes, each seeing what the one before has changed.
         """
-        return Scope(self._tenant_pool, organization_id, locked=locked)
+        return Scope(self._tenant_pool, organization_id, lock=organization_id if locked else None)
 
-    def system(self) -> "Scope":
-        """Statements of ingress, claims and the scheduler, across organizations."""
-        return Scope(self._system_pool, None)
+    def system(self, *, alone: str | None = None) -> "Scope":
+        """Statements of ingress, claims and the scheduler, across organizations.
+
+        alone: one at a time of those that say the same, over all processes, each seeing what the one before has
+        changed.
+        """
+        return Scope(self._system_pool, None, lock=alone)
 
     def unscoped_tenant(self) -> "Scope":
         """The tenant role without any organization: sees nothing. For the readiness check and tests."""
@@ -77,10 +83,10 @@ class Database:
 class Scope:
     """Runs single statements, each its own transaction."""
 
-    def __init__(self, pool: Pool, organization_id: str | None, *, locked: bool = False) -> None:
+    def __init__(self, pool: Pool, organization_id: str | None, *, lock: str | None = None) -> None:
         self._pool = pool
         self._organization_id = organization_id
-        self._locked = locked
+        self._lock = lock
 
     async def all(self, statement: str, params: Params | None = None) -> list[dict[str, Any]]:
         return (await self._run(statement, params)).rows
@@ -99,9 +105,7 @@ class Scope:
         with translated_errors():
             connection = await self._pool.getconn()
             try:
-                return await connection.run(
-                    statement, params, organization_id=self._organization_id, locked=self._locked
-                )
+                return await connection.run(statement, params, organization_id=self._organization_id, lock=self._lock)
             except BaseException as error:
                 await _heal(self._pool, connection, error)
                 raise
@@ -164,6 +168,7 @@ def _pool(url: str, limits: DatabaseLimits, application_name: str) -> Pool:
             "lock_timeout": limits.lock_timeout_s,
             "idle_in_transaction_session_timeout": limits.idle_in_transaction_timeout_s,
             "client_connection_check_interval": _CLIENT_CHECK_S,
+            "tcp_user_timeout": limits.unread_s,
         }.items()
     )
     return AsyncConnectionPool(

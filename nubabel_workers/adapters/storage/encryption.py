@@ -23,6 +23,7 @@ class SecretPurpose(StrEnum):
     CONNECTION_CREDENTIALS = "connection-credentials"
     CONNECTION_CLIENT = "connection-client"
     AUTHORIZATION = "authorization"
+    ANSWER = "answer"
 
 
 def generate_key() -> SecretStr:

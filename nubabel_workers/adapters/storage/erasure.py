@@ -7,6 +7,7 @@ from nubabel_workers.adapters.storage.audit import audit_params, audited
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import OPEN_SQL, TENANT_TABLES
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.directories import Directory
 from nubabel_workers.domain.ports.administration import ErasureBegun
 
 _OWN_SERVERS = "SELECT i.id FROM instances i WHERE i.organization_id = %(id)s AND i.status <> 'removed'"
@@ -27,7 +28,9 @@ SET status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
 WHERE organization_id = %(id)s AND {OPEN_SQL}
 """
 _HELD = """
-SELECT count(*) AS held FROM executions WHERE organization_id = %(id)s AND status IN ('queued', 'dispatching')
+SELECT count(*) AS held FROM executions
+WHERE organization_id = %(id)s
+  AND (status IN ('queued', 'dispatching') OR status = 'running' AND orchestrator <> 'opencode')
 """
 _OPENCODE_SESSIONS = """
 SELECT DISTINCT instance_id, opencode_session_id FROM (
@@ -37,19 +40,37 @@ SELECT DISTINCT instance_id, opencode_session_id FROM (
 WHERE instance_id IS NOT NULL AND opencode_session_id IS NOT NULL
 ORDER BY instance_id, opencode_session_id
 """
+_DIRECTORIES = """
+SELECT instance_id, organization_id, path FROM instance_directories WHERE organization_id = %(id)s ORDER BY instance_id
+"""
 _NAMES = """
 SELECT id FROM executions WHERE organization_id = %(id)s
 UNION ALL SELECT id FROM sessions WHERE organization_id = %(id)s
 UNION ALL SELECT id FROM workspaces WHERE organization_id = %(id)s
 UNION ALL SELECT id FROM mcp_connections WHERE organization_id = %(id)s
-UNION ALL SELECT opencode_session_id FROM attempts WHERE organization_id = %(id)s
+UNION ALL SELECT opencode_session_id FROM attempts
+WHERE organization_id = %(id)s AND opencode_session_id IS NOT NULL
 """
 # Whom the tombstone names is gone; what it says is of no person. All other entries are the organization's own data.
 _DELETE = """
-DELETE FROM {table} WHERE ctid = ANY(ARRAY(
-  SELECT ctid FROM {table} WHERE organization_id = %(id)s {kept} LIMIT %(batch)s))
+WITH deleted AS (
+  DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {table} WHERE organization_id = %(id)s {kept} LIMIT %(batch)s))
+  RETURNING {key})
+SELECT (SELECT count(*) FROM deleted) AS {table}{went_along}
 """
+# The statement's snapshot still has what its deletion takes along.
+_WENT_ALONG = ", (SELECT count(*) FROM {table} WHERE {column} IN (SELECT id FROM deleted)) AS {table}"
 _KEPT = {"audit_log": f"AND action <> '{AuditAction.ORGANIZATION_ERASED}'"}
+# What goes along by foreign key: the column that names what is deleted, and the tables. All have an index for it.
+TAKES_ALONG: Mapping[str, tuple[str, Sequence[str]]] = {
+    "executions": (
+        "execution_id",
+        ("attempts", "execution_events", "notifications", "usage", "budget_holds", "tool_calls"),
+    ),
+    "workspaces": ("workspace_id", ("inbound_events",)),
+    "mcp_connections": ("connection_id", ("mcp_authorizations",)),
+}
 _BATCHES = {"executions": 100}  # each takes its events, attempts, notifications and tool calls along, by their indexes
 _BATCH = 1000
 _END = f"""
@@ -85,6 +106,10 @@ class PostgresErasure:
         rows = await self._database.system().all(_OPENCODE_SESSIONS, {"id": organization_id})
         return [(row["instance_id"], row["opencode_session_id"]) for row in rows]
 
+    async def directories(self, organization_id: str) -> list[Directory]:
+        rows = await self._database.system().all(_DIRECTORIES, {"id": organization_id})
+        return [Directory(**row) for row in rows]
+
     async def names(self, organization_id: str) -> set[str]:
         rows = await self._database.system().all(_NAMES, {"id": organization_id})
         return {organization_id, *(row["id"] for row in rows)}
@@ -95,13 +120,17 @@ class PostgresErasure:
             is not None
         )
 
-    async def delete_some(self, organization_id: str, table: str) -> int:
+    async def delete_some(self, organization_id: str, table: str) -> Mapping[str, int]:
         if table not in self.tables:
             raise ValueError(f"{table} is no table of tenants")
-        return await self._database.system().execute(
-            _DELETE.format(table=table, kept=_KEPT.get(table, "")),
-            {"id": organization_id, "batch": _BATCHES.get(table, _BATCH)},
+        column, along = TAKES_ALONG.get(table, ("", ()))
+        went_along = "".join(_WENT_ALONG.format(table=other, column=column) for other in along)
+        counts = await self._one(
+            _DELETE.format(table=table, kept=_KEPT.get(table, ""), key="id" if along else "1", went_along=went_along),
+            organization_id,
+            {"batch": _BATCHES.get(table, _BATCH)},
         )
+        return {name: count for name, count in (counts or {}).items() if count}
 
     async def finish(self, organization_id: str, counts: Mapping[str, int], *, actor: str) -> bool:
         entry = AuditEntry(actor, AuditAction.ORGANIZATION_ERASED, organization_id, organization_id, {"rows": counts})

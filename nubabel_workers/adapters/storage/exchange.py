@@ -23,7 +23,9 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
 _MANY_STATEMENTS = 1024  # more than this project has
 _TEXT_OID = 25
 _SUSPICIOUS_S = 0.05  # a statement that takes so long may have a plan for a smaller table
-_KEEP_PLAN_S = 2.0  # at least: what is slow for another reason is not planned again each time
+_SUSPICIOUS_ALONE_S = 0.01  # one that others wait for
+# A plan is kept for so long at least, twice as long each time: what is slow for another reason stays as it is.
+_KEEP_PLAN_S, _LONGEST_KEPT_S = 2.0, 60.0
 
 
 class AnswerLostError(psycopg.OperationalError):
@@ -47,12 +49,12 @@ class _Statement(NamedTuple):
 class _Prepared:
     """A statement that the server knows by name. columns: of what it returns, once that was seen.
 
-    since: when it was prepared, by the event loop's clock.
+    good_until: before that, by the event loop's clock, its plan is not doubted.
     """
 
-    def __init__(self, name: bytes, since: float) -> None:
+    def __init__(self, name: bytes, good_until: float) -> None:
         self.name = name
-        self.since = since
+        self.good_until = good_until
         self.columns: tuple[str, ...] | None = None
 
     def row(self, values: Sequence[Any]) -> dict[str, Any]:
@@ -61,10 +63,13 @@ class _Prepared:
 
 _Key = tuple[bytes, tuple[int, ...]]
 _SCOPE = _Statement(b"SELECT set_config('nubabel.organization_id', $1, true)", ("organization_id",))
-# The lock is had before the statement that follows begins, hence before what it reads is chosen.
-_LOCKED_SCOPE = _Statement(
-    b"SELECT set_config('nubabel.organization_id', $1, true), pg_advisory_xact_lock(hashtextextended($1, 0))",
-    ("organization_id",),
+# The lock is had before the statement that follows begins, hence before what it reads is chosen. Others wait for that
+# one: it goes by indexes also where it was planned while a table was small (a claim took 50 ms instead of 9, with a
+# hundred thousand rows in a table that was empty at first), and is planned once, not six times.
+_LOCK = _Statement(
+    b"SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
+    b"pg_advisory_xact_lock(hashtextextended($1, 0))",
+    ("lock",),
 )
 
 
@@ -77,14 +82,15 @@ class Exchange:
         self._answer_within_s = answer_within_s
         self._prepared: dict[_Key, _Prepared] = {}
         self._names = 0
+        self._keep_s: dict[_Key, float] = {}  # of statements whose plan was doubted
         self._outdated: list[bytes] = []  # names that the server need not know any more
 
     async def run(
-        self, statement: str, params: Params | None, *, organization_id: str | None, locked: bool = False
+        self, statement: str, params: Params | None, *, organization_id: str | None, lock: str | None = None
     ) -> Answer:
         """Run one statement in a transaction of its own; with an organization, in that scope.
 
-        locked: one at a time of that organization, each seeing what the one before has changed.
+        lock: one at a time of those with the same one, each seeing what the one before has changed.
 
         What is sent before a sync is one transaction (PostgreSQL manual, "Pipelining"). A statement is prepared when it
         is met first, and taken for prepared only when the server has said so.
@@ -96,34 +102,39 @@ class Exchange:
         pgconn = self._pgconn
         pgconn.enter_pipeline_mode()
         preparing: dict[int, tuple[_Key, _Prepared]] = {}
-        began = asyncio.get_running_loop().time()
         sent = self._forget_outdated()
-        if organization_id is not None:
-            scope, sent = self._known(_LOCKED_SCOPE if locked else _SCOPE, (_TEXT_OID,), sent, preparing)
-            pgconn.send_query_prepared(scope.name, [organization_id.encode()])
-            sent += 1
+        for before, value in ((_SCOPE, organization_id), (_LOCK, lock)):
+            if value is not None:
+                known, sent = self._known(before, (_TEXT_OID,), sent, preparing)
+                pgconn.send_query_prepared(known.name, [value.encode()])
+                sent += 1
+        if lock is not None:
+            pgconn.send_flush_request()  # so that we hear when we have it
         prepared, sent = self._known(compiled, types, sent, preparing)
         pgconn.send_query_prepared(prepared.name, dumped, formats)
         pgconn.pipeline_sync()
-        results = await self._results(sent + 1)
+        results, took_s = await self._results(sent + 1)
         for position, (key, new) in preparing.items():
             if results[position].status == ExecStatus.COMMAND_OK:
                 self._prepared[key] = new
         pgconn.exit_pipeline_mode()
         _raise_first_error(results)
-        self._doubt_plan((compiled.text, types), took_s=asyncio.get_running_loop().time() - began)
+        if took_s > (_SUSPICIOUS_S if lock is None else _SUSPICIOUS_ALONE_S):
+            self._doubt_plan((compiled.text, types))
         return self._read(results[sent], prepared)
 
-    def _doubt_plan(self, key: _Key, *, took_s: float) -> None:
+    def _doubt_plan(self, key: _Key) -> None:
         """A statement that took long is prepared anew next time, though not again and again.
 
         PostgreSQL keeps a plan that it made while a table was small until somebody has analyzed the table, a minute
         or two after a flood began: until then a claim took a second instead of milliseconds.
         """
         prepared = self._prepared[key]
-        if took_s > _SUSPICIOUS_S and asyncio.get_running_loop().time() - prepared.since > _KEEP_PLAN_S:
-            del self._prepared[key]
-            self._outdated.append(prepared.name)
+        if asyncio.get_running_loop().time() < prepared.good_until:
+            return
+        self._keep_s[key] = min(_LONGEST_KEPT_S, 2 * self._keep_s.get(key, _KEEP_PLAN_S))
+        del self._prepared[key]
+        self._outdated.append(prepared.name)
 
     def _forget_outdated(self) -> int:
         """How many commands were sent for it."""
@@ -141,7 +152,8 @@ class Exchange:
         if prepared is not None:
             return prepared, sent
         self._names += 1
-        prepared = _Prepared(b"s%d" % self._names, asyncio.get_running_loop().time())
+        good_until = asyncio.get_running_loop().time() + self._keep_s.get(key, _KEEP_PLAN_S)
+        prepared = _Prepared(b"s%d" % self._names, good_until)
         self._pgconn.send_prepare(prepared.name, statement.text, types)
         preparing[sent] = (key, prepared)
         return prepared, sent + 1
@@ -157,18 +169,24 @@ class Exchange:
         self._values.set_pgresult(None)
         return Answer(rows, result.ntuples)
 
-    async def _results(self, count: int) -> list[PGresult]:
-        """The results of the `count` commands that were sent, in their order; of the sync only an error.
+    async def _results(self, count: int) -> tuple[list[PGresult], float]:
+        """The results of the `count` commands that were sent, in their order; of the sync only an error. And for how
+        long, in seconds, only the last of them was waited for: to wait for a lock is not the statement's slowness.
 
         Whatever else goes wrong meanwhile ends the connection. An error of a command is certain even so; a connection
         that breaks after the last of them leaves open whether the transaction was committed.
         """
         results: list[PGresult] = []
+        clock = asyncio.get_running_loop().time
         waiting = _Waiting(self._pgconn, self._answer_within_s)
+        since = clock()
         try:
             while self._pgconn.flush():
                 await waiting.until_ready(writable=True)
+            had = 0
             while not self._has_all(results):
+                if had < len(results) < count:
+                    had, since = len(results), clock()
                 await waiting.until_ready()
         except BaseException as error:
             waiting.end()
@@ -177,7 +195,7 @@ class Exchange:
                 _raise_first_error(results[:count])
             raise
         waiting.end()
-        return results
+        return results, clock() - since
 
     def _has_all(self, results: list[PGresult]) -> bool:
         """Take over what has arrived; whether that includes the answer to the sync."""

@@ -18,6 +18,7 @@ from nubabel_workers.domain.executions import (
 )
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
 from nubabel_workers.domain.notifications import reply_target
+from nubabel_workers.domain.rollout import Orchestrator, Rollout
 
 OPEN = OPEN_SQL
 
@@ -39,6 +40,7 @@ def execution_from(row: Mapping[str, Any]) -> Execution:
         prompt=row["prompt"],
         created_at=row["created_at"],
         group_id=row["group_id"],
+        orchestrator=Orchestrator(row["orchestrator"]),
         user_id=row["user_id"],
         workspace_id=row["workspace_id"],
         reply=row["reply"],
@@ -121,7 +123,7 @@ def usage_from(stored: Mapping[str, Any] | None) -> Usage | None:
     return from_stored(Usage, stored) if stored else None
 
 
-def new_execution_params(new: NewExecution) -> dict[str, Any]:
+def new_execution_params(new: NewExecution, rollout: Rollout) -> dict[str, Any]:
     """Parameters for the columns that a request brings along."""
     overrides = {
         "category": new.overrides.category,
@@ -147,6 +149,7 @@ def new_execution_params(new: NewExecution) -> dict[str, Any]:
         "traceparent": new.traceparent,
         "deadline_s": new.deadline_s,
         "batch": new.batch,
+        "orchestrator": rollout.choose(new.organization_id, new.session_key).value,
     }
 
 

@@ -1,10 +1,16 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
-from nubabel_workers.adapters.storage.budget_statements import HOLD, RELEASE_HOLD, ROOM
-from nubabel_workers.adapters.storage.claims import CHOSEN
+from nubabel_workers.adapters.storage.budget_statements import RELEASE_HOLD, WITH_HOLD, WITHOUT_HOLD
+from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
-from nubabel_workers.adapters.storage.row_sets import AWAITS_TURN_SQL, OCCUPYING_SQL, SESSION_TAKEN_SQL
+from nubabel_workers.adapters.storage.row_sets import (
+    AWAITS_TURN_SQL,
+    HOLDING_A_PLACE_SQL,
+    OCCUPYING_SQL,
+    SESSION_TAKEN_SQL,
+)
 from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
+from nubabel_workers.domain.hints import LONG_LINE
 
 _ACCEPT = """
 WITH cause AS ({cause}),
@@ -19,11 +25,11 @@ exe AS (
   INSERT INTO executions (
     id, organization_id, session_id, source, prompt, user_id, workspace_id, reply, overrides, attachments,
     wants_thread_context, request_metadata, idempotency_key, request_hash, message_created_ms, correlation_id,
-    traceparent, deadline_s, batch, answer_by)
+    traceparent, deadline_s, batch, orchestrator, answer_by)
   SELECT %(id)s, %(organization_id)s, ses.id, %(source)s, %(prompt)s, %(user_id)s, %(workspace_id)s, %(reply)s,
     %(overrides)s, %(attachments)s, %(wants_thread_context)s, %(request_metadata)s, %(idempotency_key)s,
     %(request_hash)s, %(message_created_ms)s, %(correlation_id)s, %(traceparent)s, %(deadline_s)s,
-    %(batch)s, now() + make_interval(secs => %(answer_by_s)s)
+    %(batch)s, %(orchestrator)s, now() + make_interval(secs => %(answer_by_s)s)
   FROM ses
   ON CONFLICT (organization_id, idempotency_key) DO NOTHING
   RETURNING id, session_id
@@ -44,7 +50,9 @@ ntf AS (
 SELECT exe.id, exe.session_id, (SELECT id FROM ntf) AS notification_id,
   (SELECT array_agg(b.id ORDER BY b.position) FROM executions b
    WHERE b.session_id = ses.id AND b.{open} AND NOT ({awaits_turn})) AS busy,
-  {followed} AS followed
+  {followed} AS followed,
+  EXISTS (SELECT 1 FROM executions w WHERE w.orchestrator = %(orchestrator)s
+    AND w.organization_id = %(organization_id)s AND w.status = 'queued' OFFSET {before_long_line}) AS line_is_long
 FROM ses LEFT JOIN exe ON true
 """
 _FINISH_EVENT = """
@@ -57,7 +65,7 @@ _FOLLOWED = """EXISTS (
     SELECT 1 FROM cause c JOIN inbound_events i
       ON i.workspace_id = c.workspace_id AND i.conversation_key = c.conversation_key
     WHERE i.conversation_key <> '' AND i.status = 'ready' AND i.position > c.position)"""
-_OTHERS = {"open": OPEN, "awaits_turn": AWAITS_TURN_SQL}
+_OTHERS = {"open": OPEN, "awaits_turn": AWAITS_TURN_SQL, "before_long_line": LONG_LINE - 1}
 ACCEPT = _ACCEPT.format(cause="SELECT 1", followed="false", **_OTHERS)
 ACCEPT_EVENT = _ACCEPT.format(cause=_FINISH_EVENT, followed=_FOLLOWED, **_OTHERS)
 
@@ -66,39 +74,61 @@ SELECT id, session_id, status, request_hash FROM executions
 WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 
-# Fair turns, in one walk. `waiting` steps through the organizations that wait, one index look-up each, however many
-# rows they have. `turns` are those that have something ready and room, the least used first: as many as could matter.
-# `turn` deals places: each one of an organization costs it a step, so that a batch spreads. Rows are found and locked
-# for those places only; twice as many as wanted, since another claim may hold the first ones.
+# Fair turns, in one walk. Claims run one at a time (`Database.system(alone=...)`), so that what one counts is still
+# true when it takes: servers, organizations and batch requests never have more than they may.
+# `waiting` steps through the organizations that wait, one index look-up each, however many rows they have. `turns` are
+# those that have something ready and room, the least used first: as many as could matter. `turn` deals places: each one
+# of an organization costs it a step, so that a batch spreads. Rows are found and locked for those places only.
+# `free`: what servers take, less what they hold and what was claimed and is on its way to any of them; NULL: nobody
+# knows. `room`: who has its share of all places leaves some of the free ones (all but `for_all`) to others.
 # OFFSET 0, LIMIT 1 and IS TRUE keep the planner from joining whole tables where a walk ends after a few steps. Limits
 # come from `given`, so that the planner cannot tell them apart: else it would plan each claim anew, for milliseconds.
+# || '' keeps it from reading all of an index of what is queued, where it knows the id.
 # `oldest` gets its organization the first of these places, now and then: what was taken over from a worker that is gone
 # (it had its turn already), else what has waited for too long.
-# The named row (a hint's) goes first within its organization; it gets that one no turn.
-_READY = f"""e.status = 'queued' AND e.not_before <= now()
+# The named row (a hint's) is found by its id, gets its organization no turn, and overtakes nobody within it.
+# Who was dealt more places than it has rows to start (others of a session wait for the one before) has kept them from
+# others, who wait: the next claim is theirs.
+_READY = f"""e.status = 'queued' AND e.orchestrator = (SELECT orchestrator FROM given) AND e.not_before <= now()
       AND (NOT {SESSION_TAKEN_SQL}) IS TRUE"""
 _CLAIMABLE = f"{_READY} AND (NOT e.batch OR batch_room.n > 0)"
 CLAIM_QUEUED = f"""
-WITH RECURSIVE given AS MATERIALIZED (
-  SELECT %(limit)s::bigint AS wanted, %(limit)s::bigint * 2 AS slack, %(aged_among)s::bigint AS aged_among,
-    %(taken_over)s::boolean AS taken_over, %(most_places)s::bigint AS most_places, %(id)s::text AS id
+WITH RECURSIVE held AS MATERIALIZED (
+  SELECT e.instance_id, count(*) AS n FROM executions e
+  WHERE e.{HOLDING_A_PLACE_SQL} AND e.orchestrator = %(orchestrator)s GROUP BY e.instance_id
+),
+free AS MATERIALIZED (
+  SELECT (
+    SELECT sum(greatest(0, s.takes - COALESCE(h.n, 0)))::bigint
+    FROM jsonb_to_recordset(%(servers)s) AS s(id text, takes bigint) LEFT JOIN held h ON h.instance_id = s.id)
+    - COALESCE((SELECT n FROM held WHERE instance_id IS NULL), 0) AS places
+),
+given AS MATERIALIZED (
+  SELECT w.wanted, w.wanted * 2 AS slack, places - %(kept_free)s::bigint AS for_all,
+    %(aged_among)s::bigint AS aged_among, %(taken_over)s::boolean AS taken_over, %(id)s::text AS id,
+    %(orchestrator)s::text AS orchestrator
+  FROM free CROSS JOIN LATERAL (SELECT greatest(0, least(%(limit)s::bigint, places)) AS wanted) AS w
 ),
 waiting AS (
-  (SELECT organization_id AS org FROM executions WHERE status = 'queued' ORDER BY organization_id LIMIT 1)
+  (SELECT organization_id AS org FROM executions
+   WHERE status = 'queued' AND orchestrator = (SELECT orchestrator FROM given) ORDER BY organization_id LIMIT 1)
   UNION ALL
-  SELECT (SELECT organization_id FROM executions WHERE status = 'queued' AND organization_id > w.org
+  SELECT (SELECT organization_id FROM executions
+          WHERE status = 'queued' AND orchestrator = (SELECT orchestrator FROM given) AND organization_id > w.org
           ORDER BY organization_id LIMIT 1)
   FROM waiting w WHERE w.org IS NOT NULL
 ),
 batch_room AS MATERIALIZED (
   SELECT CASE WHEN EXISTS (SELECT 1 FROM executions e WHERE e.batch AND e.status = 'queued')
-    THEN greatest(0, %(batch_places)s - (SELECT count(*) FROM executions e WHERE e.batch AND e.{OCCUPYING_SQL}))
+    THEN greatest(0, %(batch_places)s - (
+      SELECT count(*) FROM executions e
+      WHERE e.batch AND e.{HOLDING_A_PLACE_SQL} AND e.orchestrator = (SELECT orchestrator FROM given)))
     ELSE 0 END AS n
 ),
 oldest AS MATERIALIZED (
   (SELECT e.organization_id AS org
-   FROM executions e CROSS JOIN batch_room
-   WHERE (SELECT taken_over FROM given) AND e.suspect AND {_CLAIMABLE}
+   FROM (SELECT * FROM executions WHERE status = 'queued' AND suspect OFFSET 0) AS e CROSS JOIN batch_room
+   WHERE (SELECT taken_over FROM given) AND {_CLAIMABLE}
    ORDER BY e.position LIMIT 1)
   UNION ALL
   (SELECT e.organization_id
@@ -109,36 +139,40 @@ oldest AS MATERIALIZED (
   LIMIT 1
 ),
 named AS MATERIALIZED (
-  SELECT e.id, e.organization_id, e.batch, e.position
-  FROM executions e CROSS JOIN batch_room WHERE e.id = (SELECT id FROM given) AND {_CLAIMABLE}
+  SELECT e.id, e.organization_id, e.batch, e.position,
+    e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
+  FROM (SELECT * FROM executions WHERE id = (SELECT id FROM given) OFFSET 0) AS e CROSS JOIN batch_room
+  WHERE {_CLAIMABLE}
 ),
 turns AS MATERIALIZED (
-  SELECT w.org, w.first, w.use, w.step, ready.n
+  SELECT w.org, w.first, w.use, w.step, room.of_share, ready.n
   FROM (
     SELECT w.org, w.org IN (SELECT org FROM oldest) AS first, COALESCE(b.use, 0) AS use,
-      COALESCE(b.step, %(step)s) AS step,
+      COALESCE(b.step, %(step)s) AS step, COALESCE(b.share, %(share)s) AS share,
       CASE WHEN b.org IS NULL THEN %(cap)s ELSE b.cap END AS cap
     FROM waiting w
-    LEFT JOIN jsonb_to_recordset(%(books)s) AS b(org text, use float8, step float8, cap int) ON b.org = w.org
+    LEFT JOIN jsonb_to_recordset(%(books)s) AS b(org text, use float8, step float8, share int, cap int)
+      ON b.org = w.org
     WHERE w.org IS NOT NULL
     ORDER BY first DESC, use, w.org OFFSET 0
   ) AS w
   CROSS JOIN batch_room
   CROSS JOIN LATERAL (
-    SELECT CASE
-      WHEN w.cap IS NULL AND (SELECT most_places FROM given) IS NULL THEN (SELECT slack FROM given)
-      WHEN w.cap IS NULL OR pg_try_advisory_xact_lock(hashtextextended('in flight ' || w.org, 0)) THEN
-        least(w.cap, (SELECT most_places FROM given))
-          - (SELECT count(*) FROM executions e WHERE e.organization_id = w.org AND e.{OCCUPYING_SQL})
-      ELSE 0 END AS n
+    SELECT w.share - own.holding AS of_share, least((SELECT slack FROM given), w.cap - own.n,
+      CASE WHEN w.share IS NOT NULL THEN greatest((SELECT for_all FROM given), w.share - own.holding) END) AS n
+    FROM (
+      SELECT count(*) AS n,
+        count(*) FILTER (WHERE e.status <> 'waiting_budget' AND e.orchestrator = (SELECT orchestrator FROM given))
+          AS holding
+      FROM executions e WHERE e.organization_id = w.org AND e.{OCCUPYING_SQL}) AS own
     OFFSET 0
   ) AS room
   CROSS JOIN LATERAL (
     SELECT count(*) AS n FROM (
       SELECT 1 FROM executions e
-      WHERE e.organization_id = w.org AND e.status = 'queued' AND e.not_before <= now()
-        AND (NOT e.batch OR batch_room.n > 0)
-      LIMIT greatest(0, least(room.n, (SELECT slack FROM given)))) AS backlog
+      WHERE e.organization_id = w.org AND e.status = 'queued' AND e.orchestrator = (SELECT orchestrator FROM given)
+        AND e.not_before <= now() AND (NOT e.batch OR batch_room.n > 0)
+      LIMIT greatest(0, room.n)) AS backlog
   ) AS ready
   CROSS JOIN LATERAL (SELECT 1 FROM executions e WHERE e.organization_id = w.org AND {_CLAIMABLE} LIMIT 1) AS one
   WHERE ready.n > 0
@@ -147,8 +181,11 @@ turns AS MATERIALIZED (
 ),
 turn AS (
   SELECT org, first, use, step, count(*) AS places FROM (
-    SELECT org, first, use, step FROM turns CROSS JOIN LATERAL generate_series(1, n) AS place
-    ORDER BY first AND place = 1 DESC, use + (place - 1) * step, org LIMIT (SELECT slack FROM given)) AS dealt
+    SELECT *, count(*) FILTER (WHERE beyond) OVER (ORDER BY nth) AS nth_beyond FROM (
+      SELECT org, first, use, step, COALESCE(place > of_share, false) AS beyond,
+        row_number() OVER (ORDER BY first AND place = 1 DESC, use + (place - 1) * step, org) AS nth
+      FROM turns CROSS JOIN LATERAL generate_series(1, n) AS place) AS ordered) AS dealt
+  WHERE nth <= (SELECT slack FROM given) AND (NOT beyond OR nth_beyond <= (SELECT for_all FROM given))
   GROUP BY org, first, use, step
 ),
 found AS (
@@ -156,20 +193,19 @@ found AS (
   FROM (
     SELECT r.id, r.batch, t.first AND r.place = 1 AS first, t.use + (r.place - 1) * t.step AS key
     FROM turn t CROSS JOIN batch_room CROSS JOIN LATERAL (
-      SELECT h.id, h.batch, row_number() OVER (ORDER BY h.named DESC, h.aged DESC, h.batch, h.position) AS place
+      SELECT h.id, h.batch, row_number() OVER (ORDER BY h.aged DESC, h.batch, h.position) AS place
       FROM (
-        (SELECT e.id, e.batch, e.position, false AS named,
-           e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
+        (SELECT e.id, e.batch, e.position, e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
          FROM executions e
          WHERE e.organization_id = t.org AND NOT e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
          ORDER BY e.position LIMIT t.places)
         UNION ALL
-        (SELECT e.id, e.batch, e.position, false, e.created_at < now() - make_interval(secs => %(aged_after_s)s)
+        (SELECT e.id, e.batch, e.position, e.created_at < now() - make_interval(secs => %(aged_after_s)s)
          FROM executions e
          WHERE e.organization_id = t.org AND e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
          ORDER BY e.position LIMIT least(t.places, batch_room.n))
         UNION ALL
-        SELECT n.id, n.batch, n.position, NOT n.batch, false FROM named n WHERE n.organization_id = t.org
+        SELECT n.id, n.batch, n.position, n.aged FROM named n WHERE n.organization_id = t.org
       ) AS h
       ORDER BY place LIMIT t.places
     ) AS r
@@ -184,7 +220,8 @@ candidate AS (
       ORDER BY first DESC, key, id OFFSET 0
     ) AS f
     CROSS JOIN LATERAL (
-      SELECT e.id, e.suspect FROM executions e WHERE e.id = f.id AND e.status = 'queued' FOR UPDATE SKIP LOCKED
+      SELECT e.id, e.suspect FROM executions e WHERE e.id = f.id AND e.status || '' = 'queued'
+      FOR UPDATE SKIP LOCKED
     ) AS e
     LIMIT (SELECT wanted FROM given)
   ) AS e
@@ -193,15 +230,17 @@ taken AS (
   UPDATE executions e
   SET status = 'dispatching', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
     lone_deliveries = e.lone_deliveries + e.suspect::int
-  FROM chosen WHERE e.id = chosen.id
-  RETURNING e.*, chosen.others_wait
+  WHERE e.{IS_CHOSEN}
+  RETURNING e.*, {OTHERS_WAIT}
 )
-SELECT {EXECUTION_COLUMNS}, e.others_wait,
+SELECT {EXECUTION_COLUMNS},
+  e.others_wait OR (SELECT sum(places) FROM turn) > (SELECT count(*) FROM found) AS others_wait,
   EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = e.id AND a.ended_at IS NULL) AS open_attempt,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids,
   o.masking, o.servers
-FROM taken e JOIN sessions s ON s.id = e.session_id JOIN organizations o ON o.id = e.organization_id
+FROM taken e CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = e.session_id OFFSET 0) AS s
+JOIN organizations o ON o.id = e.organization_id
 ORDER BY e.position
 """
 
@@ -243,15 +282,9 @@ att AS (
 )
 {found}
 """
-BEGIN_ATTEMPT = _BEGIN_ATTEMPT.format(room="", if_there_is_room="", hold="", found="SELECT attempt FROM exe")
+BEGIN_ATTEMPT = _BEGIN_ATTEMPT.format(**WITHOUT_HOLD)
 # The prompt does not leave before its money is held.
-BEGIN_HELD_ATTEMPT = _BEGIN_ATTEMPT.format(
-    room=f"{ROOM},",
-    if_there_is_room="AND NOT EXISTS (SELECT 1 FROM short)",
-    hold=f"\nhold AS ({HOLD.format(placed_for='exe')}),",
-    found="""SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at
-FROM known LEFT JOIN short s ON true""",
-)
+BEGIN_HELD_ATTEMPT = _BEGIN_ATTEMPT.format(**WITH_HOLD)
 
 MARK_RUNNING = """
 WITH exe AS (
@@ -276,18 +309,21 @@ timeline AS (
 SELECT check_now FROM exe
 """
 
-# One that goes on waiting for the same thing has said so already: the timeline stays short.
+# One that goes on waiting for the same thing has said so already: the timeline stays short. Where its session lives is
+# written down, also before it ran there: by that a server that comes back is seen to be waited for.
 REQUEUE = f"""
 WITH before AS (
-  SELECT id, waiting_for FROM executions
-  WHERE id = %(id)s AND lease_owner = %(lease)s AND status = ANY(%(sources)s) FOR UPDATE
+  SELECT e.id, e.waiting_for, s.instance_id AS lives_on
+  FROM executions e JOIN sessions s ON s.id = e.session_id
+  WHERE e.id = %(id)s AND e.lease_owner = %(lease)s AND e.status = ANY(%(sources)s) FOR UPDATE OF e
 ),
 exe AS (
   UPDATE executions e
   SET status = 'queued', lease_owner = NULL,
     not_before = CASE WHEN cancel_requested_at IS NULL THEN now() + make_interval(secs => %(wait_s)s) ELSE now() END,
     lease_until = NULL, suspect = false, lone_deliveries = 0, failures = failures + %(failed)s::int,
-    waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL, usage = COALESCE(%(usage)s, e.usage)
+    waiting_for = %(waiting_for)s, check_at = NULL, running_since = NULL, usage = COALESCE(%(usage)s, e.usage),
+    instance_id = COALESCE(before.lives_on, e.instance_id)
   FROM before WHERE e.id = before.id
   RETURNING e.id, e.organization_id, e.attempt,
     %(kind)s::text = 'waiting' AND before.waiting_for IS NOT DISTINCT FROM %(waiting_for)s::text AS known
@@ -325,15 +361,15 @@ taken AS (
   UPDATE executions e
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = '9999-01-01Z',
     lone_deliveries = e.lone_deliveries + e.suspect::int
-  FROM chosen WHERE e.id = chosen.id
-  RETURNING e.*, chosen.others_wait
+  WHERE e.{IS_CHOSEN}
+  RETURNING e.*, {OTHERS_WAIT}
 )
 SELECT {EXECUTION_COLUMNS}, e.others_wait, e.deadline_at <= now() AS past_deadline,
   extract(epoch FROM now() - e.running_since)::float8 AS running_for_s,
   e.progress_mark, extract(epoch FROM now() - e.progress_at)::float8 AS unchanged_for_s,
   (SELECT a.known_assistant_ids FROM attempts a WHERE a.execution_id = e.id AND a.number = e.attempt)
     AS known_assistant_ids
-FROM taken e JOIN sessions s ON s.id = e.session_id
+FROM taken e CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = e.session_id OFFSET 0) AS s
 """
 
 RELEASE_CHECK = """

@@ -36,7 +36,7 @@ from nubabel_workers.domain.executions import (
     sources_of,
 )
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.masking import MaskingPolicy
+from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification
 from nubabel_workers.domain.ports import (
     Accepted,
@@ -50,11 +50,14 @@ from nubabel_workers.domain.ports import (
     Started,
 )
 from nubabel_workers.domain.ports.budgets import Hold
+from nubabel_workers.domain.rollout import EVERYTHING_ON_OPENCODE, Orchestrator, Rollout
 from nubabel_workers.domain.tenants import ServersPolicy
 
 T = TypeVar("T")
 
-_UNSEEN_MODEL = "unknown"
+UNSEEN_MODEL = "unknown"
+
+_CLAIM = "claim of executions"  # all orchestrators': limits of organizations count over them
 
 
 class PostgresExecutions:
@@ -69,7 +72,9 @@ class PostgresExecutions:
         *,
         lease_s: float,
         lone_deliveries: int = 5,
+        rollout: Rollout = EVERYTHING_ON_OPENCODE,
     ) -> None:
+        self._rollout = rollout
         self._database = database
         self._clock = clock
         self._chance = chance
@@ -87,7 +92,7 @@ class PostgresExecutions:
         answer_by_s: float,
         inbound_event: tuple[str, Lease] | None = None,
     ) -> Accepted:
-        params = new_execution_params(new) | {
+        params = new_execution_params(new, self._rollout) | {
             "id": self._chance.new_id("exe"),
             "new_session_id": self._chance.new_id("ses"),
             "message_created_ms": int(self._clock.now().timestamp() * 1000),
@@ -114,6 +119,7 @@ class PostgresExecutions:
             working_notification_id=row["notification_id"],
             busy_execution_ids=tuple(row["busy"] or ()),
             is_last_event=not row["followed"],
+            line_is_long=row["line_is_long"],
         )
 
     def _notification_row(self, new: NewNotification) -> dict[str, Any]:
@@ -128,17 +134,24 @@ class PostgresExecutions:
     # --- dispatch ---
 
     async def claim_queued(
-        self, *, execution_id: str | None, limit: int, capacity: int, lease: Lease
+        self,
+        *,
+        execution_id: str | None,
+        limit: int,
+        servers: Mapping[str, int] | None,
+        lease: Lease,
+        orchestrator: Orchestrator = Orchestrator.OPENCODE,
     ) -> list[ClaimedDispatch]:
         params = {
             "id": execution_id,
+            "orchestrator": orchestrator.value,
             "limit": limit,
             "lease": lease.token,
             "lease_s": self._lease_s,
-            **await self._turns.params(capacity),
+            **await self._turns.params(orchestrator.value, servers),
         }
         try:
-            rows = await self._database.system().all(sql.CLAIM_QUEUED, params)
+            rows = await self._database.system(alone=_CLAIM).all(sql.CLAIM_QUEUED, params)
         except psycopg.errors.UniqueViolation:
             return []  # two processes picked two of one session; the index let one pass, the other comes again
         self._turns.claimed(row["organization_id"] for row in rows)
@@ -157,7 +170,7 @@ class PostgresExecutions:
         analysis: Mapping[str, Any],
         context: Mapping[str, Any] | None,
         notes: Sequence[str],
-        masked: Mapping[str, int],
+        cleaning: Cleaning,
         run_deadline_s: float,
         hold: Hold | None = None,
     ) -> int:
@@ -175,20 +188,17 @@ class PostgresExecutions:
                 "analysis": Jsonb(dict(analysis)),
                 "context": Jsonb(dict(context)) if context is not None else None,
                 "notes": Jsonb(list(notes)),
-                "masked": Jsonb({"kinds": dict(masked)}) if masked else None,
+                "masked": Jsonb(cleaning.as_dict()) if cleaning else None,
                 "run_deadline_s": run_deadline_s,
             },
         )
-        found = _held(row)
-        if found["attempt"] is None and (shortage := shortage_from(found)) is not None:
-            raise BudgetReachedError(shortage)
-        return int(found["attempt"])
+        return attempt_begun(held(row))
 
     async def mark_running(self, execution: Execution, lease: Lease, *, check_after_s: float) -> Started:
         row = await self._database.tenant(execution.organization_id).one(
             sql.MARK_RUNNING, {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s}
         )
-        return Started(check_now=_held(row)["check_now"])
+        return Started(check_now=held(row)["check_now"])
 
     async def requeue(
         self,
@@ -220,7 +230,7 @@ class PostgresExecutions:
                 **usage_params(execution, usage, usage_by_model or {}),
             },
         )
-        _held(row)
+        held(row)
 
     async def _readable(
         self, rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], T], lease: Lease
@@ -252,12 +262,12 @@ class PostgresExecutions:
             sql.RELEASE_CHECK,
             {"id": execution.id, "lease": lease.token, "check_after_s": check_after_s, "mark": mark},
         )
-        _held(row)
+        held(row)
 
     async def finish(self, execution: Execution, lease: Lease, finish: Finish) -> Finished:
         params = self._finish_params(execution, finish)
         params |= {"lease": lease.token, "abandon_session": finish.abandon_session}
-        return _finished(_held(await self._database.tenant(execution.organization_id).one(sql.FINISH, params)))
+        return _finished(held(await self._database.tenant(execution.organization_id).one(sql.FINISH, params)))
 
     async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
         params = self._finish_params(execution, finish)
@@ -311,7 +321,7 @@ class PostgresExecutions:
         row = await self._database.tenant(execution.organization_id).one(
             sql.FORGET_SESSION, {"id": execution.id, "lease": lease.token}
         )
-        _held(row)
+        held(row)
 
     async def note_event(self, execution: Execution, kind: EventKind, detail: Mapping[str, Any]) -> None:
         await self._database.tenant(execution.organization_id).execute(
@@ -412,7 +422,8 @@ class PostgresExecutions:
         return execution_from(row) if row else None
 
 
-def _held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def held(row: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a statement on a held row returned. Raises LeaseLostError: nothing."""
     if row is None:
         raise LeaseLostError("the execution is no longer held under this lease")
     return row
@@ -422,12 +433,19 @@ def usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[st
     """usage: of the attempt that ends; None where there was none. That it was more is said in the rows as well."""
     total = usage + execution.usage if usage and execution.usage else usage
     if usage is not None and usage.lower_bound and not any(used.lower_bound for used in by_model.values()):
-        by_model = {**by_model, _UNSEEN_MODEL: by_model.get(_UNSEEN_MODEL, Usage()) + Usage(lower_bound=True)}
+        by_model = {**by_model, UNSEEN_MODEL: by_model.get(UNSEEN_MODEL, Usage()) + Usage(lower_bound=True)}
     return {
         "usage": Jsonb(usage_as_dict(total)) if total else None,
         "attempt_usage": Jsonb(usage_as_dict(usage)) if usage else None,
         "usage_rows": json_list([{"model": model, **usage_as_dict(used)} for model, used in by_model.items()]),
     }
+
+
+def attempt_begun(row: Mapping[str, Any]) -> int:
+    """The attempt's number. Raises BudgetReachedError: there was no room for it."""
+    if row["attempt"] is None and (shortage := shortage_from(row)) is not None:
+        raise BudgetReachedError(shortage)
+    return int(row["attempt"])
 
 
 def _finished(row: Mapping[str, Any]) -> Finished:

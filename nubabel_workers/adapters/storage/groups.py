@@ -21,6 +21,7 @@ from nubabel_workers.domain.groups import (
 )
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import Accepted, AcceptedGroup, Chance, Clock
+from nubabel_workers.domain.rollout import EVERYTHING_ON_OPENCODE, Rollout
 
 # Requests that share a session get one row of it. In the order of their keys, so that two groups that take the same
 # sessions wait for each other and never crosswise. Positions are given in the order of the insert.
@@ -38,7 +39,8 @@ asked AS (
   FROM grp, jsonb_to_recordset(%(items)s) AS i(
     id text, place int, new_session_id text, session_key text, source text, prompt text, user_id text, reply jsonb,
     overrides jsonb, attachments jsonb, request_metadata jsonb, idempotency_key text, request_hash text,
-    message_created_ms bigint, correlation_id text, traceparent text, deadline_s int, batch boolean)
+    message_created_ms bigint, correlation_id text, traceparent text, deadline_s int, batch boolean,
+    orchestrator text)
 ),
 ses AS (
   INSERT INTO sessions (id, organization_id, session_key, source, user_id)
@@ -50,11 +52,11 @@ ses AS (
 exe AS (
   INSERT INTO executions (
     id, organization_id, session_id, source, prompt, user_id, reply, overrides, attachments, request_metadata,
-    idempotency_key, request_hash, message_created_ms, correlation_id, traceparent, deadline_s, batch, group_id,
-    answer_by)
+    idempotency_key, request_hash, message_created_ms, correlation_id, traceparent, deadline_s, batch, orchestrator,
+    group_id, answer_by)
   SELECT a.id, a.organization_id, ses.id, a.source, a.prompt, a.user_id, a.reply, a.overrides, a.attachments,
     a.request_metadata, a.idempotency_key, a.request_hash, a.message_created_ms, a.correlation_id, a.traceparent,
-    a.deadline_s, a.batch, a.group_id, now() + make_interval(secs => %(answer_by_s)s)
+    a.deadline_s, a.batch, a.orchestrator, a.group_id, now() + make_interval(secs => %(answer_by_s)s)
   FROM asked a JOIN ses USING (session_key)
   ORDER BY a.place
   RETURNING id, organization_id, session_id, source, position
@@ -80,15 +82,15 @@ FROM execution_groups WHERE id = %(id)s AND organization_id = %(organization_id)
 """
 
 _ITEMS = """
-SELECT id AS execution_id, session_id, status, output, output_cut, error, usage, request_metadata AS metadata,
+SELECT id AS execution_id, session_id, status, output, output_cut, notes, error, usage, request_metadata AS metadata,
   cancel_requested_at IS NOT NULL AS cancel_requested
 FROM executions WHERE group_id = %(id)s AND organization_id = %(organization_id)s ORDER BY position
 """
 
 # What its replies say is looked at once they are wanted: while a group runs this is asked at each end in it.
 _STANDS = """
-SELECT id AS execution_id, session_id, status, NULL AS output, false AS output_cut, NULL AS error, NULL AS usage,
-  NULL AS metadata, cancel_requested_at IS NOT NULL AS cancel_requested
+SELECT id AS execution_id, session_id, status, NULL AS output, false AS output_cut, '[]'::jsonb AS notes,
+  NULL AS error, NULL AS usage, NULL AS metadata, cancel_requested_at IS NOT NULL AS cancel_requested
 FROM executions WHERE group_id = %(id)s AND organization_id = %(organization_id)s ORDER BY position
 """
 
@@ -167,7 +169,10 @@ ORDER BY g.created_at DESC, g.id DESC
 class PostgresGroups:
     """Implements ports.GroupStore and ports.administration.GroupReports."""
 
-    def __init__(self, database: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, chance: Chance, *, rollout: Rollout = EVERYTHING_ON_OPENCODE
+    ) -> None:
+        self._rollout = rollout
         self._database = database
         self._clock = clock
         self._chance = chance
@@ -198,7 +203,8 @@ class PostgresGroups:
     def _item(self, place: int, new: NewExecution) -> dict[str, Any]:
         """message_created_ms: apart, so that prompts of one session keep their order on OpenCode."""
         params = {
-            name: value.obj if isinstance(value, Jsonb) else value for name, value in new_execution_params(new).items()
+            name: value.obj if isinstance(value, Jsonb) else value
+            for name, value in new_execution_params(new, self._rollout).items()
         }
         return params | {
             "id": self._chance.new_id("exe"),

@@ -6,11 +6,19 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable, from_stored
+from nubabel_workers.adapters.storage.claims import (
+    CHOSEN,
+    IS_CHOSEN,
+    OTHERS_WAIT,
+    UNREADABLE,
+    each_readable,
+    from_stored,
+)
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, letter_of_event
 from nubabel_workers.domain.errors import LeaseLostError
+from nubabel_workers.domain.ids import derived_id
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import Chance, ClaimedInbound
@@ -62,8 +70,8 @@ taken AS (
   UPDATE inbound_events i
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
     lone_deliveries = i.lone_deliveries + i.suspect::int
-  FROM chosen WHERE i.id = chosen.id
-  RETURNING i.*, chosen.others_wait
+  WHERE i.{IS_CHOSEN}
+  RETURNING i.*, {OTHERS_WAIT}
 )
 SELECT i.*, o.busy_policy, w.status <> 'active' AS workspace_ended
 FROM taken i JOIN organizations o ON o.id = i.organization_id JOIN workspaces w ON w.id = i.workspace_id
@@ -75,6 +83,7 @@ told AS (
   INSERT INTO notifications (id, organization_id, kind, destination, payload, correlation_id, traceparent)
   SELECT n.id, %(organization_id)s, n.kind, n.destination, n.payload, ended.correlation_id, ended.traceparent
   FROM ended, jsonb_to_recordset(%(notifications)s) AS n(id text, kind text, destination jsonb, payload jsonb)
+  ON CONFLICT (id) DO NOTHING
   RETURNING id
 )
 SELECT ended.id, (SELECT id FROM told) AS notification_id FROM ended
@@ -179,16 +188,18 @@ class PostgresInbound:
         self, event: ClaimedInbound, statement: str, params: Mapping[str, Any], told: NewNotification | None
     ) -> str | None:
         """End the event and write down what is to be told, at once; the id of the latter."""
-        notifications = Jsonb([self._notification_row(told)] if told else [])
+        notifications = Jsonb([self._notification_row(event, told)] if told else [])
         row = await self._change(
             event, statement, {"organization_id": event.organization_id, **params, "notifications": notifications}
         )
         notification_id: str | None = row["notification_id"]
         return notification_id
 
-    def _notification_row(self, new: NewNotification) -> dict[str, Any]:
+    def _notification_row(self, event: ClaimedInbound, new: NewNotification) -> dict[str, Any]:
+        """What has a name of its own is told once, whichever event asks for it."""
+        named = derived_id("ntf", (event.organization_id, new.dedupe)) if new.dedupe else None
         return {
-            "id": self._chance.new_id("ntf"),
+            "id": named or self._chance.new_id("ntf"),
             "kind": new.kind.value,
             "destination": dict(new.destination),
             "payload": dict(new.payload),

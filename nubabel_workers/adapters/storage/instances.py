@@ -11,25 +11,61 @@ from nubabel_workers.adapters.storage.audit import audit_params, audited
 from nubabel_workers.adapters.storage.brief_cache import BriefCache
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
-from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
+from nubabel_workers.adapters.storage.row_sets import (
+    HOLDING_A_PLACE_SQL,
+    IDLE_DIRECTORY_SQL,
+    JUST_USED_SQL,
+    OCCUPYING_SQL,
+    STRAINS_SQL,
+)
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.directories import DISPLACED_AFTER_S
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId
+from nubabel_workers.domain.placement import TAKE_BACK_S
 from nubabel_workers.domain.tenants import Instance
 
 log = structlog.get_logger(__name__)
 
-_COLUMNS = """i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
-              i.submits_per_second, i.agents, i.version, i.healthy, i.health_detail, i.checked_at,
+_COLUMNS = f"""i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
+              i.submits_per_second, i.max_directories, i.directories_path, i.agents, i.version, i.healthy,
+              i.health_detail, i.checked_at, i.event_lag_s,
+              COALESCE((SELECT string_agg(value, '; ' ORDER BY key) FROM jsonb_each_text({STRAINS_SQL})), '') AS strain,
+              CASE WHEN i.memory_at > now() - interval '5 minutes' THEN i.memory_bytes END AS memory_bytes,
               EXTRACT(EPOCH FROM now() - i.recovered_at)::float8 AS recovered_ago_s"""
 # Given up only while another server of the same kind can take its sessions: without one, waiting is all there is.
 _GIVEN_UP = """COALESCE(i.unhealthy_since < now() - make_interval(secs => %(give_up_after_s)s)
     AND EXISTS (SELECT 1 FROM instances o WHERE o.status = 'active' AND o.healthy AND o.id <> i.id
       AND o.organization_id IS NOT DISTINCT FROM i.organization_id), false) AS given_up"""
-# One that waits for its budget occupies its session, and nothing of the server.
 _IN_FLIGHT = f"""(
-  SELECT count(*) FROM executions e
-  WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL} AND e.status <> 'waiting_budget') AS in_flight"""
+  SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{HOLDING_A_PLACE_SQL}) AS in_flight"""
+# The session's own word counts: it may live elsewhere by now.
+_AWAITED = """CASE WHEN i.recovered_at > now() - make_interval(secs => %(take_back_s)s) THEN (
+  SELECT count(*) FROM (
+    SELECT 1 FROM executions e JOIN sessions s ON s.id = e.session_id AND s.instance_id = i.id
+    WHERE e.instance_id = i.id AND e.status = 'queued' LIMIT i.capacity_runs) AS those) ELSE 0 END AS awaited"""
+# Of servers that answer one at a time, when nothing runs there any more or it was drained for long enough: all of them
+# may be growing for the same reason.
+_STRAINED_LONGEST = f"""
+    SELECT i.id FROM instances i
+    WHERE i.status = 'active' AND i.healthy AND {STRAINS_SQL} <> '{{}}'
+      AND i.strained_since < now() - make_interval(secs => %(after_s)s)
+      AND COALESCE(i.restarted_at < now() - make_interval(secs => %(every_s)s), true)
+      AND (i.strained_since < now() - make_interval(secs => %(drain_s)s)
+        OR NOT EXISTS (SELECT 1 FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL}))
+      AND NOT EXISTS (SELECT 1 FROM instances r WHERE r.restarted_at > now() - make_interval(secs => %(after_s)s))
+    ORDER BY i.strained_since, i.id LIMIT 1"""
+_DIRECTORIES = f"""
+  COALESCE(places.housed, '{{}}') AS housed, COALESCE(places.just_used, '{{}}') AS just_used,
+  places.taken AS directories_taken,
+  CASE WHEN places.taken < i.max_directories THEN 0 ELSE (
+    SELECT count(*) FROM instance_directories d WHERE d.instance_id = i.id AND {IDLE_DIRECTORY_SQL}) END
+    AS directories_idle"""
+_PLACES = f"""
+LEFT JOIN LATERAL (
+  SELECT array_agg(d.organization_id) FILTER (WHERE d.state IN ('wanted', 'ready')) AS housed, count(*) AS taken,
+    array_agg(d.organization_id) FILTER (WHERE d.state = 'ready' AND d.{JUST_USED_SQL}) AS just_used
+  FROM instance_directories d WHERE d.instance_id = i.id AND d.state <> 'disposed') AS places ON true"""
 _KEEP_S = 2.0
 _MOMENT_S = 5.0  # a stream that broke and was opened again; a server that starts anew takes longer
 _MAX_ENTRIES = 1024
@@ -55,8 +91,15 @@ class PostgresInstances:
 
     async def loads(self) -> list[Instance]:
         rows = await self._database.system().all(
-            f"SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT} FROM instances i WHERE i.status <> 'removed' ORDER BY i.id",
-            {"give_up_after_s": self._give_up_after_s},
+            f"""
+            SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT}, {_AWAITED}, {_DIRECTORIES} FROM instances i {_PLACES}
+            WHERE i.status <> 'removed' ORDER BY i.id
+            """,
+            {
+                "give_up_after_s": self._give_up_after_s,
+                "idle_s": DISPLACED_AFTER_S,
+                "take_back_s": TAKE_BACK_S,
+            },
         )
         self._forget_passwords_except({row["password"] for row in rows})
         instances = [self._instance_of(row) for row in rows]
@@ -81,11 +124,29 @@ class PostgresInstances:
         return self._instance_of(row) if row else None
 
     async def report_health(
-        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
+        self,
+        instance_id: str,
+        *,
+        healthy: bool,
+        detail: str,
+        version: str,
+        agents: Sequence[str],
+        directories_path: str | None = None,
     ) -> None:
-        """Version and agents of an unreachable server stay what they were. One that is back is taken back slowly."""
+        """What an unreachable server told of itself stays. One that is back is taken back slowly: a new process has no
+        directory loaded, and each is loaded again at its pace.
+        """
         await self._database.system().execute(
             """
+            WITH back AS (
+              SELECT id FROM instances
+              WHERE id = %(instance_id)s AND %(healthy)s
+                AND unhealthy_since < now() - make_interval(secs => %(moment_s)s)
+            ),
+            unloaded AS (
+              UPDATE instance_directories d SET state = 'wanted', changed_at = now()
+              FROM back WHERE d.instance_id = back.id AND d.state = 'ready'
+            )
             UPDATE instances
             SET healthy = %(healthy)s,
                 recovered_at = CASE WHEN %(healthy)s AND unhealthy_since < now() - make_interval(secs => %(moment_s)s)
@@ -93,7 +154,9 @@ class PostgresInstances:
                 unhealthy_since = CASE WHEN NOT %(healthy)s THEN COALESCE(unhealthy_since, now()) END,
                 health_detail = %(detail)s, checked_at = now(),
                 version = CASE WHEN %(version)s = '' THEN version ELSE %(version)s END,
-                agents = CASE WHEN %(healthy)s THEN %(agents)s ELSE agents END
+                agents = CASE WHEN %(healthy)s THEN %(agents)s ELSE agents END,
+                directories_path = CASE WHEN %(healthy)s THEN COALESCE(%(directories_path)s, directories_path)
+                                        ELSE directories_path END
             WHERE id = %(instance_id)s
             """,
             {
@@ -102,24 +165,31 @@ class PostgresInstances:
                 "detail": detail,
                 "version": version,
                 "agents": Jsonb(list(agents)),
+                "directories_path": directories_path,
                 "moment_s": _MOMENT_S,
             },
         )
 
-    async def take_restarts(self, *, after_s: float, every_s: float) -> list[Instance]:
+    async def take_restarts(self, *, after_s: float, every_s: float, drain_s: float) -> list[Instance]:
         rows = await self._database.system().all(
             f"""
             WITH due AS (
                 UPDATE instances i SET restarted_at = now()
-                WHERE i.status = 'active' AND i.unhealthy_since < now() - make_interval(secs => %(after_s)s)
+                WHERE i.status = 'active'
                   AND COALESCE(i.restarted_at < now() - make_interval(secs => %(every_s)s), true)
+                  AND (i.unhealthy_since < now() - make_interval(secs => %(after_s)s) OR i.id = ({_STRAINED_LONGEST}))
                 RETURNING {_COLUMNS}),
             entered AS (
                 INSERT INTO audit_log (organization_id, actor, action, subject)
                 SELECT organization_id, 'scheduler', %(action)s, id FROM due)
             SELECT * FROM due
             """,
-            {"after_s": after_s, "every_s": every_s, "action": AuditAction.INSTANCE_RESTARTED.value},
+            {
+                "after_s": after_s,
+                "every_s": every_s,
+                "drain_s": drain_s,
+                "action": AuditAction.INSTANCE_RESTARTED.value,
+            },
         )
         return [self._instance_of({**row, "in_flight": 0}) for row in rows]
 
@@ -138,16 +208,18 @@ class PostgresInstances:
             audited(
                 f"""
                 INSERT INTO instances AS i (id, url, username, password, directory, organization_id, capacity_runs,
-                                            submits_per_second)
+                                            submits_per_second, max_directories)
                 SELECT %(id)s, %(url)s, %(username)s, %(password)s, %(directory)s, %(organization_id)s,
-                       %(capacity_runs)s, %(submits_per_second)s
+                       %(capacity_runs)s, %(submits_per_second)s, %(max_directories)s
                 WHERE NOT EXISTS (
                   SELECT 1 FROM organizations o WHERE o.id = %(organization_id)s::text AND o.erasing_at IS NOT NULL)
                 ON CONFLICT (url) DO UPDATE
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
-                    submits_per_second = excluded.submits_per_second, status = 'active', healthy = true,
-                    unhealthy_since = NULL, recovered_at = NULL, health_detail = ''
+                    submits_per_second = excluded.submits_per_second, max_directories = excluded.max_directories,
+                    directories_path = NULL, status = 'active', healthy = true,
+                    unhealthy_since = NULL, recovered_at = NULL, health_detail = '', memory_samples = '[]',
+                    memory_bytes = NULL, memory_at = NULL, event_lag_s = NULL, strains = '{{}}', strained_since = NULL
                 WHERE i.status = 'removed' AND i.id = excluded.id
                 RETURNING {_COLUMNS}
                 """
@@ -161,6 +233,7 @@ class PostgresInstances:
                 "organization_id": instance.organization_id,
                 "capacity_runs": instance.capacity_runs,
                 "submits_per_second": instance.submits_per_second,
+                "max_directories": instance.max_directories,
                 **audit_params(
                     AuditEntry(actor, AuditAction.INSTANCE_ADDED, instance.organization_id, instance.id, detail)
                 ),
@@ -169,7 +242,10 @@ class PostgresInstances:
         return self._instance_of({**row, "in_flight": 0}) if row else None
 
     async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:
-        """Return whether it changed. only_if_idle: not while an execution occupies it. One that goes loses its keys."""
+        """Return whether it changed. only_if_idle: not while an execution occupies it.
+
+        One that goes loses its keys, one that is active again is taken back slowly.
+        """
         self._lately.clear()
         self._callback_keys.clear()
         idle = f"AND NOT EXISTS (SELECT 1 FROM executions e WHERE e.instance_id = i.id AND e.{OCCUPYING_SQL})"
@@ -178,6 +254,7 @@ class PostgresInstances:
                 f"""
                 UPDATE instances i
                 SET status = %(status)s,
+                    recovered_at = CASE WHEN %(status)s = 'active' THEN now() ELSE recovered_at END,
                     callback_key = CASE WHEN %(status)s <> 'removed' THEN callback_key END,
                     previous_callback_key = CASE WHEN %(status)s <> 'removed' THEN previous_callback_key END
                 WHERE i.id = %(instance_id)s AND i.status NOT IN (%(status)s, 'removed') {idle if only_if_idle else ""}
@@ -188,6 +265,25 @@ class PostgresInstances:
                 "instance_id": instance_id,
                 "status": status,
                 **audit_params(AuditEntry(actor, _STATUS_ACTIONS[status], None, instance_id)),
+            },
+        )
+        return changed is not None
+
+    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+        self._lately.clear()
+        changed = await self._database.system().one(
+            audited(
+                """
+                UPDATE instances SET max_directories = %(most)s
+                WHERE id = %(instance_id)s AND status <> 'removed' RETURNING id
+                """
+            ),
+            {
+                "instance_id": instance_id,
+                "most": most,
+                **audit_params(
+                    AuditEntry(actor, AuditAction.INSTANCE_CHANGED, None, instance_id, {"max_directories": most})
+                ),
             },
         )
         return changed is not None
@@ -258,6 +354,8 @@ class PostgresInstances:
                 "organization_id": OrganizationId(organization_id) if organization_id else None,
                 "password": password,
                 "agents": tuple(row["agents"]),
+                "housed": frozenset(row.get("housed") or ()),
+                "just_used": frozenset(row.get("just_used") or ()),
             }
         )
 

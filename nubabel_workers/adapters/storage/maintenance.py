@@ -10,6 +10,7 @@ from nubabel_workers.adapters.storage.row_sets import (
     OCCUPYING_SQL,
     OPEN_SQL,
     SESSION_TAKEN_SQL,
+    STRAINS_SQL,
     TOOL_CALL_ENDED_DETAIL_SQL,
 )
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -45,14 +46,17 @@ SELECT
 """
 
 # A process that held these is gone. What it did in its last moments is unknown: a prompt is looked up by its id; a post
-# by its delivery id, and until long after the lease's end it may still arrive; a tool call cannot be looked up.
+# by its delivery id, and until long after the lease's end it may still arrive; a tool call cannot be looked up; a call
+# of an orchestrator ended with its process, and is made again under the same key.
 _RELEASE = f"""
 WITH dispatching AS (
   UPDATE executions
-  SET status = 'queued', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now()
+  SET status = 'queued', suspect = true, lease_owner = NULL, lease_until = NULL, not_before = now(), check_at = NULL,
+    running_since = NULL
   WHERE id IN (
     SELECT id FROM executions
-    WHERE status = 'dispatching' AND lease_owner IS NOT NULL AND lease_until < now()
+    WHERE (status = 'dispatching' OR status = 'running' AND orchestrator <> 'opencode')
+      AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id, organization_id
 ),
@@ -60,7 +64,7 @@ checking AS (
   UPDATE executions SET suspect = true, lease_owner = NULL, lease_until = NULL, check_at = now()
   WHERE id IN (
     SELECT id FROM executions
-    WHERE status = 'running' AND lease_owner IS NOT NULL AND lease_until < now()
+    WHERE status = 'running' AND orchestrator = 'opencode' AND lease_owner IS NOT NULL AND lease_until < now()
     ORDER BY lease_until LIMIT 500 FOR UPDATE SKIP LOCKED)
   RETURNING id, organization_id
 ),
@@ -121,15 +125,18 @@ UNION ALL
  ORDER BY e.answer_by LIMIT 100)
 """
 
-_TELL_LATE = """
+_LATE = """
+SELECT organization_id, id FROM executions
+WHERE (status = 'queued' OR status = 'running' AND instance_id = ANY(%(away)s))
+  AND NOT told_late AND reply->>'kind' = 'slack' AND created_at < now() - make_interval(secs => %(after_s)s)
+ORDER BY created_at LIMIT 100
+"""
+
+# What has ended meanwhile is told by its outcome.
+_TELL_LATE = f"""
 WITH late AS (
   UPDATE executions SET told_late = true
-  WHERE id IN (
-    SELECT id FROM executions
-    WHERE (status = 'queued' OR status = 'running' AND instance_id = ANY(%(away)s))
-      AND NOT told_late AND reply->>'kind' = 'slack'
-      AND created_at < now() - make_interval(secs => %(after_s)s)
-    LIMIT 100 FOR UPDATE SKIP LOCKED)
+  WHERE id = %(id)s AND NOT told_late AND {OPEN_SQL}
   RETURNING id, organization_id, session_id, reply, correlation_id, traceparent
 )
 INSERT INTO notifications (
@@ -193,7 +200,8 @@ SELECT
    WHERE kind = 'outcome' AND status IN ('ready', 'sending')) AS oldest_untold_outcome_s,
   (SELECT count(*) FROM notifications WHERE kind = 'webhook' AND status = 'ready' AND failures > 0) AS webhooks_failing,
   (SELECT count(*) FROM dead_letters WHERE status = 'open') AS dead_letters_open,
-  (SELECT count(*) FROM instances WHERE status = 'active' AND healthy) AS instances_healthy,
+  (SELECT count(*) FROM instances i WHERE status = 'active' AND healthy AND {STRAINS_SQL} = '{{}}')
+   AS instances_healthy,
   (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered
 """
 
@@ -275,16 +283,15 @@ class PostgresMaintenance:
     async def queued_to_end(self) -> list[tuple[str, str]]:
         return [(row["organization_id"], row["id"]) for row in await self._database.system().all(_QUEUED_TO_END)]
 
-    async def tell_late(self, *, after_s: float, text: str, away: Sequence[str] = ()) -> list[str]:
-        rows = await self._database.system().all(
-            _TELL_LATE,
-            {
-                "after_s": after_s,
-                "payload": Jsonb({"text": text, "kind": NotificationKind.NOTICE.value}),
-                "away": list(away),
-            },
-        )
-        return [row["id"] for row in rows]
+    async def late(self, *, after_s: float, away: Sequence[str] = ()) -> list[tuple[str, str]]:
+        rows = await self._database.system().all(_LATE, {"after_s": after_s, "away": list(away)})
+        return [(row["organization_id"], row["id"]) for row in rows]
+
+    async def tell_late(self, organization_id: str, execution_id: str, *, text: str) -> str | None:
+        payload = Jsonb({"text": text, "kind": NotificationKind.NOTICE.value})
+        scope = self._database.tenant(organization_id)
+        row = await scope.one(_TELL_LATE, {"id": execution_id, "payload": payload})
+        return row["id"] if row else None
 
     async def instances_to_reconcile(self, *, every_s: float) -> list[str]:
         return [row["id"] for row in await self._database.system().all(_TO_RECONCILE, {"every_s": every_s})]

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Date,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL
@@ -42,6 +43,7 @@ class Base(DeclarativeBase):
         Json: JSONB,
         list[Any]: JSONB,
         int: Integer,
+        float: Double,
         bool: Boolean,
         date: Date,
         Decimal: Numeric(18, 9),
@@ -78,7 +80,10 @@ class OrganizationRow(Base):
     plan: Mapped[str] = mapped_column(server_default=text("'default'"))
     busy_policy: Mapped[str] = mapped_column(server_default=text("'queue'"))
     masking: Mapped[str] = mapped_column(server_default=text("'mask'"))  # of prompts: off, mask, refuse
+    near_cap: Mapped[str] = mapped_column(server_default=text("'keep'"))  # keep, economize
+    repeated_questions: Mapped[str] = mapped_column(server_default=text("'run'"))  # run, reuse
     servers: Mapped[str] = mapped_column(server_default=text("'shared'"))  # or dedicated
+    budget_approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     limits: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
     webhook_secret: Mapped[bytes | None]  # encrypted
     created_at: Mapped[datetime] = _created()
@@ -151,6 +156,8 @@ class InstanceRow(Base):
     status: Mapped[str] = mapped_column(server_default=text("'active'"))  # active, draining, removed
     capacity_runs: Mapped[int] = mapped_column(server_default=text("50"))
     submits_per_second: Mapped[int] = mapped_column(server_default=text("20"))
+    max_directories: Mapped[int] = mapped_column(server_default=text("20"))  # of organizations, loaded at once
+    directories_path: Mapped[str | None]  # where it makes them; null: it makes none
     agents: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)
     version: Mapped[str] = mapped_column(server_default=text("''"))
     healthy: Mapped[bool] = mapped_column(server_default=text("true"))
@@ -159,8 +166,31 @@ class InstanceRow(Base):
     unhealthy_since: Mapped[datetime | None]
     recovered_at: Mapped[datetime | None]  # when it was last back after more than a moment away
     restarted_at: Mapped[datetime | None]  # when the operators' command was last asked to start it anew
+    memory_process: Mapped[str] = mapped_column(server_default=text("''"))  # a name of its own at each start
+    memory_samples: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)  # [Unix seconds, bytes], oldest first
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)  # the last of them: read at every dispatch
+    memory_at: Mapped[datetime | None]  # when its plugin last told
+    event_lag_s: Mapped[float | None]  # how late the latest event of the listener's last check was
+    strains: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)  # what is looked at -> what is wrong with it
+    strained_since: Mapped[datetime | None]
     reconcile_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     created_at: Mapped[datetime] = _created()
+
+
+class InstanceDirectoryRow(Base):
+    """An organization's own directory on a shared server. used_at: when it was last about to get a prompt."""
+
+    __tablename__ = "instance_directories"
+    instance_id: Mapped[str] = mapped_column(primary_key=True)  # as in attempts: rows of servers are never deleted
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str]
+    state: Mapped[str]  # domain/directories.py; all but `disposed` hold one of the server's places
+    used_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    changed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    __table_args__ = (
+        UniqueConstraint("instance_id", "path"),
+        Index("ix_instance_directories_organization", "organization_id"),
+    )
 
 
 class SessionRow(Base):
@@ -244,6 +274,7 @@ class ExecutionRow(Leased, Base):
     # After a restore: its outcome may have been told already, look before telling.
     outcome_in_doubt: Mapped[bool] = mapped_column(server_default=text("false"))
     batch: Mapped[bool] = mapped_column(server_default=text("false"))  # may wait behind interactive requests
+    orchestrator: Mapped[str] = mapped_column(server_default=text("'opencode'"))  # who answers it
     deadline_s: Mapped[int | None]
     deadline_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -269,8 +300,16 @@ class ExecutionRow(Leased, Base):
         Index("ix_executions_by_session", "session_id", "position"),  # a session's turns; and its deletion asks
         Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
         Index("ix_executions_queued", "position", postgresql_where=text("status = 'queued'")),
-        Index(
+        Index(  # of the release before orchestrators
             "ix_executions_turns", "organization_id", "batch", "position", postgresql_where=text("status = 'queued'")
+        ),
+        Index(
+            "ix_executions_turns_of",
+            "orchestrator",
+            "organization_id",
+            "batch",
+            "position",
+            postgresql_where=text("status = 'queued'"),
         ),
         Index("ix_executions_batch_queued", "position", postgresql_where=text("batch AND status = 'queued'")),
         Index("ix_executions_taken_over", "position", postgresql_where=text("status = 'queued' AND suspect")),
@@ -278,6 +317,11 @@ class ExecutionRow(Leased, Base):
         Index("ix_executions_batch_in_flight", "batch", postgresql_where=text(f"batch AND {OCCUPYING_SQL}")),
         Index("ix_executions_check", "check_at", postgresql_where=text("status = 'running'")),
         Index("ix_executions_occupying", "instance_id", postgresql_where=text(OCCUPYING_SQL)),
+        Index(  # what ran on a server, or found no place on it: little of a long queue
+            "ix_executions_queued_for",
+            "instance_id",
+            postgresql_where=text("status = 'queued' AND instance_id IS NOT NULL"),
+        ),
         Index("ix_executions_leased", "lease_until", postgresql_where=text("lease_owner IS NOT NULL")),
         Index(
             "ix_executions_opencode",
@@ -296,9 +340,11 @@ class AttemptRow(Base):
     execution_id: Mapped[str] = mapped_column(ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     organization_id: Mapped[str] = _tenant()
-    instance_id: Mapped[str]
-    opencode_session_id: Mapped[str]
-    message_id: Mapped[str]
+    orchestrator: Mapped[str] = mapped_column(server_default=text("'opencode'"))
+    instance_id: Mapped[str | None]  # this one and the next two: on OpenCode
+    opencode_session_id: Mapped[str | None]
+    message_id: Mapped[str | None]
+    remote_session_id: Mapped[str | None]  # what another orchestrator calls the conversation
     known_assistant_ids: Mapped[list[Any]] = mapped_column(server_default=_EMPTY_LIST)
     started_at: Mapped[datetime] = _created()
     submitted_at: Mapped[datetime | None]

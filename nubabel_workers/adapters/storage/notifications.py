@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN, UNREADABLE, each_readable
+from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT, UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, letter_of_notification
@@ -32,8 +32,8 @@ WITH candidate AS (
 UPDATE notifications n
 SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
   lone_deliveries = n.lone_deliveries + n.suspect::int
-FROM chosen WHERE n.id = chosen.id
-RETURNING n.*, chosen.others_wait, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
+WHERE n.{IS_CHOSEN}
+RETURNING n.*, {OTHERS_WAIT}, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
 """
 
 _MARK_REPEATED = """

@@ -8,13 +8,12 @@ from pydantic import SecretStr
 from nubabel_workers.adapters.storage.audit import audit_params, audited
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
-from nubabel_workers.adapters.storage.tenants import organization_of
+from nubabel_workers.adapters.storage.tenants import ORGANIZATION_COLUMNS, organization_of
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.limits import LimitChange
-from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Organization, ServersPolicy
+from nubabel_workers.domain.tenants import Organization, PolicyChange
 
-_COLUMNS = "id, name, plan, busy_policy, masking, servers, limits, created_at, disabled_at"
+_COLUMNS = ", ".join(ORGANIZATION_COLUMNS)
 _SET_LIMITS = audited(
     f"""
     UPDATE organizations SET limits = (old.limits || %(set)s) - %(unset)s::text[]
@@ -77,25 +76,16 @@ class PostgresOrganizations:
     async def set_policy(
         self,
         organization_id: str,
+        change: PolicyChange,
         *,
-        busy_policy: BusyPolicy | None,
-        plan: str | None,
-        masking: MaskingPolicy | None = None,
-        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
-        changes = {
-            "busy_policy": busy_policy.value if busy_policy else None,
-            "plan": plan,
-            "masking": masking.value if masking else None,
-            "servers": servers.value if servers else None,
-        }
-        detail = {name: value for name, value in changes.items() if value is not None}
+        changes = change.changes()
         return await self._change(
-            ", ".join(f"{name} = coalesce(%({name})s, {name})" for name in changes),
+            ", ".join(f"{name} = %({name})s" for name in changes),
             changes,
-            AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, detail),
+            AuditEntry(actor, AuditAction.ORGANIZATION_POLICY_SET, organization_id, organization_id, changes),
         )
 
     async def set_limits(self, organization_id: str, change: LimitChange, *, actor: str) -> Organization | None:

@@ -5,6 +5,7 @@ Answers are remembered for a moment in this process, because ingress asks for th
 
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from pydantic import SecretStr
@@ -18,7 +19,9 @@ from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, Workspace
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import (
     BusyPolicy,
+    NearCap,
     Organization,
+    RepeatedQuestions,
     ServersPolicy,
     ServiceToken,
     SubmitKey,
@@ -73,10 +76,7 @@ class PostgresTenants:
         found = self._organizations.get(organization_id)
         if found is None:
             row = await self._database.tenant(organization_id).one(
-                """
-                SELECT id, name, plan, busy_policy, masking, servers, limits, created_at, disabled_at FROM organizations
-                WHERE id = %(organization_id)s
-                """,
+                f"SELECT {', '.join(ORGANIZATION_COLUMNS)} FROM organizations WHERE id = %(organization_id)s",
                 {"organization_id": organization_id},
             )
             if row is None:
@@ -208,11 +208,17 @@ class PostgresTenants:
         )
 
 
+ORGANIZATION_COLUMNS = tuple(field.name for field in fields(Organization))
+
+
 def organization_of(row: dict[str, Any]) -> Organization:
-    policies = {
+    policies: dict[str, Any] = {
         "busy_policy": BusyPolicy(row["busy_policy"]),
         "masking": MaskingPolicy(row["masking"]),
         "servers": ServersPolicy(row["servers"]),
+        "near_cap": NearCap(row["near_cap"]),
+        "repeated_questions": RepeatedQuestions(row["repeated_questions"]),
+        "budget_approvers": tuple(row["budget_approvers"]),
     }
     return Organization(**{**row, **policies})
 

@@ -4,9 +4,11 @@ Counted from the rows themselves, so nothing can leak or be lost. The count is k
 adds what it claims meanwhile; another process's claims are seen that much later.
 """
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -16,6 +18,8 @@ from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 from nubabel_workers.domain.limits import DEFAULT_PLAN, Plans
 
 _KEEP_S = 2.0
+_MANY = 1_000_000
+_SEVERAL = 2
 _RUNS_COUNTED = 20_000  # bounds what one count reads; on a busy system it reaches back less far
 _HALF_LIVES_COUNTED = 6
 # Of so many claims, one begins with the row that has waited for longest, so that whoever is never the least used one is
@@ -57,13 +61,13 @@ WHERE u.organization_id IS NOT NULL OR r.organization_id IS NOT NULL OR o.limits
 class FairPolicy:
     """Times in seconds. batch_share: of the capacity, what batch requests may occupy at most.
 
-    largest_share: of the capacity, what one organization may occupy while others are active.
+    kept_free: of the capacity, what an organization that has its share leaves free while others are active.
     """
 
     half_life_s: float = 300.0
     expected_run_s: float = 30.0  # of an organization of which no run is known
     aged_after_s: float = 600.0
-    largest_share: float = 0.9
+    kept_free: float = 0.1
     batch_share: float = 0.8
 
 
@@ -74,6 +78,7 @@ class Book:
     use: float
     step: float
     cap: int | None  # executions in flight
+    weight: float
 
 
 class FairTurns:
@@ -95,42 +100,59 @@ class FairTurns:
         self._monotonic = monotonic
         self._books: dict[str, Book] = {}
         self._good_until = float("-inf")
-        self._claims = 0
+        self._claims: Counter[str] = Counter()
         default = plans.of(DEFAULT_PLAN, {})
-        self._default = Book(0.0, policy.expected_run_s / default.weight, default.in_flight)
+        self._default = Book(0.0, policy.expected_run_s / default.weight, default.in_flight, default.weight)
 
-    async def params(self, capacity: int) -> Mapping[str, Any]:
-        """capacity: executions that all servers together can run."""
+    async def params(self, orchestrator: str, servers: Mapping[str, int] | None) -> Mapping[str, Any]:
+        """servers: executions that each takes; None: nobody knows, so nothing is kept free."""
         if self._monotonic() >= self._good_until:
             self._books = await self.count()
             self._good_until = self._monotonic() + self._keep_s
-        self._claims += 1
+        self._claims[orchestrator] += 1
+        claims = self._claims[orchestrator]  # each has turns of its own, or one might never get what others alternate
+        capacity = None if servers is None else sum(servers.values())
+        active = [book.weight for book in self._books.values() if book.use > 0]
+        share_of = self._shares(capacity, sum(active))
         return {
+            "servers": None if servers is None else Jsonb([{"id": i, "takes": n} for i, n in servers.items()]),
             "books": Jsonb(
                 [
-                    {"org": organization, "use": book.use, "step": book.step, "cap": book.cap}
-                    for organization, book in self._books.items()
+                    {"org": org, "use": book.use, "step": book.step, "share": share_of(book), "cap": book.cap}
+                    for org, book in self._books.items()
                 ]
             ),
             "step": self._default.step,
             "cap": self._default.cap,
-            "most_places": self._most_places(capacity),
-            "batch_places": int(capacity * self._policy.batch_share),
+            "share": share_of(self._default),
+            "kept_free": self._kept_free(capacity, len(active)),
+            "batch_places": _MANY if capacity is None else int(capacity * self._policy.batch_share),
             "aged_after_s": self._policy.aged_after_s,
-            "taken_over": self._claims % _TAKEN_OVER_EVERY == 0,
-            "aged_among": 0 if self._claims % _AGED_EVERY else _AGED_AMONG,
+            "taken_over": claims % _TAKEN_OVER_EVERY == 0,
+            "aged_among": 0 if claims % _AGED_EVERY else _AGED_AMONG,
         }
 
-    def _most_places(self, capacity: int) -> int | None:
-        """For one organization; None: it is the only active one."""
-        active = sum(book.use > 0 for book in self._books.values())
-        return max(1, int(capacity * self._policy.largest_share)) if active > 1 else None
+    def _shares(self, capacity: int | None, weights: float) -> Callable[[Book], int | None]:
+        """Of all places, by weight among those that are active. weights: theirs, all together."""
+
+        def share_of(book: Book) -> int | None:
+            if capacity is None:
+                return None
+            return math.ceil(capacity * book.weight / (weights if book.use > 0 else weights + book.weight))
+
+        return share_of
+
+    def _kept_free(self, capacity: int | None, active: int) -> int:
+        """Rounded up, so that a small fleet keeps one; never all of it, and nothing for one that is alone."""
+        if not capacity or active < _SEVERAL:
+            return 0
+        return min(math.ceil(capacity * self._policy.kept_free), capacity - 1)
 
     def claimed(self, organizations: Iterable[str]) -> None:
         """What was claimed counts at once, each as a run of the expected length."""
         for organization in organizations:
             default = self._default
-            book = self._books.setdefault(organization, Book(default.use, default.step, default.cap))
+            book = self._books.setdefault(organization, replace(default))
             book.use += book.step
 
     async def count(self) -> dict[str, Book]:
@@ -151,4 +173,5 @@ class FairTurns:
     def _book(self, row: Mapping[str, Any]) -> Book:
         limits = self._plans.of(row["plan"], row["limits"])
         expected_s = self._policy.expected_run_s if row["expected_s"] is None else row["expected_s"]
-        return Book(row["use_s"] / limits.weight, max(expected_s, 0.001) / limits.weight, limits.in_flight)
+        step_s = max(expected_s, 0.001)
+        return Book(row["use_s"] / limits.weight, step_s / limits.weight, limits.in_flight, limits.weight)

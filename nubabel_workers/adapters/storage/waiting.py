@@ -6,8 +6,8 @@ from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 # The condition is that of the claim: what waits for its session waits for nothing else.
 _READY = f"""
 WITH ready AS (
-  SELECT e.id, e.waiting_for, e.position FROM executions e
-  WHERE e.status = 'queued' AND e.not_before <= now()
+  SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
+  WHERE e.status = 'queued' AND e.orchestrator = 'opencode' AND e.not_before <= now()
     AND NOT {SESSION_TAKEN_SQL}
   ORDER BY e.position LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED
@@ -26,12 +26,26 @@ off AS (
   FROM ready WHERE e.id = ready.id
   RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
 ),{_SAY_SO}"""
+# An organization's first comes after the first ones of the others, its second after their second ones: one that has
+# many there puts nobody behind them.
 _SPACE_OUT = f"""{_READY},
-ahead AS (
-  SELECT count(*) AS n FROM executions WHERE status = 'queued' AND waiting_for = %(reason)s AND not_before > now()
+paced AS (
+  SELECT organization_id, count(*) AS n FROM executions
+  WHERE status = 'queued' AND waiting_for = %(reason)s AND not_before > now() GROUP BY organization_id
+),
+numbered AS (
+  SELECT r.*, COALESCE(p.n, 0) + row_number() OVER (PARTITION BY r.organization_id ORDER BY r.position) AS nth
+  FROM ready r LEFT JOIN paced p ON p.organization_id = r.organization_id
+),
+of_each AS (
+  SELECT organization_id, max(n) AS n
+  FROM (SELECT organization_id, n FROM paced UNION ALL SELECT organization_id, nth FROM numbered) AS either
+  GROUP BY organization_id
 ),
 placed AS (
-  SELECT ready.*, ahead.n + row_number() OVER (ORDER BY ready.position) AS place FROM ready, ahead
+  SELECT r.*, r.nth + COALESCE((
+    SELECT sum(least(o.n, r.nth - 1)) FROM of_each o WHERE o.organization_id <> r.organization_id), 0) AS place
+  FROM numbered r
 ),
 off AS (
   UPDATE executions e
@@ -49,6 +63,12 @@ WHERE id IN (
     AND (s.instance_id IS NULL OR s.instance_id = %(instance_id)s)
   FOR UPDATE OF e SKIP LOCKED)
 RETURNING id
+"""
+
+# A follow-up that waits for its session counts as well: to tell it apart would take longer than the claim it costs.
+_NEXT_IN_LINE = """
+SELECT id FROM executions
+WHERE status = 'queued' AND orchestrator = 'opencode' AND not_before <= now() ORDER BY position LIMIT 1
 """
 
 
@@ -73,3 +93,7 @@ class PostgresWaiting:
     async def wake(self, instance_id: str) -> list[str]:
         rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})
         return [row["id"] for row in rows]
+
+    async def next_in_line(self) -> str | None:
+        row = await self._database.system().one(_NEXT_IN_LINE)
+        return row["id"] if row else None

@@ -4,7 +4,9 @@ Every method may raise the errors of `domain.errors`; stores raise TransientErro
 """
 
 from nubabel_workers.domain.ports.outside import (
+    DocumentReader,
     Messenger,
+    OpenCodeDirectories,
     OpenCodeEvents,
     OpenCodeServer,
     OpenCodeServers,
@@ -15,10 +17,12 @@ from nubabel_workers.domain.ports.outside import (
 from nubabel_workers.domain.ports.process import (
     Chance,
     Clock,
+    Ends,
     Incident,
     Incidents,
 )
 from nubabel_workers.domain.ports.shared_state import (
+    AnswerMemory,
     CircuitBreakers,
     HintPublisher,
     ProgressStream,
@@ -37,6 +41,7 @@ from nubabel_workers.domain.ports.stores import (
     Conversation,
     ConversationStore,
     DeadLetterStore,
+    DirectoryStore,
     ExecutionStore,
     Finish,
     Finished,
@@ -52,6 +57,7 @@ from nubabel_workers.domain.ports.stores import (
     SessionPlace,
     Started,
     TenantStore,
+    VitalsStore,
     WaitingStore,
 )
 
@@ -59,6 +65,7 @@ __all__ = [
     "Accepted",
     "AcceptedGroup",
     "AdmissionStore",
+    "AnswerMemory",
     "Chance",
     "CircuitBreakers",
     "ClaimedCheck",
@@ -69,6 +76,9 @@ __all__ = [
     "Conversation",
     "ConversationStore",
     "DeadLetterStore",
+    "DirectoryStore",
+    "DocumentReader",
+    "Ends",
     "ExecutionStore",
     "Finish",
     "Finished",
@@ -83,6 +93,7 @@ __all__ = [
     "MaintenanceStore",
     "Messenger",
     "NotificationStore",
+    "OpenCodeDirectories",
     "OpenCodeEvents",
     "OpenCodeServer",
     "OpenCodeServers",
@@ -97,6 +108,7 @@ __all__ = [
     "Supervisor",
     "TenantStore",
     "Throttle",
+    "VitalsStore",
     "WaitingStore",
     "WebhookSender",
 ]

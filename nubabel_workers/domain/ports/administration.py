@@ -29,12 +29,12 @@ from nubabel_workers.domain.administration import (
     WorkspaceSummary,
 )
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
+from nubabel_workers.domain.directories import Directory
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.groups import GroupSummary
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.limits import LimitChange
-from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Instance, Organization, ServersPolicy, ServiceToken
+from nubabel_workers.domain.tenants import Instance, Organization, PolicyChange, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 
@@ -50,11 +50,8 @@ class OrganizationRegistry(Protocol):
     async def set_policy(
         self,
         organization_id: str,
+        change: PolicyChange,
         *,
-        busy_policy: BusyPolicy | None,
-        plan: str | None,
-        masking: MaskingPolicy | None = None,
-        servers: ServersPolicy | None = None,
         actor: str,
     ) -> Organization | None:
         """Change what is given, leave the rest; None when there is no such organization."""
@@ -132,14 +129,18 @@ class Erasure(Protocol):
         """(server, OpenCode session) of every one that it ever had."""
         ...
 
+    async def directories(self, organization_id: str) -> list[Directory]:
+        """Its own on shared servers, wherever it ever had one."""
+        ...
+
     async def has_connections(self, organization_id: str) -> bool: ...
 
     async def names(self, organization_id: str) -> set[str]:
         """Ids under which something of it may stand in the cache."""
         ...
 
-    async def delete_some(self, organization_id: str, table: str) -> int:
-        """How many rows; 0: there are none any more."""
+    async def delete_some(self, organization_id: str, table: str) -> Mapping[str, int]:
+        """How many rows, by table: with those of other tables that went along. Empty: there are none any more."""
         ...
 
     async def finish(self, organization_id: str, counts: Mapping[str, int], *, actor: str) -> bool:
@@ -213,6 +214,10 @@ class InstanceRegistry(Protocol):
 
     async def add(self, instance: Instance, *, actor: str) -> Instance | None:
         """Add a server, or bring a removed one of the same id back; None when the URL is in use under another id."""
+        ...
+
+    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+        """False: there is no such server any more."""
         ...
 
     async def set_status(self, instance_id: str, status: str, *, only_if_idle: bool, actor: str) -> bool:

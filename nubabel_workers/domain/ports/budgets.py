@@ -80,9 +80,19 @@ class BudgetStore(Protocol):
         ...
 
     async def allow(
-        self, organization_id: str, execution_id: str, *, cost: float, answer_by_s: float, actor: str
+        self,
+        organization_id: str,
+        execution_id: str,
+        *,
+        cost: float,
+        answer_by_s: float,
+        actor: str,
+        pauses: int | None = None,
     ) -> bool:
-        """An operator's word: it may cost that much more, whatever the caps; and goes on. False: it waits no more."""
+        """Somebody's word: it may cost that much more, whatever the caps; and goes on. False: it waits no more.
+
+        pauses: only if it has been paused so often by now.
+        """
         ...
 
     async def books(self, organization_id: str) -> Books: ...

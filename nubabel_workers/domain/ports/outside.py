@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from pydantic import SecretStr
 
+from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
+from nubabel_workers.domain.notifications import Button
 from nubabel_workers.domain.opencode_events import PermissionAsked, QuestionAsked, ServerEvent
 from nubabel_workers.domain.slack_events import ThreadExcerpt
 from nubabel_workers.domain.tenants import Instance
@@ -71,11 +73,35 @@ class OpenCodeServer(Protocol):
 
     async def agents(self, directory: str | None) -> list[str]: ...
 
+    async def models(self, directory: str | None) -> list[str]:
+        """As prompts name them, `provider/model`."""
+        ...
+
+    async def directories_path(self) -> str | None:
+        """Where it makes a directory for each organization; None: it makes none."""
+        ...
+
     async def version(self) -> str: ...
 
 
 class OpenCodeServers(Protocol):
     def server(self, instance: Instance) -> OpenCodeServer: ...
+
+
+class OpenCodeDirectories(Protocol):
+    """Organizations' own directories on a server that makes them. Calls may be repeated, also by two at once."""
+
+    async def prepare(self, instance: Instance, path: str) -> None:
+        """Make it where it is missing, and load it. Raises TransientError when it is not there afterwards."""
+        ...
+
+    async def dispose(self, instance: Instance, path: str) -> None:
+        """Unload it, stopping what runs in it; its files and sessions stay."""
+        ...
+
+    async def delete(self, instance: Instance, path: str) -> None:
+        """Unload it and delete its files, for good. Raises TransientError when it is still there afterwards."""
+        ...
 
 
 class OpenCodeEvents(Protocol):
@@ -98,6 +124,7 @@ class Messenger(Protocol):
         thread_ts: str,
         markdown: str,
         delivery_id: str,
+        button: Button | None = None,
     ) -> str:
         """Post one part in the thread; return its ts. Not idempotent: UncertainError when the outcome is unknown."""
         ...
@@ -114,6 +141,12 @@ class Messenger(Protocol):
     ) -> ThreadExcerpt: ...
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
+
+
+class DocumentReader(Protocol):
+    async def read(self, content: bytes, form: DocumentForm, *, timeout_s: float) -> DocumentText | Unread:
+        """Its text, or why nobody can tell. Whatever the document is made of, it is over after timeout_s."""
+        ...
 
 
 class Supervisor(Protocol):

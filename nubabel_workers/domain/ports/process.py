@@ -26,6 +26,14 @@ class Chance(Protocol):
         ...
 
 
+class Ends(Protocol):
+    """Executions that ended, counted by who answered them: what a rollout is judged by."""
+
+    def execution_ended(self, orchestrator: str, status: str, *, after_s: float) -> None:
+        """after_s: since it was accepted."""
+        ...
+
+
 class Incident(StrEnum):
     """Rare things that are dealt with, and counted because a growing number says that something is wrong."""
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome, Gate
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.progress import ProgressItem, ProgressSource
+from nubabel_workers.domain.repeats import RememberedAnswer
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,13 @@ class ProgressStream(Protocol):
     ) -> AsyncIterator[tuple[str, Mapping[str, Any]] | None]:
         """Events after that id, then live; None after each idle_s seconds without one."""
         ...
+
+
+class AnswerMemory(Protocol):
+    """Answers that were given lately, by organization and question. One that is away or wrong in form is empty."""
+
+    async def find(self, organization_id: str, question: str) -> RememberedAnswer | None: ...
+    async def remember(self, organization_id: str, question: str, answer: RememberedAnswer) -> None: ...
 
 
 class Throttle(Protocol):

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.directories import Directory, DirectoryState
 from nubabel_workers.domain.executions import (
     EventKind,
     Execution,
@@ -20,9 +21,11 @@ from nubabel_workers.domain.executions import (
 from nubabel_workers.domain.groups import ExecutionGroup, GroupState, NewGroup
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.masking import MaskingPolicy
+from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification, Notification
 from nubabel_workers.domain.ports.budgets import Hold
+from nubabel_workers.domain.rollout import Orchestrator
+from nubabel_workers.domain.server_vitals import MemoryHistory, Vital
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, ServiceToken, SubmitKey, Workspace
 from nubabel_workers.domain.verdict import Delegation
@@ -41,6 +44,7 @@ class Accepted:
     working_notification_id: str | None = None
     busy_execution_ids: Sequence[str] = ()  # earlier ones of the session that are not final yet
     is_last_event: bool = False  # no later event of the conversation waits for the one that it came from
+    line_is_long: bool = False  # LONG_LINE of its organization wait already
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,25 @@ class ExecutionStore(Protocol):
         ...
 
     async def claim_queued(
-        self, *, execution_id: str | None, limit: int, capacity: int, lease: Lease
+        self,
+        *,
+        execution_id: str | None,
+        limit: int,
+        servers: Mapping[str, int] | None,
+        lease: Lease,
+        orchestrator: Orchestrator = Orchestrator.OPENCODE,
     ) -> list[ClaimedDispatch]:
-        """Take queued executions whose session is free and whose time has come, in fair turns of organizations.
+        """Take queued executions that wait for this orchestrator, whose session is free and whose time has come.
+
+        In fair turns of organizations.
 
         The next is of the organization that has lately used the least, by run-seconds and its weight; organizations at
-        their limit of executions in flight are passed over. Within one: the named one, what has waited for too long,
-        interactive requests, batch ones, each in the order they came. capacity: runs that all servers together take;
-        batch requests occupy a share of it at most.
+        their limit of executions in flight are passed over. Within one: what has waited for too long,
+        interactive requests, batch ones, each in the order they came.
+
+        servers: runs that each takes now, by its id; claims of the same moment do not exceed it all in all. Batch
+        requests occupy a share of it at most, and whoever has its share leaves some of it free for others. None:
+        nobody knows, and nothing is kept.
 
         A suspect row is taken only when it alone is returned; others_wait: for its sake ready rows were left.
         """
@@ -177,14 +192,14 @@ class ExecutionStore(Protocol):
         analysis: Mapping[str, Any],
         context: Mapping[str, Any] | None,
         notes: Sequence[str],
-        masked: Mapping[str, int],
+        cleaning: Cleaning,
         run_deadline_s: float,
         hold: Hold | None = None,
     ) -> int:
         """Write down what is about to be submitted, before it is; return the attempt's number.
 
-        masked: how many values of each kind were taken out, for the timeline. hold: of money and tokens, placed with
-        it; raises BudgetReachedError where there is no room: then nothing was written.
+        cleaning: of what leaves, for the timeline. hold: of money and tokens, placed with it; raises
+        BudgetReachedError where there is no room: then nothing was written.
 
         An attempt that is still open (its outcome is unknown) is continued, not counted again.
         """
@@ -503,6 +518,10 @@ class WaitingStore(Protocol):
         """Those that wait for this server, or for any, wait no longer; their ids."""
         ...
 
+    async def next_in_line(self) -> str | None:
+        """One that would start if there were a place for it, of any organization; None when nobody waits."""
+        ...
+
 
 @dataclass(frozen=True)
 class OpenExecutions:
@@ -532,11 +551,15 @@ class MaintenanceStore(Protocol):
         """(organization, execution) of those queued that are past answer_by, or that somebody cancelled."""
         ...
 
-    async def tell_late(self, *, after_s: float, text: str, away: Sequence[str] = ()) -> list[str]:
-        """Queue one notice per Slack thread that has waited that long; ids of the new notifications.
+    async def late(self, *, after_s: float, away: Sequence[str] = ()) -> list[tuple[str, str]]:
+        """(organization, execution) of Slack threads that have waited that long and were not told so, the oldest.
 
         away: servers that cannot be reached; what runs there waits as well.
         """
+        ...
+
+    async def tell_late(self, organization_id: str, execution_id: str, *, text: str) -> str | None:
+        """Queue the one notice of that thread; id of the notification, None when it was told, or has ended."""
         ...
 
     async def instances_to_reconcile(self, *, every_s: float) -> list[str]:
@@ -580,9 +603,25 @@ class TenantStore(Protocol):
 
 
 class RestartStore(Protocol):
-    async def take_restarts(self, *, after_s: float, every_s: float) -> list[Instance]:
-        """Servers that have been away for after_s, and were not started anew within every_s: noted as being so now."""
+    async def take_restarts(self, *, after_s: float, every_s: float, drain_s: float) -> list[Instance]:
+        """Servers that were not started anew within every_s, noted as being so now: those that have been away for
+        after_s, and one of those that have been strained for as long and have nothing to do, or still do after drain_s.
+        """
         ...
+
+
+class VitalsStore(Protocol):
+    """How OpenCode servers that answer are doing. A server that is not registered is passed over."""
+
+    async def add_memory(self, instance_id: str, *, process: str, resident_bytes: int, keep_s: float) -> MemoryHistory:
+        """Write down what a server told just now; process: another one than before forgets what that one had."""
+        ...
+
+    async def set_strain(self, instance_id: str, vital: Vital, reason: str | None) -> None:
+        """None: it is well. One that is well again altogether is taken back slowly."""
+        ...
+
+    async def set_event_lag(self, instance_id: str, lag_s: float) -> None: ...
 
 
 class InstanceStore(Protocol):
@@ -601,5 +640,49 @@ class InstanceStore(Protocol):
         ...
 
     async def report_health(
-        self, instance_id: str, *, healthy: bool, detail: str, version: str, agents: Sequence[str]
-    ) -> None: ...
+        self,
+        instance_id: str,
+        *,
+        healthy: bool,
+        detail: str,
+        version: str,
+        agents: Sequence[str],
+        directories_path: str | None = None,
+    ) -> None:
+        """directories_path: where it makes organizations' directories; None: it makes none.
+
+        One that did so once keeps its path: where its plugin did not load, new sessions wait instead of sharing a
+        directory. Removing and adding it lets it begin without.
+        """
+        ...
+
+
+class DirectoryStore(Protocol):
+    """Which organizations' directories hold a place on which server."""
+
+    async def take(self, directory: Directory) -> DirectoryState | None:
+        """Take a place for it, or use the one that it has; what it is then. None: all places are taken.
+
+        However many do so at once, a server never has more than its max_directories.
+        """
+        ...
+
+    async def made(self, directory: Directory) -> None:
+        """It is there and loaded."""
+        ...
+
+    async def displace(self, instance_id: str) -> Directory | None:
+        """Begin to unload the one that has been idle the longest, to make room; None: none is idle."""
+        ...
+
+    async def take_idle(self, *, idle_s: float, limit: int) -> list[Directory]:
+        """Begin to unload those that are idle for so long, and those whose unloading was begun and never ended."""
+        ...
+
+    async def disposed(self, directory: Directory) -> None:
+        """It is unloaded: its place is free."""
+        ...
+
+    async def ready_on(self, instance_id: str) -> list[str]:
+        """Paths of those that are loaded there."""
+        ...

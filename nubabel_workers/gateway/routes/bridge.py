@@ -49,6 +49,7 @@ class DelegatedView(BaseModel):
     result: str = Field(description="The answer, in Markdown; with `errors` what there was of it, maybe nothing.")
     usage: UsageView | None = Field(None, description="Left out when nothing was used.")
     errors: list[ErrorView] | None = Field(None, description="Left out when there is an answer.")
+    notes: list[str] | None = Field(None, description="What should be known beside the answer. Left out if nothing.")
     execution_id: str
     status: Status
 
@@ -60,6 +61,7 @@ class DelegatedView(BaseModel):
             result=view.output or "",
             usage=view.usage,
             errors=None if view.error is None else [view.error],
+            notes=view.notes or None,
             execution_id=view.id,
             status=view.status,
         )

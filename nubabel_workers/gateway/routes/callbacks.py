@@ -19,6 +19,8 @@ from nubabel_workers.gateway.callback_models import (
     ToolsBody,
     ToolsView,
     UpdateBody,
+    VitalsBody,
+    VitalsView,
 )
 from nubabel_workers.gateway.dependencies import GatewayParts, Parts
 from nubabel_workers.gateway.openapi import problems
@@ -94,6 +96,17 @@ async def execute_tool(body: InvokeBody, instance_id: CallingInstance, parts: Pa
 async def list_tools(body: ToolsBody, instance_id: CallingInstance, parts: Parts) -> ToolsView:
     session = await _session(instance_id, [body.session_id], body.organization_id, parts)
     return ToolsView.of(list(await parts.callbacks.tools.list_tools(session)))
+
+
+@small.post(
+    "/api/sidecar/server",
+    summary="How the server's process is doing",
+    responses=problems(400, 401, 408, 413, 422, 503),
+)
+async def server_vitals(body: VitalsBody, instance_id: CallingInstance, parts: Parts) -> VitalsView:
+    """Told every quarter of a minute. A server that tells nothing is judged by the rest of what is seen of it."""
+    strain = await parts.callbacks.watch.memory(instance_id, process=body.process, resident_bytes=body.resident_bytes)
+    return VitalsView(strain=strain)
 
 
 @small.post(

@@ -22,12 +22,5 @@ async def change_policies(
 ) -> PoliciesView:
     """Every process obeys within seconds; the audit log gets the new values. What runs ends where it is."""
     organization = await parts.manage_organizations.by_id(organization_id)
-    changed = await parts.manage_organizations.set_policy(
-        organization,
-        busy_policy=body.busy_policy,
-        plan=None,
-        masking=body.masking,
-        servers=body.servers,
-        actor=operator,
-    )
+    changed = await parts.manage_organizations.set_policy(organization, body.change(), actor=operator)
     return PoliciesView.of(changed)

@@ -33,7 +33,7 @@ from nubabel_workers.gateway.awaiting import Prefer, WaitEnd, preferred_wait_s, 
 from nubabel_workers.gateway.dependencies import GatewayParts, Parts
 from nubabel_workers.gateway.identity import Identified
 from nubabel_workers.gateway.openapi import problems
-from nubabel_workers.gateway.problems import MEDIA_TYPE, ProblemError, from_domain
+from nubabel_workers.gateway.problems import MEDIA_TYPE, ProblemError, from_domain, words_about_body
 from nubabel_workers.gateway.routes.executions import IdempotencyKey
 
 _CODES: Mapping[int, str] = {
@@ -52,6 +52,18 @@ _MEANINGS: Mapping[int, str] = {
     500: "EXECUTION_ERROR: the task failed, was stopped, or (of a prompt) took too long.",
     503: "Not now. Send it again.",
     504: "TIMEOUT_ERROR: no answer in time. The task goes on: ask for its session, or send the same request again.",
+}
+
+
+_FITTING = {"load_skills": "is required and must be a list of strings, [] for none"}
+_DOES_NOT_FIT = {
+    "missing": "is required and must be a string",
+    "string_type": "is required and must be a string",
+    "string_too_short": "is required and must be a string",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
 }
 
 
@@ -82,7 +94,7 @@ class SidecarRoute(APIRoute):
             try:
                 return await handle(request)
             except (SidecarError, RequestValidationError, HTTPException, ProblemError, NubabelError) as error:
-                return _in_its_form(error).response()
+                return _in_its_form(error, request).response()
 
         return answered
 
@@ -271,13 +283,13 @@ def _checked_callbacks(given: SidecarCallbacks | None, parts: GatewayParts) -> C
 
 
 def _in_its_form(
-    error: SidecarError | RequestValidationError | HTTPException | ProblemError | NubabelError,
+    error: SidecarError | RequestValidationError | HTTPException | ProblemError | NubabelError, request: Request
 ) -> SidecarError:
     match error:
         case SidecarError():
             return error
         case RequestValidationError():
-            return _invalid("; ".join(map(_explained, error.errors())))
+            return _invalid("; ".join(_explained(found, request) for found in error.errors()))
         case HTTPException():  # a body that cannot even be read as text
             return _of_problem(ProblemError(error.status_code, "bad_request", "the body is not JSON"))
         case ProblemError():
@@ -291,11 +303,14 @@ def _invalid(what: str) -> SidecarError:
     return SidecarError(HTTPStatus.BAD_REQUEST, f"Validation error: {what}", metadata)
 
 
-def _explained(found: Mapping[str, Any]) -> str:
+def _explained(found: Mapping[str, Any], request: Request) -> str:
     """As the sidecar said it, where it did; never with the input."""
+    about_body = words_about_body(found, request)
+    if about_body is not None:
+        return about_body
     name = ".".join(str(part) for part in found["loc"] if part != "body") or "the body"
-    if found["type"] in {"missing", "string_type", "string_too_short"}:
-        return f"{name} is required and must be a string"
+    if found["type"] in _DOES_NOT_FIT:
+        return f"{name} {_FITTING.get(name, _DOES_NOT_FIT[found['type']])}"
     return f"{name}: {found['msg']}"
 
 

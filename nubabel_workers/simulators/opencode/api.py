@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import posixpath
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from nubabel_workers.simulators.opencode.answers import (
 )
 from nubabel_workers.simulators.opencode.catalogue import Catalogue
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.disk import Disk
 from nubabel_workers.simulators.opencode.engine import Engine
 from nubabel_workers.simulators.opencode.forks import Forks
 from nubabel_workers.simulators.opencode.identifiers import IdSource
@@ -46,6 +48,7 @@ class Api:
         engine: Engine,
         tell: Teller,
         desk: PromptDesk,
+        disk: Disk,
     ) -> None:
         self._settings = settings
         self._catalogue = Catalogue(settings)
@@ -56,12 +59,13 @@ class Api:
         self._engine = engine
         self._tell = tell
         self._desk = desk
+        self._disk = disk
 
     def routes(self) -> dict[tuple[str, str], Handler]:
         """Method and path, `*` for an id, -> handler."""
         return {
             ("GET", "global/health"): self._catalogue.health,
-            ("GET", "agent"): self._catalogue.agents,
+            ("GET", "agent"): self._agents,
             ("GET", "config"): self._catalogue.config,
             ("GET", "config/providers"): self._catalogue.configured_providers,
             ("GET", "provider"): self._catalogue.all_providers,
@@ -71,6 +75,7 @@ class Api:
             ("GET", "skill"): self._catalogue.skills,
             ("GET", "mcp"): self._catalogue.mcp_status,
             ("GET", "path"): self._path,
+            ("GET", "file"): self._files,
             ("POST", "instance/dispose"): self._dispose,
             ("POST", "session"): self._create_session,
             ("GET", "session"): self._list_sessions,
@@ -105,7 +110,36 @@ class Api:
         raise RefusedError(404, wire_forms.named_error("NotFoundError", f"Session not found: {session_id}"))
 
     def _directory(self, request: web.BaseRequest) -> str:
-        return request.query.get("directory") or request.headers.get("x-opencode-directory") or self._settings.directory
+        """Named by the request, and loaded by that."""
+        named = request.query.get("directory") or request.headers.get("x-opencode-directory")
+        directory = named or self._settings.directory
+        self._disk.load(directory)
+        return directory
+
+    async def _agents(self, request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
+        self._directory(request)
+        return await self._catalogue.agents(request, ids)
+
+    async def _files(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
+        """Folders only: files are what models write, and a simulated one writes none."""
+        if (path := request.query.get("path")) is None:
+            raise RefusedError(400, bad_request('Missing key\n  at ["path"]', "Query"))
+        directory = self._directory(request)
+        found = self._disk.entries(posixpath.normpath(posixpath.join(directory, path)))
+        if found is None:
+            raise RefusedError(500, server_error())
+        return json_answer(
+            [
+                {
+                    "name": posixpath.basename(one),
+                    "path": f"{posixpath.relpath(one, directory)}/",
+                    "absolute": one,
+                    "type": "directory",
+                    "ignored": False,
+                }
+                for one in found
+            ]
+        )
 
     async def _path(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         return json_answer({"directory": self._directory(request), "worktree": "/"})
@@ -114,6 +148,7 @@ class Api:
         directory = self._directory(request)
         for session in [s for s in self._store.sessions.values() if s.directory == directory and s.run is not None]:
             self._engine.abort(session)
+        self._disk.unload(directory)
         self._streams.tell_all("server.instance.disposed", {"directory": directory})
         for reader in self._streams.readers:
             if reader.directory == directory:
@@ -175,6 +210,7 @@ class Api:
 
     async def _delete_session(self, _request: web.BaseRequest, ids: list[str]) -> web.StreamResponse:
         session = self._session(ids[0])
+        self._disk.load(session.directory)
         self._store.remove(session)
         self._tell.event(session, "session.deleted", info=session.info)
         return json_answer(data=True)

@@ -52,6 +52,7 @@ class SimulatorConfig:
 
     keep_sessions: how many sessions to remember; the oldest idle ones are forgotten first. None: all of them.
     retry_wait_s: the first wait of OpenCode's endless retries of its model; it doubles.
+    directories: whether it makes a directory for each organization, as our image does on a shared server.
     """
 
     delay_s: float = 0.0
@@ -61,6 +62,7 @@ class SimulatorConfig:
     username: str = "opencode"
     password: SecretStr | None = None
     directory: str = "/srv/opencode"
+    directories: bool = True
     plugin: Literal["oh-my-opencode", "none"] = "oh-my-opencode"
     models: tuple[str, ...] = ("stub/echo",)
     keep_sessions: int | None = None
@@ -92,6 +94,8 @@ class Faults(BaseModel):
     idle_before_final_s: float = 0.0  # `session.idle` comes this long before the final message is stored
     duplicate_idle: bool = False
     deaf_s: float = 0.0  # new streams miss the events of their first moments (the real server: up to 50 ms)
+    event_delay_s: float = 0.0  # events leave this long after they were made
+    leak_bytes_per_s: float = 0.0  # memory that is not given back until the next crash
     mute_events: bool = False  # streams stay open and say nothing
 
     def changed(self, values: dict[str, Any]) -> "Faults":

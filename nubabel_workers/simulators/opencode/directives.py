@@ -20,6 +20,7 @@
     [[hang]]               no answer, ever; [[hang=mid]] after three words
     [[drop]]               the connection to the model breaks; [[drop=mid]] after three words
     [[badjson]]            the model's answer is broken
+    [[goes_on]]            a next prompt without directives, like "continue", goes on with this one where it stopped
 
 Values that make no sense are ignored: the text is a user's.
 """
@@ -89,6 +90,7 @@ class Script:
     hang: Trouble | None = None
     drop: Trouble | None = None
     bad_json: bool = False
+    goes_on: bool = False
 
     def tool_calls(self, steps_done: int) -> tuple[ToolCall, ...]:
         """The tool calls of the next step; none: the text answer is due."""
@@ -160,6 +162,7 @@ def _parsed(text: str) -> Script:
         hang=_trouble(options.get("hang")),
         drop=_trouble(options.get("drop")),
         bad_json="badjson" in options,
+        goes_on="goes_on" in options,
     )
 
 

@@ -186,7 +186,7 @@ class Engine:
 
     async def _step(self, session: SimulatedSession, run: Run, user: Message) -> _Next:
         """One call of the model. It answers the latest message in its context, whichever one the step is for."""
-        asking = next(m for m in reversed(session.messages.values()) if m.is_user)
+        asking = _asking(session)
         script = script_of(asking.text)
         message = self._tell.open_assistant(session, user)
         run.message, run.streamed = message, []
@@ -404,6 +404,13 @@ def _model_error(script: Script, *, misbehaves: bool) -> Json | None:
     if script.bad_json:
         return wire_forms.BAD_JSON
     return wire_forms.api_error(script.status) if misbehaves and script.status is not None else None
+
+
+def _asking(session: SimulatedSession) -> Message:
+    """The latest message of the context, or what it has to go on with where it says nothing else."""
+    newest_first = [message for message in reversed(session.messages.values()) if message.is_user]
+    directing = next((message for message in newest_first if script_of(message.text) != script_of("")), None)
+    return directing if directing is not None and script_of(directing.text).goes_on else newest_first[0]
 
 
 def _steps_since(session: SimulatedSession, asking: Message) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from nubabel_workers.simulators.opencode import wire_forms
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.disk import Disk
 from nubabel_workers.simulators.opencode.engine import Engine
 from nubabel_workers.simulators.opencode.identifiers import IdSource, now_ms
 from nubabel_workers.simulators.opencode.state import Json, Message, SimulatedSession, Store
@@ -49,8 +50,11 @@ def read_prompt(body: Any) -> Prompt:
 class PromptDesk:
     """Takes prompts for sessions."""
 
-    def __init__(self, config: SimulatorConfig, store: Store, tell: Teller, ids: IdSource, engine: Engine) -> None:
+    def __init__(
+        self, config: SimulatorConfig, store: Store, tell: Teller, ids: IdSource, engine: Engine, disk: Disk
+    ) -> None:
         self.accepted = 0
+        self._disk = disk
         self._config = config
         self._store = store
         self._tell = tell
@@ -76,8 +80,15 @@ class PromptDesk:
         if owner is not None and owner is not session:
             error = wire_forms.unknown_error("No user message found in stream. This should never happen.", stack=True)
             self._tell.event(session, "session.error", error=error)
+        elif not self._disk.load(session.directory):
+            self._refuse_directory(session)
         elif not prompt.no_reply:
             self._engine.start(session)
+
+    def _refuse_directory(self, session: SimulatedSession) -> None:
+        text = f"PlatformError: NotFound: FileSystem.realPath ({session.directory})"
+        self._tell.event(session, "session.error", error=wire_forms.unknown_error(text))
+        self._tell.idle(session)
 
     def _refuse_agent(self, session: SimulatedSession, agent: str) -> None:
         known = ", ".join(sorted(a.name for a in self._config.agents if not a.hidden))

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from nubabel_workers.simulators.opencode.answers import GoneError, RefusedError, json_answer, read_body, server_error
 from nubabel_workers.simulators.opencode.api import Api, Handler
 from nubabel_workers.simulators.opencode.config import Faults, SimulatorConfig
+from nubabel_workers.simulators.opencode.disk import Disk
 from nubabel_workers.simulators.opencode.engine import Engine
 from nubabel_workers.simulators.opencode.identifiers import IdSource
 from nubabel_workers.simulators.opencode.prompts import PromptDesk
 from nubabel_workers.simulators.opencode.state import Store
 from nubabel_workers.simulators.opencode.streams import Streams
 from nubabel_workers.simulators.opencode.telling import Teller
+from nubabel_workers.simulators.opencode.vitals import ServersMemory, SimulatedMemory
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _WEB_PAGE = b'<!doctype html>\n<html lang="en"><head><title>OpenCode</title></head><body></body></html>\n'
@@ -27,21 +29,23 @@ _WEB_PAGE = b'<!doctype html>\n<html lang="en"><head><title>OpenCode</title></he
 class OpenCodeSimulator:
     """One simulated server: what it remembers, its run loop, its routes. `running.simulator` gives it a port."""
 
-    def __init__(self, config: SimulatorConfig | None = None) -> None:
+    def __init__(self, config: SimulatorConfig | None = None, memory: ServersMemory | None = None) -> None:
         self.config = config or SimulatorConfig()
         ids = IdSource()
         self.store = Store(keep_sessions=self.config.keep_sessions)
+        self.disk = Disk(self.config.directory, tended=self.config.directories)
         self.streams = Streams(ids)
         tell = Teller(self.store, self.streams, ids)
         self.engine = Engine(self.config, self.store, tell, ids)
-        self._desk = PromptDesk(self.config, self.store, tell, ids, self.engine)
-        self._api = Api(self.config, self.store, self.streams, ids, self.engine, tell, self._desk)
+        self._desk = PromptDesk(self.config, self.store, tell, ids, self.engine, self.disk)
+        self._api = Api(self.config, self.store, self.streams, ids, self.engine, tell, self._desk, self.disk)
         self._routes: dict[tuple[str, str], Handler] = self._api.routes() | {
             ("GET", "_sim/stats"): self._get_stats,
             ("POST", "_sim/faults"): self._set_faults,
             ("DELETE", "_sim/faults"): self._clear_faults,
             ("POST", "_sim/crash"): self._crash,
         }
+        self.memory: ServersMemory = memory or SimulatedMemory()
         self._down_until = 0.0
         self._http: web.Server | None = None
         password = self.config.password
@@ -63,7 +67,7 @@ class OpenCodeSimulator:
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
-        if time.monotonic() < self._down_until:
+        if not self.is_up:
             raise GoneError
         if not path.startswith("/_sim/"):
             if not self._is_authorized(request):
@@ -142,9 +146,15 @@ class OpenCodeSimulator:
         self.set_faults(**Faults().model_dump())
         return json_answer(self.engine.faults.model_dump())
 
+    @property
+    def is_up(self) -> bool:
+        return time.monotonic() >= self._down_until
+
     def set_faults(self, **values: Any) -> None:
         self.engine.faults = self.engine.faults.changed(values)
         self.streams.muted = self.engine.faults.mute_events
+        self.streams.delay_s = self.engine.faults.event_delay_s
+        self.memory.leak(self.engine.faults.leak_bytes_per_s)
 
     async def _crash(self, request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         given = await read_body(request, bad={}) if request.can_read_body else {}
@@ -157,7 +167,10 @@ class OpenCodeSimulator:
         spared: the connection over which the crash was ordered.
         """
         self._down_until = time.monotonic() + down_s
+        self.set_faults(leak_bytes_per_s=0.0)
+        self.memory.restart()
         self.engine.crash()
+        self.disk.unload_all()
         self.streams.disconnect()
         for connection in self._http.connections if self._http is not None else []:
             if connection.transport is not None and connection.transport is not spared:

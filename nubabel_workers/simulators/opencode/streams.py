@@ -52,6 +52,7 @@ class Streams:
         self.readers: set[Reader] = set()
         self.frames = 0
         self.muted = False
+        self.delay_s = 0.0
         self._ids = ids
 
     def publish(self, session: SimulatedSession, kind: str, properties: Json, *, stored: bool = False) -> None:
@@ -81,7 +82,7 @@ class Streams:
             before, after = _envelope(session.directory, is_global=reader.directory is None)
             block = template.replace(b"\x01", before + b'{"id":"evt_' + head)
             block = block.replace(b"\x02", b'","type":"message.part.delta","properties":' + ids[:-1] + b',"delta":')
-            reader.add(block.replace(b"\x03", b"}}" + after + _FRAME_END))
+            self._hand(reader, block.replace(b"\x03", b"}}" + after + _FRAME_END))
 
     def tell_all(self, kind: str, properties: Json) -> None:
         """An event of no session; every reader gets it."""
@@ -91,7 +92,9 @@ class Streams:
 
     def tell(self, reader: Reader, payload: bytes) -> None:
         if not self.muted:
-            reader.add(b'data: {"payload":%b}\n\n' % payload if reader.directory is None else b"data: %b\n\n" % payload)
+            self._hand(
+                reader, b'data: {"payload":%b}\n\n' % payload if reader.directory is None else b"data: %b\n\n" % payload
+            )
 
     def connected(self) -> bytes:
         return orjson.dumps({"id": self._ids.new("evt"), "type": "server.connected", "properties": {}})
@@ -108,6 +111,12 @@ class Streams:
             frames = before + payload + after + _FRAME_END
             if sync and reader.directory is None:
                 frames += before + sync + after + _FRAME_END
+            self._hand(reader, frames)
+
+    def _hand(self, reader: Reader, frames: bytes) -> None:
+        if self.delay_s:
+            asyncio.get_running_loop().call_later(self.delay_s, reader.add, frames)
+        else:
             reader.add(frames)
 
 

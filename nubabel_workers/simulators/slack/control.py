@@ -51,6 +51,7 @@ class Control:
             web.post("/_sim/oauth_code", _json(self._oauth_code)),
             web.post("/_sim/uninstall", _json(self._uninstall)),
             web.post("/_sim/say", _json(self._say)),
+            web.post("/_sim/press", _json(self._press)),
             web.post("/_sim/edit", _json(self._edit)),
             web.post("/_sim/delete", _json(self._delete)),
             web.post("/_sim/archive", _json(self._archive)),
@@ -113,6 +114,14 @@ class Control:
             files=files,
         )
         return {"ts": message.ts, "thread_ts": message.root_ts, "event_ids": event_ids}
+
+    async def _press(self, request: web.Request) -> Any:
+        body = await _body(request)
+        workspace = self._world.workspace(body["team"])
+        pressed = self._world.press(
+            workspace, body["channel"], body["ts"], body.get("user", "U0ALICE"), action_id=body.get("action_id")
+        )
+        return {"trigger_id": pressed["trigger_id"]}
 
     async def _edit(self, request: web.Request) -> Any:
         body = await _body(request)

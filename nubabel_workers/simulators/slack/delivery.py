@@ -7,6 +7,7 @@ import itertools
 import json
 import secrets
 import time
+import urllib.parse
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,12 +90,29 @@ class HttpDelivery:
 
     async def post(self, body: Json, headers: Mapping[str, str] | None = None) -> int:
         """One signed POST; its status. Raises aiohttp's errors and TimeoutError."""
+        return await self._send(json.dumps(body, ensure_ascii=False).encode(), headers)
+
+    def press(self, body: Json) -> None:
+        """A button was pressed: a form, sent once."""
+        task = asyncio.get_running_loop().create_task(self._press(body))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _press(self, body: Json) -> None:
+        form = urllib.parse.urlencode({"payload": json.dumps(body, ensure_ascii=False)}).encode()
+        try:
+            status = await self._send(form, {"Content-Type": "application/x-www-form-urlencoded"})
+        except (aiohttp.ClientError, TimeoutError, _GiveUpError):
+            status = 0
+        delivered = 200 <= status < 300  # noqa: PLR2004 - 2xx
+        self._note("press_delivered" if delivered else "press_failed", event_id=body["trigger_id"], status=status)
+
+    async def _send(self, raw: bytes, headers: Mapping[str, str] | None) -> int:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS)
             # Waiting for one of our own connections is not the receiver's delay.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=ACK_TIMEOUT_S, sock_read=ACK_TIMEOUT_S)
             self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        raw = json.dumps(body, ensure_ascii=False).encode()
         signed = signature_headers(self._signing_secret, raw) | dict(headers or {})
         async with self._session.post(self._url, data=raw, headers=signed, allow_redirects=False) as response:
             await response.read()
@@ -137,11 +155,19 @@ class _GiveUpError(Exception):
 
 @dataclass(slots=True)
 class _Envelope:
-    """An event on its way through a socket."""
+    """An event, or the press of a button, on its way through a socket."""
 
     body: Json
     attempt: int = 0
     reason: str = ""
+
+    @property
+    def is_press(self) -> bool:
+        return bool(self.body["type"] == "block_actions")
+
+    @property
+    def event_id(self) -> str:
+        return str(self.body["trigger_id" if self.is_press else "event_id"])
 
 
 class SocketDelivery:
@@ -230,13 +256,13 @@ class SocketDelivery:
         envelope_id = secrets.token_hex(16)
         timer = asyncio.get_running_loop().call_later(self._ack_timeout_s, self._again, envelope_id, "timeout")
         self._pending[envelope_id] = (item, socket, timer)
+        retry = {} if item.is_press else {"retry_attempt": item.attempt, "retry_reason": item.reason}
         frame = {
             "envelope_id": envelope_id,
-            "type": "events_api",
-            "accepts_response_payload": False,
-            "retry_attempt": item.attempt,
-            "retry_reason": item.reason,
+            "type": "interactive" if item.is_press else "events_api",
+            "accepts_response_payload": item.is_press,
             "payload": item.body,
+            **retry,
         }
         task = asyncio.get_running_loop().create_task(self._write(socket, frame, envelope_id))
         self._sending.add(task)
@@ -256,7 +282,8 @@ class SocketDelivery:
         if (pending := self._pending.pop(envelope_id, None)) is not None:
             item, _, timer = pending
             timer.cancel()
-            self._note("delivered", event_id=item.body["event_id"], attempt=item.attempt, reason="")
+            kind = "press_delivered" if item.is_press else "delivered"
+            self._note(kind, event_id=item.event_id, attempt=item.attempt, reason="")
 
     def _again(self, envelope_id: str, reason: str) -> None:
         pending = self._pending.pop(envelope_id, None)
@@ -264,7 +291,10 @@ class SocketDelivery:
             return
         item, _, timer = pending
         timer.cancel()
-        event_id = item.body["event_id"]
+        event_id = item.event_id
+        if item.is_press:
+            self._note("press_failed", event_id=event_id, reason=reason)
+            return
         self._note("delivery_failed", event_id=event_id, attempt=item.attempt, reason=reason)
         if item.attempt >= len(RETRY_DELAYS_S):
             self._note("event_lost", event_id=event_id)

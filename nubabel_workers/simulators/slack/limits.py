@@ -19,6 +19,10 @@ MAX_BLOCKS_CHARS: Final = 13_000
 MAX_BLOCKS: Final = 50
 MAX_SECTION_CHARS: Final = 3_000
 MAX_METADATA_BYTES: Final = 4_000
+MAX_ACTIONS: Final = 25  # elements of an actions block
+MAX_LABEL_CHARS: Final = 75
+MAX_ACTION_ID_CHARS: Final = 255
+MAX_VALUE_CHARS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,33 @@ def _check_blocks(blocks: list[Json]) -> None:
         raise ApiError("invalid_blocks")
     if sum(sizes) > MAX_BLOCKS_CHARS:
         raise ApiError("msg_blocks_too_long")
+    if not all(_is_fit(element) for block in blocks if block["type"] == "actions" for element in _elements(block)):
+        raise ApiError("invalid_blocks")
     markdown = sum(size for block, size in zip(blocks, sizes, strict=True) if block["type"] == "markdown")
     longest_section = max((n for block, n in zip(blocks, sizes, strict=True) if block["type"] == "section"), default=0)
     if markdown > MAX_MARKDOWN_CHARS or longest_section > MAX_SECTION_CHARS:
         raise ApiError("invalid_blocks")
+
+
+def _elements(block: Json) -> list[Any]:
+    elements = block.get("elements")
+    if not isinstance(elements, list) or not 1 <= len(elements) <= MAX_ACTIONS:
+        raise ApiError("invalid_blocks")
+    return elements
+
+
+def _is_fit(element: Any) -> bool:
+    """Source: https://docs.slack.dev/reference/block-kit/block-elements/button-element/"""
+    if not isinstance(element, dict) or element.get("type") != "button":
+        return False
+    label = element.get("text")
+    return (
+        isinstance(label, dict)
+        and label.get("type") == "plain_text"
+        and 0 < len(str(label.get("text", ""))) <= MAX_LABEL_CHARS
+        and len(str(element.get("action_id", ""))) <= MAX_ACTION_ID_CHARS
+        and len(str(element.get("value", ""))) <= MAX_VALUE_CHARS
+    )
 
 
 def _block_chars(block: Json) -> int:

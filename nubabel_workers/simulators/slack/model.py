@@ -49,6 +49,12 @@ class Message:
         markdown = [block["text"] for block in self.blocks if block.get("type") == "markdown"]
         return "\n".join(markdown) or self.text
 
+    @property
+    def buttons(self) -> list[Json]:
+        """As they were posted: `action_id`, `value`, `text`."""
+        elements = (one for block in self.blocks if block.get("type") == "actions" for one in block["elements"])
+        return [element for element in elements if element.get("type") == "button"]
+
     def wire(self, team_id: str) -> Json:
         """As Slack shows it in events and in conversations.replies."""
         wire: Json = {"type": "message", "user": self.user, "text": self.text, "ts": self.ts, "team": team_id}
@@ -193,6 +199,32 @@ class SlackWorld:
         subtype = {"subtype": "file_share"} if files else {}
         events.append(fields | subtype | {"channel_type": channel.type})
         return message, [self._emit(workspace, event) for event in events]
+
+    def press(self, workspace: Workspace, channel_id: str, ts: str, user: str, *, action_id: str | None = None) -> Json:
+        """A person presses a button below a message, the first one if none is named. Returns what the app is sent.
+
+        Source: https://docs.slack.dev/reference/interaction-payloads/block_actions-payload/
+        """
+        channel = self.channel(workspace, channel_id)
+        message = self.message(channel, ts)
+        button = next((one for one in message.buttons if action_id in {None, one["action_id"]}), None)
+        if button is None:
+            raise ApiError("button_not_found")
+        enterprise_id = workspace.enterprise_id
+        payload: Json = {
+            "type": "block_actions",
+            "user": {"id": user, "username": user.lower(), "team_id": workspace.team_id},
+            "api_app_id": workspace.app_id,
+            "team": {"id": workspace.team_id, "domain": workspace.name},
+            "enterprise": None if enterprise_id is None else {"id": enterprise_id, "name": enterprise_id},
+            "is_enterprise_install": False,
+            "channel": {"id": channel.id, "name": channel.id.lower()},
+            "container": {"type": "message", "message_ts": ts, "channel_id": channel.id, "is_ephemeral": False},
+            "message": message.wire(workspace.team_id),
+            "state": {"values": {}},
+            "actions": [{**button, "block_id": "1", "action_ts": self.next_ts()}],
+        }
+        return payload | {"trigger_id": self._emit(workspace, payload)}
 
     def edit_by_person(self, workspace: Workspace, channel_id: str, ts: str, text: str) -> Message:
         channel = self.channel(workspace, channel_id)
@@ -357,6 +389,7 @@ def shown(workspace: Workspace, channel: Channel, message: Message) -> Json:
         "fallback": message.text,
         "reactions": sorted(message.reactions),
         "files": [file["name"] for file in message.files],
+        "buttons": [{"action_id": one["action_id"], "label": one["text"]["text"]} for one in message.buttons],
         "edited": message.edited,
         "deleted": message.tombstone,
         "gone": message.ts not in channel.messages,

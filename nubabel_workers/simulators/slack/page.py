@@ -103,10 +103,23 @@ function article(message) {
   node.append(header, element("p", message.text));
   for (const file of message.files) node.append(element("p", "attached: " + file));
   for (const name of message.reactions) node.append(element("span", ":" + name + ":", "reaction"));
+  for (const one of message.buttons) {
+    const button = element("button", one.label);
+    button.onclick = () => press(message, one.action_id);
+    node.append(button);
+  }
   const reply = element("button", "Reply in thread");
   reply.onclick = () => { thread = message.thread_ts; showMessages(); byId("say").elements.text.focus(); };
   node.append(element("span", " "), reply);
   return node;
+}
+
+async function press(message, action_id) {
+  const body = {team: message.team, channel: message.channel, ts: message.ts, action_id,
+    user: byId("say").elements.user.value};
+  const answer = await fetch("/_sim/press", {
+    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+  if (!answer.ok) byId("where").textContent = (await answer.json()).error;
 }
 
 function select(team, channel) {

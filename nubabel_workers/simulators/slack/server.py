@@ -132,6 +132,12 @@ class SlackSimulator:
         message, _ = self.world.say(workspace, channel, user, text, thread_ts=thread_ts, files=stored)
         return message
 
+    def press(
+        self, message: Message, *, team: str = "T0ONE", channel: str = "C0GENERAL", user: str = "U0ALICE"
+    ) -> Json:
+        """A person presses the first button below a message. Returns what the app is sent."""
+        return self.world.press(self.world.workspace(team), channel, message.ts, user)
+
     async def wait_for(
         self,
         root: Message,
@@ -155,6 +161,17 @@ class SlackSimulator:
 
     def _emit(self, workspace: Workspace, event: Json) -> str:
         event_id = f"Ev{next(self._event_numbers):010d}"
-        self.world.note("event", event_id=event_id, type=event["type"], channel=event.get("channel"))
-        self.deliver(workspace, event, event_id)
+        channel = event.get("channel")
+        channel_id = channel["id"] if isinstance(channel, dict) else channel
+        self.world.note("event", event_id=event_id, type=event["type"], channel=channel_id)
+        if event["type"] == "block_actions":
+            self._deliver_press(workspace, event | {"trigger_id": event_id})
+        else:
+            self.deliver(workspace, event, event_id)
         return event_id
+
+    def _deliver_press(self, workspace: Workspace, body: Json) -> None:
+        if self.http is None or workspace.team_id in self.options.socket_teams:
+            self.sockets.deliver(body)
+        else:
+            self.http.press(body)

@@ -1,7 +1,7 @@
 // Which tools a model may call, with which arguments. What is not listed is refused, for sub-agents too, whatever the
 // permissions of their agents say: oh-my-opencode gives some agents more than the configuration does.
 //
-// On a shared server every organization works in the server's one directory. There a model reaches the files of its own
+// On a shared server organizations may work in one directory (directories.ts). There a model reaches the files of its own
 // organization's folder, its own session's sub-agents, and nothing of the network. On a dedicated server it has a shell.
 import { mkdir, realpath } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, relative, resolve } from "node:path";

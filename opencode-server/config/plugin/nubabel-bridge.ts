@@ -2,9 +2,10 @@
 // tools of their organization. Loaded once for each directory that OpenCode works in; what is sent goes through one queue.
 import type { Hooks, PluginInput } from "@opencode-ai/plugin";
 import { admit, allowedTools, openedTools } from "../bridge/doors.ts";
-import { makeOwnDirectory } from "../bridge/directories.ts";
+import { tendDirectory } from "../bridge/directories.ts";
 import { Endpoint } from "../bridge/endpoint.ts";
 import type { ServerEvent } from "../bridge/events.ts";
+import { MemoryReports } from "../bridge/memory.ts";
 import { Observer } from "../bridge/observer.ts";
 import { setPermissions } from "../bridge/permissions.ts";
 import { Reports } from "../bridge/reports.ts";
@@ -17,7 +18,7 @@ let connection: { endpoint: Endpoint; reports: Reports } | null | undefined;
 
 export const NubabelBridge = async ({ client, directory }: PluginInput): Promise<Hooks> => {
   const kind = serverKind(process.env);
-  if (kind === "shared") await makeOwnDirectory(process.cwd(), directory);
+  if (kind === "shared") await tendDirectory(process.cwd(), directory);
   const sessions = new Sessions(async (id) => {
     const { data, error } = await client.session.get({ path: { id } });
     if (!data) throw new Error(`session ${id} cannot be read: ${JSON.stringify(error)}`);
@@ -55,6 +56,7 @@ function connect(): { endpoint: Endpoint; reports: Reports } | null {
   } else {
     const endpoint = new Endpoint(reading.settings);
     connection = { endpoint, reports: new Reports((...call) => endpoint.post(...call), say) };
+    new MemoryReports((...call) => endpoint.post(...call), say).start();
   }
   return connection;
 }

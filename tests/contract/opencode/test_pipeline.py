@@ -19,7 +19,7 @@ from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.simulators.slack.server import SlackSimulator
 from tests.conftest import RedisServer
-from tests.contract.opencode.backends import AGENT, Backend
+from tests.contract.opencode.backends import AGENT, MODEL, Backend
 from tests.contract.opencode.wired import WiredSteps, unheard_of, wired
 from tests.integration.pipeline.conftest import ORGANIZATION, pipeline_settings
 from tests.integration.pipeline.dying import others_find_its_rows
@@ -147,7 +147,7 @@ async def test_an_unknown_agent_fails_at_once_although_the_server_never_tells(st
     assert steps.calls == 0
 
 
-async def test_an_unknown_model_is_idle_without_an_answer_and_fails_after_its_attempts(steps: WiredSteps) -> None:
+async def test_an_unknown_model_is_idle_without_an_answer_and_fails_at_once(steps: WiredSteps) -> None:
     await steps.services.executions.accept(
         NewExecution(
             organization_id=OrganizationId(ORGANIZATION),
@@ -163,14 +163,26 @@ async def test_an_unknown_model_is_idle_without_an_answer_and_fails_after_its_at
         answer_by_s=60,
     )
 
-    for _ in range(2):
-        await steps.dispatch()
-        await steps.run_ends()
-        await steps.complete()
+    await steps.dispatch()
+    await steps.run_ends()
+    await steps.complete()
 
     assert await steps.statuses() == ["failed"]
-    assert await steps.attempts() == ["resubmit", "attempts_exhausted"]
+    assert await steps.attempts() == ["unknown_model"]
+    assert f"no model 'stub/nosuch'; it has: {MODEL}" in await dead_letter(steps)
     assert steps.calls == 0
+
+
+@pytest.mark.parametrize("settings", [{"opencode_default_model": "stub/nosuch"}], indirect=True)
+async def test_a_default_model_that_the_server_does_not_have_is_said_to_the_operators(steps: WiredSteps) -> None:
+    question = await steps.mention("hello")
+
+    await steps.answer_everything()
+
+    assert await steps.statuses() == ["failed"]
+    assert "NUBABEL_OPENCODE_DEFAULT_MODEL" in await dead_letter(steps)
+    (reply,) = steps.replies(question)
+    assert "AI model" in reply
 
 
 async def test_a_run_past_its_deadline_is_stopped_and_what_there_is_is_shown(steps: WiredSteps) -> None:

@@ -53,6 +53,25 @@ async def test_stalled_model_keeps_the_session_busy_until_the_abort(
     assert (await faulty.ask("again")).kind is VerdictKind.SUCCEEDED
 
 
+async def test_a_prompt_that_goes_on_is_finished_by_the_next_ones_that_say_nothing_of_their_own(
+    server: RunningSimulator, faulty: Conversation
+) -> None:
+    session = server.simulator.store.sessions[faulty.id]
+
+    async def called(tools: int) -> None:
+        await eventually(lambda: sum(bool(message.tool_calls) for message in session.messages.values()) == tools)
+
+    step = '[[tool=bash {"command":"sleep 60"}]]'
+    prompt = await faulty.post(f"[[goes_on]] {step} {step} [[text=done]]")
+    for tools, word in ((1, "Continue."), (2, "Go on.")):
+        await called(tools)
+        await faulty.client.abort(faulty.id)
+        await faulty.ended(prompt)
+        prompt = await faulty.post(word)
+
+    assert (await faulty.ended(prompt)).text == "done"
+
+
 async def test_lost_answer_is_uncertain_and_the_run_is_found(server: RunningSimulator, faulty: Conversation) -> None:
     server.simulator.set_faults(lose_answers=1)
 

@@ -194,11 +194,11 @@ async def test_calls_name_the_session_they_were_made_in(shared: Deployed, victim
 
 
 async def test_the_others_are_as_they_were(shared: Deployed, victim: Victim) -> None:
-    """Runs after the attempts above."""
+    """Runs after the attempts above. What is there is what our plugin makes."""
     assert victim.file.read_text() == f"{FILE_CANARY}\n"
     assert len(await shared.messages(victim.session_id)) == 4  # question, two tool steps, answer
     assert len(await shared.messages(victim.child_id)) == 2
-    assert sorted(path.name for path in shared.server.directory.iterdir()) == ["organizations"]
+    assert sorted(path.name for path in shared.server.directory.iterdir()) == ["directories", "organizations"]
 
 
 async def test_an_organization_works_with_its_own_files(shared: Deployed) -> None:

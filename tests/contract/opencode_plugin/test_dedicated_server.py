@@ -33,6 +33,12 @@ async def test_commands_see_neither_the_servers_keys_nor_its_password(text: str,
     assert "[]" in seen
 
 
+async def test_it_makes_no_directories_for_organizations(dedicated: Deployed) -> None:
+    folder = (await dedicated.http.get("/file", params={"path": "."})).json()
+
+    assert "directories" not in [entry["name"] for entry in folder]
+
+
 async def test_tools_across_sessions_are_closed_here_too(dedicated: Deployed) -> None:
     calls = [directive("session_list", {}), directive("background_output", {"task_id": "ses_x"})]
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -16,11 +17,23 @@ from nubabel_workers.adapters.slack.ingress import ACCEPT_TIMEOUT_S, events_api_
 from nubabel_workers.adapters.slack.socket_mode import SocketModeReceiver
 from nubabel_workers.domain.errors import CredentialsError, InvalidInputError, UnavailableError
 from nubabel_workers.domain.slack_events import SlackEventKind, classify
-from nubabel_workers.simulators.slack import SlackSimulator, SlackSimulatorOptions
+from nubabel_workers.simulators.slack import Message, SlackSimulator, SlackSimulatorOptions
 from nubabel_workers.simulators.slack.delivery import envelope, signature_headers
 from tests.contract.slack.conftest import APP_TOKEN, SIGNING_SECRET, Inbox, events_endpoint, find_bot_in
 
 MENTION = {"type": "app_mention", "user": "U0ALICE", "text": "hi", "channel": "C0GEN", "ts": "1795216375.000100"}
+
+BUTTON = {
+    "type": "actions",
+    "elements": [
+        {
+            "type": "button",
+            "action_id": "nubabel_allow_more",
+            "value": "exe_1:1",
+            "text": {"type": "plain_text", "text": "Allow $1 more"},
+        }
+    ],
+}
 
 
 def app_for(slack: SlackSimulator, inbox: Inbox, accept_timeout_s: float = ACCEPT_TIMEOUT_S) -> AsyncApp:
@@ -124,6 +137,22 @@ async def test_an_event_that_is_no_object_is_refused(
     assert (status, inbox.calls) == (400, 0)
 
 
+@pytest.mark.parametrize(
+    "whose",
+    [
+        {"authorizations": [{"team_id": [None], "enterprise_id": None}]},
+        {"authorizations": [{"team_id": "T0ONE", "enterprise_id": {"id": []}}]},
+        {"view": {"app_installed_team_id": {"id": None}}},
+    ],
+)
+async def test_a_workspace_that_is_no_text_is_refused(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox, whose: dict[str, Any]
+) -> None:
+    status, _ = await send(endpoint, event_body(slack, **whose))
+
+    assert (status, inbox.calls) == (400, 0)
+
+
 async def test_bad_signature_is_refused(slack: SlackSimulator, endpoint: str, inbox: Inbox) -> None:
     raw = event_body(slack)
 
@@ -160,10 +189,12 @@ async def test_url_verification_echoes_the_challenge_when_signed(
     "body",
     [
         {"type": "app_rate_limited", "team_id": "T0ONE", "api_app_id": "A0NUBABEL"},
-        {"type": "block_actions", "team": {"id": "T0ONE"}, "user": {"id": "U0ALICE"}, "actions": []},
+        {"type": "view_submission", "team": {"id": "T0ONE"}, "user": {"id": "U0ALICE"}, "view": {}},
         {"type": "brand_new_thing"},
+        {"type": ["event_callback"], "team_id": "T0ONE"},
+        {"type": {"event_callback": 1}},
     ],
-    ids=lambda body: body["type"],
+    ids=lambda body: str(body["type"]),
 )
 async def test_payload_without_use_for_us_is_acknowledged(
     slack: SlackSimulator, endpoint: str, inbox: Inbox, body: dict[str, Any]
@@ -274,6 +305,80 @@ async def test_deleted_question_and_edit_arrive_as_such(slack: SlackSimulator, e
     assert [event.ts for event in events if event.kind is SlackEventKind.EDITED] == [first.ts]
 
 
+# --- buttons ---------------------------------------------------------------------------------------------------------
+
+
+async def with_a_button(slack: SlackSimulator) -> Message:
+    """A message of the bot in a thread."""
+    workspace = slack.workspace()
+    root = slack.say("hello")
+    async with aiohttp.ClientSession() as session:
+        answer = await session.post(
+            f"{slack.api_url}chat.postMessage",
+            headers={"authorization": f"Bearer {workspace.bot_token}"},
+            json={"channel": "C0GENERAL", "thread_ts": root.ts, "text": "paused", "blocks": [BUTTON]},
+        )
+        posted = (await answer.json())["ts"]
+    return workspace.channels["C0GENERAL"].messages[posted]
+
+
+def presses(inbox: Inbox) -> list[dict[str, Any]]:
+    return [body for body in inbox.bodies if body["type"] == "block_actions"]
+
+
+async def test_a_press_is_accepted_before_it_is_acknowledged(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox
+) -> None:
+    message = await with_a_button(slack)
+
+    pressed = slack.press(message, user="U0ANNA")
+    async with asyncio.timeout(10):
+        await slack.world.wait_for_log("press_delivered")
+
+    assert presses(inbox) == [pressed]
+    event = classify(pressed, None)
+    assert (event.kind, event.user, event.button_value) == (SlackEventKind.BUTTON, "U0ANNA", "exe_1:1")
+    assert event.thread_ts == message.thread_ts
+
+
+async def test_a_press_that_cannot_be_stored_is_not_acknowledged_and_never_comes_again(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox
+) -> None:
+    message = await with_a_button(slack)
+    await inbox.wait_for(lambda seen: len(seen.bodies) == 1)  # what the person wrote; the bot's own is passed over
+    inbox.failures = [UnavailableError("the database is away")]
+
+    slack.press(message)
+    async with asyncio.timeout(10):
+        (failed,) = await slack.world.wait_for_log("press_failed")
+
+    assert failed["status"] == 503
+    assert presses(inbox) == []
+
+
+async def test_a_press_that_is_not_signed_by_slack_is_refused(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox
+) -> None:
+    form = urlencode({"payload": orjson.dumps({"type": "block_actions", "team": {"id": "T0ONE"}}).decode()}).encode()
+    signed = signature_headers("another secret", form) | {"Content-Type": "application/x-www-form-urlencoded"}
+
+    assert (await send(endpoint, form, signed))[0] == 401
+    assert inbox.calls == 0
+
+
+@pytest.mark.parametrize("payload", ["", "[]", "7", "{", '{"type": 7}', '{"type": "block_actions", "team": 7}'])
+async def test_a_form_that_is_no_press_reaches_nobody(
+    slack: SlackSimulator, endpoint: str, inbox: Inbox, payload: str
+) -> None:
+    form = urlencode({"payload": payload}).encode()
+    signed = signature_headers(SIGNING_SECRET, form) | {"Content-Type": "application/x-www-form-urlencoded"}
+
+    status, _ = await send(endpoint, form, signed)
+
+    assert status in {200, 400}
+    assert inbox.calls == 0
+
+
 # --- Socket Mode -----------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +404,22 @@ async def test_socket_brings_the_same_events(slack: SlackSimulator, inbox: Inbox
         await inbox.wait_for(lambda seen: len(seen.bodies) == 2)
 
     assert {classify(body, None).kind for body in inbox.bodies} == {SlackEventKind.MENTION}
+
+
+async def test_socket_brings_presses_and_one_that_is_not_acknowledged_does_not_come_again(
+    slack: SlackSimulator, inbox: Inbox
+) -> None:
+    async with receiving(slack, inbox):
+        message = await with_a_button(slack)
+        await inbox.wait_for(lambda seen: len(seen.bodies) == 1)
+        inbox.failures = [UnavailableError("the database is away")]
+        slack.press(message, user="U0ANNA")
+        await inbox.wait_for(lambda seen: seen.calls == 2)
+        pressed = slack.press(message, user="U0BEN")
+        async with asyncio.timeout(10):
+            await slack.world.wait_for_log("press_delivered")
+
+    assert presses(inbox) == [pressed]
 
 
 async def test_events_from_before_the_connection_are_waiting_in_it(slack: SlackSimulator, inbox: Inbox) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -17,6 +18,7 @@ from nubabel_workers.domain.errors import (
     UnavailableError,
     UncertainError,
 )
+from nubabel_workers.domain.notifications import Button
 from nubabel_workers.domain.slack_text import reply_parts
 from nubabel_workers.simulators.slack import Fault, FaultKind, Message, SlackSimulator
 
@@ -46,6 +48,27 @@ async def test_post_lands_in_the_thread_as_markdown_with_a_fallback_and_its_deli
     assert message.blocks == [{"type": "markdown", "text": "**Done.**"}]
     assert message.text == "*Done.*"
     assert message.metadata == {"event_type": "nubabel_reply", "event_payload": {"delivery_id": "ntf_1"}}
+
+
+async def test_a_button_stands_below_the_text_and_is_left_out_where_slack_refuses_blocks(
+    slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr
+) -> None:
+    root, button = slack.say("@nubabel hi"), Button("nubabel_allow_more", "exe_1:1", "Allow $1 more")
+    too_long = replace(button, label="x" * 76)
+
+    for number, one in enumerate((button, too_long)):
+        await messenger.post(
+            token,
+            channel=CHANNEL,
+            thread_ts=root.ts,
+            markdown="Paused.",
+            delivery_id=f"ntf_{number}",
+            button=one,
+        )
+
+    shown, without = landed(slack, root)
+    assert [(one["action_id"], one["value"]) for one in shown.buttons] == [("nubabel_allow_more", "exe_1:1")]
+    assert (shown.body, without.body, without.buttons) == ("Paused.", "Paused.", [])
 
 
 async def test_client_msg_id_travels_along(slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr) -> None:

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nubabel_workers.simulators.slack import SlackSimulator, SlackSimulatorOptions
+from nubabel_workers.simulators.slack import Message, SlackSimulator, SlackSimulatorOptions
 from nubabel_workers.simulators.slack.limits import RateLimits
 from tests.contract.slack.conftest import events_endpoint
 
@@ -224,6 +224,24 @@ async def test_person_writes_waits_edits_and_deletes_over_http(
     assert [message["text"] for message in await answered.json()][1:] == ["working", "The Answer"]
     assert len(said["event_ids"]) == 2
     assert (messages[0]["deleted"], messages[0]["files"]) == (True, ["a.txt"])
+
+
+async def test_a_button_is_shown_and_pressed_over_http(slack: SlackSimulator, http: aiohttp.ClientSession) -> None:
+    root, workspace = slack.say("hello"), slack.workspace()
+    button = {"type": "button", "action_id": "go", "value": "1", "text": {"type": "plain_text", "text": "Go"}}
+    message = Message(
+        slack.world.next_ts(), "UBOT", "paused", root.ts, "BBOT", [{"type": "actions", "elements": [button]}]
+    )
+    slack.world.post(workspace, workspace.channels["C0GENERAL"], message)
+    where = {"team": "T0ONE", "channel": "C0GENERAL", "ts": message.ts, "user": "U0ANNA"}
+
+    shown = await (await http.get(f"{slack.base_url}/_sim/messages", params={"thread": root.ts})).json()
+    pressed = await http.post(f"{slack.base_url}/_sim/press", json=where)
+    wrong = await http.post(f"{slack.base_url}/_sim/press", json=where | {"action_id": "other"})
+
+    assert [one["buttons"] for one in shown] == [[], [{"action_id": "go", "label": "Go"}]]
+    assert (pressed.status, wrong.status) == (200, 400)
+    assert "trigger_id" in await pressed.json()
 
 
 async def test_wait_says_when_nothing_came(slack: SlackSimulator, http: aiohttp.ClientSession) -> None:

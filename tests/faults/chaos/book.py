@@ -16,11 +16,18 @@ from tests.faults.chaos.ledger import Job, ModelRun, Saying, Told
 
 _NUMBER = re.compile(r"answer #(\d+)#")
 _REFERENCE = "\N{NUL}"
+_STEP = '[[tool=bash {"command":"sleep 0.2","description":"x"}]]'
+_DEAR = "[[usage=50000,0]]"  # five cents, of which the simulated model takes a dollar per million tokens
 
 
 def directive(number: int, delay_s: float) -> str:
     """What makes the simulated model answer with the job's number, after a while."""
     return f"[[delay={delay_s:.2f}]] [[text=answer #{number}#]]"
+
+
+def dear_directive(number: int, delay_s: float, *, steps: int) -> str:
+    """The same after so many steps, each of which costs as much as the answer; one that was paused goes on with it."""
+    return f"[[goes_on]] {_STEP * steps} {_DEAR} {directive(number, delay_s)}"
 
 
 def number_in(text: str) -> int | None:
@@ -153,7 +160,7 @@ class RunObserver:
         is_new = session.run is None
         run = self._start(session)
         user = session.newest_user()
-        number = number_in(user.text) if user is not None else None
+        number = _number_of_job(session)
         if is_new and run.task is not None and user is not None and number is not None:
             began, message_id = time.monotonic(), user.id
             run.task.add_done_callback(lambda _task: self._ended(session, number, message_id, began))
@@ -164,3 +171,9 @@ class RunObserver:
         answered = last is not None and last.info["parentID"] == message_id and last.is_final
         self._book.runs[number].append(ModelRun(number, began, time.monotonic(), answered=answered))
         self._book.touch()
+
+
+def _number_of_job(session: SimulatedSession) -> int | None:
+    """The newest prompt that names one: what goes on after a pause is only told to continue."""
+    numbers = (number_in(message.text) for message in reversed(session.messages.values()) if message.is_user)
+    return next((number for number in numbers if number is not None), None)

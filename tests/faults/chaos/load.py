@@ -12,7 +12,7 @@ from typing import Protocol
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_tenants import Tenant
 from nubabel_workers.simulators.slack.model import Message
-from tests.faults.chaos.book import Book, SlackObserver, directive
+from tests.faults.chaos.book import Book, SlackObserver, dear_directive, directive
 from tests.faults.chaos.ledger import Job, Way
 from tests.faults.chaos.upstream import Upstream
 
@@ -20,6 +20,8 @@ _CHANNELS_PER_TEAM = 20
 _MAX_TURNS = 3
 _MEAN_TURNS = 2.0
 _MAX_WAIT_FOR_ANSWER_S = 20.0
+_MEAN_STEPS, _MAX_STEPS = 2.0, 12  # of a spender's requests; few of them cost much more than most
+_DEAR_DELAY_S = (0.1, 0.5)  # before each step
 _FAILS = "[[status=400]]"  # the model refuses for good
 
 
@@ -100,9 +102,14 @@ class Load:
         self._chance = random.Random(f"load {options.seed}")
         self._numbers = itertools.count(1)
         self._ends_at = 0.0
+        self._spender: Tenant | None = None
 
-    async def run(self, tenants: Sequence[Tenant]) -> None:
-        """Returns when the duration is over and every conversation has come to its end. tenants: who asks."""
+    async def run(self, tenants: Sequence[Tenant], *, spender: Tenant) -> None:
+        """Returns when the duration is over and every conversation has come to its end.
+
+        tenants: who asks. spender: the one of them whose requests cost something.
+        """
+        self._spender = spender
         self._ends_at = time.monotonic() + self._options.duration_s
         async with asyncio.TaskGroup() as conversations:
             while time.monotonic() < self._ends_at:
@@ -124,7 +131,7 @@ class Load:
         elif kind < self._options.failing_share:
             talk.ask(number, f"{_FAILS} {directive(number, 0.1)}")  # alone: its apology names nobody
         else:
-            await self._take_turns(talk, number)
+            await self._take_turns(tenant, talk, number)
 
     def _new_conversation(self, tenant: Tenant) -> Conversation:
         if self._chance.random() < self._options.http_share:
@@ -132,15 +139,21 @@ class Load:
             return HttpTalk(self._upstream, self._book, tenant, key, self._chance.choice([Way.WEBHOOK, Way.POLLING]))
         return self.new_thread(tenant, f"C{self._chance.randrange(_CHANNELS_PER_TEAM):08d}")
 
-    async def _take_turns(self, talk: Conversation, number: int) -> None:
+    async def _take_turns(self, tenant: Tenant, talk: Conversation, number: int) -> None:
         for _ in range(self._chance.randint(1, _MAX_TURNS)):
-            job = talk.ask(number, directive(number, self._chance.uniform(*self._options.delay_s)))
+            job = talk.ask(number, self._text(tenant, number))
             if self._chance.random() >= self._options.impatient_share:
                 await self._hear(job)
             await asyncio.sleep(self._chance.uniform(0.1, 1.0))
             if time.monotonic() > self._ends_at:
                 return
             number = self.next_number()
+
+    def _text(self, tenant: Tenant, number: int) -> str:
+        if tenant is not self._spender:
+            return directive(number, self._chance.uniform(*self._options.delay_s))
+        steps = min(_MAX_STEPS, int(self._chance.expovariate(1 / _MEAN_STEPS)))
+        return dear_directive(number, self._chance.uniform(*_DEAR_DELAY_S), steps=steps)
 
     async def _hear(self, job: Job) -> None:
         """Wait for the answer, but not for ever: people ask again."""

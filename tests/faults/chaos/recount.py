@@ -20,8 +20,23 @@ _LEFT: Mapping[str, str] = {
         SELECT count(*) AS n FROM (
           SELECT e.id FROM executions e LEFT JOIN usage u ON u.execution_id = e.id GROUP BY e.id
           HAVING COALESCE((e.usage->>'input_tokens')::bigint, 0) <> COALESCE(sum(u.input_tokens), 0)
-            OR COALESCE((e.usage->>'output_tokens')::bigint, 0) <> COALESCE(sum(u.output_tokens), 0)) AS differing""",
+            OR COALESCE((e.usage->>'output_tokens')::bigint, 0) <> COALESCE(sum(u.output_tokens), 0)
+            OR abs(COALESCE((e.usage->>'cost')::numeric, 0) - COALESCE(sum(u.cost), 0)) > {tolerated}) AS differing""",
+    "organizations whose bill is not the sum of their attempts": """
+        SELECT count(*) AS n FROM (
+          SELECT o.id FROM organizations o
+          LEFT JOIN (SELECT organization_id, sum(cost) AS cost, sum(input_tokens + output_tokens) AS tokens
+                     FROM usage GROUP BY organization_id) u ON u.organization_id = o.id
+          LEFT JOIN (SELECT organization_id, sum((usage->>'cost')::numeric) AS cost,
+                       sum((usage->>'input_tokens')::bigint + (usage->>'output_tokens')::bigint) AS tokens
+                     FROM attempts GROUP BY organization_id) a ON a.organization_id = o.id
+          WHERE COALESCE(u.tokens, 0) <> COALESCE(a.tokens, 0)
+            OR abs(COALESCE(u.cost, 0) - COALESCE(a.cost, 0)) > {tolerated}) AS differing""",
+    "attempts that are open": """
+        SELECT count(*) AS n FROM attempts a JOIN executions e ON e.id = a.execution_id
+        WHERE a.ended_at IS NULL AND e.status IN ('completed', 'failed', 'cancelled', 'rejected')""",
 }
+_TOLERATED = 0.000001  # dollars; floating point is kept with each attempt, exact numbers are billed
 
 
 async def off_by_something(database: Database) -> list[str]:
@@ -30,10 +45,16 @@ async def off_by_something(database: Database) -> list[str]:
         return await _off(database)
 
 
+async def pauses(database: Database) -> int:
+    """How often a run was paused at a cap."""
+    async with asyncio.timeout(_WITHIN_S):
+        return await _count(database, "SELECT count(*) AS n FROM execution_events WHERE kind = 'budget_reached'")
+
+
 async def _off(database: Database) -> list[str]:
     found = []
     for what, statement in _LEFT.items():
-        if count := await _count(database, statement):
+        if count := await _count(database, statement.replace("{tolerated}", str(_TOLERATED))):
             found.append(f"{count} {what}")
     return found
 

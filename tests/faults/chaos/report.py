@@ -24,6 +24,7 @@ class Result:
     load_s: float = 0.0
     quiet_after_s: float | None = None
     books: Sequence[str] = ()  # what a recount found to be off
+    pauses: int = 0  # of runs that came to a cap of their budget
     notes: Sequence[str] = field(default_factory=tuple)
 
     def count(self, fate: Fate) -> int:
@@ -102,6 +103,7 @@ def _outcomes(result: Result) -> list[tuple[str, object]]:
         *rows,
         ("order violations", len(result.out_of_order)),
         ("asked of the model again though answered", len(result.rerun)),
+        ("pauses at a cap of the budget", result.pauses),
     ]
 
 

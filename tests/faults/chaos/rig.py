@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -22,7 +22,8 @@ from tests.faults.chaos.ledger import Fate, Way, fates_of, order_violations, une
 from tests.faults.chaos.load import Load, LoadOptions
 from tests.faults.chaos.owners import Takeovers
 from tests.faults.chaos.plan import FaultKind, PlannedFault, PlanOptions, make_plan
-from tests.faults.chaos.recount import off_by_something
+from tests.faults.chaos.purse import Purse
+from tests.faults.chaos.recount import off_by_something, pauses
 from tests.faults.chaos.report import Result
 from tests.faults.chaos.upstream import Upstream
 
@@ -30,7 +31,7 @@ ORGANIZATIONS: Mapping[str, int] = {"Acme": 1, "Hanbit": 1, "Borealis": 1, "Nams
 SOCKET_TEAMS = ("T002001", "T004001")
 _KINDS = ("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "listener", "scheduler")
 _OPENCODE_SERVERS = 2
-_LIMITS = ({"in_flight": 8}, {"cost_per_month": 1_000_000, "tokens_per_month": 10**12})
+_FEW_AT_ONCE = {"in_flight": 8}
 _LOOK_EVERY_S = 0.5
 _EVENTS_PATH = "/slack/events"
 _CONTROL = Path(__file__).with_name("control")
@@ -84,12 +85,12 @@ class Rig:
         return self
 
     async def _limit(self) -> None:
-        """One organization may run few at once, for the runs of another money is held."""
-        for tenant, limits in zip(self.staying, _LIMITS, strict=False):
-            await self.stack.services.database.system().execute(
-                "UPDATE organizations SET limits = %(limits)s WHERE id = %(id)s",
-                {"id": tenant.id, "limits": Jsonb(limits)},
-            )
+        """One organization may run few at once, another has little money."""
+        await self.stack.services.database.system().execute(
+            "UPDATE organizations SET limits = %(limits)s WHERE id = %(id)s",
+            {"id": self.staying[0].id, "limits": Jsonb(_FEW_AT_ONCE)},
+        )
+        await Purse(self.stack, self.spender).open()
 
     async def __aexit__(self, *_exc: object) -> None:
         await self._parts.aclose()
@@ -98,6 +99,11 @@ class Rig:
     def staying(self) -> Sequence[Tenant]:
         """The organizations that keep their workspace."""
         return self.stack.tenants[:-1]
+
+    @property
+    def spender(self) -> Tenant:
+        """The organization that comes to the cap of its budget, again and again."""
+        return self.stack.tenants[1]
 
     def plan(self) -> list[PlannedFault]:
         """The faults that follow from the seed."""
@@ -124,14 +130,18 @@ class Rig:
         injector = Injector(self.stack, self.book, takeovers)
         staying, leaving = self.stack.tenants[0], self.stack.tenants[-1]
         farewells = Farewells(self.stack, self.book, self.load, staying=staying, leaving=leaving)
+        raising = asyncio.create_task(Purse(self.stack, self.spender).run())
         began = time.monotonic()
         async with asyncio.TaskGroup() as all_of_it:
-            all_of_it.create_task(self.load.run(self.staying))
+            all_of_it.create_task(self.load.run(self.staying, spender=self.spender))
             all_of_it.create_task(farewells.run())
             all_of_it.create_task(injector.run(plan))
         load_s = time.monotonic() - began
         log.info("chaos.waiting_for_quiet", load_s=round(load_s, 1))
         quiet_after_s = await self.until_quiet()
+        raising.cancel()
+        with suppress(asyncio.CancelledError):
+            await raising
         await takeovers.close()
         result = await self.result()
         return Result(
@@ -144,6 +154,7 @@ class Rig:
             load_s=load_s,
             quiet_after_s=quiet_after_s,
             books=await off_by_something(self.stack.services.database) if quiet_after_s is not None else (),
+            pauses=await pauses(self.stack.services.database),
         )
 
     async def until_quiet(self) -> float | None:

@@ -149,6 +149,7 @@ async def server_comes_and_goes(lane: Lane) -> Check:
     for end_old in ("", "", " --end-old"):
         await lane.type_until_it_ends(f"instances callback-key {added}{end_old}")
     assert await lane.count(f"{_CALLBACK_KEYS} AND previous_callback_key IS NULL", id=added) == 1
+    await lane.type_until_it_ends(f"instances set {added} --max-directories 5")
     await lane.type_until_it_ends(f"instances remove {added}")
     await lane.until(lambda: listener_did("leadership.release"), "the listener's leaving")
     assert await lane.count("instances WHERE id = %(id)s AND status = 'removed'", id=added) == 1

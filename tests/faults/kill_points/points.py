@@ -36,7 +36,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.adapters.supervisor import CommandSupervisor
 from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain import ports
-from nubabel_workers.domain.ports import administration, budgets, tool_calls, tools
+from nubabel_workers.domain.ports import administration, budgets, orchestrators, tool_calls, tools
 
 # Name in the table of results -> the adapter that serves it, and the ports that it implements.
 ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
@@ -78,6 +78,7 @@ ADAPTERS: Mapping[str, tuple[type, tuple[type, ...]]] = {
 WITHIN_THE_PROCESS: Mapping[type, str] = {
     ports.Clock: "reads this process's own clock",
     ports.Chance: "rolls this process's own dice",
+    ports.Ends: "counts in this process's own metrics",
     ports.Incidents: "counts in this process's own metrics",
     ports.OpenCodeServers: "names a server; the calls to it are OpenCodeServer's",
     administration.BotIdentity: "a value that auth_test returned",
@@ -94,17 +95,27 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     tool_calls.ToolCallLedger: "tests/integration/mcp/test_calls.py",
     budgets.BudgetStore: "tests/integration/pipeline/test_budgets.py and tests/integration/storage/test_budgets.py",
     administration.UsageReports: "reads and changes nothing",
+    ports.DocumentReader: "reads and changes nothing; its process ends by itself when nobody waits for it",
+    ports.VitalsStore: "tests/integration/storage/test_vitals.py: each call is one statement on one row",
     ports.AdmissionStore: "reads and changes nothing",
     administration.Erasure: "tests/integration/pipeline/test_erasure.py: dies before each of its calls in turn",
     administration.OrganizationCache: "tests/integration/pipeline/test_erasure.py",
     administration.OpenCodeSessions: "tests/integration/pipeline/test_erasure.py",
     administration.OrganizationRows: "reads and changes nothing; that somebody looked is written by AuditTrail",
     administration.OrganizationSnapshot: "reads and changes nothing",
+    ports.DirectoryStore: "tests/integration/pipeline/test_directories.py: dies before and after each of its calls",
+    ports.OpenCodeDirectories: "tests/integration/pipeline/test_directories.py and test_erasure.py",
     administration.Archive: "a file that gets its name when it is whole: tests/integration/storage/test_export.py",
+    orchestrators.CallStore: "tests/integration/pipeline/test_calls.py: dies before and after each of its calls",
+    orchestrators.CallableOrchestrator: "tests/integration/pipeline/test_calls.py: asked again under the same key",
+    ports.AnswerMemory: "a cache, which may forget: tests/integration/pipeline/test_reuse.py",
     ports.GroupStore: "tests/integration/pipeline/test_dispatched_batches.py: dies before and after each of its calls",
     administration.GroupReports: "reads and changes nothing",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
+
+# Stores of those whose commits come when a measured value has changed by then: not in each run of a scenario.
+UNSTEADY: Mapping[str, str] = {"PostgresVitals": "tests/integration/storage/test_vitals.py"}
 
 # Written for a caller that does not exist yet: what is called one day is taken off here, or the test fails.
 NOT_CALLED: Mapping[str, str] = {
@@ -145,7 +156,7 @@ def ports_without_an_adapter_here() -> set[str]:
     known |= WITHIN_THE_PROCESS.keys() | PLAYED_ELSEWHERE.keys()
     return {
         protocol.__name__
-        for module in (ports, administration, budgets, tool_calls, tools)
+        for module in (ports, administration, budgets, orchestrators, tool_calls, tools)
         for protocol in _protocols(module)
     } - {protocol.__name__ for protocol in known}
 

@@ -22,8 +22,19 @@ from tests.faults.kill_points.processes import WORKER, forking
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-_NOT_PORTS = {"settings", "plans", "clock", "chance", "metrics", "cache", "database", "cipher", "servers", "egress"}
-_PLAYED_ELSEWHERE = {"groups", "admission"}  # points.PLAYED_ELSEWHERE says where
+_NOT_PORTS = {
+    *("settings", "plans", "rollout", "clock", "chance", "metrics", "cache", "database", "cipher", "servers", "egress"),
+}
+_PLAYED_ELSEWHERE = {
+    "groups",
+    "admission",
+    "answers",
+    "calls",
+    "directories",
+    "documents",
+    "orchestrators",
+    "vitals",
+}  # points says where
 
 
 def test_every_port_has_its_adapter_in_the_list() -> None:

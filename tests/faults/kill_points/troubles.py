@@ -247,6 +247,20 @@ async def question_of_the_model(lane: Lane) -> Check:
     return lambda: thread.check("First.", silent, runs=(1,))
 
 
+async def question_that_nobody_heard_of(lane: Lane) -> Check:
+    """As with an ask: found by comparing with the server."""
+    thread = ask(lane, answers("First."))
+    await thread.until_told("First.")
+    await lane.until_quiet()
+    _rule(lane, thread, "question", "allow")
+    lane.opencode.simulator.set_faults(mute_events=True)
+    thread.reply("[[question]] pears")
+    silent = "The assistant ended without an answer."
+    await thread.until_told("First.", silent)
+    lane.opencode.simulator.set_faults(mute_events=False)
+    return lambda: thread.check("First.", silent, runs=(1,))
+
+
 async def app_that_is_removed(lane: Lane) -> Check:
     team = await _second_workspace(lane)
     thread = ask(lane, "[[hang]]", team=team)

@@ -56,6 +56,27 @@ async def submit_again_in_the_session(lane: Lane) -> Check:
     return check
 
 
+async def asked_what_it_waits_for(lane: Lane) -> Check:
+    """A follow-up is in the queue for as long as the run before it takes."""
+    words = f"apples{lane.number():05d}"
+    first = SubmitRequest(
+        prompt=f"[[delay=0.5]] {answers('First.')} {words}", session_key=words, idempotency_key=f"key-{words}"
+    )
+    earlier = await _accepted(lane, first)
+    second = SubmitRequest(
+        prompt=f"{answers('Second.')} pears{words}", session_id=earlier.session_id, idempotency_key=f"second-{words}"
+    )
+    later = await _accepted(lane, second)
+    asked = [await _trying(lane, lambda client: client.get(later.id)) for _ in range(3)]
+    found = [await _ended(lane, one.id) for one in (earlier, later)]
+
+    def check() -> None:
+        assert [one.output for one in found] == ["First.", "Second."]
+        assert all(one.waiting_for is None or one.waiting_for.words for one in asked)
+
+    return check
+
+
 async def delegated_by_an_old_caller(lane: Lane) -> Check:
     """It knows no keys: after a lost answer it sends the same once more. Its callback hears of each end."""
     words = f"apples{lane.number():05d}"

@@ -15,6 +15,7 @@ from nubabel_workers.adapters.opencode import (
     Timeouts,
     UnexpectedAnswerError,
     decoding,
+    endpoints,
     new_http_client,
     new_sync_http_client,
 )
@@ -65,6 +66,7 @@ _SAMPLES: dict[str, Any] = {
     "decode_providers": {"providers": [{"id": "p", "models": {"m": {}}}]},
     "decode_connected": {"all": [{"id": "p"}], "default": {"p": "m"}, "connected": ["p"]},
     "decode_auth_methods": {"p": [{"type": "api", "label": "API key"}]},
+    "decode_folder": [{"name": "a", "path": "a/", "absolute": "/a", "type": "directory"}],
     "decode_skills": [{"name": "s", "description": "d", "location": "l"}],
     "decode_mcp": {"m": {"status": "failed", "error": "e"}},
     "decode_tool_calls": {"info": _MESSAGE["info"], "parts": [_TOOL_PART]},
@@ -104,6 +106,7 @@ _CALLS: dict[str, Callable[[Any], Any]] = {
     "tool_calls": lambda client: client.tool_calls("ses_1", "msg_1"),
     "connected_providers": lambda client: client.connected_providers(),
     "provider_auth_methods": lambda client: client.provider_auth_methods(),
+    "list_folder": lambda client: client.call(endpoints.list_folder(".")),
     "skills": lambda client: client.skills(),
     "mcp_servers": lambda client: client.mcp_servers(),
     "list_permissions": lambda client: client.list_permissions(),

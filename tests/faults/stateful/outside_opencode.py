@@ -129,6 +129,14 @@ class FakeOpenCode:
         self._reached()
         return ["build"]
 
+    async def models(self, directory: str | None) -> list[str]:
+        self._reached()
+        return ["stub/echo"]
+
+    async def directories_path(self) -> str | None:
+        self._reached()
+        return None
+
     async def version(self) -> str:
         self._reached()
         return "1.18.33"

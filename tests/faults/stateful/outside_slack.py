@@ -15,6 +15,7 @@ from nubabel_workers.domain.errors import (
     UnavailableError,
     UncertainError,
 )
+from nubabel_workers.domain.notifications import Button
 from nubabel_workers.domain.slack_events import ThreadExcerpt
 from nubabel_workers.simulators.slack.model import ApiError, Message, SlackWorld, Workspace
 
@@ -55,7 +56,16 @@ class FakeMessenger:
         self.reads: deque[Answer] = deque()  # of the next look-ups
         self._world = world
 
-    async def post(self, token: SecretStr, *, channel: str, thread_ts: str, markdown: str, delivery_id: str) -> str:
+    async def post(
+        self,
+        token: SecretStr,
+        *,
+        channel: str,
+        thread_ts: str,
+        markdown: str,
+        delivery_id: str,
+        button: Button | None = None,
+    ) -> str:
         answer = self.plan.popleft() if self.plan else Answer.OK
         _refuse(answer)
         workspace = self._workspace(token)

@@ -56,5 +56,5 @@ def test_a_post_that_is_repeated_without_a_look_is_found(
     monkeypatch.setattr(DeliverToSlack, "_find", finds_nothing)
     until_found = settings(_PLAIN, max_examples=200, phases=[Phase.generate])
 
-    with pytest.raises(AssertionError, match="was posted 2 times"):
+    with pytest.raises(AssertionError, match=r"was posted \d+ times"):
         run_state_machine_as_test(cast("Any", lambda: ServicesUnderFaults(*world)), settings=until_found)

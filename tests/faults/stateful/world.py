@@ -44,6 +44,7 @@ _STORES = (
     "dead_letters",
     "maintenance",
     "instances",
+    "directories",
     "waiting",
     "admission",
 )

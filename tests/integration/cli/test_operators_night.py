@@ -101,7 +101,7 @@ def test_a_request_is_enqueued_shown_and_cancelled(acme: Shell) -> None:
     shown = acme.type("executions", "show", execution_id)
     cancelled = acme.type("executions", "cancel", execution_id)
 
-    assert "waited for a worker" in shown.stdout
+    assert "waited for its turn" in shown.stdout
     assert "왜 이렇게 오래 걸리나요?" in acme.type("executions", "list", "--org", "acme").stdout
     assert acme.type("tool-calls", "list", "--org", "acme", "--execution", execution_id).stdout == "no tool calls\n"
     assert cancelled.stdout == f"cancelled {execution_id}\n"

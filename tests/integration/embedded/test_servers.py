@@ -138,3 +138,21 @@ def test_the_supervisor_stops_all_its_processes_at_the_same_time(short_dir: Path
     assert time.monotonic() - started < 5
     assert not any(process.is_running for process in processes)
     assert threading.active_count() == threads_before - len(processes)
+
+
+def test_the_last_lines_of_a_stopped_process_are_passed_on_however_slowly_they_are_read(short_dir: Path) -> None:
+    said: list[str] = []
+    stopped = threading.Event()
+
+    def read(_name: str, line: str) -> None:
+        said.append(line)
+        stopped.wait(10)
+
+    code = "import time; print(*range(500), sep='\\n', flush=True); time.sleep(60)"
+    with Supervisor(short_dir, on_line=read) as supervisor:
+        process = supervisor.start(ProcessSpec("talker", (sys.executable, "-c", code), revive=False))
+        wait_for(lambda: said, timeout_s=10)
+        process.stop()
+        stopped.set()
+
+    assert said == [str(number) for number in range(500)]

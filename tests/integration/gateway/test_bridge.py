@@ -10,15 +10,19 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from config.settings import Settings
+from nubabel_workers.adapters.orchestrators.delegate import DelegateService
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.client import DelegateRequest
+from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.notifications import CallbacksTarget
 from nubabel_workers.domain.ports import Conversation
+from nubabel_workers.domain.ports.orchestrators import Call
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.stack_environment import free_port
@@ -78,6 +82,36 @@ async def test_the_python_client_hands_a_task_over_and_waits_beyond_one_answer(
         done = await waiting
 
     assert (done.result, done.execution_id, done.succeeded) == ("Two locks.", execution_id, True)
+
+
+async def test_another_installation_can_delegate_to_this_one(services: Services) -> None:
+    """What it asks for as its orchestrator `delegate`, this gateway answers, over several exchanges if need be."""
+    limits = GatewayLimits(stream_row_check_s=0.2, delegate_wait_s=0.2)
+    async with served(services, limits) as gateway, httpx.AsyncClient(trust_env=False) as http:
+        token = SecretStr(await gateway.organization("org_one"))
+        upstream = DelegateService(http, url=gateway.url, token=token, now=services.clock.now)
+        call = Call("exe_theirs#0", ["[[text=Two locks.]] why?"], category="quick", metadata={"execution_id": "e"})
+        waiting = asyncio.create_task(upstream.answer(call, timeout_s=30))
+        await accepted(services)
+        await until(lambda: _said_later(gateway))
+        await gateway.run_to_the_end()
+        answer = await waiting
+
+        again = await upstream.answer(call, timeout_s=30)
+        follow_up = Call("exe_theirs2#0", ["more"], remote_session_id="ses_00000000000000000000000000")
+        with pytest.raises(NotFoundError):
+            await upstream.answer(follow_up, timeout_s=30)
+
+    assert (answer.text, answer.error) == ("Two locks.", None)
+    assert answer.usage is not None
+    assert answer.usage.total_tokens > 0
+    assert again == answer
+    assert await services.database.system().one("SELECT count(*) AS n FROM executions") == {"n": 1}
+
+
+async def _said_later(gateway: Gateway) -> bool:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as http:
+        return 'route="/delegate_task",status="202"' in (await http.get("/metrics")).text
 
 
 async def _follows(gateway: Gateway) -> bool:

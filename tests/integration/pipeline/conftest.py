@@ -146,6 +146,13 @@ class Steps:
     async def deliver(self) -> str:
         return await self.services.deliver_notifications.run(None)
 
+    async def late_threads_are_told(self) -> None:
+        """As if two minutes had passed since everything was asked."""
+        system = self.services.database.system()
+        for table in ("sessions", "executions"):
+            await system.execute(f"UPDATE {table} SET created_at = created_at - interval '2 minutes'")
+        await self.services.maintain.keep_deadlines()
+
     async def replay(self, dead_letter_id: str) -> Replayed:
         return await manage_dead_letters(self.services).replay_one(dead_letter_id, dry_run=False, actor="tests")
 
@@ -158,9 +165,19 @@ class Steps:
         await eventually_true(self._nothing_runs, what="the end of every run")
         await self.services.database.system().execute("UPDATE executions SET check_at = now() WHERE status = 'running'")
 
-    async def _nothing_runs(self) -> bool:
-        (instance,) = await self.services.instances.loads()
-        return not await self.services.servers.server(instance).busy_sessions(None)
+    async def run_ends_on(self, instance_id: str) -> None:
+        """The same where there are several servers, of one of them."""
+        await eventually_true(lambda: self._nothing_runs(instance_id), what="the end of every run there")
+        await self.services.database.system().execute(
+            "UPDATE executions SET check_at = now() WHERE status = 'running' AND instance_id = %(id)s",
+            {"id": instance_id},
+        )
+
+    async def _nothing_runs(self, instance_id: str | None = None) -> bool:
+        (instance,) = [one for one in await self.services.instances.loads() if instance_id in {None, one.id}]
+        server = self.services.servers.server(instance)
+        everywhere = [None, *await self.services.keep_directories.loaded_on(instance)]
+        return not any([await server.busy_sessions(directory) for directory in everywhere])
 
     async def answer_everything(self) -> None:
         """From stored events to told answers, each step once."""
@@ -201,6 +218,14 @@ async def pipeline(settings: Settings, slack: SlackSimulator, opencode: RunningS
         pipeline = Pipeline(services, slack, opencode)
         await pipeline.install()
         yield pipeline
+
+
+async def gives_each_its_directory(services: Services, *, most: int = 20) -> None:
+    """The server has just been heard of to make directories for organizations, and carries so many."""
+    await services.database.system().execute(
+        "UPDATE instances SET directories_path = '/srv/opencode/directories', max_directories = %(most)s",
+        {"most": most},
+    )
 
 
 async def found_organization(services: Services, instance: Instance) -> None:

@@ -12,6 +12,7 @@ from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.domain.limits import checked_change
+from nubabel_workers.domain.tenants import NearCap, PolicyChange
 from nubabel_workers.services.manage_limits import ManageLimits
 from nubabel_workers.simulators.slack.model import Message
 from nubabel_workers.simulators.slack.server import SlackSimulator
@@ -19,7 +20,7 @@ from tests.conftest import RedisServer
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline, Steps, pipeline_settings
 from tests.integration.pipeline.dying import Killed, dies, others_find_its_rows
 from tests.integration.pipeline.test_listener import listening
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_true
 
 pytestmark = pytest.mark.integration
 
@@ -44,6 +45,10 @@ async def set_caps(pipeline: Steps, **caps: float) -> None:
     limits = ManageLimits(organizations, services.plans, services.keep_budgets)
     await limits.change(ORGANIZATION, checked_change(caps), actor=_OPERATOR)
     services.tenants._organizations.clear()
+    system = services.database.system()
+    by_then = "BETWEEN now() AND now() + interval '4 s'"
+    await system.execute(f"UPDATE executions SET not_before = now() WHERE not_before {by_then}")
+    await system.execute(f"UPDATE budget_holds SET look_at = now() WHERE look_at {by_then}")
 
 
 async def holds(pipeline: Pipeline) -> list[float]:
@@ -357,15 +362,72 @@ async def test_runs_of_many_at_once_together_stay_under_the_cap_of_the_day(pipel
         await pipeline.mention(f"{_STEP * 3} [[usage=50000,0]] [[text=done]]")
     await pipeline.take_events()
 
-    for _ in range(40):
+    async def nothing_runs() -> bool:
         await pipeline.dispatch()
         await look(pipeline)
-        left = await pipeline.services.database.system().all(
-            "SELECT 1 FROM executions WHERE status IN ('dispatching', 'running')"
-        )
-        if not left:
-            break
+        return not {"dispatching", "running"} & set(await pipeline.statuses())
+
+    await eventually_true(nothing_runs, timeout_s=30, what="the end of every run")
 
     assert await spent(pipeline) <= 0.5
     assert await holds(pipeline) == []
     assert set(await pipeline.statuses()) <= {"completed", "waiting_budget", "queued"}
+
+
+# --- near a cap ---
+
+
+async def economize(pipeline: Pipeline) -> None:
+    organizations = PostgresOrganizations(pipeline.services.database, pipeline.services.cipher)
+    change = PolicyChange(near_cap=NearCap.ECONOMIZE)
+    assert await organizations.set_policy(ORGANIZATION, change, actor=_OPERATOR) is not None
+    pipeline.services.tenants._organizations.clear()
+
+
+async def plan_of_the_last(pipeline: Pipeline) -> dict[str, object]:
+    return await pipeline.one(
+        """SELECT analysis->>'category' AS category,
+             analysis->>'reasons' LIKE '%category quick: economy: most of cost_per_day is used%' AS economy,
+             deadline_at < now() + interval '301 seconds' AS short
+           FROM executions ORDER BY position DESC LIMIT 1"""
+    )
+
+
+async def test_when_most_of_the_budget_is_used_an_organization_may_economize(pipeline: Pipeline) -> None:
+    await set_caps(pipeline, cost_per_day=1)
+    await economize(pipeline)
+    first = await start(pipeline, "[[usage=820000,0]] refactor the whole architecture of the billing service")
+    assert await plan_of_the_last(pipeline) == {"category": "unspecified-high", "economy": False, "short": False}
+    await pipeline.run_ends()
+    await look(pipeline)
+
+    second = await start(pipeline, "[[usage=1000,0]] refactor the whole architecture of the billing service")
+
+    assert await plan_of_the_last(pipeline) == {"category": "quick", "economy": True, "short": True}
+    await pipeline.run_ends()
+    await look(pipeline)
+    assert "less effort" not in pipeline.replies(first)[-1]
+    assert "less effort" in pipeline.replies(second)[-1]
+
+
+async def test_unless_it_is_asked_for_nobody_gets_less(pipeline: Pipeline) -> None:
+    await set_caps(pipeline, cost_per_day=1)
+    await start(pipeline, "[[usage=820000,0]] refactor the whole architecture of the billing service")
+    await pipeline.run_ends()
+    await look(pipeline)
+
+    await start(pipeline, "[[usage=1000,0]] refactor the whole architecture of the billing service")
+
+    assert (await plan_of_the_last(pipeline))["economy"] is False
+
+
+async def test_what_was_paused_says_for_which_cap_it_waits(pipeline: Pipeline) -> None:
+    await paused(pipeline)
+    row = await pipeline.one("SELECT id FROM executions")
+    execution = await pipeline.services.executions.find(ORGANIZATION, str(row["id"]))
+    assert execution is not None
+
+    waiting = await pipeline.services.read_waiting.of(execution)
+
+    assert waiting is not None
+    assert "leaves no room (cost_per_execution)" in waiting.words

@@ -128,7 +128,7 @@ async def test_patience_does_not_grow_from_replay_to_replay(pipeline: Pipeline) 
     left = await pipeline.one("SELECT answer_by < now() + interval '61 minutes' AS short FROM executions")
 
     assert left == {"short": True}
-    assert await pipeline.services.maintenance.tell_late(after_s=90, text="patience") == []  # it was told already
+    assert await pipeline.services.maintenance.late(after_s=90) == []  # it was told already
     assert len(pipeline.replies(question)) == 1
 
 

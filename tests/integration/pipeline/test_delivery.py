@@ -209,7 +209,7 @@ async def test_a_progress_message_that_comes_with_the_end_of_its_run_does_not_st
 async def test_nobody_is_asked_for_patience_once_the_answer_is_there(pipeline: Pipeline) -> None:
     question = await pipeline.mention("hello")
     await pipeline.take_events()
-    await pipeline.services.maintenance.tell_late(after_s=0, text="patience, please")
+    await pipeline.late_threads_are_told()
     await pipeline.dispatch()
     await pipeline.run_ends()
     await pipeline.complete()
@@ -217,7 +217,7 @@ async def test_nobody_is_asked_for_patience_once_the_answer_is_there(pipeline: P
     await pipeline.deliver()
 
     (reply,) = pipeline.replies(question)
-    assert "patience" not in reply
+    assert "longer than usual" not in reply
 
 
 async def test_a_post_that_outlasts_the_lease_is_in_doubt(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
-from nubabel_workers.domain.groups import ExecutionGroup, GroupState
+from nubabel_workers.domain.groups import MAX_REPLY_BYTES, ExecutionGroup, GroupState
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.submission import BatchRequest
 from nubabel_workers.domain.tenants import Organization
@@ -72,6 +73,20 @@ async def test_all_are_answered_in_one_signed_reply_in_their_order(pipeline: Pip
     assert await pipeline.one("SELECT count(*) AS n FROM notifications") == {"n": 1}
 
 
+async def test_long_answers_are_cut_to_what_one_reply_may_carry_and_stay_readable(
+    pipeline: Pipeline, hooks: Receiver
+) -> None:
+    long = "x" * 120_000
+    batch = await submit(pipeline, *(f"[[text={long}]]" for _ in range(10)), callback_url=f"{hooks.url}/hook")
+
+    await run(pipeline)
+
+    (told,) = hooks.received
+    assert len(orjson.dumps(told)) <= MAX_REPLY_BYTES
+    assert {outcome["truncated"] for outcome in told["data"]["outcomes"]} == {True}
+    assert {item.output for item in (await read(pipeline, batch)).items} == {long}
+
+
 async def test_the_same_key_again_is_the_same_batch_and_another_body_is_refused(pipeline: Pipeline) -> None:
     first = await submit(pipeline, "one", "two", idempotency_key="k")
 
@@ -112,7 +127,7 @@ async def test_requests_of_one_session_run_one_after_the_other(pipeline: Pipelin
 
 
 async def test_a_failed_one_is_told_as_failed_and_the_others_go_on(pipeline: Pipeline, hooks: Receiver) -> None:
-    requests = [{"prompt": "one", "agent": "nobody"}, {"prompt": "two"}]
+    requests = [{"prompt": "[[status=400]] one"}, {"prompt": "two"}]
     batch = await submit(pipeline, requests=requests, callback_url=f"{hooks.url}/hook")
 
     await work_until_quiet(pipeline)
@@ -120,13 +135,13 @@ async def test_a_failed_one_is_told_as_failed_and_the_others_go_on(pipeline: Pip
     (told,) = hooks.received
     assert told["type"] == "batch.completed_with_failures"
     assert [outcome["status"] for outcome in told["data"]["outcomes"]] == ["failed", "completed"]
-    assert told["data"]["outcomes"][0]["error"]["code"] == "unknown_agent"
+    assert told["data"]["outcomes"][0]["error"]["code"] == "model_error"
     assert (await read(pipeline, batch)).state is GroupState.COMPLETED_WITH_FAILURES
 
 
 async def test_the_rest_is_cancelled_where_that_was_wished(pipeline: Pipeline, hooks: Receiver) -> None:
     requests = [
-        {"prompt": "one", "agent": "nobody"},
+        {"prompt": "[[status=400]] one"},
         {"prompt": "[[hang]] two"},
         {"prompt": "[[hang]] three", "session_key": "k"},
         {"prompt": "four", "session_key": "k"},

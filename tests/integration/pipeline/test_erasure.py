@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
+from nubabel_workers.adapters.storage.erasure import TAKES_ALONG
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.bootstrap import erase_organization, open_connections
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, TransientError
@@ -14,14 +16,15 @@ from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.progress import ProgressSource, ToolProgress
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.erase_organization import Erased, EraseOrganization, ErasureTimes
-from tests.integration.pipeline.conftest import ORGANIZATION, TEAM, Pipeline
+from tests.integration.pipeline.conftest import ORGANIZATION, TEAM, Pipeline, gives_each_its_directory
 from tests.integration.storage.seeds import ROWS_OF_TABLES, add_row_of_every_table
 
 pytestmark = pytest.mark.integration
 
 PIPELINE = Organization(OrganizationId(ORGANIZATION), "Pipeline")
 OTHER = "org_other"
-AT_ONCE = ErasureTimes(settle_s=0, hand_over_s=0)
+DIRECTORIES = "/srv/opencode/directories"
+AT_ONCE = ErasureTimes(settle_s=0, hand_over_s=0, unload_s=0)
 
 
 class DiedError(Exception):
@@ -32,6 +35,7 @@ class DiedError(Exception):
 async def erase(pipeline: Pipeline) -> AsyncIterator[EraseOrganization]:
     """Of an organization that has something of everything, and works."""
     services = pipeline.services
+    await gives_each_its_directory(services)
     workspace = await pipeline.one("SELECT id FROM workspaces WHERE organization_id = 'org_pipeline'")
     await pipeline.mention("done")
     await pipeline.answer_everything()
@@ -102,6 +106,7 @@ async def test_nothing_is_left_but_the_tombstone_and_another_organization_is_unt
 ) -> None:
     assert {table for table, rows in (await rows_of(pipeline, ORGANIZATION)).items() if not rows} == set()
     names = await erase._erasure.names(ORGANIZATION)
+    before = {table: len(rows) for table, rows in (await rows_of(pipeline, ORGANIZATION)).items()}
     others = await rows_of(pipeline, OTHER)
     assert {key.split(":")[1] for key in await cached(pipeline) if not names.isdisjoint(key.split(":"))} >= {
         *("session", "opencode", "progress", "window", "block")
@@ -115,22 +120,40 @@ async def test_nothing_is_left_but_the_tombstone_and_another_organization_is_unt
     assert '"organization.erased"' in tombstone
     assert '"cli:anna"' in tombstone
     assert "Pipeline" not in tombstone
-    assert erased.opencode_sessions == 2
-    assert erased.rows["executions"] == 3
+    assert (erased.opencode_sessions, erased.directories) == (2, 1)
+    written_meanwhile = 2  # that it began, and that a connection was removed
+    assert erased.rows == before | {"audit_log": before["audit_log"] + written_meanwhile}
+    entries = await PostgresAuditTrail(pipeline.services.database).list(organization_id=ORGANIZATION, limit=10)
+    assert [entry.detail["rows"] for entry in entries] == [erased.rows]
     after = await cached(pipeline)
     assert [key for key in after if not names.isdisjoint(key.split(":"))] == []
     assert after["nubabel:tool-breakers"] == {"mcp_8": "{}"}
     assert [key for key in after if ":root:" in key] == ["nubabel:root:ins_1:ses_others_child"]
     assert f"nubabel:progress:{OTHER}:exe_{OTHER}" in after
     assert pipeline.opencode.simulator.store.sessions == {}
+    assert pipeline.opencode.simulator.disk.entries(DIRECTORIES) == []
     assert await rows_of(pipeline, OTHER) == others
+
+
+async def test_every_row_that_goes_along_is_counted(pipeline: Pipeline) -> None:
+    found = await pipeline.services.database.system().all(
+        """
+        SELECT p.relname AS parent, c.relname AS child FROM pg_constraint k
+        JOIN pg_class p ON p.oid = k.confrelid JOIN pg_class c ON c.oid = k.conrelid
+        WHERE k.contype = 'f' AND k.confdeltype = 'c' AND p.relname <> 'organizations'
+        """
+    )
+
+    going_along = {(row["parent"], row["child"]) for row in found}
+    counted = {(parent, child) for parent, (_, children) in TAKES_ALONG.items() for child in children}
+    assert going_along == counted | {("sessions", "executions")}  # of which none is left when sessions go
 
 
 async def test_it_dies_before_each_of_its_calls_and_is_run_again_until_it_is_done(
     pipeline: Pipeline, erase: EraseOrganization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [0]
-    for port in (erase._erasure, erase._cache, erase._sessions):
+    for port in (erase._erasure, erase._cache, erase._sessions, erase._directories):
         for name in [one for one in dir(port) if not one.startswith("_") and callable(getattr(port, one))]:
             monkeypatch.setattr(port, name, _dying(getattr(port, name), left))
 
@@ -149,6 +172,7 @@ async def test_it_dies_before_each_of_its_calls_and_is_run_again_until_it_is_don
     remaining = await rows_of(pipeline, ORGANIZATION)
     assert {table: len(rows) for table, rows in remaining.items() if rows} == {"audit_log": 1}
     assert pipeline.opencode.simulator.store.sessions == {}
+    assert pipeline.opencode.simulator.disk.entries(DIRECTORIES) == []
 
 
 def _dying(call: Any, left: list[int]) -> Any:
@@ -162,10 +186,34 @@ def _dying(call: Any, left: list[int]) -> Any:
 
 
 async def test_two_at_once_are_as_good_as_one(pipeline: Pipeline, erase: EraseOrganization) -> None:
-    await asyncio.gather(run(erase), run(erase))
+    before = await rows_of(pipeline, ORGANIZATION)
+
+    one, other = await asyncio.gather(run(erase), run(erase))
 
     remaining = await rows_of(pipeline, ORGANIZATION)
+    for table in ("organizations", "executions", "attempts", "execution_events", "inbound_events"):
+        assert one.rows.get(table, 0) + other.rows.get(table, 0) == len(before[table])
     assert {table: len(rows) for table, rows in remaining.items() if rows} == {"audit_log": 1}
+
+
+async def test_a_connection_that_two_remove_at_once_is_counted_once(
+    pipeline: Pipeline, erase: EraseOrganization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_have_found_it = asyncio.Barrier(2)
+    revoke = erase._connections()._revoke
+    look_up = revoke.of
+
+    async def together(organization_id: str, connection_id: str) -> Any:
+        await both_have_found_it.wait()
+        return await look_up(organization_id, connection_id)
+
+    monkeypatch.setattr(revoke, "of", together)
+    before = await rows_of(pipeline, ORGANIZATION)
+
+    one, other = await asyncio.gather(run(erase), run(erase))
+
+    assert one.connections + other.connections == len(before["mcp_connections"]) == 1
+    assert one.rows.get("mcp_connections", 0) + other.rows.get("mcp_connections", 0) == 1
 
 
 async def test_what_comes_afterwards_is_refused_and_harms_nothing(pipeline: Pipeline, erase: EraseOrganization) -> None:

@@ -295,3 +295,29 @@ class TestOfAnotherGeneration:
         assert await pipeline.statuses() == ["queued"]
         row = await pipeline.one("SELECT health_detail FROM instances")
         assert row == {"health_detail": "OpenCode 2.0.0 speaks another API: this release works with 1.x"}
+
+
+async def test_whoever_follows_a_server_corrects_who_wrote_that_it_is_away(pipeline: Pipeline) -> None:
+    (instance,) = await pipeline.services.instances.loads()
+    async with listening(pipeline):
+        await eventually_true(lambda: is_healthy(pipeline, True))
+        await pipeline.services.follow_instance.report_down(instance, "it cannot be reached from here")
+
+        await eventually_true(lambda: is_healthy(pipeline, True), what="a correction")
+
+
+async def test_a_listener_whose_lease_another_has_taken_says_nothing_of_the_end_of_its_stream(
+    pipeline: Pipeline,
+) -> None:
+    frozen = listener(pipeline, "frozen")
+    others = RedisLeadership(pipeline.services.cache, "listeners", "other", lease_s=LEASE_S)
+    (instance,) = await pipeline.services.instances.loads()
+    following = asyncio.create_task(frozen._follow_once(instance.id, set()))
+    await eventually(lambda: connections(pipeline) == 1, what="the event stream")
+    await eventually_true(lambda: is_healthy(pipeline, True))
+    assert await others.take(instance.id)
+
+    pipeline.opencode.simulator.crash(down_s=0)
+    await following
+
+    assert await is_healthy(pipeline, True)

@@ -1,11 +1,19 @@
 """What must not leave with a prompt does not reach OpenCode; the stored prompt stays what the person wrote."""
 
 import base64
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.masking import MaskingPolicy
-from tests.integration.pipeline.conftest import CHANNEL, TEAM, Pipeline
+from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
+from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.domain.timeline import narrate
+from nubabel_workers.services.submit_execution import Origin
+from nubabel_workers.simulators.slack.model import Message
+from tests.documents import PICTURE, docx, page_of, pdf
+from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
 
 pytestmark = pytest.mark.integration
 
@@ -25,25 +33,38 @@ def sent_to_opencode(pipeline: Pipeline) -> str:
 
 
 def _content(url: str) -> str:
-    return base64.b64decode(url.partition(",")[2]).decode() if url.startswith("data:") else ""
+    return base64.b64decode(url.partition(",")[2]).decode(errors="replace") if url.startswith("data:") else ""
 
 
 async def set_masking(pipeline: Pipeline, policy: MaskingPolicy) -> None:
     await pipeline.services.database.system().execute("UPDATE organizations SET masking = %(p)s", {"p": policy.value})
 
 
-async def mention_with_file(pipeline: Pipeline, text: str, content: str, name: str = "notes.txt") -> None:
+async def mention_with_files(pipeline: Pipeline, text: str, *files: tuple[str, str, bytes]) -> Message:
+    """files: name, media type and content of each."""
     bot = pipeline.slack.workspace(TEAM).bot_user_id
-    files = [{"name": name, "mimetype": "text/plain", "content": content}]
-    question = pipeline.slack.say(f"<@{bot}> {text}", team=TEAM, channel=CHANNEL, files=files)
+    attached = [
+        {"name": name, "mimetype": mime_type, "content_base64": base64.b64encode(content).decode()}
+        for name, mime_type, content in files
+    ]
+    question = pipeline.slack.say(f"<@{bot}> {text}", team=TEAM, channel=CHANNEL, files=attached)
     await pipeline.receive(pipeline.envelope({**question.wire(TEAM), "type": "app_mention", "channel": CHANNEL}))
+    return question
+
+
+async def timeline(pipeline: Pipeline) -> str:
+    """Of the only execution, as an operator reads it."""
+    execution_id = str((await pipeline.one("SELECT id FROM executions"))["id"])
+    events = await pipeline.services.executions.timeline(OrganizationId(ORGANIZATION), execution_id)
+    return "\n".join(step.words for step in narrate(events))
 
 
 async def test_question_thread_and_files_leave_without_it_and_the_timeline_counts_it(pipeline: Pipeline) -> None:
     root = pipeline.slack.say(f"my card is {CARD}", team=TEAM, channel=CHANNEL)
     await pipeline.mention(f"charge {CARD}, tell {MAIL}", thread_ts=root.ts)
     await pipeline.take_events()  # first: events of two conversations have no order
-    await mention_with_file(pipeline, "read this", f"deploy with {TOKEN}", name=f"of {MAIL}.txt")
+    file = (f"of {MAIL}.txt", "text/plain", f"deploy with {TOKEN}".encode())
+    await mention_with_files(pipeline, "read this", file)
 
     await pipeline.answer_everything()
 
@@ -116,3 +137,144 @@ async def test_an_organization_may_let_everything_leave(pipeline: Pipeline) -> N
     await pipeline.answer_everything()
 
     assert f"charge {CARD}" in sent_to_opencode(pipeline)
+
+
+INVOICE = ("invoice.pdf", "application/pdf", pdf(page_of(f"send to {MAIL}", f"card {CARD}")))
+MEMO = ("memo.docx", "application/octet-stream", docx(f"write to {MAIL}"))
+SCAN = ("scan.pdf", "application/pdf", pdf(PICTURE))
+PHOTO = ("photo.png", "image/png", b"\x89PNG a photo")
+
+
+async def test_documents_leave_as_their_masked_text_and_what_nobody_can_read_is_said(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = await mention_with_files(pipeline, "read these", INVOICE, MEMO, SCAN, PHOTO)
+
+    await pipeline.answer_everything()
+
+    sent = sent_to_opencode(pipeline)
+    assert "[The text of invoice.pdf." in sent
+    assert "write to [mail address " in sent
+    assert not [value for value in (CARD, MAIL) if value in sent]
+    assert SCAN[2].decode() in sent
+    (reply,) = pipeline.replies(question)
+    assert "Passed on without a check for sensitive data: scan.pdf, photo.png." in reply
+    assert "as text with sensitive data masked, without layout and pictures: invoice.pdf, memo.docx." in reply
+    assert (
+        "masked before it left: card number (1), mail address (2); "
+        "files that could not be looked through, sent as they were: picture (1), without text (1)"
+    ) in await timeline(pipeline)
+    logged = capsys.readouterr().out
+    assert "execution.submitted" in logged
+    told = logged + await timeline(pipeline)
+    assert not [value for value in (CARD, MAIL, "invoice", "scan.pdf") if value in told]
+
+
+async def test_a_document_that_may_not_leave_refuses_the_request(pipeline: Pipeline) -> None:
+    await set_masking(pipeline, MaskingPolicy.REFUSE)
+    question = await mention_with_files(pipeline, "read this", INVOICE)
+
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["rejected"]
+    (reply,) = pipeline.replies(question)
+    assert "card number, mail address" in reply
+    assert pipeline.opencode.simulator.store.sessions == {}
+
+
+async def test_where_requests_are_refused_nothing_leaves_that_nobody_looked_through(pipeline: Pipeline) -> None:
+    await set_masking(pipeline, MaskingPolicy.REFUSE)
+    question = await mention_with_files(pipeline, "what is on it?", PHOTO, ("a.txt", "text/plain", b"harmless"))
+
+    await pipeline.answer_everything()
+
+    sent = sent_to_opencode(pipeline)
+    assert "harmless" in sent
+    assert "a photo" not in sent
+    assert "no way to check for sensitive data: photo.png." in pipeline.replies(question)[0]
+    assert "files that could not be looked through, held back: picture (1)" in await timeline(pipeline)
+
+
+async def test_what_became_of_files_is_said_once_however_often_it_is_tried(pipeline: Pipeline) -> None:
+    question = await mention_with_files(pipeline, "read it", PHOTO, *[("a.txt", "text/plain", b"a")] * 5)
+    pipeline.opencode.simulator.set_faults(idle_without_answer=1)
+
+    await pipeline.answer_everything()
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.answer_everything()
+
+    (reply,) = pipeline.replies(question)
+    assert reply.count("photo.png") == 1
+    assert reply.count("Not read: a.txt") == 1
+
+
+# --- the ways in: whichever a prompt comes by, it leaves by a door of tests/unit/services/test_prompt_doors.py ---
+
+ORIGIN = Origin("api", "req_1", "")
+
+
+async def _first_prompt(pipeline: Pipeline) -> None:
+    await pipeline.mention(f"charge {CARD}")
+    await pipeline.answer_everything()
+
+
+async def _follow_up(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("remember this")
+    await pipeline.answer_everything()
+    await pipeline.say(f"charge {CARD}", thread_ts=question.ts)
+    await pipeline.answer_everything()
+
+
+async def _thread(pipeline: Pipeline) -> None:
+    root = pipeline.slack.say(f"my card is {CARD}", team=TEAM, channel=CHANNEL)
+    await pipeline.mention("charge it", thread_ts=root.ts)
+    await pipeline.answer_everything()
+
+
+async def _earlier_turns(pipeline: Pipeline) -> None:
+    question = await pipeline.mention(f"remember {CARD}")
+    await pipeline.answer_everything()
+    pipeline.opencode.simulator.store.sessions.clear()
+    await pipeline.say("charge it", thread_ts=question.ts)
+    await pipeline.answer_everything()
+
+
+async def _document(pipeline: Pipeline) -> None:
+    await mention_with_files(pipeline, "charge it", INVOICE)
+    await pipeline.answer_everything()
+
+
+async def _submission(pipeline: Pipeline) -> None:
+    """Of an upstream service: over HTTP, the bridge, the sidecar form, the broker or the command line."""
+    request = SubmitRequest(prompt=f"charge {CARD}", idempotency_key="k1")
+    await pipeline.services.submit_execution.submit(
+        _organization(), request, source="api", correlation_id="req_1", traceparent=""
+    )
+    await pipeline.answer_everything()
+
+
+async def _batch(pipeline: Pipeline) -> None:
+    requests = [{"prompt": f"charge {CARD}"}, {"prompt": f"charge {CARD} again"}]
+    request = BatchRequest.model_validate({"requests": requests})
+    await pipeline.services.submit_group.submit(_organization(), request, ORIGIN)
+    await pipeline.answer_everything()
+
+
+def _organization() -> Organization:
+    return Organization(OrganizationId(ORGANIZATION), "Pipeline")
+
+
+@pytest.mark.parametrize(
+    "comes_in",
+    [_first_prompt, _follow_up, _thread, _earlier_turns, _document, _submission, _batch],
+    ids=lambda way: way.__name__.strip("_"),
+)
+async def test_whichever_way_it_comes_in_it_leaves_masked(
+    pipeline: Pipeline, comes_in: Callable[[Pipeline], Awaitable[None]]
+) -> None:
+    await comes_in(pipeline)
+
+    assert set(await pipeline.statuses()) == {"completed"}
+    sent = sent_to_opencode(pipeline)
+    assert "[card number " in sent
+    assert CARD not in sent

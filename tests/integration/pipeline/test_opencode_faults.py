@@ -12,7 +12,7 @@ from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from tests.integration.pipeline.conftest import Pipeline
 from tests.integration.pipeline.dying import work_until_quiet
 from tests.integration.pipeline.test_listener import listening, readers, until_due
-from tests.waiting import eventually
+from tests.waiting import eventually, eventually_true
 
 pytestmark = pytest.mark.integration
 
@@ -93,6 +93,13 @@ async def test_idle_without_an_answer_is_asked_again(pipeline: Pipeline) -> None
     assert model_runs(pipeline) == 1
 
 
+async def given_up(pipeline: Pipeline) -> bool:
+    """Looked at once; in the middle of a try, its server says nothing of the tries before."""
+    await due_now(pipeline)
+    await pipeline.complete()
+    return await pipeline.statuses() == ["queued"]
+
+
 async def test_a_model_that_cannot_be_reached_is_given_up_although_the_server_retries_for_ever(
     pipeline: Pipeline,
 ) -> None:
@@ -100,10 +107,8 @@ async def test_a_model_that_cannot_be_reached_is_given_up_although_the_server_re
     (session,) = pipeline.opencode.simulator.store.sessions.values()
     await eventually(lambda: (session.status or {}).get("attempt", 0) > 6, what="many retries")
 
-    await due_now(pipeline)
-    await pipeline.complete()
+    await eventually_true(lambda: given_up(pipeline), what="the run to be given up")
 
-    assert await pipeline.statuses() == ["queued"]
     assert await attempts(pipeline) == ["cancelled"]
     assert pipeline.opencode.simulator.engine.active == 0
 
@@ -116,8 +121,7 @@ async def test_a_run_that_could_not_be_stopped_is_not_met_by_the_next_attempt(
     await eventually(lambda: (session.status or {}).get("attempt", 0) > 6, what="many retries")
     monkeypatch.setattr(HttpOpenCodeServer, "abort", _does_nothing)
 
-    await due_now(pipeline)
-    await pipeline.complete()
+    await eventually_true(lambda: given_up(pipeline), what="the run to be given up")
     await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
     await pipeline.dispatch()
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from nubabel_workers.domain.errors import UnavailableError
-from tests.integration.pipeline.conftest import Pipeline
+from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.ids import OrganizationId
+from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.domain.wording import language_of
+from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
 from tests.integration.pipeline.dying import others_find_its_rows, work_until_quiet
 
 pytestmark = pytest.mark.integration
@@ -145,10 +149,37 @@ async def test_a_thread_that_waits_hears_so_once(pipeline: Pipeline) -> None:
     question = await pipeline.mention("hello")
     await pipeline.take_events()
     for _ in range(3):
-        await pipeline.services.maintenance.tell_late(after_s=0, text="patience")
+        await pipeline.late_threads_are_told()
         await pipeline.deliver()
 
-    assert pipeline.replies(question) == ["patience"]
+    (notice,) = pipeline.replies(question)
+    assert notice.startswith("This takes longer than usual.")
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("hello", "It waits: every OpenCode server is busy; place 2 in its organization's queue; when it starts"),
+        ("안녕하세요", "대기 사유: 모든 OpenCode 서버가 사용 중입니다; 조직의 대기 순서 2번; 시작 시각은"),
+    ],
+)
+async def test_a_thread_that_waits_hears_what_the_api_says(pipeline: Pipeline, question: str, words: str) -> None:
+    await pipeline.services.database.system().execute("UPDATE instances SET capacity_runs = 0")
+    await pipeline.mention("before it")
+    await pipeline.take_events()
+    asked = await pipeline.mention(question)
+    await pipeline.take_events()
+
+    await pipeline.late_threads_are_told()
+    await pipeline.deliver()
+
+    assert words in pipeline.replies(asked)[-1]
+    row = await pipeline.one("SELECT id FROM executions ORDER BY position DESC LIMIT 1")
+    execution = await pipeline.services.executions.find(ORGANIZATION, str(row["id"]))
+    assert execution is not None
+    waiting = await pipeline.services.read_waiting.of(execution)
+    assert waiting is not None
+    assert waiting.words_in(language_of(question)) in pipeline.replies(asked)[-1]
 
 
 @pytest.mark.parametrize(
@@ -218,9 +249,9 @@ async def test_a_run_has_its_own_deadline_or_its_categorys_or_the_settings(
     of_the_category: int | None,
     deadline_s: int,
 ) -> None:
-    submit = pipeline.services.dispatch_executions._submit_prompt
-    by_category = {} if of_the_category is None else dict.fromkeys(submit._rules.categories, of_the_category)
-    monkeypatch.setattr(submit, "_rules", replace(submit._rules, deadlines_s=by_category))
+    deadlines = pipeline.services.dispatch_executions._submit_prompt._plan_runs._deadlines
+    by_category = {} if of_the_category is None else dict.fromkeys(deadlines._rules.categories, of_the_category)
+    monkeypatch.setattr(deadlines, "_rules", replace(deadlines._rules, deadlines_s=by_category))
     await pipeline.mention("hello")
     await pipeline.take_events()
     await pipeline.services.database.system().execute(
@@ -233,3 +264,39 @@ async def test_a_run_has_its_own_deadline_or_its_categorys_or_the_settings(
         "SELECT round(extract(epoch FROM deadline_at - now()) / 10)::int * 10 AS s FROM executions"
     )
     assert left == {"s": deadline_s}
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"agent": "nope"}, "unknown_agent"),
+        ({"callback_url": "http://10.0.0.1/hook"}, "egress_refused"),
+        ({"callback_url": "https://user:word@example.com/"}, "invalid_url"),
+    ],
+)
+async def test_what_can_only_fail_is_refused_at_the_door(pipeline: Pipeline, asked: dict[str, str], code: str) -> None:
+    request = SubmitRequest.model_validate({"prompt": "hello", **asked})
+    organization = Organization(OrganizationId(ORGANIZATION), "Pipeline")
+
+    with pytest.raises(InvalidInputError) as raised:
+        await pipeline.services.submit_execution.submit(
+            organization, request, source="api", correlation_id="c", traceparent=""
+        )
+
+    assert raised.value.code == code
+    assert await pipeline.statuses() == []
+
+
+async def test_one_bad_row_keeps_no_other_from_its_deadline_or_its_notice(pipeline: Pipeline) -> None:
+    bad = await pipeline.mention("of a newer release")
+    late = await pipeline.mention("hello")
+    await pipeline.take_events()
+    await pipeline.services.database.system().execute(
+        """UPDATE executions SET overrides = '"unreadable"' WHERE prompt LIKE '%newer release%'"""
+    )
+
+    await pipeline.late_threads_are_told()
+    await pipeline.deliver()
+
+    assert "longer than usual" in pipeline.replies(late)[-1]
+    assert "longer than usual" in pipeline.replies(bad)[-1]

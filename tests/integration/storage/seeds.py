@@ -45,6 +45,8 @@ ROWS_OF_TABLES = {
                 VALUES ('exe_{o}', 'm{n}', '{o}', '2026-01-01', 0, 0, 0, 0, 0, 0)""",
     "budget_holds": """INSERT INTO budget_holds (execution_id, organization_id, cost, tokens)
                        VALUES ('exe_{o}', '{o}', 0, 0)""",
+    "instance_directories": """INSERT INTO instance_directories (instance_id, organization_id, path, state)
+                               VALUES ('ins_{n}', '{o}', '/srv/directories/{o}', 'disposed')""",
     "tool_calls": """INSERT INTO tool_calls (id, organization_id, execution_id, opencode_session_id, call_id,
                                              connection_id, provider, tool_name, fingerprint, arguments, repeatable)
                      VALUES ('tc_{n}', '{o}', 'exe_{o}', 's', 'c', 'con', 'p', 't', 'f', '{{}}', false)""",
@@ -55,6 +57,9 @@ ROWS_OF_TABLES = {
                              VALUES ('mca_{n}', '{o}', 'mcp_{o}', 'h{n}', '{{}}', '', 'a', now())""",
     "audit_log": "INSERT INTO audit_log (organization_id, actor, action) VALUES ('{o}', 'a', 'x')",
 }
+
+
+SERVERS = {"ins_seed": 100}  # with room for all that tests claim
 
 
 def fair_turns(database: Database) -> FairTurns:

@@ -16,12 +16,14 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, Usage
+from nubabel_workers.domain.hints import LONG_LINE
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import ClaimedDispatch
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import add_organization, fair_turns
+from tests.integration.storage.seeds import SERVERS, ExecutionSeed, add_execution, add_organization, fair_turns
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +62,7 @@ async def accept(executions: PostgresExecutions, new: NewExecution | None = None
 
 
 async def claim_one(executions: PostgresExecutions, lease: Lease, execution_id: str | None = None) -> ClaimedDispatch:
-    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, capacity=100, lease=lease)
+    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, servers=SERVERS, lease=lease)
     assert len(claimed) == 1
     return claimed[0]
 
@@ -77,7 +79,7 @@ async def begin(executions: PostgresExecutions, execution: Execution, lease: Lea
         analysis={"category": "quick"},
         context=None,
         notes=(),
-        masked={},
+        cleaning=Cleaning(),
         run_deadline_s=60,
     )
 
@@ -107,6 +109,29 @@ async def test_the_same_request_is_accepted_once(executions: PostgresExecutions)
     assert second.request_hash == first.request_hash
 
 
+async def test_a_request_behind_more_than_a_claim_takes_is_told_of_its_long_line(
+    executions: PostgresExecutions,
+) -> None:
+    told = [
+        (await executions.accept(request(session=f"s{number}"), working=None, answer_by_s=60)).line_is_long
+        for number in range(LONG_LINE + 2)
+    ]
+
+    assert told == [False] * LONG_LINE + [True] * 2
+
+
+async def test_the_line_of_another_organization_is_not_ones_own(
+    executions: PostgresExecutions, database: Database
+) -> None:
+    await add_organization(database, "org_other")
+    for number in range(LONG_LINE):
+        await add_execution(database, ExecutionSeed(f"exe_other_{number}", "org_other", status="queued"))
+
+    accepted = await executions.accept(request(), working=None, answer_by_s=60)
+
+    assert not accepted.line_is_long
+
+
 async def test_the_same_request_at_the_same_moment_is_accepted_once(executions: PostgresExecutions) -> None:
     accepted = await asyncio.gather(
         *(executions.accept(request("same"), working=None, answer_by_s=60) for _ in range(4))
@@ -134,7 +159,7 @@ async def test_a_follow_up_waits_until_its_session_is_free(
     assert follow_up.busy_execution_ids == (first.id,)
 
     nothing = await executions.claim_queued(
-        execution_id=follow_up.execution_id, limit=10, capacity=100, lease=next(leases)
+        execution_id=follow_up.execution_id, limit=10, servers=SERVERS, lease=next(leases)
     )
 
     assert nothing == []
@@ -145,7 +170,7 @@ async def test_of_two_waiting_in_a_session_the_earlier_is_taken(
 ) -> None:
     first, second = await accept(executions), await accept(executions)
 
-    claimed = await executions.claim_queued(execution_id=second, limit=10, capacity=100, lease=next(leases))
+    claimed = await executions.claim_queued(execution_id=second, limit=10, servers=SERVERS, lease=next(leases))
 
     assert [one.execution.id for one in claimed] == [first]
 
@@ -154,7 +179,7 @@ async def test_two_processes_never_claim_the_same_row(executions: PostgresExecut
     ids = {await accept(executions, request(session=f"s{n}")) for n in range(8)}
 
     batches = await asyncio.gather(
-        *(executions.claim_queued(execution_id=None, limit=3, capacity=100, lease=next(leases)) for _ in range(4))
+        *(executions.claim_queued(execution_id=None, limit=3, servers=SERVERS, lease=next(leases)) for _ in range(4))
     )
 
     claimed = [one.execution.id for batch in batches for one in batch]
@@ -231,7 +256,7 @@ async def test_a_row_of_a_dead_worker_is_taken_over_and_then_claimed_alone(
     executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
 ) -> None:
     poison, innocent = await accept(executions), await accept(executions, request(session="other"))
-    await executions.claim_queued(execution_id=poison, limit=1, capacity=100, lease=next(leases))
+    await executions.claim_queued(execution_id=poison, limit=1, servers=SERVERS, lease=next(leases))
     await database.system().execute("UPDATE executions SET lease_until = now() WHERE lease_owner IS NOT NULL")
 
     released = await PostgresMaintenance(database, SystemChance()).release_expired_leases()
@@ -290,7 +315,7 @@ async def test_a_row_waits_for_its_time_in_the_database(
         execution, lease, wait_s=60, kind=EventKind.RETRY, detail={}, failed=True, attempt_verdict=None
     )
 
-    assert await executions.claim_queued(execution_id=execution.id, limit=5, capacity=100, lease=next(leases)) == []
+    assert await executions.claim_queued(execution_id=execution.id, limit=5, servers=SERVERS, lease=next(leases)) == []
 
 
 async def test_a_queued_execution_is_cancelled_at_once_and_told(
@@ -304,7 +329,7 @@ async def test_a_queued_execution_is_cancelled_at_once_and_told(
 
     assert finished is not None
     assert len(finished.notification_ids) == 2
-    assert await executions.claim_queued(execution_id=execution_id, limit=5, capacity=100, lease=next(leases)) == []
+    assert await executions.claim_queued(execution_id=execution_id, limit=5, servers=SERVERS, lease=next(leases)) == []
 
 
 async def test_cancelling_a_running_execution_makes_it_due_for_a_look(

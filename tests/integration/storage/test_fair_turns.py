@@ -15,7 +15,7 @@ from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.limits import parse_plans
-from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
+from tests.integration.storage.seeds import SERVERS, ExecutionSeed, add_execution, add_organization
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +60,7 @@ async def has_run(database: Database, organization_id: str, *, for_s: float, end
 
 async def claimed(executions: PostgresExecutions, lease: Lease, limit: int, **more: Any) -> list[str]:
     rows = await executions.claim_queued(
-        **{"execution_id": None, "limit": limit, "capacity": 100, "lease": lease} | more
+        **{"execution_id": None, "limit": limit, "servers": SERVERS, "lease": lease} | more
     )
     return [str(row.execution.id) for row in rows]
 
@@ -77,6 +77,40 @@ async def test_a_batch_spreads_over_organizations(database: Database, leases: It
     taken = await claimed(store(database), next(leases), 8)
 
     assert by_organization(taken) == {"org_a": 5, "org_b": 3}
+
+
+async def in_one_session(database: Database, ids: list[str]) -> None:
+    await database.system().execute(
+        """UPDATE executions e SET session_id = f.session_id FROM executions f
+           WHERE f.id = %(first)s AND e.id = ANY(%(ids)s)""",
+        {"first": ids[0], "ids": ids},
+    )
+
+
+async def test_follow_ups_that_wait_for_their_session_keep_nobodys_place(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_b", for_s=2000, ended_s_ago=1)
+    await in_one_session(database, await waiting(database, "org_a", 40))
+    await waiting(database, "org_b", 40)
+    executions = store(database)
+
+    (first,) = await executions.claim_queued(execution_id=None, limit=8, servers=SERVERS, lease=next(leases))
+    then = await claimed(executions, next(leases), 8)
+
+    assert first.others_wait
+    assert by_organization(then) == {"org_b": 8}
+
+
+async def test_a_claim_that_took_all_there_is_says_so(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await waiting(database, "org_a", 2)
+    await waiting(database, "org_b", 1)
+
+    rows = await store(database).claim_queued(execution_id=None, limit=8, servers=SERVERS, lease=next(leases))
+
+    assert [row.others_wait for row in rows] == [False] * 3
 
 
 async def test_whoever_has_lately_used_less_comes_first(database: Database, leases: Iterator[Lease]) -> None:
@@ -143,20 +177,59 @@ async def test_what_was_taken_over_from_a_dead_worker_waits_for_no_other_turn(
     assert Counter(map(len, first_two)) == {1: 1, 5: 1}  # alone, and between two of the others
 
 
+async def active(database: Database, *ids: str) -> None:
+    for organization_id in ids:
+        await has_run(database, organization_id, for_s=1, ended_s_ago=1)
+
+
 async def test_a_flood_leaves_some_places_to_others_that_are_active(
     database: Database, leases: Iterator[Lease]
 ) -> None:
     await organizations(database, "org_a", "org_b")
-    await has_run(database, "org_a", for_s=1, ended_s_ago=1)
-    await has_run(database, "org_b", for_s=1, ended_s_ago=1)
+    await active(database, "org_a", "org_b")
     await waiting(database, "org_a", 30)
     executions = store(database, keep_s=0)
 
-    flood = await claimed(executions, next(leases), 20, capacity=20)
+    flood = await claimed(executions, next(leases), 20, servers={"ins_a": 20})
     await waiting(database, "org_b", 1)
-    newcomer = await claimed(executions, next(leases), 2, capacity=20)
+    newcomer = await claimed(executions, next(leases), 2, servers={"ins_a": 20})
 
     assert (len(flood), by_organization(newcomer)) == (18, {"org_b": 1})
+
+
+async def test_what_others_have_taken_is_left_free_anew(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a", "org_b")
+    await active(database, "org_a", "org_b")
+    await database.system().execute("INSERT INTO instances (id, url) VALUES ('ins_a', 'http://localhost')")
+    await waiting(database, "org_b", 2, status="running", instance_id="ins_a")
+    await waiting(database, "org_a", 30)
+
+    assert len(await claimed(store(database), next(leases), 20, servers={"ins_a": 20})) == 16
+
+
+async def test_organizations_that_all_wait_share_every_place(database: Database, leases: Iterator[Lease]) -> None:
+    ids = [f"org_{letter}" for letter in "abcde"]
+    await organizations(database, *ids)
+    await active(database, *ids)
+    for organization_id in ids:
+        await waiting(database, organization_id, 10)
+    executions = store(database, keep_s=0)
+
+    taken = [one for _ in range(7) for one in await claimed(executions, next(leases), 3, servers={"ins_a": 20})]
+
+    assert by_organization(taken) == dict.fromkeys(ids, 4)
+
+
+async def test_a_share_is_by_weight(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", plan="heavy")
+    await active(database, "org_a", "org_b")
+    await waiting(database, "org_a", 20)
+    await waiting(database, "org_b", 20)
+
+    taken = await claimed(store(database), next(leases), 20, servers={"ins_a": 20})
+
+    assert by_organization(taken) == {"org_a": 5, "org_b": 15}
 
 
 async def test_who_is_alone_may_have_every_place(database: Database, leases: Iterator[Lease]) -> None:
@@ -164,7 +237,7 @@ async def test_who_is_alone_may_have_every_place(database: Database, leases: Ite
     await has_run(database, "org_a", for_s=1, ended_s_ago=1)
     await waiting(database, "org_a", 30)
 
-    assert len(await claimed(store(database), next(leases), 20, capacity=20)) == 20
+    assert len(await claimed(store(database), next(leases), 20, servers={"ins_a": 20})) == 20
 
 
 async def test_an_organization_at_its_limit_in_flight_is_passed_over(
@@ -181,6 +254,62 @@ async def test_an_organization_at_its_limit_in_flight_is_passed_over(
 
     assert by_organization(first) == {"org_a": 2, "org_b": 4}
     assert by_organization(second) == {"org_b": 1}
+
+
+async def test_claims_at_once_do_not_exceed_what_the_servers_take(database: Database, leases: Iterator[Lease]) -> None:
+    """What was claimed and is on its way to a server counts: without that, twenty places held twenty-seven."""
+    await organizations(database, "org_a")
+    await waiting(database, "org_a", 30)
+    stores = [store(database) for _ in range(4)]
+
+    taken = await asyncio.gather(
+        *(claimed(executions, next(leases), 5, servers={"ins_a": 4, "ins_b": 3}) for executions in stores)
+    )
+
+    assert sum(map(len, taken)) == 7
+
+
+async def test_what_waits_for_its_budget_holds_no_place(database: Database, leases: Iterator[Lease]) -> None:
+    await organizations(database, "org_a")
+    await waiting(database, "org_a", 3, status="waiting_budget")
+    await waiting(database, "org_a", 3)
+
+    assert len(await claimed(store(database), next(leases), 3, servers={"ins_a": 2})) == 2
+
+
+async def test_a_server_with_more_than_it_takes_costs_the_others_nothing(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    """One that came back takes less than all of its capacity for a while, and has its runs of before."""
+    await organizations(database, "org_a")
+    await database.system().execute("INSERT INTO instances (id, url) VALUES ('ins_a', 'http://localhost')")
+    await waiting(database, "org_a", 5, status="running", instance_id="ins_a")
+    await waiting(database, "org_a", 5)
+
+    assert len(await claimed(store(database), next(leases), 5, servers={"ins_a": 2, "ins_b": 3})) == 3
+
+
+async def test_claims_at_once_do_not_exceed_a_limit_in_flight(database: Database, leases: Iterator[Lease]) -> None:
+    """Without the count behind the lock, one round of seven had three in flight."""
+    await organizations(database, "org_a", plan="narrow")
+    stores = [store(database) for _ in range(4)]
+    in_flight: list[int] = []
+    for _ in range(50):
+        hinted = await waiting(database, "org_a", len(stores))
+
+        await asyncio.gather(
+            *(
+                claimed(executions, next(leases), 1, execution_id=hint)
+                for executions, hint in zip(stores, hinted, strict=True)
+            )
+        )
+
+        in_flight += [
+            (await database.system().all("SELECT count(*) FROM executions WHERE status = 'dispatching'"))[0]["count"]
+        ]
+        await database.system().execute("DELETE FROM executions")
+
+    assert max(in_flight) == 2
 
 
 async def test_a_dead_worker_gives_its_slots_back_by_its_lease(database: Database, leases: Iterator[Lease]) -> None:
@@ -205,7 +334,9 @@ async def test_own_limits_of_an_organization_count(database: Database, leases: I
     assert len(await claimed(store(database), next(leases), 3)) == 1
 
 
-async def test_a_hint_gets_a_flood_no_turn(database: Database, leases: Iterator[Lease]) -> None:
+async def test_a_hint_gets_a_flood_no_turn_and_overtakes_nobody_in_it(
+    database: Database, leases: Iterator[Lease]
+) -> None:
     await organizations(database, "org_a", "org_b")
     await has_run(database, "org_a", for_s=100, ended_s_ago=1)
     flood = await waiting(database, "org_a", 10)
@@ -213,7 +344,7 @@ async def test_a_hint_gets_a_flood_no_turn(database: Database, leases: Iterator[
     executions = store(database)
 
     assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [other]
-    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [flood[-1]]
+    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [flood[0]]
 
 
 async def test_interactive_requests_come_before_batch_ones(database: Database, leases: Iterator[Lease]) -> None:
@@ -230,9 +361,9 @@ async def test_batch_requests_leave_a_share_of_the_capacity(database: Database, 
     await waiting(database, "org_b", 10, batch=True)
     executions = store(database, batch_share=0.5)
 
-    first = await claimed(executions, next(leases), 10, capacity=8)
+    first = await claimed(executions, next(leases), 10, servers={"ins_a": 8})
     await waiting(database, "org_a", 2)
-    second = await claimed(executions, next(leases), 10, capacity=8)
+    second = await claimed(executions, next(leases), 10, servers={"ins_a": 8})
 
     assert by_organization(first) == {"org_a": 2, "org_b": 2}
     assert by_organization(second) == {"org_a": 2}
@@ -282,3 +413,28 @@ async def test_the_use_is_what_a_recount_of_the_attempts_says(database: Database
     books = await FairTurns(database, PLANS, FairPolicy(half_life_s=300)).count()
 
     assert {one: book.use for one, book in books.items()} == pytest.approx({"org_a": 25.0, "org_b": 1.75}, rel=0.05)
+
+
+async def test_calls_of_another_orchestrator_take_no_places_of_servers(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_b")
+    await has_run(database, "org_b", for_s=1, ended_s_ago=1)
+    await waiting(database, "org_a", 20, status="running", orchestrator="delegate")
+    await waiting(database, "org_b", 20, status="running", orchestrator="delegate", batch=True)
+    await waiting(database, "org_a", 1)
+    await waiting(database, "org_b", 1, batch=True)
+
+    taken = await claimed(store(database), next(leases), 2, servers={"ins_a": 20})
+
+    assert by_organization(taken) == {"org_a": 1, "org_b": 1}
+
+
+async def test_two_orchestrators_that_claim_by_turns_both_look_after_what_waits_for_long(database: Database) -> None:
+    turns = FairTurns(database, PLANS, FairPolicy())
+
+    seen = [await turns.params(one, SERVERS) for _ in range(20) for one in ("delegate", "opencode")]
+
+    of_opencode = seen[1::2]
+    assert {one["taken_over"] for one in of_opencode} == {True, False}
+    assert sum(one["aged_among"] > 0 for one in of_opencode) == 2

@@ -288,6 +288,34 @@ async def test_a_stream_that_breaks_for_a_moment_is_no_recovery(instances: Postg
     assert await _back(instances, "ins_1") is None
 
 
+async def _lives_on(database: Database, session_id: str, instance_id: str | None) -> None:
+    await database.system().execute(
+        "UPDATE sessions SET instance_id = %(instance)s WHERE id = %(id)s", {"instance": instance_id, "id": session_id}
+    )
+
+
+async def test_what_waits_for_a_server_is_counted_while_it_is_taken_back(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await add_organization(database, "org_a")
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+    for execution, lives_on in (("there", "ins_1"), ("moved", "ins_2"), ("lost", None), ("runs", "ins_1")):
+        status = "running" if execution == "runs" else "queued"
+        await add_execution(database, ExecutionSeed(execution, "org_a", status, instance_id="ins_1"))
+        await _lives_on(database, f"ses_of_{execution}", lives_on)
+    await add_execution(database, ExecutionSeed("new", "org_a"))
+
+    async def awaited() -> list[int]:
+        return [one.awaited for one in await instances.loads()]
+
+    assert await awaited() == [0, 0]
+    await database.system().execute("UPDATE instances SET recovered_at = now()")
+    assert await awaited() == [1, 0]
+    await database.system().execute("UPDATE instances SET recovered_at = now() - interval '31 s'")
+    assert await awaited() == [0, 0]
+
+
 @pytest.mark.parametrize("other", ["away as well", "draining", "of another organization"])
 async def test_no_server_is_given_up_without_another_that_can_take_its_sessions(
     instances: PostgresInstances, database: Database, other: str
@@ -313,14 +341,14 @@ async def test_a_server_that_stays_away_is_taken_for_a_restart_once_and_again_af
 ) -> None:
     await instances.add(_instance(1), actor="cli:anna")
     await _down(instances, "ins_1")
-    assert await instances.take_restarts(after_s=60, every_s=300) == []
+    assert await instances.take_restarts(after_s=60, every_s=300, drain_s=600) == []
     await _away_for(database, "ins_1", 61)
 
-    at_once = await asyncio.gather(*(instances.take_restarts(after_s=60, every_s=300) for _ in range(3)))
+    at_once = await asyncio.gather(*(instances.take_restarts(after_s=60, every_s=300, drain_s=600) for _ in range(3)))
 
     assert sorted(len(taken) for taken in at_once) == [0, 0, 1]
     await database.system().execute("UPDATE instances SET restarted_at = now() - interval '301 s'")
-    assert [one.id for one in await instances.take_restarts(after_s=60, every_s=300)] == ["ins_1"]
+    assert [one.id for one in await instances.take_restarts(after_s=60, every_s=300, drain_s=600)] == ["ins_1"]
     entries = await PostgresAuditTrail(database).list(organization_id=None, limit=10)
     assert [e.action for e in entries if e.subject == "ins_1"] == [
         AuditAction.INSTANCE_RESTARTED,
@@ -338,4 +366,19 @@ async def test_a_server_that_was_taken_out_of_use_is_left_alone(
     await _away_for(database, "ins_1", 3600)
     await instances.set_status("ins_1", status, only_if_idle=False, actor="cli:anna")
 
-    assert await instances.take_restarts(after_s=60, every_s=300) == []
+    assert await instances.take_restarts(after_s=60, every_s=300, drain_s=600) == []
+
+
+async def test_a_strained_server_is_better_than_none_for_the_sessions_of_one_that_is_gone(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.add(_instance(2), actor="cli:anna")
+    await _down(instances, "ins_1")
+    await _away_for(database, "ins_1", 601)
+
+    await database.system().execute(
+        """UPDATE instances SET strains = '{"memory": "too much"}', memory_at = now() WHERE id = 'ins_2'"""
+    )
+
+    assert await _given_up(instances) == ["ins_1"]

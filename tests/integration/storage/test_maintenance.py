@@ -116,8 +116,20 @@ async def test_a_thread_is_told_once_that_it_takes_longer(maintenance: PostgresM
 
     await seed(database, "exe_1", created_at=PAST, reply=Jsonb({"kind": "slack"}))
 
-    assert len(await maintenance.tell_late(after_s=60, text="patience")) == 1
-    assert await maintenance.tell_late(after_s=60, text="patience") == []
+    assert await maintenance.late(after_s=60) == [("org_a", "exe_1")]
+    assert await maintenance.tell_late("org_a", "exe_1", text="patience") == "ntf_late_1"
+    assert await maintenance.tell_late("org_a", "exe_1", text="patience") is None
+    assert await maintenance.late(after_s=60) == []
+
+
+async def test_a_thread_whose_answer_came_meanwhile_is_told_nothing_more(
+    maintenance: PostgresMaintenance, database: Database
+) -> None:
+    from psycopg.types.json import Jsonb
+
+    await seed(database, "exe_1", status="completed", created_at=PAST, reply=Jsonb({"kind": "slack"}))
+
+    assert await maintenance.tell_late("org_a", "exe_1", text="patience") is None
 
 
 async def test_what_waits_past_answer_by_is_found(maintenance: PostgresMaintenance, database: Database) -> None:

@@ -17,7 +17,7 @@ from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.limits import parse_change
 from nubabel_workers.domain.masking import MaskingPolicy
-from nubabel_workers.domain.tenants import BusyPolicy, Organization
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, PolicyChange
 from tests.integration.storage.seeds import add_organization, installation
 
 pytestmark = pytest.mark.integration
@@ -86,12 +86,12 @@ async def test_a_policy_change_leaves_the_rest_as_it_was(organizations: Postgres
     await organizations.create(_new("Acme"), actor="cli:anna")
 
     changed = await organizations.set_policy(
-        "org_a", busy_policy=None, plan="gold", masking=MaskingPolicy.OFF, actor="cli:anna"
+        "org_a", PolicyChange(plan="gold", masking=MaskingPolicy.OFF), actor="cli:anna"
     )
 
     assert changed is not None
     assert (changed.busy_policy, changed.plan, changed.masking) == (BusyPolicy.INTERRUPT, "gold", MaskingPolicy.OFF)
-    assert await organizations.set_policy("org_none", busy_policy=None, plan="gold", actor="cli:anna") is None
+    assert await organizations.set_policy("org_none", PolicyChange(plan="gold"), actor="cli:anna") is None
 
 
 async def test_every_change_of_an_organization_is_in_the_audit_log_with_its_actor(
@@ -99,7 +99,7 @@ async def test_every_change_of_an_organization_is_in_the_audit_log_with_its_acto
 ) -> None:
     await organizations.create(_new("Acme"), actor="cli:anna")
     await organizations.set_disabled("org_a", disabled=True, actor="cli:ben")
-    await organizations.set_policy("org_none", busy_policy=BusyPolicy.QUEUE, plan=None, actor="cli:ben")
+    await organizations.set_policy("org_none", PolicyChange(BusyPolicy.QUEUE), actor="cli:ben")
 
     entries = await PostgresAuditTrail(database).list(organization_id="org_a", limit=10)
 

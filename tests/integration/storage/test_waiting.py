@@ -15,9 +15,9 @@ async def waiting(database: Database) -> PostgresWaiting:
     return PostgresWaiting(database, away="server away", pace="pace")
 
 
-async def seed(database: Database, count: int, *, first: int = 1) -> None:
+async def seed(database: Database, count: int, *, first: int = 1, organization: str = "org_a") -> None:
     for number in range(first, first + count):
-        await add_execution(database, ExecutionSeed(f"exe_{number:02d}", "org_a", status="queued"))
+        await add_execution(database, ExecutionSeed(f"exe_{number:02d}", organization, status="queued"))
 
 
 async def waits(database: Database) -> list[float]:
@@ -50,6 +50,27 @@ async def test_what_comes_later_is_placed_behind_what_has_its_moment(
     assert (await waits(database))[-1] == pytest.approx(50, abs=5)
 
 
+async def test_who_has_few_is_not_placed_behind_who_has_many(waiting: PostgresWaiting, database: Database) -> None:
+    await add_organization(database, "org_b")
+    await seed(database, 20)
+    await waiting.space_out(per_s=0.1)
+    await seed(database, 2, first=21, organization="org_b")
+
+    await waiting.space_out(per_s=0.1)
+
+    assert (await waits(database))[-2:] == pytest.approx([10, 30], abs=5)  # first, and third after the first of both
+
+
+async def test_what_is_spaced_out_together_alternates(waiting: PostgresWaiting, database: Database) -> None:
+    await add_organization(database, "org_b")
+    await seed(database, 3)
+    await seed(database, 2, first=4, organization="org_b")
+
+    await waiting.space_out(per_s=0.1)
+
+    assert await waits(database) == pytest.approx([10, 30, 50, 10, 30], abs=5)
+
+
 async def test_the_timeline_says_once_what_is_waited_for(waiting: PostgresWaiting, database: Database) -> None:
     await seed(database, 1)
 
@@ -59,3 +80,16 @@ async def test_the_timeline_says_once_what_is_waited_for(waiting: PostgresWaitin
 
     (event,) = await database.system().all("SELECT kind, detail FROM execution_events")
     assert event == {"kind": "waiting", "detail": {"reason": "pace"}}
+
+
+async def test_next_in_line_is_the_first_that_a_place_would_start(waiting: PostgresWaiting, database: Database) -> None:
+    await add_organization(database, "org_b")
+    await seed(database, 1)
+    await seed(database, 1, first=2, organization="org_b")
+
+    first = await waiting.next_in_line()
+    await database.system().execute("UPDATE executions SET not_before = now() + interval '1 h' WHERE id = 'exe_01'")
+    second = await waiting.next_in_line()
+    await database.system().execute("UPDATE executions SET status = 'running'")
+
+    assert (first, second, await waiting.next_in_line()) == ("exe_01", "exe_02", None)

@@ -10,6 +10,7 @@ import orjson
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from config.metrics import ProcessMetrics
 from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.cli.administration import Administration, Defaults
@@ -44,6 +45,7 @@ from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
+from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
 from tests.fakes.accepted_executions import AcceptedExecutions
@@ -54,6 +56,7 @@ from tests.fakes.administration import (
     FakeDeadLetterRegistry,
     FakeErasure,
     FakeInstances,
+    FakeOpenCodeDirectories,
     FakeOpenCodeSessions,
     FakeOrganizationCache,
     FakeOrganizationRows,
@@ -66,6 +69,7 @@ from tests.fakes.administration import (
     FakeWorkspaceCanceller,
     FakeWorkspaces,
 )
+from tests.fakes.answers import FakeAnswerMemory
 from tests.fakes.breakers import FakeBreakers
 from tests.fakes.budgets import FakeBudgets
 from tests.fakes.clock import FakeChance, FakeClock
@@ -163,6 +167,9 @@ class FakeServer:
             raise UnavailableError(self.problem)
         return "1.18.33"
 
+    async def directories_path(self) -> str | None:
+        return "/srv/opencode/directories"
+
     async def agents(self, directory: str | None) -> list[str]:
         return ["Sisyphus - ultraworker"]
 
@@ -225,7 +232,8 @@ class Bench:
     def _administration(self) -> Administration:
         store = self.executions.store()
         settle = SettleGroups(self.groups, self.hints)
-        end = EndExecution(store, self.hints, self.progress, settle)
+        reuse = ReuseAnswers(FakeAnswerMemory(), self.tenants, self.clock)
+        end = EndExecution(store, self.hints, self.progress, settle, reuse, ProcessMetrics(), self.clock)
         cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, cancel, end)
         instances = ManageInstances(
@@ -240,6 +248,7 @@ class Bench:
                 FakeErasure(self.organizations),
                 FakeOrganizationCache(),
                 FakeOpenCodeSessions(),
+                FakeOpenCodeDirectories(),
                 self.instances,
                 lambda: self._connections().manage,
                 times=ErasureTimes(settle_s=0),
@@ -279,6 +288,8 @@ class Bench:
                 self.hints,
                 self.chance,
                 load_rules(),
+                cast("InstanceStore", self.instances),
+                lambda _url: None,
                 answer_by_s=3600,
                 max_prompt_bytes=2000,
             ),

@@ -95,6 +95,14 @@ def test_what_was_mistyped_is_one_line_that_leads_to_the_help(words: tuple[str, 
     fails_with(bench.type(*words), 2, says)
 
 
+def test_a_group_alone_shows_its_commands_and_says_to_choose_one(bench: Bench) -> None:
+    result = bench.type("limits")
+
+    assert "Show an organization's limits" in result.stdout
+    assert result.stderr == "nubabel: choose a command (see nubabel limits --help)\n"
+    assert result.exit_code == 2
+
+
 def test_every_command_explains_itself(bench: Bench) -> None:
     commands = typer.main.get_command(nubabel)
     assert isinstance(commands, TyperGroup)

@@ -59,6 +59,14 @@ def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> 
     assert "dlq_9: Expecting value" in listed
 
 
+def test_a_group_of_one_organization_says_so(bench: Bench) -> None:
+    bench.dead_letters.found_groups = [
+        DeadLetterGroup(DeadLetterReason.UNDECODABLE, "", "q", "", 1, START, START, 1, ("org_acme",), "dlq_9", "broken")
+    ]
+
+    assert "of 1 organization: org_acme" in bench.type("dead-letters", "list").stdout
+
+
 def test_no_dead_letters_is_good_news(bench: Bench) -> None:
     assert bench.type("dead-letters", "list").stdout == "no open dead letters\n"
 
@@ -105,8 +113,8 @@ def test_a_dry_run_replays_nothing(bench: Bench) -> None:
 
 
 def test_replaying_needs_one_or_a_choice(bench: Bench) -> None:
-    fails_with(bench.type("dead-letters", "replay"), 2, "--reason, --org or --all")
-    fails_with(bench.type("dead-letters", "replay", "dlq_1", "--all"), 2, "--reason, --org or --all")
+    fails_with(bench.type("dead-letters", "replay"), 2, "--reason, --cause, --org or --all")
+    fails_with(bench.type("dead-letters", "replay", "dlq_1", "--all"), 2, "--reason, --cause, --org or --all")
     fails_with(bench.type("dead-letters", "replay", "dlq_none"), 2, "nubabel dead-letters list")
     fails_with(bench.type("dead-letters", "replay", "--all", "--limit", "50000"), 2, "between 1 and 10000")
     assert bench.type("dead-letters", "replay", "--all").stdout == "replayed 0\n"

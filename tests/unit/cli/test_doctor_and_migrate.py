@@ -105,6 +105,17 @@ def test_changes_are_listed_with_who_made_them(bench: Bench) -> None:
     assert "2026-11-21 12:00:00  cli:ben  token.revoked  tok_1    org_acme      why leaked" in listed
 
 
+def test_what_an_entry_says_of_numbers_and_lists_is_json(bench: Bench) -> None:
+    detail = {"rows": {"executions": 3, "usage": 7}, "unset": ["in_flight"], "forced": True, "cost_usd": 0.5}
+    bench.audit.entries.append(
+        AuditEntry("cli:ben", AuditAction.ORGANIZATION_ERASED, "org_acme", "org_acme", detail, START)
+    )
+
+    listed = bench.type("audit").stdout
+
+    assert 'rows {"executions":3,"usage":7}, unset ["in_flight"], forced true, cost_usd 0.5' in listed
+
+
 def test_after_a_restore_what_may_have_been_told_is_put_in_doubt(bench: Bench) -> None:
     assert bench.type("restored").stdout == "2 open executions and 3 untold messages are looked up first\n"
     assert bench.json("restored") == {"executions": 2, "notifications": 3}

@@ -149,7 +149,7 @@ def test_an_execution_tells_where_its_time_went(bench: Bench) -> None:
     assert f"{execution_id}  completed  50 s" in shown
     for words in (
         "waited for an earlier request of the session, exe_before",
-        "waited for a worker",
+        "waited for its turn",
         "OpenCode worked on it",
         "8.000  submitted to OpenCode on ins_1, attempt 1",
         "51.000  the answer was delivered",

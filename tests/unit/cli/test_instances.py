@@ -52,6 +52,22 @@ def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
     assert bench.json("instances", "list")[0]["url"] == "http://oc:4096"
 
 
+def test_organizations_directories_are_listed_and_their_number_is_set(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096", "--max-directories", "9")
+    bench.type("instances", "add", "http://own:4096", "--org", "acme")
+    shared = next(one.id for one in bench.instances.rows.values() if one.organization_id is None)
+    bench.instances.rows[shared] = replace(bench.instances.rows[shared], directories_taken=2)
+
+    listed = {line.split()[1]: line.split() for line in bench.type("instances", "list").stdout.splitlines()[1:]}
+    changed = bench.type("instances", "set", shared, "--max-directories", "30")
+
+    assert "2/9" in listed["http://oc:4096"]
+    assert "one" in listed["http://own:4096"]
+    assert changed.stdout == f"{shared} carries 30 directories\n"
+    assert bench.instances.rows[shared].max_directories == 30
+    fails_with(bench.type("instances", "set", shared, "--max-directories", "0"), 2, "at least 1")
+
+
 def test_a_server_that_is_taken_back_is_listed_with_what_it_takes_now(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096")
     ((instance_id, row),) = bench.instances.rows.items()
@@ -59,6 +75,42 @@ def test_a_server_that_is_taken_back_is_listed_with_what_it_takes_now(bench: Ben
     bench.instances.rows[instance_id] = replace(row, recovered_ago_s=15.0)
 
     assert "0/30 of 50" in bench.type("instances", "list").stdout
+
+
+def test_a_strained_server_is_listed_with_what_is_wrong_and_its_check_fails(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    ((instance_id, row),) = bench.instances.rows.items()
+    assert "strained" not in bench.type("instances", "list").stdout
+
+    reason = "its memory is 3.2 GB, the bound 3.0 GB"
+    bench.instances.rows[instance_id] = replace(row, strain=reason, memory_bytes=3_210_000_000, event_lag_s=0.25)
+
+    listed = bench.type("instances", "list").stdout
+    assert "strained" in listed
+    assert "3.2 GB" in listed
+    assert "0.2 s" in listed
+    checked = bench.type("instances", "check")
+    assert checked.exit_code == 1
+    assert reason in checked.stdout
+    assert bench.instances.rows[instance_id].healthy  # it answers: sessions go on there
+
+
+def test_one_server_is_shown_with_what_is_known_of_it_and_without_its_password(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096", "--password-stdin", typed="hunter2\n")
+    ((instance_id, row),) = bench.instances.rows.items()
+    before = bench.type("instances", "show", instance_id).output
+    bench.instances.rows[instance_id] = replace(
+        row, strain="its events come 14 s late", memory_bytes=900_000_000, event_lag_s=14.0
+    )
+
+    shown = bench.type("instances", "show", instance_id).output
+
+    assert "because      -" in before
+    for words in ("health       strained", "because      its events come 14 s late", "0.9 GB", "14.0 s late", "0/50"):
+        assert words in shown
+    assert bench.json("instances", "show", instance_id)["strain"] == "its events come 14 s late"
+    assert "hunter2" not in before + shown + bench.type("instances", "show", instance_id, "--json").output
+    fails_with(bench.type("instances", "show", "ins_none"), 2, "nubabel instances list")
 
 
 def test_an_open_circuit_breaker_is_listed(bench: Bench) -> None:

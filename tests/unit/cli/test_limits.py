@@ -29,6 +29,18 @@ def test_a_limit_that_does_not_exist_is_one_line(bench: Bench) -> None:
     fails_with(bench.type("limits", "set", "acme", "speed=1"), 2, "there is no limit 'speed'", "in_flight")
 
 
+def test_a_plan_that_nobody_described_is_said_when_it_is_given(bench: Bench) -> None:
+    changed = bench.type("orgs", "set-policy", "acme", "--plan", "gold")
+    created = bench.type("orgs", "create", "Other", "--plan", "gold")
+    other_policy = bench.type("orgs", "set-policy", "acme", "--busy", "reject")
+    known = bench.type("orgs", "set-policy", "acme", "--plan", "trial")
+
+    for told in (changed, created):
+        assert "nobody described the plan 'gold': `default` serves it" in told.stderr
+        assert told.exit_code == 0
+    assert other_policy.stderr == known.stderr == ""
+
+
 def test_a_plan_that_nobody_described_is_said(bench: Bench) -> None:
     bench.organizations.put(replace(ACME, plan="gold"))
 

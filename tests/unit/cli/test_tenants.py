@@ -6,9 +6,10 @@ import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.cli.administration import Defaults
-from nubabel_workers.domain.administration import RotationReport
+from nubabel_workers.domain.administration import AuditAction, AuditEntry, RotationReport
 from nubabel_workers.domain.credentials import hash_token, operator_tokens
 from nubabel_workers.domain.tenants import BusyPolicy
+from tests.fakes.clock import START
 from tests.unit.cli.bench import Bench, fails_with
 
 
@@ -75,15 +76,27 @@ def test_disabling_says_what_happens_and_how_to_undo_it(bench: Bench) -> None:
 def test_a_policy_is_changed(bench: Bench) -> None:
     result = bench.type("orgs", "set-policy", "acme", "--busy", "interrupt")
 
-    assert result.stdout == "org_acme (Acme): when busy interrupt, plan default, masking mask, servers shared\n"
-    assert bench.type("orgs", "set-policy", "acme", "--masking", "refuse").stdout.endswith(
-        "masking refuse, servers shared\n"
+    assert result.stdout == (
+        "org_acme (Acme): when busy interrupt, plan default, masking mask, servers shared, near a cap keep, "
+        "repeated questions run, budget approvers none\n"
     )
-    assert bench.type("orgs", "set-policy", "acme", "--servers", "dedicated").stdout.endswith("servers dedicated\n")
+    assert "masking refuse," in bench.type("orgs", "set-policy", "acme", "--masking", "refuse").stdout
+    assert "servers dedicated," in bench.type("orgs", "set-policy", "acme", "--servers", "dedicated").stdout
+    assert "near a cap economize," in bench.type("orgs", "set-policy", "acme", "--near-cap", "economize").stdout
+    assert "questions reuse," in bench.type("orgs", "set-policy", "acme", "--repeated-questions", "reuse").stdout
     fails_with(bench.type("orgs", "set-policy", "acme"), 2, "nothing to change")
     fails_with(
         bench.type("orgs", "set-policy", "acme", "--busy", "nonsense"), 2, "'nonsense'", "nubabel orgs set-policy"
     )
+
+
+def test_who_may_allow_more_is_named_by_slack_ids(bench: Bench) -> None:
+    set_to = ("orgs", "set-policy", "acme", "--budget-approvers")
+
+    assert bench.type(*set_to, "U024BE7LH, W012A3CDE,U024BE7LH").stdout.endswith("approvers U024BE7LH,W012A3CDE\n")
+    fails_with(bench.type(*set_to, "@anna"), 2, "'@anna' is no Slack user id")
+    assert "U024BE7LH,W012A3CDE" in bench.type("orgs", "show", "acme").stdout
+    assert bench.type(*set_to, "none").stdout.endswith("approvers none\n")
 
 
 def test_an_organization_is_exported_into_a_new_file(bench: Bench, tmp_path: Path) -> None:
@@ -104,9 +117,22 @@ def test_an_organization_is_erased_only_under_its_own_name(bench: Bench) -> None
 
     result = bench.type("orgs", "erase", "acme", "--confirm", "Acme")
 
-    assert result.stdout == "erased acme: 1 rows, 0 OpenCode sessions, 0 connections\n"
+    assert result.stdout == (
+        "erased acme: 4 rows of 3 tables, 0 OpenCode sessions, 0 directories there, 0 connections\n"
+    )
     assert "org_acme" not in bench.organizations.rows
     fails_with(bench.type("orgs", "erase", "acme", "--confirm", "Acme"), 2, "no organization")
+
+
+def test_what_an_erased_organization_left_in_the_audit_log_is_shown_by_its_id(bench: Bench) -> None:
+    bench.audit.entries.append(
+        AuditEntry(
+            "cli:anna", AuditAction.ORGANIZATION_ERASED, "org_gone", "org_gone", {"rows": {"executions": 3}}, START
+        )
+    )
+
+    assert "cli:anna  organization.erased  org_gone" in bench.type("audit", "--org", "org_gone").stdout
+    fails_with(bench.type("audit", "--org", "org_never"), 2, "there is no organization 'org_never'")
 
 
 # --- workspaces ------------------------------------------------------------------------------------------------------
@@ -152,7 +178,7 @@ def test_removing_a_workspace_says_what_was_cancelled(bench: Bench) -> None:
 
     result = bench.type("workspaces", "remove", workspace_id)
 
-    assert "1 executions cancelled" in result.stdout
+    assert "1 execution cancelled" in result.stdout
     fails_with(bench.type("workspaces", "remove", "wsp_none"), 2, "nubabel workspaces list")
 
 

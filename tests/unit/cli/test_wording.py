@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from nubabel_workers.cli.wording import ago, clock_time, duration, plain, plain_lines, shortened
+from nubabel_workers.cli.wording import ago, clock_time, counted, duration, plain, plain_lines, shortened
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -35,6 +35,11 @@ def test_times_are_told_from_now(seconds: float, words: str) -> None:
 
 def test_what_never_happened_says_so() -> None:
     assert (ago(None, NOW), clock_time(None), clock_time(NOW)) == ("never", "-", "2026-01-01 12:00:00")
+
+
+def test_one_thing_is_not_several() -> None:
+    assert (counted(0, "row"), counted(1, "row"), counted(2, "row")) == ("0 rows", "1 row", "2 rows")
+    assert (counted(1, "folder", "n/a"), counted(2, "directory", "directories")) == ("1 folder", "2 directories")
 
 
 def test_control_characters_become_visible() -> None:

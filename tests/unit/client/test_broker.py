@@ -27,8 +27,8 @@ EXECUTION = Execution.model_validate(
 class RecordingProducer(BrokerProducer):
     """Keeps what would go to the broker."""
 
-    def __init__(self) -> None:
-        super().__init__("redis://:hunter2@127.0.0.1:1/0", key_id="key_1", secret=SECRET, now=lambda: NOW)
+    def __init__(self, key_id: str = "key_1", secret: SecretStr | str = SECRET) -> None:
+        super().__init__("redis://:hunter2@127.0.0.1:1/0", key_id=key_id, secret=secret, now=lambda: NOW)
         self.published: list[dict[str, Any]] = []
         self.down = False
 
@@ -54,6 +54,24 @@ class Finder:
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_LOOK_S", 0.001)
     monkeypatch.setattr(module, "_LAST_LOOK_S", 0.001)
+
+
+@pytest.mark.parametrize(
+    ("key_id", "secret", "names"), [("", "nbk_x", "id"), ("key_1", " ", "secret"), ("key 1", "x", "id")]
+)
+def test_a_key_that_is_none_is_refused_when_the_producer_is_made(key_id: str, secret: str, names: str) -> None:
+    with pytest.raises(ValueError, match=f"the submit key's {names}"):
+        BrokerProducer("redis://127.0.0.1:1/0", key_id=key_id, secret=secret)
+
+
+def test_white_space_around_a_key_is_no_part_of_it() -> None:
+    producer = RecordingProducer(key_id="key_1\n", secret=f"{SECRET.get_secret_value()}\n")
+
+    producer.submit("Hello")
+
+    submission = read_submission(producer.published[0])
+    assert submission.key_id == "key_1"
+    check_signature(producer.published[0], SECRET, now_s=NOW)
 
 
 def test_a_submission_is_signed_and_always_has_a_key() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import httpx
@@ -247,11 +248,46 @@ async def test_after_some_tries_it_is_given_up(kind: str) -> None:
 
 async def test_a_wait_longer_than_allowed_is_left_to_the_caller(kind: str) -> None:
     gateway = Gateway([problem(429, "rate_limited", **{"retry-after": "30"})])
-    async with opened(kind, gateway) as client:
+    async with opened(kind, gateway, replace(AT_ONCE, max_total_wait_s=29)) as client:
         with pytest.raises(TooManyRequestsError) as raised:
             await client.get(ID)
 
     assert raised.value.retry_after_s == 30
+
+
+async def test_a_call_with_a_time_limit_does_not_wait_beyond_it(kind: str) -> None:
+    gateway = Gateway([problem(429, "requests_per_minute_reached", **{"retry-after": "30"}) for _ in range(2)])
+    async with opened(kind, gateway) as client:
+        with pytest.raises(TooManyRequestsError):
+            await client.delegate("How many?", timeout_s=20)
+        with pytest.raises(TooManyRequestsError):
+            await client.wait_batch(BATCH_ID, timeout_s=20)
+
+    assert gateway.answers == []
+
+
+async def test_a_refused_request_names_its_parts(kind: str) -> None:
+    errors = [
+        {"location": ["body", "prompt"], "message": "Field required", "type": "missing"},
+        {"location": ["body", "skills", 0], "message": "must be a string"},
+        {"location": "nonsense"},
+    ]
+    body = {"code": "invalid_request", "detail": "it does not fit", "correlation_id": "req_1", "errors": errors}
+    async with opened(kind, Gateway([httpx.Response(422, json=body)])) as client:
+        with pytest.raises(InvalidRequestError) as raised:
+            await client.get(ID)
+
+    assert str(raised.value) == (
+        "422 invalid_request: it does not fit: prompt: Field required; skills.0: must be a string (req_1)"
+    )
+
+
+async def test_of_many_wrong_parts_some_are_named(kind: str) -> None:
+    errors = [{"location": ["body", "requests", number, "prompt"], "message": "missing"} for number in range(8)]
+    body = {"code": "invalid_request", "detail": "it does not fit", "errors": errors}
+    async with opened(kind, Gateway([httpx.Response(422, json=body)])) as client:
+        with pytest.raises(InvalidRequestError, match=r"requests\.4\.prompt: missing and 3 more$"):
+            await client.get(ID)
 
 
 async def test_an_answer_of_somebody_else_is_no_result(kind: str) -> None:
@@ -350,6 +386,25 @@ def test_the_token_is_in_no_repr() -> None:
         assert TOKEN not in repr(client) + repr(vars(client))
         if isinstance(client, NubabelClient):
             client.close()
+
+
+@pytest.mark.parametrize("client", [NubabelClient, AsyncNubabelClient])
+@pytest.mark.parametrize("token", ["", " \n", "Bearer nbt_x", "nbt_x\nnbt_y", "nbt_\u00e9", "nbt_\x00"])
+def test_a_token_that_is_none_is_refused_when_the_client_is_made(
+    client: type[NubabelClient | AsyncNubabelClient], token: str
+) -> None:
+    with pytest.raises(ValueError, match="the token") as raised:
+        client("https://gateway", token)
+
+    assert "nbt_" not in str(raised.value)
+
+
+async def test_white_space_around_a_token_is_no_part_of_it() -> None:
+    gateway = Gateway([httpx.Response(202, json=SUBMITTED)])
+    with httpx.Client(transport=httpx.MockTransport(gateway)) as http:
+        NubabelClient("https://gateway", SecretStr(f" {TOKEN}\r\n"), http=http).submit("Hello")
+
+    assert gateway.asked[0].headers["authorization"] == f"Bearer {TOKEN}"
 
 
 @pytest.mark.parametrize("url", ["gateway:8000", "ftp://gateway", ""])

@@ -42,3 +42,8 @@ def test_it_stays_valid_when_the_events_api_is_chosen() -> None:
     manifest = yaml.safe_load("\n".join(chosen))
 
     assert manifest["settings"]["event_subscriptions"]["request_url"].endswith("/slack/events")
+    assert manifest["settings"]["interactivity"]["request_url"].endswith("/slack/events")
+
+
+def test_presses_of_buttons_come_in(manifest: dict[str, Any]) -> None:
+    assert manifest["settings"]["interactivity"] == {"is_enabled": True}

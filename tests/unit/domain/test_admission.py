@@ -1,5 +1,7 @@
 """Who is refused at the door, in which words, and how long a count can be relied on."""
 
+import re
+
 import pytest
 
 from nubabel_workers.domain.admission import (
@@ -46,10 +48,18 @@ def test_every_refusal_says_the_limit_and_whom_to_ask(limit: str, language: Lang
     assert {Language.ENGLISH: "administrator", Language.KOREAN: "관리자"}[language] in words
 
 
+@pytest.mark.parametrize("limit", [REQUESTS, QUEUED, SESSIONS])
+def test_a_limit_of_one_reads_as_well(limit: str) -> None:
+    words = Refusal(limit, 1, 1.0).words()
+
+    assert "(1)" in words
+    assert not re.search(r"\b1 (requests|conversations|seconds)", words)
+
+
 def test_a_refusal_by_the_minute_says_when_to_ask_again() -> None:
     refusal = Refusal(REQUESTS, 30, 12.2)
 
-    assert "13 seconds" in refusal.words()
+    assert "in 13 s," in refusal.words()
     assert refusal.retry_after_s == 12.2
 
 

@@ -4,8 +4,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from nubabel_workers.domain.budgets import Amount, Cap, Caps, Shortage, step_of, until_next_step, words_for
-from nubabel_workers.domain.executions import Usage
+from nubabel_workers.domain.budgets import (
+    Amount,
+    Books,
+    Cap,
+    Caps,
+    Economy,
+    Shortage,
+    nearest_cap,
+    step_of,
+    until_next_step,
+    words_for,
+)
+from nubabel_workers.domain.executions import Overrides, Usage
 from nubabel_workers.domain.limits import Limits
 from nubabel_workers.domain.wording import Language
 
@@ -42,3 +53,29 @@ def test_people_are_told_what_is_used_up_and_what_frees_it() -> None:
         "Your organization's budget for this month is used up. Your request is kept: "
         "it goes on next month, or when an administrator raises the limit."
     )
+
+
+NOTHING = Amount()
+
+
+@pytest.mark.parametrize(
+    ("caps", "books", "near"),
+    [
+        (Caps(cost_per_day=10), Books(Amount(7.9), NOTHING, NOTHING, 0, 0, 0), None),
+        (Caps(cost_per_day=10), Books(Amount(8), NOTHING, NOTHING, 0, 0, 0), Cap.COST_PER_DAY),
+        (Caps(cost_per_day=10), Books(Amount(7), NOTHING, Amount(1), 1, 0, 0), Cap.COST_PER_DAY),
+        (Caps(tokens_per_month=100), Books(NOTHING, Amount(0, 80), NOTHING, 0, 0, 0), Cap.TOKENS_PER_MONTH),
+        (Caps(cost_per_execution=1), Books(Amount(99), Amount(99), NOTHING, 0, 0, 0), None),
+        (Caps(), Books(Amount(99), Amount(99), NOTHING, 0, 0, 0), None),
+    ],
+)
+def test_near_a_cap_is_a_share_of_what_is_used_and_held(caps: Caps, books: Books, near: Cap | None) -> None:
+    assert nearest_cap(caps, books, share=0.8) is near
+
+
+def test_sparing_leaves_what_the_caller_chose() -> None:
+    economy = Economy(Cap.COST_PER_DAY, "quick", 300)
+
+    assert economy.spare(Overrides(), {"quick"}).category == "quick"
+    assert economy.spare(Overrides(category="deep"), {"quick"}).category == "deep"
+    assert economy.spare(Overrides(), {"other"}).category is None

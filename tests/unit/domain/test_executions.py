@@ -36,5 +36,5 @@ def test_what_occupies_a_session_is_not_final(state: Status) -> None:
 
 
 def test_sources_are_what_a_conditional_update_compares_with() -> None:
-    assert sources_of(Status.COMPLETED) == ["running"]
+    assert sources_of(Status.COMPLETED) == ["dispatching", "running"]
     assert sources_of(Status.QUEUED, among=frozenset({Status.RUNNING})) == ["running"]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
+from nubabel_workers.domain.directories import ROOM
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
 from nubabel_workers.domain.placement import AWAY, FULL, OWN, Placement, PlaceWait, takes_now
@@ -224,10 +225,37 @@ def test_a_server_that_came_back_gets_no_more_than_it_takes_now_also_of_its_own_
     placement = Placement([back, server("b", capacity_runs=20)])
     of_its_own = replace(EXECUTION, instance_id=InstanceId("a"))
 
-    assert (placement.free_slots(), placement.capacity()) == (24, 24)
+    assert (placement.free_slots(), sum(placement.takes().values())) == (24, 24)
     assert [placed_on(placement, of_its_own) for _ in range(5)] == ["a", "a", "a", "a", None]
     assert placement.wait_for(of_its_own) == PlaceWait(FULL)
     assert placed_on(placement) == "b"
+
+
+def test_a_new_session_leaves_the_places_of_a_server_that_came_back_to_the_sessions_that_wait_for_it() -> None:
+    back = server("a", capacity_runs=20, recovered_ago_s=0.0, awaited=4)
+    placement = Placement([back, server("b", capacity_runs=20, in_flight=18)])
+    of_its_own = replace(EXECUTION, instance_id=InstanceId("a"))
+
+    new = [placed_on(placement) for _ in range(2)]
+    own = [placed_on(placement, of_its_own) for _ in range(4)]
+
+    assert (new, own) == (["b", "b"], ["a"] * 4)
+
+
+def test_where_no_other_server_has_a_place_nothing_is_kept_free() -> None:
+    back = server("a", capacity_runs=20, recovered_ago_s=0.0, awaited=9)
+
+    assert placed_on(Placement([back, server("b", in_flight=2)])) == "a"
+
+
+def test_what_got_its_place_is_not_waited_for_any_more() -> None:
+    back = server("a", capacity_runs=20, recovered_ago_s=0.0, awaited=2)
+    placement = Placement([back, server("b", capacity_runs=20, in_flight=19)])
+
+    for _ in range(2):
+        placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a")))
+
+    assert placed_on(placement) == "a"
 
 
 def test_what_already_runs_there_is_not_counted_below_nothing() -> None:
@@ -235,3 +263,111 @@ def test_what_already_runs_there_is_not_counted_below_nothing() -> None:
 
     assert placement.free_slots() == 0
     assert placed_on(placement) is None
+
+
+def test_a_strained_server_gets_no_new_session_while_another_is_fit_even_where_that_is_full() -> None:
+    placement = Placement([server("a", strain="its memory grows"), server("b", in_flight=1)])
+
+    assert [placed_on(placement) for _ in range(2)] == ["b", None]
+    assert placement.wait_for(EXECUTION) == PlaceWait(FULL)
+
+
+def test_a_session_goes_on_on_its_strained_server() -> None:
+    placement = Placement([server("a", strain="its memory grows"), server("b")])
+
+    assert placed_on(placement, replace(EXECUTION, instance_id=InstanceId("a"))) == "a"
+
+
+@pytest.mark.parametrize("others", ["none", "strained", "away", "held back"])
+def test_strained_servers_take_new_sessions_where_no_other_could(others: str) -> None:
+    more = {
+        "none": [],
+        "strained": [server("b", strain="late", in_flight=1)],
+        "away": [server("b", healthy=False)],
+        "held back": [server("b")],
+    }
+    gates = {"b": OPEN} if others == "held back" else {}
+
+    assert placed_on(Placement([server("a", strain="its memory grows"), *more[others]], gates)) == "a"
+
+
+# --- organizations' own directories ----------------------------------------------------------------------------------
+
+PATH = "/srv/opencode/directories"
+
+
+def housing(name: str, *organizations: str, **more: object) -> Instance:
+    """A shared server that makes directories and carries three; so many organizations have theirs there."""
+    places = {"housed": frozenset(organizations), "directories_taken": len(organizations), "max_directories": 3}
+    return server(name, **{"directories_path": PATH, "capacity_runs": 20, **places, **more})
+
+
+def test_a_new_session_goes_where_its_organization_has_a_directory() -> None:
+    placement = Placement([housing("a"), housing("b", "org_1", in_flight=3)])
+
+    assert placed_on(placement) == "b"
+
+
+def test_an_organization_spreads_once_a_quarter_of_its_server_is_busy() -> None:
+    placement = Placement([housing("a"), housing("b", "org_1", in_flight=5)])
+
+    assert placed_on(placement) == "a"
+
+
+def test_another_servers_free_place_is_taken_before_anybody_makes_room() -> None:
+    full = housing("a", "org_2", "org_3", "org_4", directories_idle=3)
+    placement = Placement([full, housing("b", "org_2", in_flight=10)])
+
+    assert placed_on(placement) == "b"
+
+
+def test_an_idle_directory_makes_room_once() -> None:
+    placement = Placement([housing("a", "org_2", "org_3", "org_4", directories_idle=1)])
+
+    assert placed_on(placement) == "a"
+    assert placed_on(placement, replace(EXECUTION, organization_id=OrganizationId("org_5"))) is None
+
+
+def test_a_batch_takes_no_more_places_than_there_are() -> None:
+    placement = Placement([housing("a", "org_2")])
+    batch = [replace(EXECUTION, organization_id=OrganizationId(f"org_{number}")) for number in (1, 3, 4, 1, 2)]
+
+    assert [placed_on(placement, one) for one in batch] == ["a", "a", None, "a", "a"]
+    assert placement.wait_for(batch[2]) == PlaceWait(ROOM)
+
+
+def test_directories_that_are_being_unloaded_hold_their_places() -> None:
+    placement = Placement([housing("a", "org_2", directories_taken=3)])
+
+    assert placed_on(placement) is None
+    assert placement.wait_for(EXECUTION) == PlaceWait(ROOM)
+
+
+def test_a_full_server_says_so_whether_or_not_it_has_room_for_directories() -> None:
+    placement = Placement([housing("a", "org_2", "org_3", "org_4", capacity_runs=2, in_flight=2)])
+
+    assert placed_on(placement) is None
+    assert placement.wait_for(EXECUTION) == PlaceWait(FULL)
+
+
+def test_a_session_in_the_common_directory_stays_there_and_needs_no_place() -> None:
+    known = replace(EXECUTION, instance_id=InstanceId("a"), opencode_session_id="ses_oc")
+    full = housing("a", "org_2", "org_3", "org_4")
+
+    assert placed_on(Placement([full]), known) == "a"
+    assert placed_on(Placement([full]), replace(known, opencode_directory=f"{PATH}/org_1")) is None
+
+
+def test_servers_without_directories_take_every_organization() -> None:
+    placement = Placement([housing("a", "org_2", "org_3", "org_4"), server("plain", in_flight=1)])
+
+    assert placed_on(placement) == "plain"
+
+
+def test_a_dedicated_server_needs_no_directories() -> None:
+    own = housing("own", organization_id=OrganizationId("org_1"), max_directories=0)
+
+    chosen = Placement([own]).place(EXECUTION, DEDICATED)
+
+    assert chosen is not None
+    assert chosen.id == "own"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import (
     InvalidInputError,
     PermanentError,
@@ -30,6 +31,21 @@ def test_the_last_attempt_is_the_last() -> None:
 @pytest.mark.parametrize("error", [PermanentError("x", code="archived"), InvalidInputError("x", code="archived")])
 def test_a_permanent_error_is_never_repeated(error: PermanentError) -> None:
     assert next_attempt(error, 1, POLICY, jitter=0.5) == GiveUp("archived")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TransientError("x"), DeadLetterReason.ATTEMPTS_EXHAUSTED),
+        (UncertainError("x"), DeadLetterReason.ATTEMPTS_EXHAUSTED),
+        (PermanentError("x"), DeadLetterReason.PERMANENT_ERROR),
+    ],
+)
+def test_why_it_is_given_up_stands_in_the_dead_letter(error: Exception, reason: DeadLetterReason) -> None:
+    decision = next_attempt(error, 4, POLICY, jitter=0.5)
+
+    assert isinstance(decision, GiveUp)
+    assert decision.reason is reason
 
 
 def test_retry_after_is_a_floor() -> None:

@@ -234,7 +234,7 @@ def test_tenant_falls_back_to_the_outer_team() -> None:
     assert classified(message(), authorizations=[]).team_id == "T0ONE"
 
 
-@pytest.mark.parametrize("outer_type", ["url_verification", "app_rate_limited", "block_actions"])
+@pytest.mark.parametrize("outer_type", ["url_verification", "app_rate_limited", "view_submission"])
 def test_other_outer_types_are_ignored(outer_type: str) -> None:
     assert classify({"type": outer_type, "team_id": "T1"}, None).ignored_reason == f"outer type {outer_type}"
 
@@ -333,3 +333,66 @@ def test_any_body_is_classified_or_refused_as_invalid_input(body: Any, bot_user_
     except InvalidInputError:
         return
     assert result.dedupe_key
+
+
+# --- buttons ---------------------------------------------------------------------------------------------------------
+
+
+def press(**fields: Any) -> dict[str, Any]:
+    return {
+        "type": "block_actions",
+        "team": {"id": "T0ONE", "domain": "one"},
+        "enterprise": None,
+        "user": {"id": "U0ALICE", "team_id": "T0ONE"},
+        "channel": {"id": "C0GEN"},
+        "message": {"ts": TS, "thread_ts": ROOT, "user": BOT},
+        "actions": [{"action_id": "nubabel_allow_more", "value": "exe_1:2", "action_ts": "1795216399.000700"}],
+    } | fields
+
+
+def test_a_press_of_our_button_says_who_where_and_what() -> None:
+    event = classify(press(), BOT)
+
+    assert (event.kind, event.team_id, event.user, event.button_value) == ("button", "T0ONE", "U0ALICE", "exe_1:2")
+    assert (event.ts, event.conversation_key, event.text) == (TS, f"C0GEN:{ROOT}", "")
+
+
+def test_each_press_is_told_apart_and_the_same_one_is_the_same() -> None:
+    again = press(actions=[press()["actions"][0] | {"action_ts": "1795216400.000000"}])
+    by_another = press(user={"id": "U0BEN", "team_id": "T0ONE"})
+
+    keys = [classify(body, BOT).dedupe_key for body in (press(), press(), again, by_another)]
+
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("body", [press(team=None), press(team={"id": "T0OTHER"}, enterprise={"id": "E0ORG"})])
+def test_whose_press_it_is_follows_from_the_installation(body: dict[str, Any]) -> None:
+    event = classify(body, BOT)
+
+    assert (event.team_id, event.enterprise_id) in {("T0ONE", None), ("T0OTHER", "E0ORG")}
+
+
+@pytest.mark.parametrize(
+    "body", [press(actions=[]), press(actions=[{"action_id": "other"}]), press(message=None), press(actions="x")]
+)
+def test_a_button_that_is_not_ours_is_ignored(body: dict[str, Any]) -> None:
+    assert classify(body, BOT).kind is SlackEventKind.IGNORED
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        press(user=None),
+        press(team=None, user={"id": "U0ALICE"}),
+        press(team=7),
+        press(channel={"id": "; DROP"}),
+        press(message={"ts": "now"}),
+        press(actions=[{"action_id": "nubabel_allow_more", "value": 7, "action_ts": "1.0"}]),
+        press(actions=[{"action_id": "nubabel_allow_more", "value": "x"}]),
+    ],
+)
+def test_a_press_that_no_slack_would_send_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        classify(body, BOT)

@@ -44,7 +44,7 @@ def test_the_time_of_an_answered_request_is_shared_out_completely() -> None:
     spans = time_spent(ANSWERED, session_wait=None, until=None)
 
     assert spans == [
-        Span("waited for a worker", 0.5),
+        Span("waited for its turn", 0.5),
         Span("OpenCode worked on it", 41.5),
         Span("until the answer was delivered", 0.25),
     ]
@@ -58,7 +58,7 @@ def test_waiting_for_the_session_is_told_apart_from_waiting_for_a_worker() -> No
 
     assert spans == [
         Span("waited for an earlier request of the session, exe_0", 8),
-        Span("waited for a worker", 2),
+        Span("waited for its turn", 2),
         Span("OpenCode worked on it", 1),
     ]
 
@@ -83,7 +83,7 @@ def test_repeated_waits_for_the_same_thing_are_added_up() -> None:
     spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
 
     assert spans == {
-        "waited for a worker": 1,
+        "waited for its turn": 1,
         "waited for a free place: every suitable OpenCode server was full": 7,
         "waited for its turn: the OpenCode server takes only so many prompts a second": 1,
     }
@@ -103,7 +103,7 @@ def test_failures_of_attempts_and_of_slack_are_named() -> None:
     spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
 
     assert spans == {
-        "waited for a worker": 1,
+        "waited for its turn": 1,
         "OpenCode worked on it": 9,
         "waited for the next attempt, after: HTTP 503": 10,
         "until the answer was delivered": 1,
@@ -123,7 +123,7 @@ def test_a_worker_lost_before_the_submit_is_named_and_one_lost_while_it_runs_cos
     spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
 
     assert spans == {
-        "waited for a worker": 1,
+        "waited for its turn": 1,
         "waited for another worker, the first one disappeared": 2,
         "OpenCode worked on it": 3,
     }
@@ -146,6 +146,15 @@ def test_every_event_has_words_even_without_details(kind: EventKind) -> None:
         (
             _event(0, EventKind.WAITING, reason="budget", wait_s=60),
             "waits for room in the organization's budget; again in 60.0 s",
+        ),
+        (_event(0, EventKind.MASKED, kinds={"key": 2}), "masked before it left: key (2)"),
+        (
+            _event(0, EventKind.MASKED, kinds={"key": 1}, unread={"picture": 2, "archive": 1}, held_back=False),
+            "masked before it left: key (1); files that could not be looked through, sent as they were: picture (2), a",
+        ),
+        (
+            _event(0, EventKind.MASKED, kinds={}, unread={"archive": 1}, held_back=True),
+            "files that could not be looked through, held back: archive (1)",
         ),
         (_event(0, EventKind.ASK_REJECTED, permission="bash"), "OpenCode asked for bash: refused"),
         (_event(0, EventKind.REPLAYED, by="cli:anna"), "replayed by cli:anna"),

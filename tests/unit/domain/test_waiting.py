@@ -18,7 +18,12 @@ _READY = Line(session_is_taken=False, ahead=0, in_flight=0, stored_reason=None, 
         (_READY, Limits(), 1, STARTING, 0.0),
         (replace(_READY, session_is_taken=True), Limits(), 1, SESSION, 20.0),
         (replace(_READY, session_is_taken=True, usual_run_s=None), Limits(), 1, SESSION, None),
+        (replace(_READY, session_is_taken=True, running_for_s=15.0), Limits(), 1, SESSION, 5.0),
+        (replace(_READY, session_is_taken=True, running_for_s=21.0), Limits(), 1, SESSION, None),  # longer than usual
         (replace(_READY, in_flight=2), Limits(in_flight=2), 1, IN_FLIGHT, 20.0),
+        (replace(_READY, in_flight=2, running_for_s=15.0), Limits(in_flight=2), 1, IN_FLIGHT, 5.0),
+        (replace(_READY, in_flight=2, ahead=2, running_for_s=15.0), Limits(in_flight=2), 1, IN_FLIGHT, 25.0),
+        (replace(_READY, in_flight=2, running_for_s=30.0), Limits(in_flight=2), 1, IN_FLIGHT, None),
         (replace(_READY, in_flight=2, ahead=2), Limits(in_flight=2), 1, IN_FLIGHT, 40.0),
         (replace(_READY, in_flight=2, usual_run_s=None), Limits(in_flight=2), 1, IN_FLIGHT, None),
         (_READY, Limits(in_flight=0), 1, IN_FLIGHT, None),
@@ -28,6 +33,7 @@ _READY = Line(session_is_taken=False, ahead=0, in_flight=0, stored_reason=None, 
         (replace(_READY, wait_s=3.0, stored_reason=AWAY), Limits(), 0, AWAY, None),
         (replace(_READY, wait_s=3.0, stored_reason=PACE), Limits(), 1, PACE, 3.0),
         (replace(_READY, wait_s=3.0, stored_reason=WAITS_FOR_BUDGET), Limits(), 1, WAITS_FOR_BUDGET, None),
+        (replace(_READY, paused=True, session_is_taken=True), Limits(), 1, WAITS_FOR_BUDGET, None),
         (replace(_READY, wait_s=3.0, stored_reason="the model said no"), Limits(), 1, AGAIN, 3.0),
         (replace(_READY, wait_s=-1.0, stored_reason=AWAY), Limits(), 1, STARTING, 0.0),  # it may be taken again
     ],
@@ -54,3 +60,20 @@ def test_of_a_long_queue_not_all_is_counted() -> None:
 
     assert "place more than 1000" in waiting.words
     assert "cannot be told" in waiting.words
+
+
+@pytest.mark.parametrize(
+    ("cap", "words"),
+    [
+        (
+            "cost_per_day",
+            "leaves no room (cost_per_day); place 1 in its organization's queue; there is room at 00:00 UTC",
+        ),
+        ("tokens_per_month", "there is room on the first of the next month"),
+        ("cost_per_execution", "it goes on when an administrator allows it more"),
+    ],
+)
+def test_a_budget_is_named_and_when_it_frees(cap: str, words: str) -> None:
+    line = replace(_READY, wait_s=3.0, stored_reason=WAITS_FOR_BUDGET, cap=cap)
+
+    assert words in waiting_of(line, Limits(), free_places=1).words

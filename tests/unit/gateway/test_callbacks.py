@@ -304,3 +304,41 @@ async def test_a_body_that_is_too_large_is_refused(plugin: Plugin) -> None:
 
 async def test_what_a_later_plugin_adds_is_passed_over(plugin: Plugin) -> None:
     assert (await plugin.post(UPDATE, IDLE | {"mood": "good"})).status_code == 202
+
+
+VITALS = "/api/sidecar/server"
+WELL: dict[str, Any] = {"process": "Xq3v0b8rTqGk2m1z", "resident_bytes": 700_000_000}
+
+
+async def test_memory_of_the_server_that_signed_is_judged(plugin: Plugin) -> None:
+    well = await plugin.post(VITALS, WELL)
+    strained = await plugin.post(VITALS, WELL | {"resident_bytes": 3_200_000_000})
+
+    assert (well.status_code, well.json()) == (200, {"strain": None})
+    assert strained.json() == {"strain": "its memory is 3.2 GB, the bound 3.0 GB"}
+    assert [instance_id for instance_id, _ in plugin.door.callbacks.vitals.samples] == ["ins_1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"process": "short"},
+        {"process": "with a blank in it"},
+        {"resident_bytes": -1},
+        {"resident_bytes": 2**60},
+        {"resident_bytes": "much"},
+    ],
+    ids=str,
+)
+async def test_memory_that_cannot_be_is_refused(plugin: Plugin, change: dict[str, Any]) -> None:
+    answer = await plugin.post(VITALS, WELL | change)
+
+    assert answer.status_code == 422
+    assert plugin.door.callbacks.vitals.samples == {}
+
+
+async def test_memory_told_without_a_signature_is_refused(plugin: Plugin) -> None:
+    answer = await plugin.send(VITALS, json.dumps(WELL).encode(), {"content-type": "application/json"})
+
+    assert answer.status_code == 401
+    assert plugin.door.callbacks.vitals.samples == {}

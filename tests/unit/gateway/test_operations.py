@@ -1,6 +1,7 @@
 """Health, readiness and metrics."""
 
 import asyncio
+from dataclasses import replace
 
 from nubabel_workers.domain.circuit_breaker import BreakerState
 from nubabel_workers.domain.errors import UnavailableError
@@ -89,6 +90,8 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
     door.maintenance.open = [OpenExecutions("org_busy", queued=2, in_flight=0)]
     door.queues.values = {"orchestration": 7}
     door.breakers = {"ins_1": BreakerState.CLOSED, "ins_2": BreakerState.OPEN}
+    servers = door.callbacks.instances.rows
+    servers["ins_1"] = replace(servers["ins_1"], memory_bytes=2_000, event_lag_s=12.5, strain="its events come late")
     async with client_of(door, token=door.token()) as http:
         await http.post("/v1/executions", json={"prompt": "Hello"})
         await http.get("/nothing/at/all")
@@ -100,6 +103,9 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
     assert "nubabel_oldest_queued_execution_seconds 1.5" in text
     assert 'nubabel_opencode_breaker_state{instance="ins_1"} 0.0' in text
     assert 'nubabel_opencode_breaker_state{instance="ins_2"} 2.0' in text
+    assert 'nubabel_opencode_memory_bytes{instance="ins_1"} 2000.0' in text
+    assert 'nubabel_opencode_event_lag_seconds{instance="ins_1"} 12.5' in text
+    assert 'nubabel_opencode_strained{instance="ins_1"} 1.0' in text
     assert 'nubabel_queue_messages{queue="orchestration"} 7.0' in text
     assert 'nubabel_http_requests_total{method="POST",route="/v1/executions",status="202"} 1.0' in text
     assert 'nubabel_http_requests_total{method="GET",route="unmatched",status="404"} 1.0' in text

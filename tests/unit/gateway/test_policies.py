@@ -13,7 +13,15 @@ NIGHT = {"authorization": f"Bearer {OPERATORS['night'].get_secret_value()}"}
 async def test_operators_read_policies(http: httpx.AsyncClient) -> None:
     answer = fits(await http.get(PATH, headers=NIGHT), "PoliciesView")
 
-    assert answer == {"organization_id": ACME.id, "busy_policy": "queue", "masking": "mask", "servers": "shared"}
+    assert answer == {
+        "organization_id": ACME.id,
+        "busy_policy": "queue",
+        "masking": "mask",
+        "servers": "shared",
+        "near_cap": "keep",
+        "repeated_questions": "run",
+        "budget_approvers": [],
+    }
 
 
 async def test_what_is_not_named_stays_as_it_is(door: FrontDoor, http: httpx.AsyncClient) -> None:
@@ -35,10 +43,19 @@ async def test_a_change_that_does_not_fit_is_refused_and_changes_nothing(
     assert door.organizations.actors == []
 
 
+async def test_who_may_allow_more_is_a_list_that_can_be_emptied(http: httpx.AsyncClient) -> None:
+    named = await http.patch(PATH, headers=NIGHT, json={"budget_approvers": ["U024BE7LH"]})
+    wrong = await http.patch(PATH, headers=NIGHT, json={"budget_approvers": ["anna"]})
+    emptied = await http.patch(PATH, headers=NIGHT, json={"budget_approvers": []})
+
+    assert fits(named, "PoliciesView")["budget_approvers"] == ["U024BE7LH"]
+    assert (wrong.status_code, emptied.json()["budget_approvers"]) == (422, [])
+
+
 async def test_an_empty_change_is_told_what_to_name(http: httpx.AsyncClient) -> None:
     answer = await http.patch(PATH, headers=NIGHT, json={})
 
-    assert "name a busy_policy, masking or servers" in answer.text
+    assert "name one of busy_policy, masking, servers, near_cap, repeated_questions, budget_approvers" in answer.text
 
 
 async def test_a_service_token_opens_nothing_here(door: FrontDoor, http: httpx.AsyncClient) -> None:

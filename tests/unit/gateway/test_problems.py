@@ -56,6 +56,28 @@ async def test_a_crash_shows_its_correlation_id_and_nothing_of_our_insides(
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["http.request_crashed"]
 
 
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", None])
+async def test_a_body_without_the_json_media_type_is_told_which_header_to_send(
+    http: httpx.AsyncClient, media_type: str | None
+) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    answer = await http.post("/v1/executions", content=b'{"prompt": "Hello"}', headers=headers)
+
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, "invalid_request")
+    assert "Content-Type: application/json" in problem["detail"]
+    assert problem["errors"][0]["message"] == problem["detail"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"5"])
+async def test_a_body_that_is_no_object_is_named_so(http: httpx.AsyncClient, body: bytes) -> None:
+    answer = await http.post(
+        "/v1/executions", content=body, headers={"content-type": "application/json; charset=utf-8"}
+    )
+
+    assert (answer.status_code, answer.json()["detail"]) == (422, "the body must be a JSON object")
+
+
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"nul", b'{"prompt": "a"'])
 async def test_a_body_that_is_no_json_is_named_so(http: httpx.AsyncClient, body: bytes) -> None:
     answer = await http.post("/v1/executions", content=body, headers={"content-type": "application/json"})

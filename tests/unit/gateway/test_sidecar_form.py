@@ -122,8 +122,15 @@ async def test_a_session_is_looked_at(door: FrontDoor, http: httpx.AsyncClient) 
         ("/delegate", DELEGATION | {"session_id": None}, "Validation error: session_id is required and must be a s"),
         ("/delegate", DELEGATION | {"category": "magic"}, 'Validation error: unknown category "magic"; there are: '),
         ("/delegate", DELEGATION | {"load_skills": ["magic"]}, 'Validation error: unknown skill "magic"; there are'),
-        ("/delegate", DELEGATION | {"load_skills": "x"}, "Validation error: load_skills: Input should be a valid list"),
-        ("/delegate", [], "Validation error: the body"),
+        (
+            "/delegate",
+            DELEGATION | {"load_skills": "x"},
+            "Validation error: load_skills is required and must be a list",
+        ),
+        ("/delegate", DELEGATION | {"load_skills": [5]}, "Validation error: load_skills.0 is required and must be a s"),
+        ("/delegate", DELEGATION | {"context": "x"}, "Validation error: context must be an object"),
+        ("/delegate", DELEGATION | {"callbacks": "x"}, "Validation error: callbacks must be an object"),
+        ("/delegate", [], "Validation error: the body must be a JSON object"),
     ],
 )
 async def test_what_does_not_fit_is_refused_in_the_sidecars_form(
@@ -139,6 +146,20 @@ async def test_what_does_not_fit_is_refused_in_the_sidecars_form(
         "metadata": {"model": "unknown", "error": "VALIDATION_ERROR"},
     }
     assert door.executions.rows == {}
+
+
+async def test_skills_that_are_missing_are_asked_for_as_a_list(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/delegate", json={k: v for k, v in DELEGATION.items() if k != "load_skills"})
+
+    said = answer.json()["output"]
+    assert said == "Validation error: load_skills is required and must be a list of strings, [] for none"
+
+
+async def test_a_body_without_the_json_media_type_is_told_which_header_to_send(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/delegate", content=b"{}", headers={"content-type": "text/plain"})
+
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["output"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff\xfe{", b""])

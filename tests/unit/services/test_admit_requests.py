@@ -8,6 +8,7 @@ import pytest
 
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.domain.admission import LimitReachedError
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.submission import SubmitRequest
@@ -168,3 +169,22 @@ async def test_a_batch_is_let_in_as_a_whole_or_not_at_all(door: FrontDoor, limit
 
     await admission.admit_group(tenant.organization, 2, idempotency_key="key:b")  # accepted before
     assert (await tenant.submit()).created  # what the batch did not get is there for one
+
+
+async def test_a_batch_that_no_minute_has_room_for_is_refused_for_good(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=2)
+
+    with pytest.raises(InvalidInputError, match="send it in parts") as raised:
+        await door.admission.admit_group(tenant.organization, 3, idempotency_key="key:k")
+
+    assert raised.value.code == "batch_too_large"
+    await door.admission.admit_group(tenant.organization, 2, idempotency_key="key:k")
+
+
+async def test_a_batch_that_was_accepted_before_its_limit_was_lowered_is_known_when_it_is_sent_again(
+    door: FrontDoor,
+) -> None:
+    tenant = Tenant(door, requests_per_minute=2)
+    door.executions.group_keys.add((tenant.organization.id, "key:k"))
+
+    await door.admission.admit_group(tenant.organization, 3, idempotency_key="key:k")

@@ -1,7 +1,7 @@
 """The doctor's findings: each dependency apart, with what to do."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -37,6 +37,9 @@ async def _hangs() -> str:
 class Fit:
     async def version(self) -> str:
         return "1.18.33"
+
+    async def directories_path(self) -> str | None:
+        return "/srv/opencode/directories"
 
     async def agents(self, directory: str | None) -> list[str]:
         return ["Sisyphus - ultraworker"]
@@ -105,6 +108,16 @@ async def test_what_is_well_has_its_words_and_no_advice(bench: Bench) -> None:
     assert found["PostgreSQL"] == Finding("PostgreSQL", ok=True, detail="it answers")
     assert found["OpenCode ins_1"].ok
     assert "version 1.18.33" in found["OpenCode ins_1"].detail
+
+
+async def test_a_strained_server_is_told_with_what_is_wrong_and_what_to_do(bench: Bench) -> None:
+    bench.add_instance()
+    bench.instances.rows["ins_1"] = replace(bench.instances.rows["ins_1"], strain="its events come 14 s late")
+
+    found = (await bench.run())["OpenCode ins_1"]
+
+    assert (found.ok, found.detail) == (False, "its events come 14 s late")
+    assert "start the server at http://oc anew" in found.advice
 
 
 async def test_an_open_circuit_breaker_is_told(bench: Bench) -> None:

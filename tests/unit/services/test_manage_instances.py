@@ -30,6 +30,9 @@ class FakeServer:
             raise UnavailableError("connection refused")
         return self.release
 
+    async def directories_path(self) -> str | None:
+        return "/srv/opencode/directories"
+
     async def agents(self, directory: str | None) -> list[str]:
         return list(self.agent_names)
 
@@ -92,6 +95,36 @@ async def test_a_server_without_room_is_refused(instances: FakeInstances) -> Non
         await _manage(instances).add(replace(_new(), capacity_runs=0), actor="cli:anna")
 
 
+@pytest.mark.parametrize("most", [0, -1])
+async def test_a_server_that_carries_no_directories_is_refused(instances: FakeInstances, most: int) -> None:
+    instances.rows["ins_1"] = _running()
+
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        await _manage(instances).add(replace(_new(), max_directories=most), actor="cli:anna")
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        await _manage(instances).set_max_directories("ins_1", most, actor="cli:anna")
+
+
+async def test_how_many_directories_a_server_carries_can_be_changed_unless_it_was_removed(
+    instances: FakeInstances,
+) -> None:
+    instances.rows["ins_1"] = _running()
+    instances.rows["ins_gone"] = replace(_running(status="removed"), id=InstanceId("ins_gone"))
+
+    assert (await _manage(instances).set_max_directories("ins_1", 7, actor="cli:anna")).max_directories == 7
+    with pytest.raises(InvalidInputError, match="add its URL again"):
+        await _manage(instances).set_max_directories("ins_gone", 7, actor="cli:anna")
+
+
+async def test_a_look_at_a_server_writes_down_where_it_makes_directories(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running()
+
+    found = await _manage(instances).check("ins_1")
+
+    assert found.directories_path == "/srv/opencode/directories"
+    assert instances.rows["ins_1"].directories_path == "/srv/opencode/directories"
+
+
 async def test_a_registered_address_is_refused_and_a_removed_one_comes_back(instances: FakeInstances) -> None:
     first = await _manage(instances).add(_new(), actor="cli:anna")
 
@@ -145,7 +178,6 @@ async def test_a_fit_server_is_written_down_as_healthy(instances: FakeInstances)
 @pytest.mark.parametrize(
     ("server", "problem"),
     [
-        (FakeServer(unreachable=True), "connection refused"),
         (FakeServer(agent_names=("build",)), "no agent whose name begins with 'Sisyphus - ' (it has: build)"),
         (FakeServer(agent_names=()), "(it has: none)"),
     ],
@@ -160,6 +192,31 @@ async def test_an_unfit_server_is_written_down_with_what_is_wrong(
     assert found.problem is not None
     assert problem in found.problem
     assert (instances.rows["ins_1"].healthy, instances.rows["ins_1"].health_detail) == (False, found.problem)
+
+
+async def test_a_server_that_was_never_heard_of_is_written_down_as_one_that_does_not_answer(
+    instances: FakeInstances,
+) -> None:
+    instances.rows["ins_1"] = replace(_running(), version="")
+    servers = FakeServers({"http://oc:4096": FakeServer(unreachable=True)})
+
+    found = await _manage(instances, servers).check("ins_1")
+
+    assert found.problem is not None
+    assert "connection refused" in found.problem
+    assert (instances.rows["ins_1"].healthy, instances.rows["ins_1"].health_detail) == (False, found.problem)
+
+
+async def test_a_server_that_others_work_with_stays_well_although_it_cannot_be_reached_from_here(
+    instances: FakeInstances,
+) -> None:
+    instances.rows["ins_1"] = replace(_running(), version="1.18.33", healthy=True)
+    servers = FakeServers({"http://oc:4096": FakeServer(unreachable=True)})
+
+    found = await _manage(instances, servers).check("ins_1")
+
+    assert found.problem is not None
+    assert instances.rows["ins_1"].healthy
 
 
 async def test_a_server_of_another_generation_is_unfit_and_says_why(instances: FakeInstances) -> None:

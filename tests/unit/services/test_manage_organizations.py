@@ -4,7 +4,7 @@ import pytest
 
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
-from nubabel_workers.domain.tenants import BusyPolicy, Organization
+from nubabel_workers.domain.tenants import BusyPolicy, Organization, PolicyChange
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from tests.fakes.administration import FakeOrganizations
 from tests.fakes.clock import FakeChance
@@ -88,9 +88,9 @@ async def test_a_policy_change_of_nothing_is_refused(manage: ManageOrganizations
     registry.put(ACME)
 
     with pytest.raises(InvalidInputError, match="nothing to change"):
-        await manage.set_policy(ACME, busy_policy=None, plan=None, actor="cli:anna")
+        await manage.set_policy(ACME, PolicyChange(), actor="cli:anna")
 
-    changed = await manage.set_policy(ACME, busy_policy=BusyPolicy.INTERRUPT, plan=None, actor="cli:anna")
+    changed = await manage.set_policy(ACME, PolicyChange(busy_policy=BusyPolicy.INTERRUPT), actor="cli:anna")
     assert changed.busy_policy is BusyPolicy.INTERRUPT
 
 

@@ -11,10 +11,10 @@ from nubabel_workers.services.restart_servers import RestartPace, RestartServers
 @dataclass
 class DueServers:
     due: list[Instance]
-    asked: list[tuple[float, float]] = field(default_factory=list)
+    asked: list[tuple[float, float, float]] = field(default_factory=list)
 
-    async def take_restarts(self, *, after_s: float, every_s: float) -> list[Instance]:
-        self.asked.append((after_s, every_s))
+    async def take_restarts(self, *, after_s: float, every_s: float, drain_s: float) -> list[Instance]:
+        self.asked.append((after_s, every_s, drain_s))
         return self.due
 
 
@@ -36,8 +36,8 @@ async def test_each_that_is_due_is_started_anew_also_beside_one_that_cannot_be()
     store = DueServers([server("ins_bad"), server("ins_good")])
     supervisor = FakeSupervisor()
 
-    told = await RestartServers(store, supervisor, pace=RestartPace(60, 300)).run()
+    told = await RestartServers(store, supervisor, pace=RestartPace(60, 300, 600)).run()
 
     assert told == 2
     assert sorted(supervisor.restarted) == ["ins_bad", "ins_good"]
-    assert store.asked == [(60, 300)]
+    assert store.asked == [(60, 300, 600)]

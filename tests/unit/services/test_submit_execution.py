@@ -6,7 +6,7 @@ import pytest
 
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import Overrides, Status
-from nubabel_workers.domain.hints import HintTask
+from nubabel_workers.domain.hints import LINE_WAIT_S, LONG_LINE, HintTask
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.submit_execution import Submitted
@@ -42,6 +42,13 @@ async def test_everything_the_caller_decided_is_in_the_row(door: FrontDoor) -> N
     assert (new.user_id, new.metadata, new.deadline_s) == ("anna", {"a": [1, None]}, 60)
     assert (new.source, new.correlation_id, new.traceparent) == ("cli", "req_1", "00-aa-bb-01")
     assert new.reply == {"kind": "none"}
+
+
+async def test_a_request_behind_a_long_line_of_its_organization_shares_its_hint_with_others(door: FrontDoor) -> None:
+    for _ in range(LONG_LINE + 1):
+        await submit(door)
+
+    assert [hint.may_wait_s for hint in door.hints.published] == [0.0] * LONG_LINE + [LINE_WAIT_S]
 
 
 async def test_a_repeat_finds_what_became_of_the_request(door: FrontDoor) -> None:

@@ -11,6 +11,7 @@ from nubabel_workers.adapters.opencode import PermissionRule, PromptPart, Unexpe
 from nubabel_workers.adapters.opencode.models import (
     Agent,
     AuthMethod,
+    FolderEntry,
     Health,
     McpServer,
     MessagePage,
@@ -266,6 +267,17 @@ ENDPOINTS: list[tuple[Call[Any], str, str, object, object, object]] = [
         None,
     ),
     (endpoints.reject_question("que_1"), "POST", "/question/que_1/reject", None, True, None),
+    (
+        endpoints.list_folder("a b", directory="/d"),
+        "GET",
+        "/file?path=a%20b&directory=%2Fd",
+        None,
+        [
+            {"name": "c", "path": "a b/c/", "absolute": "/d/a b/c", "type": "directory", "ignored": False},
+            {"name": "e", "path": "a b/e", "absolute": "/d/a b/e", "type": "file", "ignored": False},
+        ],
+        [FolderEntry("c", "/d/a b/c", is_folder=True), FolderEntry("e", "/d/a b/e", is_folder=False)],
+    ),
     (endpoints.dispose("/d"), "POST", "/instance/dispose?directory=%2Fd", None, True, None),
 ]
 NAMES = [row[0].name for row in ENDPOINTS]

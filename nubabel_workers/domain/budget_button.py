@@ -1,0 +1,47 @@
+"""The button below a notice that a request waits for its budget: whoever may, lets that request cost more. Pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.notifications import Button
+from nubabel_workers.domain.wording import Language, say
+
+ALLOW_MORE = "nubabel_allow_more"  # the action's name on the wire: buttons that stand in threads keep it
+MAX_APPROVERS = 100
+
+_VALUE = re.compile(r"(?P<execution_id>exe_[0-9a-z_]{1,60}):(?P<pauses>\d{1,6})")
+_SLACK_USER = re.compile(r"[UW][A-Z0-9]{2,30}")
+
+
+@dataclass(frozen=True)
+class BudgetButton:
+    """pauses: how often the request had been paused when the button was shown. It is good for that wait alone."""
+
+    execution_id: str
+    pauses: int
+
+    @classmethod
+    def read(cls, value: str) -> Self | None:
+        """None: not one of ours, or of a form that nobody reads any more."""
+        found = _VALUE.fullmatch(value)
+        return None if found is None else cls(found["execution_id"], int(found["pauses"]))
+
+    def shown(self, language: Language, *, cost: float) -> Button:
+        """cost: US dollars that a press allows."""
+        label = say("allow_more", language, usd=f"{cost:g}")
+        return Button(ALLOW_MORE, f"{self.execution_id}:{self.pauses}", label)
+
+
+def checked_approvers(user_ids: Sequence[str]) -> tuple[str, ...]:
+    """Ids of people in Slack, each once. Raises InvalidInputError that says what does not fit."""
+    for user_id in user_ids:
+        if not _SLACK_USER.fullmatch(user_id):
+            raise InvalidInputError(
+                f"{user_id!r} is no Slack user id, like U024BE7LH: copy it from the person's profile"
+            )
+    if len(set(user_ids)) > MAX_APPROVERS:
+        raise InvalidInputError(f"at most {MAX_APPROVERS} people may allow more")
+    return tuple(dict.fromkeys(user_ids))

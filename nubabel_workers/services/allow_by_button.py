@@ -1,0 +1,97 @@
+"""Somebody in Slack pressed the button below a notice about a budget: the request may cost more, if they may say so.
+
+Safe to run twice: the request goes on once, and each thing is told once.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+
+from nubabel_workers.domain.budget_button import BudgetButton
+from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
+from nubabel_workers.domain.ports import ClaimedInbound, ExecutionStore, TenantStore
+from nubabel_workers.domain.wording import language_of, say
+from nubabel_workers.services.keep_budgets import KeepBudgets
+
+log = structlog.get_logger(__name__)
+
+_BY = "slack:"  # how the actor's name begins, in timeline and audit log
+_PAUSE_AND_RESUMPTION = frozenset({EventKind.BUDGET_REACHED, EventKind.RESUMED})
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """outcome: for the row of the event. reply: what the thread is told; None: nothing is known of that button."""
+
+    outcome: str
+    reply: NewNotification | None = None
+
+
+class AllowByButton:
+    def __init__(self, executions: ExecutionStore, tenants: TenantStore, budgets: KeepBudgets) -> None:
+        self._executions = executions
+        self._tenants = tenants
+        self._budgets = budgets
+
+    async def press(self, claimed: ClaimedInbound) -> Pressed:
+        """The organization is that of the workspace; what the button names counts only within it."""
+        button = BudgetButton.read(claimed.event.button_value)
+        execution = await self._named_by(button, claimed)
+        if button is None or execution is None:
+            log.warning("slack.button_of_nothing", user=claimed.event.user)
+            return Pressed("nothing to allow")
+        word = await self._word_for(button, execution, claimed)
+        log.info("slack.button_pressed", execution_id=execution.id, user=claimed.event.user, outcome=word)
+        return Pressed(word, self._reply(word, button, execution, claimed))
+
+    async def _word_for(self, button: BudgetButton, execution: Execution, claimed: ClaimedInbound) -> str:
+        if not await self._may_allow(claimed):
+            return "may_not_allow"
+        try:
+            await self._budgets.allow_by_button(
+                execution.organization_id, button, actor=f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
+            )
+        except InvalidInputError:
+            return "allowed_more" if await self._was_allowed_by_button(execution) else "waits_no_more"
+        return "allowed_more"
+
+    async def _named_by(self, button: BudgetButton | None, claimed: ClaimedInbound) -> Execution | None:
+        """None where the button's message is not in the conversation of its request."""
+        if button is None:
+            return None
+        execution = await self._executions.find(claimed.organization_id, button.execution_id)
+        target = reply_target(execution.reply) if execution is not None else None
+        event = claimed.event
+        asked_here = isinstance(target, SlackTarget) and (
+            (target.workspace_id, target.channel, target.thread_ts)
+            == (claimed.workspace_id, event.channel, event.thread_ts)
+        )
+        return execution if asked_here else None
+
+    async def _may_allow(self, claimed: ClaimedInbound) -> bool:
+        organization = await self._tenants.organization(claimed.organization_id)
+        return (
+            organization is not None
+            and organization.disabled_at is None
+            and not claimed.workspace_ended
+            and claimed.event.user in organization.budget_approvers
+        )
+
+    async def _was_allowed_by_button(self, execution: Execution) -> bool:
+        """Whether a press let it go on, and nothing stopped it since: this one, or one that came first."""
+        timeline = await self._executions.timeline(execution.organization_id, execution.id)
+        last = next((event for event in reversed(timeline) if event.kind in _PAUSE_AND_RESUMPTION), None)
+        return last is not None and str(last.detail.get("by", "")).startswith(_BY)
+
+    def _reply(self, word: str, button: BudgetButton, execution: Execution, claimed: ClaimedInbound) -> NewNotification:
+        """That it may go on is told once; anything else once to each who asked."""
+        text = say(word, language_of(execution.prompt), usd=f"{self._budgets.button_cost:g}")
+        told_to = "" if word == "allowed_more" else claimed.event.user
+        return NewNotification(
+            NotificationKind.NOTICE,
+            execution.reply,
+            {"text": text},
+            dedupe=f"{word}:{execution.id}:{button.pauses}:{told_to}",
+        )

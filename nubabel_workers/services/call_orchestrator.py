@@ -1,0 +1,332 @@
+"""Answer a claimed execution by a call of its orchestrator: prepare, begin, ask, finish; or what follows a failure."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.budgets import BudgetReachedError
+from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.errors import (
+    LeaseLostError,
+    NotFoundError,
+    NubabelError,
+    PromptRefusedError,
+    UnavailableError,
+    UncertainError,
+)
+from nubabel_workers.domain.executions import EventKind, Execution, Status, Usage
+from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.placement import AWAY
+from nubabel_workers.domain.ports import Chance, ClaimedDispatch, Clock, ExecutionStore, ProgressStream, SessionMappings
+from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
+from nubabel_workers.domain.prompts import earlier_turns
+from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
+from nubabel_workers.domain.rollout import Orchestrator
+from nubabel_workers.domain.verdict import LOST, Verdict, VerdictKind
+from nubabel_workers.domain.wording import language_of, say
+from nubabel_workers.services.count_usage import CountUsage
+from nubabel_workers.services.end_execution import EndExecution
+from nubabel_workers.services.gather_context import GatherContext, Gathered
+from nubabel_workers.services.keep_budgets import KeepBudgets
+from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
+from nubabel_workers.services.plan_runs import PlanRuns, RunPlan
+from nubabel_workers.services.reuse_answers import ReuseAnswers
+
+log = structlog.get_logger(__name__)
+
+_WRITE_S = 3.0  # to write down what became of a call when this process stops
+# Whoever knows the key tells all that it used when it is asked again; a model is simply asked once more.
+_FORGETS_CALLS = frozenset({Orchestrator.FALLBACK})
+
+
+@dataclass(frozen=True)
+class CallPace:
+    """prepare_s: seconds until a call goes out. lone_deliveries: how often a suspect row is tried."""
+
+    prepare_s: float = 25.0
+    lone_deliveries: int = 5
+    earlier_turns: int = 20
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call, and what is written down before it goes out. outgoing: without the turns before this one."""
+
+    run: RunPlan
+    outgoing: Outgoing
+    gathered: Gathered
+    notes: Sequence[str]
+    remote_session_id: str | None
+
+
+class CallOrchestrator:
+    """Each execution ends final, or queued again with a reason. Says in a word which."""
+
+    def __init__(
+        self,
+        executions: ExecutionStore,
+        calls: CallStore,
+        orchestrators: Mapping[Orchestrator, CallableOrchestrator],
+        context: GatherContext,
+        masking: MaskPrompt,
+        budgets: KeepBudgets,
+        count_usage: CountUsage,
+        plan_runs: PlanRuns,
+        reuse: ReuseAnswers,
+        end: EndExecution,
+        mappings: SessionMappings,
+        progress: ProgressStream,
+        chance: Chance,
+        clock: Clock,
+        *,
+        retry: RetryPolicy,
+        pace: CallPace,
+    ) -> None:
+        self._executions = executions
+        self._calls = calls
+        self._orchestrators = orchestrators
+        self._context = context
+        self._masking = masking
+        self._budgets = budgets
+        self._count_usage = count_usage
+        self._plan_runs = plan_runs
+        self._reuse = reuse
+        self._end = end
+        self._mappings = mappings
+        self._progress = progress
+        self._chance = chance
+        self._clock = clock
+        self._retry = retry
+        self._pace = pace
+
+    async def run(self, claimed: ClaimedDispatch, orchestrator: Orchestrator, lease: Lease) -> str:
+        execution = claimed.execution
+        try:
+            return await self._answer(claimed, orchestrator, lease)
+        except LeaseLostError:
+            raise
+        except BudgetReachedError as error:
+            return await self._budgets.wait(execution, lease, error.shortage)
+        except PromptRefusedError as error:
+            await self._end.held(execution, lease, outcomes.refused_for_content(execution, kinds=error.kinds))
+            return "refused"
+        except TimeoutError:
+            return await self._fail(
+                execution,
+                lease,
+                "deadline_exceeded",
+                f"{orchestrator} took longer than the run's deadline",
+                in_doubt=True,
+            )
+        except NubabelError as error:
+            return await self._after_failure(claimed, orchestrator, lease, error)
+
+    async def _answer(self, claimed: ClaimedDispatch, orchestrator: Orchestrator, lease: Lease) -> str:
+        execution = claimed.execution
+        if claimed.lone_deliveries > self._pace.lone_deliveries:
+            detail = "each worker that took it alone ended without a result"
+            return await self._fail(
+                execution,
+                lease,
+                "too_many_deliveries",
+                detail,
+                reason=DeadLetterReason.TOO_MANY_DELIVERIES,
+                in_doubt=claimed.open_attempt,
+            )
+        if claimed.cancel_requested:
+            return await self.stopped(claimed, lease)
+        if not claimed.open_attempt and (known := await self._reuse.find(execution)) is not None:
+            await self._end.held(execution, lease, outcomes.answered_before(execution, known))
+            return "answered before"
+        try:
+            async with asyncio.timeout(self._pace.prepare_s):
+                prepared = await self._prepare(claimed, orchestrator)
+                await self._begin(execution, lease, orchestrator, prepared)
+        except TimeoutError:
+            raise UnavailableError("preparing the call took too long") from None
+        await self._progress.append(execution.organization_id, execution.id, {"type": "state", "status": "running"})
+        deadline_s = prepared.run.deadline_s
+        async with asyncio.timeout(deadline_s):
+            answer = await self._ask(claimed, orchestrator, prepared, deadline_s)
+        return await self._finish(claimed, orchestrator, lease, answer, prepared.notes)
+
+    async def _prepare(self, claimed: ClaimedDispatch, orchestrator: Orchestrator) -> _Prepared:
+        """Everything but the files: these orchestrators take none, which is said beside the answer."""
+        execution = claimed.execution
+        begun = execution.attempt > 0 and bool(execution.analysis)
+        run = await (self._plan_runs.again(execution) if begun else self._plan_runs.of(execution, ()))
+        gathered = (await self._context.gather(replace(execution, attachments=()))).noting(run.notes)
+        context = [gathered.thread] if gathered.thread else []
+        outgoing = await self._masking.run(execution, claimed.masking, context=context, files=())
+        last = None if execution.begins_session else await self._calls.last_call(execution)
+        known = last is not None and last.orchestrator is orchestrator
+        names = ", ".join(attachment.name for attachment in execution.attachments)
+        unread = (say("files_left_out", language_of(execution.prompt), names=names),) if names else ()
+        return _Prepared(
+            run,
+            outgoing,
+            gathered,
+            gathered.noting(unread).notes,
+            last.remote_session_id if last is not None and known else None,
+        )
+
+    async def _begin(self, execution: Execution, lease: Lease, orchestrator: Orchestrator, prepared: _Prepared) -> None:
+        analysis = prepared.run.analysis
+        hold = await self._budgets.hold_for(execution, analysis.category)
+        gathered = prepared.gathered
+        remembered = {"thread": gathered.thread, "notes": list(gathered.notes)}
+        await self._calls.begin(
+            execution,
+            lease,
+            orchestrator=orchestrator,
+            analysis=analysis.as_dict(),
+            context=remembered if gathered.thread or gathered.notes else None,
+            notes=prepared.notes,
+            cleaning=prepared.outgoing.cleaning,
+            run_deadline_s=prepared.run.deadline_s,
+            hold=hold,
+        )
+
+    async def _ask(
+        self, claimed: ClaimedDispatch, orchestrator: Orchestrator, prepared: _Prepared, timeout_s: float
+    ) -> CallAnswer:
+        """Who knows the conversation gets the question only; others get the turns before it as well."""
+        execution = claimed.execution
+        called = self._orchestrators[orchestrator]
+        call = Call(
+            key=f"{execution.id}#{execution.replays}",
+            texts=prepared.outgoing.texts,
+            category=prepared.run.analysis.category,
+            skills=tuple(prepared.run.analysis.skills),
+            remote_session_id=prepared.remote_session_id,
+            metadata={"session_id": execution.session_id, "execution_id": execution.id},
+        )
+        if call.remote_session_id is not None:
+            try:
+                return await called.answer(call, timeout_s=timeout_s)
+            except NotFoundError:
+                log.warning("call.session_lost", orchestrator=orchestrator)
+        texts = [*await self._turns_before(claimed), *call.texts]
+        return await called.answer(replace(call, texts=texts, remote_session_id=None), timeout_s=timeout_s)
+
+    async def _turns_before(self, claimed: ClaimedDispatch) -> list[str]:
+        execution = claimed.execution
+        if execution.begins_session:
+            return []
+        turns = await self._executions.earlier_turns(execution, limit=self._pace.earlier_turns)
+        masked = await self._masking.context(execution, claimed.masking, earlier_turns(turns))
+        return list(masked.texts)
+
+    async def _finish(
+        self,
+        claimed: ClaimedDispatch,
+        orchestrator: Orchestrator,
+        lease: Lease,
+        answer: CallAnswer,
+        notes: Sequence[str],
+    ) -> str:
+        execution = claimed.execution
+        if answer.remote_session_id is not None:
+            await self._calls.remember_session(execution, answer.remote_session_id)
+        verdict = self._verdict(answer, forgotten=claimed.open_attempt and orchestrator in _FORGETS_CALLS)
+        if answer.error is not None or not answer.text.strip():
+            detail = answer.error or "it answered without text"
+            code = "no_answer" if answer.error is None else "orchestrator_failed"
+            return await self._fail(execution, lease, code, detail, run=verdict)
+        finish = outcomes.answered(execution, verdict, notes)
+        # An OpenCode session that it may have had does not know this turn: the next one there begins anew, with all.
+        await self._end.held(execution, lease, replace(finish, abandon_session=True))
+        await self._mappings.forget(execution.organization_id, execution.session_id)
+        return "completed"
+
+    def _verdict(self, answer: CallAnswer, *, forgotten: bool) -> Verdict:
+        """forgotten: an earlier call of it used something, too, and nobody said how much."""
+        usage = answer.usage or Usage()
+        by_model = {answer.model: usage} if answer.model is not None else {}
+        succeeded = answer.error is None
+        verdict = Verdict(
+            VerdictKind.SUCCEEDED if succeeded else VerdictKind.FAILED,
+            text=answer.text if succeeded else "",
+            partial_text=answer.text,
+            cut=answer.cut,
+            usage=replace(usage, lower_bound=usage.lower_bound or forgotten),
+            usage_by_model=by_model,
+        )
+        return self._count_usage.priced(verdict)
+
+    async def _after_failure(
+        self, claimed: ClaimedDispatch, orchestrator: Orchestrator, lease: Lease, error: NubabelError
+    ) -> str:
+        """What an earlier call that was in doubt used stays unknown, whatever became of this one."""
+        execution = claimed.execution
+        in_doubt = claimed.open_attempt or isinstance(error, UncertainError)
+        if isinstance(error, UnavailableError):
+            waited_s = (self._clock.now() - execution.created_at).total_seconds()
+            wait_s = error.retry_after_s or pace_of_waiting(waited_s, jitter=self._chance.jitter())
+            log.warning("call.orchestrator_away", orchestrator=orchestrator, error=str(error))
+            return await self._again(execution, lease, AWAY, wait_s=wait_s, failed=False, in_doubt=in_doubt)
+        decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
+        if isinstance(decision, GiveUp):
+            return await self._fail(
+                execution, lease, decision.code, str(error), reason=decision.reason, in_doubt=in_doubt
+            )
+        return await self._again(execution, lease, str(error), wait_s=decision.wait_s, failed=True, in_doubt=in_doubt)
+
+    async def _again(
+        self, execution: Execution, lease: Lease, reason: str, *, wait_s: float, failed: bool, in_doubt: bool
+    ) -> str:
+        """In doubt its attempt stays open: the next call goes out under the same key."""
+        await self._executions.requeue(
+            execution,
+            lease,
+            wait_s=wait_s,
+            kind=EventKind.RETRY if failed else EventKind.WAITING,
+            detail={"reason": reason, "wait_s": round(wait_s, 3)},
+            failed=failed,
+            attempt_verdict=None if in_doubt else "not_answered",
+        )
+        return "again" if failed else "waiting"
+
+    async def stopped(self, claimed: ClaimedDispatch, lease: Lease) -> str:
+        execution = claimed.execution
+        found = await self._executions.find(execution.organization_id, execution.id)
+        reason = (found.cancel_reason if found else None) or "cancelled"
+        asked = claimed.open_attempt or (found is not None and found.status is Status.RUNNING)
+        # What the call has used until now, nobody told.
+        finish = outcomes.cancelled(execution, reason=reason, run=LOST if asked else None)
+        await self._end.held(execution, lease, finish)
+        return "cancelled"
+
+    async def give_back(self, execution: Execution, lease: Lease) -> None:
+        """This process stops. What cannot be written down now, the end of the lease says a moment later."""
+        try:
+            async with asyncio.timeout(_WRITE_S):
+                await self._executions.requeue(
+                    execution,
+                    lease,
+                    wait_s=0,
+                    kind=EventKind.RESUBMIT,
+                    detail={"reason": "its worker stopped"},
+                    failed=False,
+                    attempt_verdict=None,
+                )
+        except (NubabelError, TimeoutError) as error:
+            log.warning("call.not_given_back", error=str(error))
+
+    async def _fail(
+        self,
+        execution: Execution,
+        lease: Lease,
+        code: str,
+        detail: str,
+        *,
+        reason: DeadLetterReason = DeadLetterReason.PERMANENT_ERROR,
+        run: Verdict | None = None,
+        in_doubt: bool = False,
+    ) -> str:
+        finish = outcomes.failed(execution, code=code, detail=detail, reason=reason, run=run, may_still_run=in_doubt)
+        await self._end.held(execution, lease, finish)
+        return "failed"

@@ -1,0 +1,303 @@
+"""The button below a notice that a request waits for its budget: whoever may press it lets that request go on, once."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from config.settings import Settings
+from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
+from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.tenants import PolicyChange
+from nubabel_workers.simulators.slack.model import Json, Message
+from nubabel_workers.simulators.slack.server import SlackSimulator
+from tests.conftest import RedisServer
+from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline, pipeline_settings
+from tests.integration.pipeline.dying import Killed, dies, others_find_its_rows
+from tests.integration.pipeline.test_budgets import look, set_caps, start, until_paused
+
+pytestmark = pytest.mark.integration
+
+ANNA, BEN, STRANGER = "U0ANNA", "U0BEN", "U0STRANGER"
+_STEP = '[[tool=bash {"command":"sleep 0.3","description":"x"}]]'
+_DEAR = f"[[goes_on]] {_STEP * 6} [[usage=50000,0]] [[text=All seven.]]"
+
+
+@pytest.fixture
+def settings(slack: SlackSimulator, database_url: str, clean_redis: RedisServer) -> Settings:
+    return pipeline_settings(
+        slack,
+        database_url,
+        clean_redis,
+        budget_first_hold_usd=0.1,
+        budget_first_hold_tokens=1000,
+        budget_button_usd=0.12,
+    )
+
+
+async def name_approvers(pipeline: Pipeline, user_ids: Sequence[str] = (ANNA, BEN)) -> None:
+    organizations = PostgresOrganizations(pipeline.services.database, pipeline.services.cipher)
+    change = PolicyChange(budget_approvers=user_ids)
+    assert await organizations.set_policy(ORGANIZATION, change, actor="cli:anna") is not None
+    pipeline.services.tenants._organizations.clear()
+
+
+async def paused(pipeline: Pipeline, text: str = _DEAR) -> tuple[Message, Message]:
+    """The question, and the notice below which the button is."""
+    await set_caps(pipeline, cost_per_execution=0.12)
+    question = await start(pipeline, text)
+    await until_paused(pipeline)
+    return question, notices(pipeline, question)[-1]
+
+
+def notices(pipeline: Pipeline, question: Message) -> list[Message]:
+    thread = pipeline.slack.workspace(TEAM).channels[CHANNEL].thread(question.ts)
+    return [message for message in thread if message.buttons]
+
+
+async def press(pipeline: Pipeline, notice: Message, user: str = ANNA, **changes: Any) -> str:
+    payload = pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=user)
+    return await take(pipeline, payload | changes)
+
+
+async def take(pipeline: Pipeline, payload: Json) -> str:
+    await pipeline.receive(payload)
+    word = await pipeline.take_events()
+    await pipeline.deliver()
+    return word
+
+
+async def audited(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return await pipeline.services.database.system().all(
+        "SELECT actor, subject, detail FROM audit_log WHERE action = 'execution.resumed' ORDER BY id"
+    )
+
+
+async def test_whoever_may_lets_it_go_on_and_the_thread_and_the_audit_log_are_told(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    (button,) = notice.buttons
+    assert button["text"]["text"] == "Allow $0.12 more"
+    workspace = await pipeline.one("SELECT id FROM workspaces")
+    row = await pipeline.one("SELECT id FROM executions")
+
+    await press(pipeline, notice)
+
+    assert await pipeline.statuses() == [Status.QUEUED]
+    assert pipeline.replies(question)[1:] == ["$0.12 more was allowed: it goes on."]
+    (entry,) = await audited(pipeline)
+    assert entry == {"actor": f"slack:{workspace['id']}:{ANNA}", "subject": row["id"], "detail": {"cost_usd": 0.12}}
+
+
+async def test_pressed_until_it_is_done_it_is_answered_once(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, _ = await paused(pipeline)
+
+    for _ in range(10):
+        if await pipeline.statuses() == [Status.WAITING_BUDGET]:
+            await press(pipeline, notices(pipeline, question)[-1])
+        await pipeline.dispatch()
+        while await pipeline.statuses() == [Status.RUNNING]:
+            await look(pipeline)
+
+    assert await pipeline.statuses() == [Status.COMPLETED]
+    assert len(notices(pipeline, question)) == len(await audited(pipeline)) > 1
+    assert [reply for reply in pipeline.replies(question) if "All seven." in reply] == pipeline.replies(question)[-1:]
+
+
+async def test_what_waits_in_the_queue_has_the_button_as_well(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    await set_caps(pipeline, cost_per_day=0.12)
+    await pipeline.mention("[[usage=90000,0]] dear")
+    await pipeline.answer_everything()
+    question = await start(pipeline, "hello")
+    await pipeline.deliver()
+
+    await press(pipeline, notices(pipeline, question)[-1], BEN)
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == [Status.COMPLETED, Status.COMPLETED]
+
+
+async def test_a_press_while_a_worker_looks_for_room_counts_whatever_the_worker_finds(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    await set_caps(pipeline, cost_per_day=0.12)
+    await pipeline.mention("[[usage=90000,0]] dear")
+    await pipeline.answer_everything()
+    question = await start(pipeline, "hello")
+    await pipeline.deliver()
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET status = 'dispatching', lease_owner = 'lse_x', lease_until = now() + interval '9 s' "
+        "WHERE status = 'queued'"
+    )
+
+    await press(pipeline, notices(pipeline, question)[-1], BEN)
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL WHERE lease_owner = 'lse_x'"
+    )
+    await press(pipeline, notices(pipeline, question)[-1], ANNA)
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == [Status.COMPLETED, Status.COMPLETED]
+    assert len(await audited(pipeline)) == 1
+    assert "Nothing to allow" not in " ".join(pipeline.replies(question))
+
+
+async def test_a_double_press_counts_once_and_is_told_once(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    payloads = [pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=user) for user in (ANNA, ANNA, BEN)]
+
+    await asyncio.gather(*(pipeline.receive(payload) for payload in (*payloads, payloads[0])))
+    await asyncio.gather(*(pipeline.take_events() for _ in range(3)))
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert len(await audited(pipeline)) == 1
+    assert len(pipeline.replies(question)) == 2
+    assert await pipeline.one("SELECT count(*) AS n FROM inbound_events WHERE kind = 'button'") == {"n": 3}
+
+
+@pytest.mark.parametrize("text", [_DEAR, f"{_DEAR} 안녕하세요"], ids=["en", "ko"])
+async def test_whoever_may_not_is_told_so_once_and_nothing_changes(pipeline: Pipeline, text: str) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline, text)
+
+    for _ in range(3):
+        await press(pipeline, notice, STRANGER)
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+    assert await audited(pipeline) == []
+    (_, refused) = pipeline.replies(question)
+    assert ("예산 담당자만" if "안녕" in text else "only those who look after") in refused
+
+
+async def test_whoever_is_no_approver_any_more_may_not(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    _, notice = await paused(pipeline)
+    await name_approvers(pipeline, [BEN])
+
+    await press(pipeline, notice, ANNA)
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+
+
+async def test_without_approvers_there_is_no_button(pipeline: Pipeline) -> None:
+    await set_caps(pipeline, cost_per_execution=0.12)
+    question = await start(pipeline, _DEAR)
+    await until_paused(pipeline)
+
+    assert len(pipeline.replies(question)) == 1
+    assert notices(pipeline, question) == []
+
+
+async def test_a_button_is_good_for_the_one_wait_that_it_was_shown_for(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, old = await paused(pipeline)
+    await press(pipeline, old)
+    await pipeline.dispatch()
+    await until_paused(pipeline)
+    assert len(notices(pipeline, question)) == 2
+
+    await press(pipeline, old, BEN)
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+    assert len(await audited(pipeline)) == 1
+    assert "not waiting" in pipeline.replies(question)[-1]
+
+
+async def test_of_what_was_stopped_a_press_says_that_it_waits_no_more(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    await pipeline.say("stop", thread_ts=question.ts)
+    await pipeline.take_events()
+
+    await press(pipeline, notice)
+
+    assert await pipeline.statuses() == [Status.CANCELLED]
+    assert "not waiting" in pipeline.replies(question)[-1]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"channel": {"id": "C0OTHER"}},
+        {"message": {"ts": "1795216375.000100", "thread_ts": "1795216300.000200"}},
+        {"actions": [{"action_id": "nubabel_allow_more", "value": "exe_none:1", "action_ts": "1795216375.000100"}]},
+        {"actions": [{"action_id": "nubabel_allow_more", "value": "' OR 1=1", "action_ts": "1795216375.000100"}]},
+    ],
+    ids=["another channel", "another thread", "no such request", "no value of ours"],
+)
+async def test_what_a_press_names_counts_only_where_it_was_asked(pipeline: Pipeline, forged: dict[str, Any]) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+
+    await press(pipeline, notice, **forged)
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+    assert len(pipeline.replies(question)) == 1
+
+
+async def test_another_organizations_request_is_nothing_to_ones_own_approver(pipeline: Pipeline) -> None:
+    """Its workspace says whose press it is, whatever it names."""
+    await name_approvers(pipeline)
+    _, notice = await paused(pipeline)
+    system = pipeline.services.database.system()
+    await system.execute(
+        f"INSERT INTO organizations (id, name, budget_approvers) VALUES ('org_x', 'X', ARRAY['{ANNA}'])"
+    )
+    await system.execute(
+        """INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
+           SELECT 'wsp_x', 'org_x', '-:T0X', 'T0X', bot_user_id, bot_token FROM workspaces"""
+    )
+    payload = pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=ANNA)
+
+    with suppress(Exception):  # the token is sealed for the other one
+        await pipeline.receive(payload | {"team": {"id": "T0X"}})
+    await pipeline.take_events()
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+    assert await audited(pipeline) == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", ["allow", "done"])
+async def test_whoever_dies_while_it_is_allowed_it_is_allowed_once_and_told_once(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
+) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    services = pipeline.services
+    port = services.keep_budgets._budgets if call == "allow" else services.process_slack_events._inbound
+    deaths = dies(monkeypatch, port, call, after=after)
+
+    with suppress(Killed):
+        await press(pipeline, notice)
+    await others_find_its_rows(pipeline)
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert deaths() == 1
+    assert await pipeline.statuses() == [Status.QUEUED]
+    assert len(await audited(pipeline)) == 1
+    assert pipeline.replies(question)[1:] == ["$0.12 more was allowed: it goes on."]
+
+
+async def test_a_press_that_nobody_can_process_is_a_dead_letter_and_whoever_pressed_is_asked_to_press_again(
+    pipeline: Pipeline,
+) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    await pipeline.receive(pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=ANNA))
+    await pipeline.services.database.system().execute(
+        "UPDATE inbound_events SET suspect = true, lone_deliveries = 99 WHERE kind = 'button'"
+    )
+
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == [Status.WAITING_BUDGET]
+    assert await pipeline.one("SELECT reason FROM dead_letters") == {"reason": "too-many-deliveries"}
+    assert "press the button again" in pipeline.replies(question)[-1]

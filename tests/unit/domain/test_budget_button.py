@@ -1,0 +1,41 @@
+"""What the button below a budget's notice says, what it names, and who may be named to press it."""
+
+import pytest
+
+from nubabel_workers.domain.budget_button import MAX_APPROVERS, BudgetButton, checked_approvers
+from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.wording import Language
+
+EXECUTION = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
+
+
+@pytest.mark.parametrize(("cost", "shown"), [(1.0, "$1"), (0.25, "$0.25"), (12.5, "$12.5")])
+def test_it_says_how_much_it_allows_in_both_languages(cost: float, shown: str) -> None:
+    button = BudgetButton(EXECUTION, 2)
+
+    assert button.shown(Language.ENGLISH, cost=cost).label == f"Allow {shown} more"
+    assert button.shown(Language.KOREAN, cost=cost).label == f"{shown} 더 허용"
+
+
+def test_what_it_names_is_read_back() -> None:
+    button = BudgetButton(EXECUTION, 2)
+
+    assert BudgetButton.read(button.shown(Language.ENGLISH, cost=1).value) == button
+
+
+@pytest.mark.parametrize("value", ["", "exe_1", f"{EXECUTION}:", f"{EXECUTION}:-1", f"{EXECUTION}:1 ", "exe_A:1", ":1"])
+def test_anything_else_names_nothing(value: str) -> None:
+    assert BudgetButton.read(value) is None
+
+
+def test_approvers_are_slack_user_ids_each_once() -> None:
+    assert checked_approvers(["U024BE7LH", "W012A3CDE", "U024BE7LH"]) == ("U024BE7LH", "W012A3CDE")
+    assert checked_approvers([]) == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [["anna"], ["@anna"], [""], ["u024be7lh"], [f"U{n:08d}" for n in range(MAX_APPROVERS + 1)]]
+)
+def test_what_is_no_such_id_is_said(wrong: list[str]) -> None:
+    with pytest.raises(InvalidInputError):
+        checked_approvers(wrong)

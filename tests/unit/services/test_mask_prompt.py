@@ -1,0 +1,175 @@
+"""What may leave of files: text is masked, documents go on as their masked text, and what nobody can read is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
+from nubabel_workers.domain.errors import PromptRefusedError
+from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
+from nubabel_workers.domain.prompts import PromptFile
+from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
+from tests.fakes.documents import FakeDocuments
+from tests.unit.domain.test_placement import EXECUTION
+
+CARD = "4111 1111 1111 1111"
+MAIL = "kim@example.com"
+
+INVOICE = PromptFile("invoice.pdf", "application/pdf", b"%PDF-1.7 invoice")
+TERMS = PromptFile("terms.pdf", "application/pdf", b"%PDF-1.7 terms")
+SCAN = PromptFile("scan.pdf", "application/pdf", b"%PDF-1.7 scan")
+MIXED = PromptFile("mixed.pdf", "application/pdf", b"%PDF-1.7 mixed")
+SHEET = PromptFile("list.xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", b"PK\x03\x04 list")
+PHOTO = PromptFile("photo.png", "image/png", b"\x89PNG")
+
+FOUND: dict[bytes, DocumentText | Unread] = {
+    INVOICE.content: DocumentText(f"[page 1]\nsend to {MAIL}, card {CARD}", unseen=1),
+    TERMS.content: DocumentText("[page 1]\nbe kind"),
+    SCAN.content: Unread.WITHOUT_TEXT,
+    MIXED.content: DocumentText("[page 1]\nbe kind", unseen=1),
+    SHEET.content: DocumentText(f"[sheet1]\nKim\t{MAIL}"),
+}
+
+
+@dataclass
+class Masking:
+    documents: FakeDocuments
+    mask_prompt: MaskPrompt
+
+    async def outgoing(
+        self, policy: MaskingPolicy, *files: PromptFile, prompt: str = "read this", context: Sequence[str] = ()
+    ) -> Outgoing:
+        return await self.mask_prompt.run(replace(EXECUTION, prompt=prompt), policy, context=context, files=files)
+
+
+@pytest.fixture
+def masking() -> Masking:
+    documents = FakeDocuments(FOUND)
+    return Masking(documents, MaskPrompt(b"a key of the tests", documents))
+
+
+async def test_a_document_with_findings_leaves_as_its_masked_text_and_both_sides_can_tell(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, INVOICE)
+
+    (file,) = outgoing.files
+    assert (file.name, file.mime_type) == ("invoice.pdf.masked.txt", "text/plain")
+    text = file.content.decode()
+    assert text.startswith("[The text of invoice.pdf. Sensitive data is masked")
+    assert "send to [mail address " in text
+    assert not [value for value in (CARD, MAIL) if value in text]
+    assert outgoing.notes == [
+        "Passed on as text with sensitive data masked, without layout and pictures: invoice.pdf.",
+    ]
+    assert outgoing.cleaning == Cleaning({"mail address": 1, "card number": 1})
+
+
+async def test_a_value_has_the_same_placeholder_in_a_document_as_in_the_question(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, INVOICE, prompt=f"who is {MAIL}?")
+
+    placeholder = outgoing.texts[-1].removeprefix("who is ").removesuffix("?")
+    assert placeholder in outgoing.files[0].content.decode()
+
+
+@pytest.mark.parametrize("policy", [MaskingPolicy.MASK, MaskingPolicy.REFUSE])
+async def test_a_document_without_findings_leaves_as_it_is_and_nothing_is_said(
+    masking: Masking, policy: MaskingPolicy
+) -> None:
+    outgoing = await masking.outgoing(policy, TERMS)
+
+    assert outgoing.files == [TERMS]
+    assert outgoing.notes == []
+    assert not outgoing.cleaning
+
+
+async def test_office_documents_are_looked_through_as_well(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, SHEET)
+
+    assert masking.documents.read_as == [DocumentForm.ZIP]
+    assert [file.name for file in outgoing.files] == ["list.xlsx.masked.txt"]
+
+
+@pytest.mark.parametrize("document", [INVOICE, SHEET], ids=["pdf", "xlsx"])
+async def test_a_document_with_findings_is_refused_where_requests_are_refused(
+    masking: Masking, document: PromptFile
+) -> None:
+    with pytest.raises(PromptRefusedError, match="mail address"):
+        await masking.outgoing(MaskingPolicy.REFUSE, TERMS, document)
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (SCAN, "without text"),
+        (MIXED, "parts without text"),
+        (PHOTO, "picture"),
+        (PromptFile("said.mp3", "audio/mpeg", b"ID3"), "sound or video"),
+        (PromptFile("old.hwp", "application/x-hwp", b"\xd0\xcf\x11\xe0\xa1\xb1"), "of another form"),
+        (PromptFile("no.pdf", "application/pdf", b"no mark of a PDF"), "damaged"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+async def test_what_nobody_can_look_through_leaves_where_it_is_masked_and_stays_where_it_is_refused(
+    masking: Masking, file: PromptFile, reason: str
+) -> None:
+    masked = await masking.outgoing(MaskingPolicy.MASK, TERMS, file)
+    refused = await masking.outgoing(MaskingPolicy.REFUSE, TERMS, file)
+
+    assert masked.files == [TERMS, file]
+    assert masked.notes == [f"Passed on without a check for sensitive data: {file.name}."]
+    assert masked.cleaning == Cleaning(unread={reason: 1})
+    assert refused.files == [TERMS]
+    assert refused.notes == [f"Not passed on, as there was no way to check for sensitive data: {file.name}."]
+    assert refused.cleaning == Cleaning(unread={reason: 1}, held_back=True)
+
+
+async def test_where_everything_may_leave_nothing_is_read_and_nothing_is_said(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.OFF, INVOICE, PHOTO)
+
+    assert outgoing == Outgoing(["read this"], (INVOICE, PHOTO))
+    assert masking.documents.read_as == []
+
+
+async def test_documents_that_are_too_many_for_the_time_there_is_are_not_waited_for(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nubabel_workers.services.mask_prompt._READ_S", 0.0)
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, TERMS)
+
+    assert outgoing.cleaning == Cleaning(unread={"too long to be read": 1})
+
+
+async def test_a_text_that_speaks_of_pdf_is_a_text(masking: Masking) -> None:
+    notes = PromptFile("notes.txt", "text/plain", f"a file begins with %PDF-1.7, write to {MAIL}".encode())
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, notes)
+
+    assert masking.documents.read_as == []
+    assert outgoing.files[0].content.startswith(b"a file begins with %PDF-1.7, write to [mail address ")
+
+
+async def test_a_drawing_that_is_text_is_masked_as_text(masking: Masking) -> None:
+    drawing = PromptFile("logo.svg", "image/svg+xml", f"<svg><text>{MAIL}</text></svg>".encode())
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, drawing)
+
+    assert MAIL.encode() not in outgoing.files[0].content
+    assert outgoing.files[0].mime_type == "image/svg+xml"
+
+
+async def test_earlier_turns_come_before_what_was_masked_already_and_are_counted_with_it(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, PHOTO, prompt=f"charge {CARD}", context=["the thread"])
+    history = await masking.mask_prompt.context(EXECUTION, MaskingPolicy.MASK, f"User: I am {MAIL}, card {CARD}")
+
+    together = outgoing.after(history)
+
+    assert [text.split("[")[0] for text in together.texts] == ["User: I am ", "the thread", "charge "]
+    assert together.cleaning == Cleaning({"mail address": 1, "card number": 2}, unread={"picture": 1})
+    assert (together.files, together.notes) == (outgoing.files, outgoing.notes)
+
+
+async def test_people_are_told_in_their_language(masking: Masking) -> None:
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, PHOTO, prompt="이게 뭐예요?")
+
+    assert outgoing.notes == ["민감 정보 검사 없이 전달된 파일: photo.png."]
