@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from benchmarks import usage
 from benchmarks.processes.commands import Remote, started
 from nubabel_workers.adapters.storage import schema
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.stack import Stack, StackOptions
-from nubabel_workers.embedded.stack_environment import HOST, free_port
+from nubabel_workers.embedded.stack_environment import HOST
 
 ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
 EVENTS_PATH = "/slack/events"

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.opencode.wire import DEFAULT_USERNAME, basic_authorization
 from nubabel_workers.embedded.npm_packages import installed
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.server_memory import ServerMemory, memory_of_process
 
@@ -54,7 +54,7 @@ class RealOpenCode:
         self.home = data_dir.resolve() / "home"
         self.directory = data_dir.resolve() / "work"  # where sessions live that name no directory
         self.log_path = data_dir.resolve() / "opencode.log"
-        self.url = f"http://{_HOST}:{port or _free_port()}"
+        self.url = f"http://{_HOST}:{port or free_port()}"
         self._executable = executable
         self._data_dir = data_dir.resolve()
         self._llm_url = llm_url
@@ -231,13 +231,6 @@ def isolated_environment(home: Path, config_path: Path, password: SecretStr) -> 
         "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
         "OPENCODE_DISABLE_CLAUDE_CODE": "1",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager

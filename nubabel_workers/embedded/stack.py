@@ -22,6 +22,7 @@ from nubabel_workers.adapters.storage import schema
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.processes import StartProcess
 from nubabel_workers.embedded.server_memory import HasMemory, tell_memory
@@ -30,7 +31,6 @@ from nubabel_workers.embedded.stack_environment import (
     HOST,
     StackAddresses,
     StackSecrets,
-    free_port,
     settings_environment,
     write_env_file,
 )

@@ -1,11 +1,9 @@
-"""The settings that the embedded processes run with: free ports, generated secrets, nothing of the user's own."""
+"""The settings that the embedded processes run with: their addresses, generated secrets, nothing of the user's own."""
 
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from nubabel_workers.adapters.storage.encryption import generate_key
 
 HOST = "127.0.0.1"
 FLOWER_USER = "operator"
-_PORTS = range(20_000, 32_000)
-_TRIES = 20
 _PASSED_ON = ("HOME", "LANG", "LC_ALL", "TERM", "TMPDIR", "COVERAGE_PROCESS_START")
 
 
@@ -79,19 +75,3 @@ def write_env_file(path: Path, environment: Mapping[str, str]) -> None:
     """As `.env` files are written, readable by nobody else: it holds secrets."""
     path.touch(mode=0o600)
     path.write_text("".join(f"{name}='{value}'\n" for name, value in environment.items()))
-
-
-def free_port() -> int:
-    """A port that nobody listens on now. Somebody may take it before we do; then the process says so and ends.
-
-    Below those that the system gives to outgoing connections, which would take one of them at any moment (Linux from
-    32768 on, others from 49152).
-    """
-    for _ in range(_TRIES):
-        port = secrets.choice(_PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import structlog
 
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess, ProcessFailedError, ProcessSpec, StartProcess, Supervisor
 from nubabel_workers.embedded.procfile import PROCFILE, read_procfile
-from nubabel_workers.embedded.stack_environment import HOST, base_environment, free_port
+from nubabel_workers.embedded.stack_environment import HOST, base_environment
 from nubabel_workers.embedded.stack_logs import StackLogs
 
 _START_TIMEOUT_S = 60.0

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
 
 _HOST = "127.0.0.1"
@@ -45,7 +46,7 @@ class EmbeddedValkey:
             raise RuntimeError("valkey is already running")
         self._data_dir.mkdir(parents=True, exist_ok=True)
         if self._port is None:
-            self._port = _free_port()
+            self._port = free_port()
         self._process = ChildProcess(
             [_binary(), *_options(self._port, self._data_dir)],
             cwd=self._data_dir,
@@ -103,13 +104,6 @@ def _options(port: int, data_dir: Path) -> list[str]:
         "daemonize": "no",
     }
     return [part for name, value in options.items() for part in (f"--{name}", value)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _binary() -> Path:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import httpx
 
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.embedded.procfile import PROCFILE, read_procfile
 from nubabel_workers.embedded.stack import Stack
-from nubabel_workers.embedded.stack_environment import HOST, base_environment, free_port
+from nubabel_workers.embedded.stack_environment import HOST, base_environment
 from tests.e2e.conversation import until
 
 ROOT = PROCFILE.parent

@@ -13,8 +13,9 @@ from aiohttp import web
 from standardwebhooks import Webhook
 
 from nubabel_workers.client import AsyncNubabelClient, DelegateRequest, Status, SubmitRequest
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.stack import Stack, StackOptions
-from nubabel_workers.embedded.stack_environment import HOST, free_port
+from nubabel_workers.embedded.stack_environment import HOST
 from nubabel_workers.embedded.stack_tenants import create_tenant
 from tests.e2e.conversation import TIMEOUT_S, Conversation, until
 

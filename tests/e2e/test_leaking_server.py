@@ -16,9 +16,10 @@ import pytest_asyncio
 from nubabel_workers.domain.credentials import callback_key_text
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ProcessSpec, Supervisor
 from nubabel_workers.embedded.stack import Stack, StackOptions
-from nubabel_workers.embedded.stack_environment import base_environment, free_port
+from nubabel_workers.embedded.stack_environment import base_environment
 from nubabel_workers.embedded.stack_opencode import SimulatedServer
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import simulator

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nubabel_workers.embedded.npm_packages import installed
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
-from nubabel_workers.embedded.stack_environment import HOST, free_port
+from nubabel_workers.embedded.stack_environment import HOST
 
 _SOURCE = Path(__file__).parent
 _PROGRAM = "@modelcontextprotocol/server-everything/dist/index.js"

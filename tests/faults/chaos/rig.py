@@ -11,8 +11,9 @@ from typing import Self
 import structlog
 from psycopg.types.json import Jsonb
 
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.stack import Stack, StackOptions
-from nubabel_workers.embedded.stack_environment import HOST, free_port
+from nubabel_workers.embedded.stack_environment import HOST
 from nubabel_workers.embedded.stack_tenants import Tenant
 from tests.faults.chaos.balancer import Balancer
 from tests.faults.chaos.book import Book, RunObserver, SlackObserver

@@ -20,11 +20,11 @@ from config.settings import Settings
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.client import AsyncNubabelClient, RetryLimits
 from nubabel_workers.domain.tenants import BusyPolicy
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.stack_environment import (
     StackAddresses,
     StackSecrets,
     base_environment,
-    free_port,
     settings_environment,
 )
 from nubabel_workers.embedded.stack_tenants import Tenant, create_tenant, register_server

@@ -27,8 +27,9 @@ from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.domain.tenants import Instance, Organization
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
-from nubabel_workers.embedded.stack_environment import base_environment, free_port
+from nubabel_workers.embedded.stack_environment import base_environment
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
 from nubabel_workers.services.submit_execution import Submitted

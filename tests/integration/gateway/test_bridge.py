@@ -24,8 +24,8 @@ from nubabel_workers.domain.notifications import CallbacksTarget
 from nubabel_workers.domain.ports import Conversation
 from nubabel_workers.domain.ports.orchestrators import Call
 from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
-from nubabel_workers.embedded.stack_environment import free_port
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from tests.integration.gateway.callback_receiver import CallbackReceiver, callback_receiver
 from tests.integration.gateway.conftest import Gateway, environment_of, served, until

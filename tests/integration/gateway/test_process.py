@@ -12,8 +12,8 @@ import pytest
 
 from config.settings import Settings
 from nubabel_workers.client import ConnectionFailedError, NubabelClient, ProgressEvent, RetryLimits
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.processes import ChildProcess
-from nubabel_workers.embedded.stack_environment import free_port
 from tests.integration.gateway.conftest import Gateway, environment_of
 from tests.loopback import is_healthy
 from tests.waiting import wait_for

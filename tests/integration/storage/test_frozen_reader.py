@@ -9,8 +9,8 @@ import pytest
 from nubabel_workers.adapters.storage.connection import BoundedConnection
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.domain.errors import TransientError
+from nubabel_workers.embedded.ports import free_port
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
-from nubabel_workers.embedded.stack_environment import free_port
 from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.integration
