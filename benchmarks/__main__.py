@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from benchmarks.figures import Report
+from benchmarks.rows_analysis import measure_analysis
 from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
 from benchmarks.rows_decoder import measure_decoder
 from benchmarks.rows_fairness import FAIR_CAPACITY, measure_claims, measure_fairness
@@ -50,13 +51,15 @@ _ON_ONE_SYSTEM = (
     "tool-calls",
     "in-flight",
 )
-ROWS = ("decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness", "placement")
+ROWS = ("analysis", "decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness", "placement")
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
 
 
 async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
+    if "analysis" in rows:
+        measure_analysis(report)
     if "decoder" in rows:
         measure_decoder(sizes, report)
     if "masking" in rows:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_UP, Decimal
 from typing import Self
 
 from nubabel_workers.domain.errors import InvalidInputError
@@ -12,27 +13,36 @@ from nubabel_workers.domain.wording import Language, say
 ALLOW_MORE = "nubabel_allow_more"  # the action's name on the wire: buttons that stand in threads keep it
 MAX_APPROVERS = 100
 
-_VALUE = re.compile(r"(?P<execution_id>exe_[0-9a-z_]{1,60}):(?P<pauses>\d{1,6})")
+_CENT = Decimal("0.01")
+_VALUE = re.compile(r"(?P<execution_id>exe_[0-9a-z_]{1,60}):(?P<replays>\d{1,6})\.(?P<pauses>\d{1,6})")
 _SLACK_USER = re.compile(r"[UW][A-Z0-9]{2,30}")
 
 
 @dataclass(frozen=True)
 class BudgetButton:
-    """pauses: how often the request had been paused when the button was shown. It is good for that wait alone."""
+    """replays, pauses: how often the request had been replayed, and paused since, when the button was shown. It is
+    good for that wait alone.
+    """
 
     execution_id: str
+    replays: int
     pauses: int
 
     @classmethod
     def read(cls, value: str) -> Self | None:
         """None: not one of ours, or of a form that nobody reads any more."""
         found = _VALUE.fullmatch(value)
-        return None if found is None else cls(found["execution_id"], int(found["pauses"]))
+        return None if found is None else cls(found["execution_id"], int(found["replays"]), int(found["pauses"]))
 
     def shown(self, language: Language, *, cost: float) -> Button:
         """cost: US dollars that a press allows."""
         label = say("allow_more", language, usd=f"{cost:g}")
-        return Button(ALLOW_MORE, f"{self.execution_id}:{self.pauses}", label)
+        return Button(ALLOW_MORE, f"{self.execution_id}:{self.replays}.{self.pauses}", label)
+
+
+def cost_allowed(usual: float, *, step: float) -> float:
+    """What a press allows (US dollars): no less than a step of the run, in whole cents, or it could not go on."""
+    return max(usual, float(Decimal(str(step)).quantize(_CENT, ROUND_UP)))
 
 
 def checked_approvers(user_ids: Sequence[str]) -> tuple[str, ...]:

@@ -64,12 +64,14 @@ class Amount:
 class Shortage:
     """No room under a cap. frees_at: when its day or month is over; None: when somebody raises it.
 
-    spent_out: it stays so even when everything that runs now ends without using what is held for it.
+    spent_out: it stays so even when everything that runs now ends without using what is held for it. step_cost: US
+    dollars of one step of a run that was paused before; 0: it has none yet.
     """
 
     cap: Cap
     spent_out: bool
     frees_at: datetime | None
+    step_cost: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,11 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.TOOL_CALL_ENDED: _called,
     EventKind.ASK_REJECTED: _asked,
     EventKind.BUDGET_REACHED: lambda d: f"paused, its work is kept: no room under {d.get('cap', 'the budget')}",
-    EventKind.RESUMED: lambda d: f"goes on: {d.get('by', 'there is room in the budget')}",
+    EventKind.RESUMED: lambda d: (
+        f"goes on: {d['by']} allowed it {d.get('cost_usd', 0):g} US dollars more"
+        if "by" in d
+        else "goes on: there is room in the budget"
+    ),
     EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.RESUBMIT: lambda d: f"the run was lost: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.SESSION_REPLACED: lambda _: "its OpenCode session is gone or cannot be used; a new one is made",

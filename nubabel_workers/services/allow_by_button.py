@@ -42,20 +42,24 @@ class AllowByButton:
         if button is None or execution is None:
             log.warning("slack.button_of_nothing", user=claimed.event.user)
             return Pressed("nothing to allow")
-        word = await self._word_for(button, execution, claimed)
+        word, allowed_usd = await self._answer_to(button, execution, claimed)
         log.info("slack.button_pressed", execution_id=execution.id, user=claimed.event.user, outcome=word)
-        return Pressed(word, self._reply(word, button, execution, claimed))
+        return Pressed(word, _reply(word, button, execution, claimed, allowed_usd))
 
-    async def _word_for(self, button: BudgetButton, execution: Execution, claimed: ClaimedInbound) -> str:
+    async def _answer_to(
+        self, button: BudgetButton, execution: Execution, claimed: ClaimedInbound
+    ) -> tuple[str, float | None]:
+        """A word, and the US dollars that were allowed: by this press, or by one that came first."""
         if not await self._may_allow(claimed):
-            return "may_not_allow"
+            return "may_not_allow", None
         try:
-            await self._budgets.allow_by_button(
+            cost = await self._budgets.allow_by_button(
                 execution.organization_id, button, actor=f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
             )
         except InvalidInputError:
-            return "allowed_more" if await self._was_allowed_by_button(execution) else "waits_no_more"
-        return "allowed_more"
+            before = await self._allowed_by_button(execution)
+            return ("waits_no_more", None) if before is None else ("allowed_more", before)
+        return "allowed_more", cost
 
     async def _named_by(self, button: BudgetButton | None, claimed: ClaimedInbound) -> Execution | None:
         """None where the button's message is not in the conversation of its request."""
@@ -79,19 +83,24 @@ class AllowByButton:
             and claimed.event.user in organization.budget_approvers
         )
 
-    async def _was_allowed_by_button(self, execution: Execution) -> bool:
-        """Whether a press let it go on, and nothing stopped it since: this one, or one that came first."""
+    async def _allowed_by_button(self, execution: Execution) -> float | None:
+        """US dollars of the press that let it go on; None: nobody's, or it was stopped since."""
         timeline = await self._executions.timeline(execution.organization_id, execution.id)
         last = next((event for event in reversed(timeline) if event.kind in _PAUSE_AND_RESUMPTION), None)
-        return last is not None and str(last.detail.get("by", "")).startswith(_BY)
+        if last is None or not str(last.detail.get("by", "")).startswith(_BY):
+            return None
+        return float(last.detail.get("cost_usd", 0.0))
 
-    def _reply(self, word: str, button: BudgetButton, execution: Execution, claimed: ClaimedInbound) -> NewNotification:
-        """That it may go on is told once; anything else once to each who asked."""
-        text = say(word, language_of(execution.prompt), usd=f"{self._budgets.button_cost:g}")
-        told_to = "" if word == "allowed_more" else claimed.event.user
-        return NewNotification(
-            NotificationKind.NOTICE,
-            execution.reply,
-            {"text": text},
-            dedupe=f"{word}:{execution.id}:{button.pauses}:{told_to}",
-        )
+
+def _reply(
+    word: str, button: BudgetButton, execution: Execution, claimed: ClaimedInbound, allowed_usd: float | None
+) -> NewNotification:
+    """That it may go on is told once; anything else once to each who asked."""
+    text = say(word, language_of(execution.prompt), usd=f"{allowed_usd or 0:g}")
+    told_to = "" if word == "allowed_more" else claimed.event.user
+    return NewNotification(
+        NotificationKind.NOTICE,
+        execution.reply,
+        {"text": text},
+        dedupe=f"{word}:{execution.id}:{button.replays}.{button.pauses}:{told_to}",
+    )

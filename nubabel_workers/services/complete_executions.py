@@ -165,7 +165,8 @@ class CompleteExecutions:
         if verdict.kind is VerdictKind.RUNNING:
             return await self._go_on(server, claimed, verdict, lease)
         if verdict.kind is VerdictKind.CANCELLED and execution.waiting_for == WAITS_FOR_BUDGET:
-            return await self._budgets.pause(execution, lease, None, verdict)
+            shortage = await self._budgets.shortage_after(execution, verdict)
+            return await self._budgets.pause(execution, lease, shortage, verdict)
         if verdict.kind is VerdictKind.NOT_SUBMITTED and (agent := await _missing_agent(server, execution)):
             detail = f"the server has no agent {agent!r}"
             return await self._fail(

@@ -174,6 +174,8 @@ class DeliverToSlack:
                 found = await self._find(token, notification, target, part=len(posted) + 1)
             posted += [found] if found else []
         parts = _parts(notification, marked=marked)
+        if len(posted) == len(parts) and notification.payload.get("edited"):
+            await self._messenger.update(token, channel=target.channel, ts=posted[-1], text=parts[-1])
         for number in range(len(posted) + 1, len(parts) + 1):
             if number > len(notification.sent_parts) + 1:
                 with in_doubt_unless_written("a part was told"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from nubabel_workers.domain.budget_button import BudgetButton
+from nubabel_workers.domain.budget_button import BudgetButton, cost_allowed
 from nubabel_workers.domain.budgets import (
     Amount,
     Books,
@@ -30,11 +30,13 @@ from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPubl
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
 from nubabel_workers.domain.tenants import NearCap
 from nubabel_workers.domain.verdict import Verdict
-from nubabel_workers.domain.wording import language_of
+from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.read_limits import ReadLimits
 
 log = structlog.get_logger(__name__)
+
+NOT_WAITING = "not_waiting_for_budget"
 
 _LATER_S = 5.0  # others' holds leave no room: they end
 _SPENT_OUT_S = 30.0  # somebody may raise the cap meanwhile
@@ -45,7 +47,7 @@ _DUE = 50
 class BudgetLimits:
     """first_hold: for an organization whose runs are too few to guess from. Seconds: keep_s for which a paused run is
     kept; answer_by_s as for every request that waits; economy_run_s for a run when economy_from of a cap is used.
-    button_cost: US dollars that a press of the button in Slack allows.
+    button_cost: US dollars that a press of the button in Slack allows, or a step of its run where that costs more.
     """
 
     first_hold: Amount = field(default_factory=lambda: Amount(0.25, 50_000))
@@ -116,7 +118,7 @@ class KeepBudgets:
         wait_s = (_SPENT_OUT_S if shortage.spent_out else _LATER_S) * jitter
         if shortage.frees_at is not None:
             wait_s = min(wait_s, max(1.0, _seconds_until(shortage.frees_at, self._clock.now())))
-        notice = await self._notice(execution, shortage, paused=False) if shortage.spent_out else None
+        notice = await self._queue_notice(execution, shortage) if shortage.spent_out else None
         told = await self._budgets.wait(execution, lease, shortage, wait_s=wait_s, notice=notice)
         self._tell(execution, told)
         log.info("execution.waits_for_budget", cap=shortage.cap, spent_out=shortage.spent_out)
@@ -129,14 +131,21 @@ class KeepBudgets:
         caps = await self.caps(execution.organization_id)
         if caps is None:
             return None
-        ahead = until_next_step(self._count_usage.priced(verdict).usage, verdict.steps)
-        return await self._budgets.extend(execution, lease, Hold(caps, ahead))
+        return await self._budgets.extend(execution, lease, Hold(caps, self._ahead(verdict)))
+
+    async def shortage_after(self, execution: Execution, stopped: Verdict) -> Shortage | None:
+        """What stopped it, where whoever told it to stop did not live to write that down. None: there is room now."""
+        caps = await self.caps(execution.organization_id)
+        if caps is None:
+            return None
+        return await self._budgets.shortage(execution, Hold(caps, self._ahead(stopped)), extends=True)
+
+    def _ahead(self, verdict: Verdict) -> Amount:
+        return until_next_step(self._count_usage.priced(verdict).usage, verdict.steps)
 
     async def pause(self, execution: Execution, lease: Lease, shortage: Shortage | None, stopped: Verdict) -> str:
-        """Its run was told to stop; what it has done is kept.
-
-        shortage: None when somebody told it who did not live to write it down; looking for room tells what there is.
-        """
+        """Its run was told to stop; what it has done is kept. shortage: None where there is room again by now."""
+        step = step_of(stopped.usage, stopped.steps)
         pause = Pause(
             shortage,
             output="\n\n".join(text for text in (_before(execution), stopped.partial_text) if text) or None,
@@ -144,8 +153,9 @@ class KeepBudgets:
             usage_by_model=stopped.usage_by_model,
             counted_ids=stopped.ended_ids,
             after_ms=stopped.last_ms,
-            step=step_of(stopped.usage, stopped.steps),
-            notice=await self._notice(execution, shortage, paused=True) if shortage is not None else None,
+            step=step,
+            progress=say("paused_for_budget", language_of(execution.prompt)),
+            notice=await self._paused_notice(execution, shortage, step) if shortage is not None else None,
         )
         self._tell(execution, await self._budgets.pause(execution, lease, pause, keep_s=self._limits.keep_s))
         log.info("execution.paused", cap=shortage.cap if shortage is not None else None, cost=stopped.usage.cost)
@@ -169,32 +179,40 @@ class KeepBudgets:
                 resumed += 1
         return resumed
 
-    @property
-    def button_cost(self) -> float:
-        """US dollars that a press of the button in Slack allows."""
-        return self._limits.button_cost
+    async def allow_by_button(self, organization_id: str, button: BudgetButton, *, actor: str) -> float:
+        """What the button says, once; US dollars. Raises InvalidInputError: what waits now is not what it was for."""
+        step = await self._budgets.step(organization_id, button.execution_id)
+        cost = cost_allowed(self._limits.button_cost, step=step.cost)
+        await self._allow(organization_id, button.execution_id, cost=cost, actor=actor, button=button)
+        return cost
 
-    async def allow_by_button(self, organization_id: str, button: BudgetButton, *, actor: str) -> None:
-        """As `allow`, and once for each button: it raises when what waits now is not what the button was shown for."""
-        await self.allow(organization_id, button.execution_id, cost=self.button_cost, actor=actor, pauses=button.pauses)
+    async def allow(self, organization_id: str, execution_id: str, *, cost: float, actor: str) -> None:
+        """Somebody lets it cost that much more (US dollars), whatever the caps.
 
-    async def allow(
-        self, organization_id: str, execution_id: str, *, cost: float, actor: str, pauses: int | None = None
-    ) -> None:
-        """Somebody lets it cost that much more, whatever the caps. Raises InvalidInputError: it does not wait.
-
-        pauses: only if it has been paused so often by now.
+        Raises InvalidInputError: it does not wait, or could not go on with so little.
         """
+        step = await self._budgets.step(organization_id, execution_id)
+        if cost < step.cost:
+            least = cost_allowed(0.0, step=step.cost)
+            raise InvalidInputError(
+                f"one step of {execution_id} costs about {step.cost:.4g} US dollars: allow at least {least:.2f}",
+                code="less_than_a_step",
+            )
+        await self._allow(organization_id, execution_id, cost=cost, actor=actor, button=None)
+
+    async def _allow(
+        self, organization_id: str, execution_id: str, *, cost: float, actor: str, button: BudgetButton | None
+    ) -> None:
         allowed = await self._budgets.allow(
             organization_id,
             execution_id,
             cost=cost,
             answer_by_s=self._limits.answer_by_s,
             actor=actor,
-            pauses=pauses,
+            button=button,
         )
         if not allowed:
-            raise InvalidInputError(f"{execution_id} does not wait for its budget", code="not_waiting_for_budget")
+            raise InvalidInputError(f"{execution_id} does not wait for its budget", code=NOT_WAITING)
         self._hints.publish(Hint(HintTask.DISPATCH, execution_id, organization_id))
 
     async def limits_changed(self, organization_id: str) -> None:
@@ -204,19 +222,30 @@ class KeepBudgets:
     async def books(self, organization_id: str) -> tuple[Caps, Books]:
         return await self.caps(organization_id) or Caps(), await self._budgets.books(organization_id)
 
-    async def _notice(self, execution: Execution, shortage: Shortage, *, paused: bool) -> NewNotification | None:
+    async def _paused_notice(self, execution: Execution, shortage: Shortage, step: Amount) -> NewNotification | None:
+        text = words_for(shortage, language_of(execution.prompt), paused=True)
+        wait = BudgetButton(execution.id, execution.replays, execution.pauses + 1)
+        return await self._notice(execution, text, wait, step.cost, f"budget#{wait.replays}_{wait.pauses}")
+
+    async def _queue_notice(self, execution: Execution, shortage: Shortage) -> NewNotification | None:
+        text = words_for(shortage, language_of(execution.prompt), paused=False)
+        wait = BudgetButton(execution.id, execution.replays, execution.pauses)
+        dedupe = f"budget_queued#{execution.replays}_{execution.attempt}"
+        return await self._notice(execution, text, wait, shortage.step_cost, dedupe)
+
+    async def _notice(
+        self, execution: Execution, text: str, wait: BudgetButton, step_cost: float, dedupe: str
+    ) -> NewNotification | None:
         """One line in the thread; with a button where somebody in Slack may allow more."""
         target = reply_target(execution.reply)
         if not isinstance(target, SlackTarget):
             return None
-        language = language_of(execution.prompt)
-        pauses = execution.pauses + paused
         kind = NotificationKind.NOTICE
-        payload: dict[str, Any] = {"text": words_for(shortage, language, paused=paused), "kind": kind.value}
+        payload: dict[str, Any] = {"text": text, "kind": kind.value}
         if await self._organization_limits.budget_approvers(execution.organization_id):
-            button = BudgetButton(execution.id, pauses).shown(language, cost=self.button_cost)
-            payload["button"] = button.as_dict()
-        return NewNotification(kind, target.as_dict(), payload, f"budget#{pauses}" if paused else "budget")
+            cost = cost_allowed(self._limits.button_cost, step=step_cost)
+            payload["button"] = wait.shown(language_of(execution.prompt), cost=cost).as_dict()
+        return NewNotification(kind, target.as_dict(), payload, dedupe)
 
     def _tell(self, execution: Execution, notification_id: str | None) -> None:
         if notification_id is not None:

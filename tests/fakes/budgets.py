@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from nubabel_workers.adapters.plans import load_plans
+from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.budgets import Amount, Books
 from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, TenantStore
 from nubabel_workers.domain.ports.budgets import BudgetStore
@@ -17,6 +18,7 @@ from nubabel_workers.services.read_limits import ReadLimits
 class FakeBudgets:
     waiting: set[str] = field(default_factory=set)  # executions
     allowed: dict[str, tuple[float, str]] = field(default_factory=dict)  # execution -> (cost, actor)
+    steps: dict[str, Amount] = field(default_factory=dict)  # execution that was paused -> what it needs to go on
     woken: list[str] = field(default_factory=list)
 
     async def books(self, organization_id: str) -> Books:
@@ -26,6 +28,9 @@ class FakeBudgets:
         self.woken.append(organization_id)
         return 0
 
+    async def step(self, organization_id: str, execution_id: str) -> Amount:
+        return self.steps.get(execution_id, Amount())
+
     async def allow(
         self,
         organization_id: str,
@@ -34,7 +39,7 @@ class FakeBudgets:
         cost: float,
         answer_by_s: float,
         actor: str,
-        pauses: int | None = None,
+        button: BudgetButton | None = None,
     ) -> bool:
         if execution_id not in self.waiting:
             return False

@@ -116,8 +116,15 @@ class SlackMessenger:
         return ts
 
     async def update(self, token: SecretStr, *, channel: str, ts: str, text: str) -> None:
-        """Replace a message by markdown `text`, shortened to what Slack takes in an edit. Removes its blocks."""
-        arguments = {"channel": channel, "ts": ts, "text": fallback_text(neutralise(text), MAX_TEXT_BYTES)}
+        """Replace a message by markdown `text`, shortened to what Slack takes in an edit. Removes its blocks: an empty
+        list does so by every edition of Slack's documentation, leaving them out does not.
+        """
+        arguments = {
+            "channel": channel,
+            "ts": ts,
+            "text": fallback_text(neutralise(text), MAX_TEXT_BYTES),
+            "blocks": [],
+        }
         await self._call("chat.update", token, json=arguments, repeatable=True)
 
     async def delete(self, token: SecretStr, *, channel: str, ts: str) -> None:

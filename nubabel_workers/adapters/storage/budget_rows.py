@@ -23,4 +23,6 @@ def hold_params(execution: Execution, hold: Hold, *, extends: bool = False) -> d
 
 def shortage_from(row: Mapping[str, Any]) -> Shortage | None:
     """None where a row names no cap."""
-    return Shortage(Cap(row["name"]), row["spent_out"], row["frees_at"]) if row["name"] is not None else None
+    if row["name"] is None:
+        return None
+    return Shortage(Cap(row["name"]), row["spent_out"], row["frees_at"], float(row["step_cost"]))

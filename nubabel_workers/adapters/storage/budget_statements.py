@@ -65,7 +65,8 @@ caps AS (
   WHERE v.cap IS NOT NULL AND (a.capped OR v.rank = 1)
 ),
 short AS (
-  SELECT name, used + more > cap OR used >= cap AS spent_out, frees_at AT TIME ZONE 'UTC' AS frees_at
+  SELECT name, used + more > cap OR used >= cap AS spent_out, frees_at AT TIME ZONE 'UTC' AS frees_at,
+    (SELECT cost FROM step) AS step_cost
   FROM caps
   WHERE used + held + more > cap OR used + held >= cap
   ORDER BY spent_out DESC, rank LIMIT 1
@@ -85,14 +86,14 @@ WITH_HOLD = {
     "room": f"{ROOM},",
     "if_there_is_room": "AND NOT EXISTS (SELECT 1 FROM short)",
     "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),",
-    "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at
+    "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at, s.step_cost
 FROM known LEFT JOIN short s ON true""",
 }
 RELEASE_HOLD = "DELETE FROM budget_holds h USING exe WHERE h.execution_id = exe.id"
 
 SHORTAGE = f"""
 WITH known AS (SELECT id FROM executions WHERE id = %(id)s),{ROOM}
-SELECT name, spent_out, frees_at FROM short
+SELECT name, spent_out, frees_at, step_cost FROM short
 """
 
 # It is written down that a run is to be paused before it is told to stop: after a crash in between, its end is a pause.
@@ -105,7 +106,7 @@ noted AS (
   UPDATE executions e SET waiting_for = CASE WHEN EXISTS (SELECT 1 FROM short) THEN %(reason)s END
   FROM known WHERE e.id = known.id
 )
-SELECT s.name, s.spent_out, s.frees_at FROM known LEFT JOIN short s ON true
+SELECT s.name, s.spent_out, s.frees_at, s.step_cost FROM known LEFT JOIN short s ON true
 """
 
 _TELL = """
@@ -147,7 +148,7 @@ WITH exe AS (
   UPDATE executions
   SET status = 'waiting_budget', lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
     check_at = NULL, running_since = NULL, deadline_at = NULL, waiting_for = %(reason)s, pauses = pauses + 1,
-    usage = COALESCE(%(usage)s, usage), output = %(output)s, told_late = true,
+    usage = COALESCE(%(usage)s, usage), output = %(output)s, told_late = told_late OR %(short)s::boolean,
     answer_by = now() + make_interval(secs => %(keep_s)s),
     message_created_ms = GREATEST((extract(epoch FROM clock_timestamp()) * 1000)::bigint, %(after_ms)s + 1)
   WHERE id = %(id)s AND lease_owner = %(lease)s AND status = 'running'
@@ -168,6 +169,14 @@ given_back AS (
   SET cost = EXCLUDED.cost, tokens = EXCLUDED.tokens, placed_at = now(), look_at = EXCLUDED.look_at
 ),
 told AS ({_TELL}),
+shown AS (
+  UPDATE notifications n
+  SET payload = jsonb_build_object('text', %(progress)s::text), revision = n.revision + 1, not_before = now(),
+    status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
+  FROM exe
+  WHERE n.execution_id = exe.id AND n.kind = 'progress' AND NOT n.payload ? 'removed'
+    AND n.status IN ('ready', 'sending', 'sent')
+),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'budget_reached', %(detail)s FROM exe
@@ -194,6 +203,14 @@ _SAY_RESUMED = """
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'resumed', %(detail)s FROM exe
 """
+# A wait is over: its button, which allows nothing any more, goes from the notice.
+BUTTONS_GO = """
+  UPDATE notifications n
+  SET payload = n.payload - 'button' || '{{"edited": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
+    status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
+  FROM {of} WHERE n.execution_id = {of}.id AND n.kind = 'notice' AND n.payload ? 'button'
+    AND n.status IN ('ready', 'sending', 'sent')
+"""
 _LOOKED = """looked AS (
   UPDATE budget_holds h SET look_at = 'infinity' FROM exe WHERE h.execution_id = exe.id
 )"""
@@ -205,6 +222,7 @@ RESUME = f"""
 WITH {_PAUSED},
 exe AS ({_RESUMED.format(of="known", where="")}),
 {_LOOKED},
+settled AS ({BUTTONS_GO.format(of="exe")}),
 timeline AS ({_SAY_RESUMED})
 SELECT id FROM exe
 """
@@ -212,6 +230,7 @@ RESUME_WITH_ROOM = f"""
 WITH {_PAUSED},{ROOM},
 exe AS ({_RESUMED.format(of="known", where="AND NOT EXISTS (SELECT 1 FROM short)")}),
 {_LOOKED},
+settled AS ({BUTTONS_GO.format(of="exe")}),
 timeline AS ({_SAY_RESUMED})
 SELECT id FROM exe
 """
@@ -227,14 +246,20 @@ ALLOW = """
   FROM (SELECT COALESCE(sum(u.cost), 0) AS cost FROM usage u WHERE u.execution_id = %(id)s) AS used
   WHERE e.id = %(id)s AND e.organization_id = %(organization_id)s AND e.cancel_requested_at IS NULL
     AND (e.status = 'waiting_budget' OR e.status IN ('queued', 'dispatching') AND e.waiting_for = %(reason)s)
-    AND (%(pauses)s::int IS NULL OR e.pauses = %(pauses)s::int AND (
+    AND (%(pauses)s::int IS NULL OR e.replays = %(replays)s::int AND e.pauses = %(pauses)s::int AND (
       e.status = 'waiting_budget' OR COALESCE(e.cost_ceiling, 0) <= used.cost))
   RETURNING e.id, e.organization_id
 """
-SAY_ALLOWED = """timeline AS (
+SAY_ALLOWED = f"""settled AS ({BUTTONS_GO.format(of="changed")}),
+timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'resumed', %(detail)s FROM changed
 )"""
+# What has to be allowed at least, for a run that was paused to go on.
+STEP = """
+SELECT cost, tokens FROM budget_holds
+WHERE execution_id = %(id)s AND organization_id = %(organization_id)s AND look_at IS NOT NULL
+"""
 
 # Not at once: a process that looked before it knows the new limits would find no room, and look much later again.
 WAKE = """

@@ -14,6 +14,7 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import json_list
 from nubabel_workers.adapters.storage.executions import usage_params
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET, Amount, Books, Shortage
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import Execution
@@ -57,8 +58,9 @@ class PostgresBudgets:
             self._estimates.put(key, known)
         return known[0]
 
-    async def shortage(self, execution: Execution, hold: Hold) -> Shortage | None:
-        row = await self._database.tenant(execution.organization_id).one(sql.SHORTAGE, hold_params(execution, hold))
+    async def shortage(self, execution: Execution, hold: Hold, *, extends: bool = False) -> Shortage | None:
+        params = hold_params(execution, hold, extends=extends)
+        row = await self._database.tenant(execution.organization_id).one(sql.SHORTAGE, params)
         return shortage_from(row) if row is not None else None
 
     async def extend(self, execution: Execution, lease: Lease, hold: Hold) -> Shortage | None:
@@ -94,6 +96,8 @@ class PostgresBudgets:
                 "lease": lease.token,
                 "reason": WAITS_FOR_BUDGET,
                 "output": pause.output,
+                "short": pause.shortage is not None,
+                "progress": pause.progress,
                 "look_s": _FIRST_LOOK_S,
                 "keep_s": keep_s,
                 "after_ms": pause.after_ms,
@@ -120,6 +124,12 @@ class PostgresBudgets:
             row = await scope.one(sql.RESUME_WITH_ROOM, params | hold_params(execution, hold))
         return row is not None
 
+    async def step(self, organization_id: str, execution_id: str) -> Amount:
+        row = await self._database.tenant(organization_id).one(
+            sql.STEP, {"id": execution_id, "organization_id": organization_id}
+        )
+        return Amount(float(row["cost"]), row["tokens"]) if row is not None else Amount()
+
     async def allow(
         self,
         organization_id: str,
@@ -128,7 +138,7 @@ class PostgresBudgets:
         cost: float,
         answer_by_s: float,
         actor: str,
-        pauses: int | None = None,
+        button: BudgetButton | None = None,
     ) -> bool:
         entry = AuditEntry(actor, AuditAction.EXECUTION_RESUMED, organization_id, execution_id, {"cost_usd": cost})
         row = await self._database.system().one(
@@ -137,10 +147,11 @@ class PostgresBudgets:
                 "organization_id": organization_id,
                 "id": execution_id,
                 "cost": cost,
-                "pauses": pauses,
+                "replays": button.replays if button is not None else None,
+                "pauses": button.pauses if button is not None else None,
                 "answer_by_s": answer_by_s,
                 "reason": WAITS_FOR_BUDGET,
-                "detail": Jsonb({"by": actor}),
+                "detail": Jsonb({"by": actor, "cost_usd": cost}),
                 **audit_params(entry),
             },
         )

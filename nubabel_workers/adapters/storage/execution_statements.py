@@ -1,6 +1,6 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
-from nubabel_workers.adapters.storage.budget_statements import RELEASE_HOLD, WITH_HOLD, WITHOUT_HOLD
+from nubabel_workers.adapters.storage.budget_statements import BUTTONS_GO, RELEASE_HOLD, WITH_HOLD, WITHOUT_HOLD
 from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.row_sets import (
@@ -436,8 +436,9 @@ tidied AS (
 ),
 unneeded AS (
   UPDATE notifications n SET status = 'dropped', error = 'the outcome came first'
-  FROM exe WHERE n.execution_id = exe.id AND n.kind = 'notice' AND n.status = 'ready'
+  FROM exe WHERE n.execution_id = exe.id AND n.kind = 'notice' AND n.status = 'ready' AND n.sent_at IS NULL
 ),
+settled AS ({buttons_go} AND (n.status <> 'ready' OR n.sent_at IS NOT NULL)),
 parked AS (
   INSERT INTO dead_letters (
     id, organization_id, queue, task, reason, error, subject_kind, subject_id, attempts)
@@ -459,12 +460,17 @@ SELECT
 FROM exe
 """
 FINISH = _FINISH.format(
-    add_usage=ADD_USAGE, release_hold=RELEASE_HOLD, held="lease_owner = %(lease)s", abandoned="%(abandon_session)s"
+    add_usage=ADD_USAGE,
+    release_hold=RELEASE_HOLD,
+    buttons_go=BUTTONS_GO.format(of="exe"),
+    held="lease_owner = %(lease)s",
+    abandoned="%(abandon_session)s",
 )
 # An attempt that is still open may have reached the server: nobody looked.
 FINISH_QUEUED = _FINISH.format(
     add_usage=ADD_USAGE,
     release_hold=RELEASE_HOLD,
+    buttons_go=BUTTONS_GO.format(of="exe"),
     held="status IN ('queued', 'waiting_budget') AND lease_owner IS NULL",
     abandoned="EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = exe.id AND a.ended_at IS NULL)",
 )

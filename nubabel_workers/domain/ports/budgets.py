@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.budgets import Amount, Books, Caps, Shortage
 from nubabel_workers.domain.executions import Execution, Usage
 from nubabel_workers.domain.leases import Lease
@@ -22,7 +23,8 @@ class Hold:
 class Pause:
     """A run that was stopped at a cap. output: its work so far. after_ms: the server's clock at its last message.
 
-    step: what there has to be room for, for it to go on.
+    shortage: None where there is room again. step: what there has to be room for, for it to go on. progress: what its
+    progress message says from now on.
     """
 
     shortage: Shortage | None
@@ -32,6 +34,7 @@ class Pause:
     counted_ids: frozenset[str]
     after_ms: int
     step: Amount
+    progress: str
     notice: NewNotification | None = None
 
 
@@ -50,8 +53,11 @@ class BudgetStore(Protocol):
         """What nine of ten of its last runs of that category stayed under, as it was a moment ago; None: too few."""
         ...
 
-    async def shortage(self, execution: Execution, hold: Hold) -> Shortage | None:
-        """Whether there is no room for it now. Changes nothing."""
+    async def shortage(self, execution: Execution, hold: Hold, *, extends: bool = False) -> Shortage | None:
+        """Whether there is no room for it now. Changes nothing.
+
+        extends: for all of its latest run, not for a new one.
+        """
         ...
 
     async def extend(self, execution: Execution, lease: Lease, hold: Hold) -> Shortage | None:
@@ -61,7 +67,7 @@ class BudgetStore(Protocol):
     async def wait(
         self, execution: Execution, lease: Lease, shortage: Shortage, *, wait_s: float, notice: NewNotification | None
     ) -> str | None:
-        """Back to the queue; the id of the notice's row, if it has to be told now: once per execution.
+        """Back to the queue; the id of the notice's row, if it has to be told now: once between two attempts.
 
         Of one that is spent out `answer_by` moves to when the cap frees, and as far behind that as it was.
         """
@@ -79,6 +85,10 @@ class BudgetStore(Protocol):
         """Back to the queue, where there is room for it; without a hold, always."""
         ...
 
+    async def step(self, organization_id: str, execution_id: str) -> Amount:
+        """What has to be allowed at least for one that was paused to go on; nothing for one that was not."""
+        ...
+
     async def allow(
         self,
         organization_id: str,
@@ -87,11 +97,11 @@ class BudgetStore(Protocol):
         cost: float,
         answer_by_s: float,
         actor: str,
-        pauses: int | None = None,
+        button: BudgetButton | None = None,
     ) -> bool:
         """Somebody's word: it may cost that much more, whatever the caps; and goes on. False: it waits no more.
 
-        pauses: only if it has been paused so often by now.
+        button: only if what waits now is what that button was shown for. Buttons of it in its thread go.
         """
         ...
 

@@ -18,6 +18,7 @@ from nubabel_workers.gateway.operators import Operator
 from nubabel_workers.gateway.problems import ProblemError
 from nubabel_workers.gateway.routes.executions import ExecutionId
 from nubabel_workers.gateway.usage_models import UsageReportView
+from nubabel_workers.services.keep_budgets import NOT_WAITING
 
 router = APIRouter(tags=["usage"])
 
@@ -83,6 +84,8 @@ async def resume_execution(
     try:
         await parts.budgets.allow(body.organization_id, execution_id, cost=body.cost_usd, actor=operator)
     except InvalidInputError as error:
+        if error.code != NOT_WAITING:
+            raise
         raise ProblemError(HTTPStatus.CONFLICT, error.code, str(error)) from error
     return ExecutionView.of(await parts.read.by_id(body.organization_id, execution_id))
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,8 +104,92 @@ async def test_pressed_until_it_is_done_it_is_answered_once(pipeline: Pipeline) 
             await look(pipeline)
 
     assert await pipeline.statuses() == [Status.COMPLETED]
-    assert len(notices(pipeline, question)) == len(await audited(pipeline)) > 1
+    allowed = [reply for reply in pipeline.replies(question) if "was allowed" in reply]
+    assert len(allowed) == len(await audited(pipeline)) > 1
+    assert notices(pipeline, question) == []
     assert [reply for reply in pipeline.replies(question) if "All seven." in reply] == pipeline.replies(question)[-1:]
+
+
+async def test_a_button_allows_no_less_than_a_step_of_its_run_so_that_a_press_helps(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    budgets = pipeline.services.keep_budgets
+    budgets._limits = replace(budgets._limits, button_cost=0.01)
+    question, notice = await paused(pipeline)  # five cents a step
+    (button,) = notice.buttons
+
+    await press(pipeline, notice)
+    await pipeline.dispatch()
+
+    assert button["text"]["text"] == "Allow $0.05 more"
+    assert pipeline.replies(question)[1:] == ["$0.05 more was allowed: it goes on."]
+    assert await pipeline.statuses() == [Status.RUNNING]
+
+
+async def test_the_button_goes_when_it_was_pressed(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    words = notice.text
+
+    await press(pipeline, notice)
+
+    assert notices(pipeline, question) == []
+    assert pipeline.replies(question)[0] == words
+
+
+@pytest.mark.parametrize("end", ["operator", "raised", "stop"])
+async def test_the_button_goes_when_its_wait_ends_without_it(pipeline: Pipeline, end: str) -> None:
+    await name_approvers(pipeline)
+    question, _ = await paused(pipeline)
+
+    if end == "operator":
+        row = await pipeline.one("SELECT id FROM executions")
+        await pipeline.services.keep_budgets.allow(ORGANIZATION, str(row["id"]), cost=5, actor="cli:anna")
+    elif end == "raised":
+        await set_caps(pipeline, cost_per_execution=100)
+        assert await pipeline.services.keep_budgets.resume_those_with_room() == 1
+    else:
+        await pipeline.say("stop", thread_ts=question.ts)
+        await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert notices(pipeline, question) == []
+
+
+async def test_a_notice_that_somebody_deleted_is_left_alone(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    pressed = pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=ANNA)
+    workspace = pipeline.slack.workspace(TEAM)
+    pipeline.slack.world.remove(workspace, workspace.channels[CHANNEL], notice)
+
+    await take(pipeline, pressed)
+
+    assert await pipeline.statuses() == [Status.QUEUED]
+    assert pipeline.replies(question) == ["$0.12 more was allowed: it goes on."]
+    assert await pipeline.one("SELECT count(*) AS n FROM dead_letters") == {"n": 0}
+    assert await pipeline.one("SELECT count(*) AS n FROM notifications WHERE status = 'dropped'") == {"n": 1}
+
+
+async def test_a_replayed_request_that_waits_again_says_so_with_a_button_of_its_own(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, old = await paused(pipeline)
+    pressed_too_late = pipeline.slack.press(old, team=TEAM, channel=CHANNEL, user=ANNA)
+    await pipeline.services.database.system().execute("UPDATE executions SET answer_by = now() - interval '1 s'")
+    await pipeline.services.maintain.keep_deadlines()
+    letter = await pipeline.one("SELECT id FROM dead_letters")
+    await pipeline.replay(str(letter["id"]))
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.dispatch()
+    await until_paused(pipeline)
+    (anew,) = notices(pipeline, question)
+
+    await take(pipeline, pressed_too_late)
+    waits_still = await pipeline.statuses()
+    await press(pipeline, anew)
+
+    assert waits_still == [Status.WAITING_BUDGET]
+    assert await pipeline.statuses() == [Status.QUEUED]
+    assert len(await audited(pipeline)) == 1
 
 
 async def test_what_waits_in_the_queue_has_the_button_as_well(pipeline: Pipeline) -> None:
@@ -128,16 +213,18 @@ async def test_a_press_while_a_worker_looks_for_room_counts_whatever_the_worker_
     await pipeline.answer_everything()
     question = await start(pipeline, "hello")
     await pipeline.deliver()
+    notice = notices(pipeline, question)[-1]
+    second = pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=ANNA)
     await pipeline.services.database.system().execute(
         "UPDATE executions SET status = 'dispatching', lease_owner = 'lse_x', lease_until = now() + interval '9 s' "
         "WHERE status = 'queued'"
     )
 
-    await press(pipeline, notices(pipeline, question)[-1], BEN)
+    await press(pipeline, notice, BEN)
     await pipeline.services.database.system().execute(
         "UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL WHERE lease_owner = 'lse_x'"
     )
-    await press(pipeline, notices(pipeline, question)[-1], ANNA)
+    await take(pipeline, second)
     await pipeline.answer_everything()
 
     assert await pipeline.statuses() == [Status.COMPLETED, Status.COMPLETED]
@@ -196,12 +283,13 @@ async def test_without_approvers_there_is_no_button(pipeline: Pipeline) -> None:
 async def test_a_button_is_good_for_the_one_wait_that_it_was_shown_for(pipeline: Pipeline) -> None:
     await name_approvers(pipeline)
     question, old = await paused(pipeline)
+    pressed_too_late = pipeline.slack.press(old, team=TEAM, channel=CHANNEL, user=BEN)
     await press(pipeline, old)
     await pipeline.dispatch()
     await until_paused(pipeline)
-    assert len(notices(pipeline, question)) == 2
+    assert len(notices(pipeline, question)) == 1
 
-    await press(pipeline, old, BEN)
+    await take(pipeline, pressed_too_late)
 
     assert await pipeline.statuses() == [Status.WAITING_BUDGET]
     assert len(await audited(pipeline)) == 1
@@ -225,7 +313,7 @@ async def test_of_what_was_stopped_a_press_says_that_it_waits_no_more(pipeline: 
     [
         {"channel": {"id": "C0OTHER"}},
         {"message": {"ts": "1795216375.000100", "thread_ts": "1795216300.000200"}},
-        {"actions": [{"action_id": "nubabel_allow_more", "value": "exe_none:1", "action_ts": "1795216375.000100"}]},
+        {"actions": [{"action_id": "nubabel_allow_more", "value": "exe_none:0.1", "action_ts": "1795216375.000100"}]},
         {"actions": [{"action_id": "nubabel_allow_more", "value": "' OR 1=1", "action_ts": "1795216375.000100"}]},
     ],
     ids=["another channel", "another thread", "no such request", "no value of ours"],

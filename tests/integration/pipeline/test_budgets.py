@@ -4,6 +4,7 @@ The simulated model costs a dollar per million tokens of input: a step that repo
 """
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -256,6 +257,59 @@ async def test_an_operator_lets_one_paused_run_cost_more(pipeline: Pipeline) -> 
     assert entry == {"actor": _OPERATOR, "action": "execution.resumed", "subject": row["id"]}
 
 
+async def test_less_than_a_step_of_the_run_is_refused_with_what_it_takes(pipeline: Pipeline) -> None:
+    await paused(pipeline)
+    row = await pipeline.one("SELECT id FROM executions")
+
+    with pytest.raises(InvalidInputError, match=r"allow at least 0\.05"):
+        await pipeline.services.keep_budgets.allow(ORGANIZATION, str(row["id"]), cost=0.01, actor=_OPERATOR)
+
+    assert await pipeline.statuses() == ["waiting_budget"]
+
+
+@pytest.mark.parametrize("raised", [False, True], ids=["still short", "raised meanwhile"])
+async def test_whoever_finds_a_run_that_was_told_to_stop_tells_the_thread_what_is_short(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, raised: bool
+) -> None:
+    """The worker that told it to stop died before it wrote the pause down."""
+    await set_caps(pipeline, cost_per_execution=0.17)
+    question = await start(pipeline, _DEAR)
+    deaths = dies(monkeypatch, pipeline.services.keep_budgets._budgets, "pause", after=False)
+    with suppress(Killed):
+        await until_paused(pipeline)
+    if raised:
+        await set_caps(pipeline, cost_per_execution=100)
+
+    await others_find_its_rows(pipeline)
+    await look(pipeline)
+
+    assert deaths() == 1
+    assert await pipeline.statuses() == ["waiting_budget"]
+    assert ["I have paused" in told for told in pipeline.replies(question)] == ([] if raised else [True])
+    assert await has_room_looked_for(pipeline) == int(raised)
+
+
+async def test_the_progress_message_says_that_it_is_paused_and_goes_on_afterwards(pipeline: Pipeline) -> None:
+    await set_caps(pipeline, cost_per_execution=0.17)
+    question = await start(pipeline, _DEAR)
+    row = await pipeline.one("SELECT id FROM executions")
+    show = pipeline.services.notifications.show_progress
+    await show(ORGANIZATION, str(row["id"]), "Working on it", pace_s=0)
+    await pipeline.deliver()
+
+    await until_paused(pipeline)
+    while_paused = pipeline.replies(question)
+    await set_caps(pipeline, cost_per_execution=100)
+    await pipeline.services.keep_budgets.resume_those_with_room()
+    await pipeline.dispatch()
+    await show(ORGANIZATION, str(row["id"]), "Working on it", pace_s=0)
+    await pipeline.deliver()
+
+    assert "Paused: waiting for budget." in while_paused
+    assert "Working on it" not in while_paused
+    assert "Working on it" in pipeline.replies(question)
+
+
 async def test_a_paused_run_is_cancelled_at_once_and_what_it_did_is_kept(pipeline: Pipeline) -> None:
     question = await paused(pipeline)
 
@@ -337,6 +391,7 @@ async def test_the_timeline_tells_of_pause_and_resumption(pipeline: Pipeline) ->
     timeline = await pipeline.services.executions.timeline(ORGANIZATION, str(row["id"]))
 
     assert [event.kind for event in timeline][-2:] == [EventKind.BUDGET_REACHED, EventKind.RESUMED]
+    assert timeline[-1].detail == {"by": _OPERATOR, "cost_usd": 50}
 
 
 async def test_with_a_listener_a_run_passes_its_cap_by_no_more_than_one_step(pipeline: Pipeline) -> None:

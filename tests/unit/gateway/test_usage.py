@@ -6,6 +6,7 @@ from datetime import date
 import httpx
 import pytest
 
+from nubabel_workers.domain.budgets import Amount
 from nubabel_workers.domain.usage_report import Dimension, UsageQuery
 from tests.fakes.clock import START
 from tests.fakes.front_door import ACME, OPERATORS, FrontDoor
@@ -110,4 +111,16 @@ async def test_an_operator_lets_an_execution_go_on_that_waits_for_its_budget(
 
     assert [one.status_code for one in (elsewhere, nothing, allowed, again, refused)] == [404, 422, 202, 409, 401]
     assert again.json()["code"] == "not_waiting_for_budget"
-    assert door.budgets.allowed == {submitted["id"]: (2.5, "operator:night")}
+
+
+async def test_less_than_a_step_is_refused_with_what_it_takes(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    submitted = (await http.post("/v1/executions", json={"prompt": "hello"})).json()
+    door.budgets.steps[submitted["id"]] = Amount(0.3, 0)
+    body = {"organization_id": ACME.id, "cost_usd": 0.1}
+
+    async with client_of(door, token=OPERATORS["night"].get_secret_value()) as operator:
+        refused = await operator.post(f"/v1/operator/executions/{submitted['id']}/resume", json=body)
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "less_than_a_step")
+    assert "allow at least 0.30" in refused.json()["detail"]
+    assert door.budgets.allowed == {}
