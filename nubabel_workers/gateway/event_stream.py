@@ -1,7 +1,7 @@
 """One execution as a stream of events: where it stands, its progress while it runs, and in any case its end.
 
-Progress comes from the cache, which may lose anything. The end comes from the row: it is looked at when the cache
-says that something changed, when it has been quiet for a while, and every few seconds in any case.
+Progress comes from the cache, which may lose anything. Where it stands and its end come from the row: it is looked at
+when the cache says that something changed, when it has been quiet for a while, and every few seconds in any case.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ import orjson
 import structlog
 
 from nubabel_workers.domain.errors import TransientError
-from nubabel_workers.domain.executions import FINAL, Execution
+from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.ports import Clock, ProgressStream
-from nubabel_workers.domain.waiting import Waiting
 from nubabel_workers.gateway.models import ExecutionView, WaitingView
 from nubabel_workers.services.read_execution import ReadExecution
+from nubabel_workers.services.read_waiting import ReadWaiting
 
 END_ID = "end"  # a client that comes back with this Last-Event-ID has seen everything
 FROM_THE_BEGINNING = ""
@@ -58,13 +58,12 @@ class ExecutionEvents:
     def __init__(
         self,
         execution: Execution,
-        waiting: Waiting | None,
+        waiting: ReadWaiting,
         read: ReadExecution,
         progress: ProgressStream,
         clock: Clock,
         pace: StreamPace,
     ) -> None:
-        """waiting: what it waits for now, told with its first state."""
         self._execution = execution
         self._waiting = waiting
         self._read = read
@@ -72,6 +71,7 @@ class ExecutionEvents:
         self._clock = clock
         self._pace = pace
         self._last = FROM_THE_BEGINNING
+        self._told: Status | None = None
         self._read_to_the_end = False  # the cache's own last word was seen
         self._ends_at = clock.monotonic() + pace.max_s
         self._next_look = clock.monotonic() + pace.row_check_s
@@ -79,8 +79,7 @@ class ExecutionEvents:
     async def after(self, last_event_id: str) -> AsyncGenerator[StreamEvent, None]:
         """Ends with `done`; or without it after max_s, then the client comes back with the last id it has seen."""
         self._last = last_event_id
-        told = {} if self._waiting is None else {"waiting_for": WaitingView.of(self._waiting).model_dump(mode="json")}
-        yield _event("state", {"status": self._execution.status.value, **told})
+        yield await self._state()
         while not self._ended:
             if self._clock.monotonic() >= self._ends_at:
                 return
@@ -97,16 +96,35 @@ class ExecutionEvents:
     def _ended(self) -> bool:
         return self._execution.status in FINAL
 
+    @property
+    def _stands_elsewhere(self) -> bool:
+        """Than was told. Its end has an event of its own."""
+        return self._execution.status is not self._told and not self._ended
+
+    async def _state(self) -> StreamEvent:
+        self._told = self._execution.status
+        state: dict[str, Any] = {"type": "state", "status": self._told.value}
+        try:
+            waiting = await self._waiting.of(self._execution)
+        except TransientError as error:  # what it waits for can be asked for again
+            log.warning("stream.row_unavailable", execution_id=self._execution.id, error=str(error))
+            return _event("state", state)
+        if waiting is not None:
+            state["waiting_for"] = WaitingView.of(waiting).model_dump(mode="json")
+        return _event("state", state)
+
     async def _follow(self) -> AsyncGenerator[StreamEvent, None]:
         """Live progress until the row says that it is over, the time is up, or the cache goes away."""
         try:
             async with aclosing(self._items(self._pace.row_check_s)) as items:
                 async for item in items:
-                    if item is not None and item.event != "done":
-                        yield item
                     says_so = item is not None and item.event in _SAYS_SOMETHING_CHANGED
+                    if item is not None and not says_so:
+                        yield item
                     if item is None or says_so or self._look_is_due():
                         await self._look()
+                    if self._stands_elsewhere:
+                        yield await self._state()
                     self._read_to_the_end = self._ended and says_so
                     if self._ended or self._clock.monotonic() >= self._ends_at:
                         return
@@ -114,15 +132,18 @@ class ExecutionEvents:
             log.warning("stream.progress_unavailable", execution_id=self._execution.id, error=str(error))
             await asyncio.sleep(self._pace.row_check_s)
             await self._look()
+            if self._stands_elsewhere:
+                yield await self._state()
 
     async def _rest(self) -> AsyncGenerator[StreamEvent, None]:
         """Progress that was written before the end and not read yet."""
         try:
             async with aclosing(self._items(_DRAIN_IDLE_S)) as items:
                 async for item in items:
-                    if item is None or item.event == "done":
+                    if item is None:
                         return
-                    yield item
+                    if item.event not in _SAYS_SOMETHING_CHANGED:
+                        yield item
         except TransientError:
             return
 

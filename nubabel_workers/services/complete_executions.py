@@ -9,7 +9,7 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET, Shortage
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, NubabelError, TransientError
-from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.executions import EventKind, Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.opencode_models import UNKNOWN_MODEL, missing_model
@@ -19,6 +19,7 @@ from nubabel_workers.domain.ports import (
     ExecutionStore,
     HintPublisher,
     OpenCodeServer,
+    ProgressStream,
     SessionMappings,
     WaitingStore,
 )
@@ -71,6 +72,7 @@ class CompleteExecutions:
         budgets: KeepBudgets,
         mappings: SessionMappings,
         waiting: WaitingStore,
+        progress: ProgressStream,
         leases: LeaseHolder,
         hints: HintPublisher,
         chance: Chance,
@@ -88,6 +90,7 @@ class CompleteExecutions:
         self._budgets = budgets
         self._mappings = mappings
         self._waiting = waiting
+        self._progress = progress
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -322,6 +325,8 @@ class CompleteExecutions:
             counted_ids=run.ended_ids,
         )
         log.warning("execution.retry", reason=str(error), wait_s=wait_s)
+        state = {"type": "state", "status": Status.QUEUED.value}
+        await self._progress.append(execution.organization_id, execution.id, state)
         if wait_s == 0.0:
             self._hints.publish(Hint(HintTask.DISPATCH, execution.id, execution.organization_id))
         return "again"

@@ -22,11 +22,11 @@ from nubabel_workers.domain.budgets import (
     words_for,
 )
 from nubabel_workers.domain.errors import InvalidInputError
-from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
-from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher
+from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, ProgressStream
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
 from nubabel_workers.domain.tenants import NearCap
 from nubabel_workers.domain.verdict import Verdict
@@ -66,6 +66,7 @@ class KeepBudgets:
         executions: ExecutionStore,
         organization_limits: ReadLimits,
         count_usage: CountUsage,
+        progress: ProgressStream,
         hints: HintPublisher,
         clock: Clock,
         chance: Chance,
@@ -76,6 +77,7 @@ class KeepBudgets:
         self._executions = executions
         self._organization_limits = organization_limits
         self._count_usage = count_usage
+        self._progress = progress
         self._hints = hints
         self._clock = clock
         self._chance = chance
@@ -158,6 +160,7 @@ class KeepBudgets:
             notice=await self._paused_notice(execution, shortage, step) if shortage is not None else None,
         )
         self._tell(execution, await self._budgets.pause(execution, lease, pause, keep_s=self._limits.keep_s))
+        await self._say_where_it_stands(execution.organization_id, execution.id, Status.WAITING_BUDGET)
         log.info("execution.paused", cap=shortage.cap if shortage is not None else None, cost=stopped.usage.cost)
         return "paused"
 
@@ -176,6 +179,7 @@ class KeepBudgets:
             hold = await self.hold_for(execution, execution.analysis.get("category"))
             if await self._budgets.resume(execution, hold, answer_by_s=self._limits.answer_by_s):
                 self._hints.publish(Hint(HintTask.DISPATCH, execution.id, execution.organization_id))
+                await self._say_where_it_stands(execution.organization_id, execution.id, Status.QUEUED)
                 resumed += 1
         return resumed
 
@@ -214,6 +218,7 @@ class KeepBudgets:
         if not allowed:
             raise InvalidInputError(f"{execution_id} does not wait for its budget", code=NOT_WAITING)
         self._hints.publish(Hint(HintTask.DISPATCH, execution_id, organization_id))
+        await self._say_where_it_stands(organization_id, execution_id, Status.QUEUED)
 
     async def limits_changed(self, organization_id: str) -> None:
         """What waits looks for room within seconds."""
@@ -246,6 +251,10 @@ class KeepBudgets:
             cost = cost_allowed(self._limits.button_cost, step=step_cost)
             payload["button"] = wait.shown(language_of(execution.prompt), cost=cost).as_dict()
         return NewNotification(kind, target.as_dict(), payload, dedupe)
+
+    async def _say_where_it_stands(self, organization_id: str, execution_id: str, status: Status) -> None:
+        """To whoever follows it. It may be lost: they look at the row now and then."""
+        await self._progress.append(organization_id, execution_id, {"type": "state", "status": status.value})
 
     def _tell(self, execution: Execution, notification_id: str | None) -> None:
         if notification_id is not None:

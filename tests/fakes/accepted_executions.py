@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, cast
 
 from nubabel_workers.domain.admission import Occupied
@@ -70,8 +71,8 @@ class AcceptedExecutions:
         return (organization_id, idempotency_key) in self.group_keys
 
     async def line(self, organization_id: str, execution_id: str) -> Line | None:
-        queued = [row for row in self.rows.values() if row.status is Status.QUEUED]
-        ahead = [row for row in queued if row.organization_id == organization_id].index(self.rows[execution_id])
+        earlier = takewhile(lambda row: row.id != execution_id, self.rows.values())
+        ahead = sum(row.status is Status.QUEUED and row.organization_id == organization_id for row in earlier)
         return Line(session_is_taken=False, ahead=ahead, in_flight=0, stored_reason=None, wait_s=0.0, usual_run_s=None)
 
     async def find(self, organization_id: str, execution_id: str) -> Execution | None:

@@ -6,7 +6,7 @@ from typing import cast
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.budgets import Amount, Books
-from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, TenantStore
+from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, ProgressStream, TenantStore
 from nubabel_workers.domain.ports.budgets import BudgetStore
 from nubabel_workers.domain.prices import PriceTable
 from nubabel_workers.services.count_usage import CountUsage
@@ -48,8 +48,14 @@ class FakeBudgets:
         return True
 
     def kept(
-        self, executions: ExecutionStore, tenants: TenantStore, hints: HintPublisher, clock: Clock, chance: Chance
+        self,
+        executions: ExecutionStore,
+        tenants: TenantStore,
+        progress: ProgressStream,
+        hints: HintPublisher,
+        clock: Clock,
+        chance: Chance,
     ) -> KeepBudgets:
         store, count = cast("BudgetStore", self), CountUsage(PriceTable({}))
         limits = ReadLimits(tenants, load_plans())
-        return KeepBudgets(store, executions, limits, count, hints, clock, chance, limits=BudgetLimits())
+        return KeepBudgets(store, executions, limits, count, progress, hints, clock, chance, limits=BudgetLimits())

@@ -145,7 +145,7 @@ class FrontDoor:
         self.authorization_servers = FakeAuthorizationServers()
         self.tool_servers = FakeToolServers()
         self.callbacks = FakeCallbacks(self.tenants, self.audit, self.progress, self.hints, self.clock)
-        budgets = self.budgets.kept(store, self.tenants, self.hints, self.clock, self.chance)
+        budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         self.parts = GatewayParts(
             submit=self.submit,
             read=ReadExecution(store),

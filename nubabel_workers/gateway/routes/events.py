@@ -40,7 +40,7 @@ _LINE_END = "\n"
 _OF = "/"  # between execution and place, in the ids of a session's stream
 _EXAMPLE = """\
 event: state
-data: {"status":"running"}
+data: {"type":"state","status":"running"}
 
 id: 1795224041907-0
 event: tool
@@ -53,7 +53,8 @@ data: {"id":"exe_01kahmz7p1h0v5v6m6bqz0x3ja","status":"completed","final":true,"
 """
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`state` (where it stands), `tool` (a tool began or ended), `text` (what is being written), and "
+        "description": "`state` (where it stands, at first and whenever that changes; with `waiting_for` while it "
+        "waits), `tool` (a tool began or ended), `text` (what is being written), and "
         "at the end `done` with the execution as GET shows it. Other events may be added: ignore those you don't "
         "know. Comments keep a quiet stream open. A stream that ends without `done` is to be resumed.",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
@@ -139,14 +140,13 @@ async def _follow(
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad_last_event_id", "Last-Event-ID must be an id that a stream gave you"
         )
-    waiting = await parts.waiting.of(execution)
     organization_id = execution.organization_id
     counter: StreamCounter = request.app.state.streams
     counter.check_room(organization_id)
     limits = parts.limits
     events = ExecutionEvents(
         execution,
-        waiting,
+        parts.waiting,
         parts.read,
         parts.progress,
         parts.clock,

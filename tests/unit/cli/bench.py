@@ -239,7 +239,7 @@ class Bench:
         instances = ManageInstances(
             self.instances, self.instances, self.servers, self.breakers, self.chance, agent_prefix="Sisyphus - "
         )
-        budgets = self.budgets.kept(store, self.tenants, self.hints, self.clock, self.chance)
+        budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),

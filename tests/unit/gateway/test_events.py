@@ -30,7 +30,11 @@ async def collect(events: AsyncIterator[StreamEvent], into: list[StreamEvent]) -
 
 
 def stream_of(door: FrontDoor, execution: Execution, pace: StreamPace = PACE) -> ExecutionEvents:
-    return ExecutionEvents(execution, None, door.parts.read, door.progress, door.clock, pace)
+    return ExecutionEvents(execution, door.parts.waiting, door.parts.read, door.progress, door.clock, pace)
+
+
+async def told_so_many(seen: list[StreamEvent], number: int) -> None:
+    await eventually(lambda: len(seen) == number)
 
 
 def names(events: list[StreamEvent]) -> list[str]:
@@ -49,7 +53,7 @@ async def test_progress_is_shown_as_it_happens_and_the_end_with_its_outcome(door
     await asyncio.wait_for(task, 5)
 
     assert names(seen) == ["state", "tool", "done"]
-    assert orjson.loads(seen[0].data) == {"status": "running"}
+    assert orjson.loads(seen[0].data) == {"type": "state", "status": "running"}
     assert orjson.loads(seen[1].data)["tool"] == "bash"
     assert orjson.loads(seen[2].data)["output"] == "Two."
     assert [event.id for event in seen] == [None, "1-0", "end"]
@@ -88,12 +92,49 @@ async def test_a_database_that_is_away_for_a_moment_ends_no_stream(door: FrontDo
     task = asyncio.create_task(collect(stream_of(door, execution).after(""), seen))
 
     await door.progress.append(ACME.id, execution.id, {"type": "state", "status": "running"})
+    await door.progress.append(ACME.id, execution.id, {"type": "text", "text": "a"})
     await eventually(lambda: len(seen) == 2)
     door.executions.error = None
     door.executions.move(execution.id, Status.COMPLETED)
     await asyncio.wait_for(task, 5)
 
-    assert names(seen) == ["state", "state", "done"]
+    assert names(seen) == ["state", "text", "done"]
+
+
+async def test_each_state_is_told_once_as_the_row_has_it(door: FrontDoor) -> None:
+    execution = await submitted(door, Status.QUEUED)
+    seen: list[StreamEvent] = []
+    task = asyncio.create_task(collect(stream_of(door, execution).after(""), seen))
+
+    for told, status in enumerate((Status.RUNNING, Status.WAITING_BUDGET, Status.QUEUED, Status.RUNNING), start=1):
+        await told_so_many(seen, told)
+        door.executions.move(execution.id, status)
+        await door.progress.append(ACME.id, execution.id, {"type": "state", "status": status.value})
+        await door.progress.append(ACME.id, execution.id, {"type": "state", "status": status.value})
+    await eventually(lambda: len(seen) == 5)
+    door.executions.move(execution.id, Status.COMPLETED)
+    await asyncio.wait_for(task, 5)
+
+    states = [orjson.loads(event.data) for event in seen if event.event == "state"]
+    assert [state["status"] for state in states] == ["queued", "running", "waiting_budget", "queued", "running"]
+    assert ["waiting_for" in state for state in states] == [True, False, True, True, False]
+    assert {state["type"] for state in states} == {"state"}
+    assert names(seen)[-1] == "done"
+
+
+async def test_whoever_comes_late_is_told_where_it_stands_and_not_where_it_stood(door: FrontDoor) -> None:
+    execution = await submitted(door)
+    for status in ("running", "waiting_budget", "queued"):
+        await door.progress.append(ACME.id, execution.id, {"type": "state", "status": status})
+    await door.progress.append(ACME.id, execution.id, {"type": "tool", "tool": "bash"})
+    seen: list[StreamEvent] = []
+    task = asyncio.create_task(collect(stream_of(door, execution).after(""), seen))
+
+    await eventually(lambda: len(seen) == 2)
+    door.executions.move(execution.id, Status.COMPLETED)
+    await asyncio.wait_for(task, 5)
+
+    assert names(seen) == ["state", "tool", "done"]
 
 
 async def test_an_unbroken_flow_of_progress_does_not_hide_the_end(door: FrontDoor) -> None:
@@ -155,7 +196,7 @@ async def test_over_http_the_stream_is_server_sent_events(door: FrontDoor, http:
 
     frames = answer.text.strip().split("\n\n")
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert frames[0] == 'event: state\ndata: {"status":"completed"}'
+    assert frames[0] == 'event: state\ndata: {"type":"state","status":"completed"}'
     assert frames[1] == 'id: 1-0\nevent: tool\ndata: {"type":"tool","title":"두 줄\\nund mehr"}'
     assert frames[2].startswith("id: end\nevent: done\ndata: {")
 
