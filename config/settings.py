@@ -5,12 +5,13 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from config.setting_groups import (
     GROUPS,
@@ -146,6 +147,33 @@ def load_settings(env_file: Path | None = None) -> Settings:
     """
     try:
         return Settings(_env_file=env_file or Path(os.environ.get(f"{PREFIX}ENV_FILE", ".env")))
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+class _GivenSettings(Settings):
+    """Without a look at this process's own environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the name is theirs
+        init_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **_others: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    """What a process with that environment has, whatever this one's own is. Raises SettingsError."""
+    values = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and value
+    }
+    try:
+        return _GivenSettings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 

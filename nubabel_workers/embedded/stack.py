@@ -17,7 +17,7 @@ from typing import Literal, Self
 
 import httpx
 
-from config.settings import Settings
+from config.settings import Settings, settings_of
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain.errors import TransientError
@@ -148,8 +148,8 @@ class Stack:
 
     @property
     def settings(self) -> Settings:
-        values = {name.removeprefix("NUBABEL_").lower(): value for name, value in self.environment.items()}
-        return Settings.model_validate(values)
+        """Raises SettingsError: what was given for it does not fit."""
+        return settings_of(self.environment)
 
     @property
     def services(self) -> Services:
@@ -209,11 +209,12 @@ class Stack:
             self.slack.start(),
             self.opencode.start(),
         )
+        settings = self.settings  # what does not fit is said before a process ends of it
         write_env_file(self.env_file, self.environment)
         servers = len(self.opencode.servers) + len(self.options.servers_elsewhere)
         ready = self.processes.start_all(self.environment, self.options.copies, servers=servers)
         self._services = await self._parts.enter_async_context(
-            open_services(self.settings, application_name="nubabel-stack")
+            open_services(settings, application_name="nubabel-stack")
         )
         await self._seed(self._services)
         watched = tell_memory(self._watched, self._services.watch_servers)

@@ -21,7 +21,7 @@ _WITHIN_S = 90.0
 
 
 @contextmanager
-def _started(command: str, temporary: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def _started(command: str, temporary: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The command with its output in a file. What it starts has `temporary` in its environment or its arguments."""
     output = temporary / "output"
     with output.open("wb") as file:
@@ -29,7 +29,7 @@ def _started(command: str, temporary: Path) -> Iterator[tuple[subprocess.Popen[b
             [_NUBABEL, command],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(temporary)},
+            env={**os.environ, "TMPDIR": str(temporary), **settings},
         )
     try:
         yield process, output
@@ -54,7 +54,7 @@ def _left_over(temporary: Path) -> list[str]:
 def _wait_until_up(process: subprocess.Popen[bytes], output: Path) -> str:
     def is_up() -> bool:
         assert process.poll() is None, output.read_text()
-        return "Ask over HTTP" in output.read_text()
+        return "As an operator" in output.read_text() and "/v1/operator/usage" in output.read_text()
 
     wait_for(is_up, timeout_s=_WITHIN_S, what="nubabel up is ready")
     return output.read_text()
@@ -85,6 +85,39 @@ def test_up_says_where_everything_is_and_stops_on_ctrl_c(short_dir: Path) -> Non
 
     assert code == 0, output.read_text()  # so that make has nothing to complain about
     assert "Stopped" in output.read_text()
+    wait_for(lambda: not _left_over(short_dir), what="nothing is left running")
+
+
+def test_up_takes_the_settings_of_the_shell_and_lets_an_operator_in(short_dir: Path) -> None:
+    elsewhere = "postgresql://somebody@127.0.0.1:9/theirs"
+    with _started("up", short_dir, NUBABEL_ROLLOUT="fallback:100:session", NUBABEL_DATABASE_URL=elsewhere) as (
+        process,
+        output,
+    ):
+        shown = _wait_until_up(process, output)
+        (token,) = re.findall(r"nbo_[\w-]+", shown)
+        (url,) = re.findall(r"(http://\S+)/v1/operator/usage", shown)
+        request = urllib.request.Request(f"{url}/v1/operator/usage", headers={"authorization": f"Bearer {token}"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
+            assert answer.status == 200
+        env_file = (Path(found) for found in re.findall(r"NUBABEL_ENV_FILE=(\S+)", shown))
+        settings = next(env_file).read_text()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+
+    assert "Settings of your shell that count here: NUBABEL_ROLLOUT" in shown
+    assert "Not used, everything here has its own: NUBABEL_DATABASE_URL" in shown
+    assert "NUBABEL_ROLLOUT='fallback:100:session'" in settings
+    assert elsewhere not in settings
+
+
+def test_up_says_which_setting_does_not_fit_and_ends(short_dir: Path) -> None:
+    with _started("up", short_dir, NUBABEL_LATE_NOTICE_S="soon") as (process, output):
+        code = process.wait(timeout=_WITHIN_S)
+
+    assert code not in {0, None}
+    assert "NUBABEL_LATE_NOTICE_S" in output.read_text()
+    assert "Traceback" not in output.read_text()
     wait_for(lambda: not _left_over(short_dir), what="nothing is left running")
 
 

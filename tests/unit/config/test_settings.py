@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from config.setting_groups import GROUPS
-from config.settings import Settings, SettingsError, env_example, load_settings
+from config.settings import Settings, SettingsError, env_example, load_settings, settings_of
 
 KEY = base64.urlsafe_b64encode(bytes(32)).decode()
 OTHER_KEY = base64.urlsafe_b64encode(bytes([1] * 32)).decode()
@@ -171,6 +171,22 @@ def test_a_file_is_read_and_the_environment_wins(environment: pytest.MonkeyPatch
 
     assert settings.claim_batch == 5
     assert settings.environment == "development"
+
+
+def test_settings_of_another_process_are_read_from_its_environment_alone(environment: pytest.MonkeyPatch) -> None:
+    theirs = REQUIRED | {"NUBABEL_SLACK_MODE": "off", "NUBABEL_LEASE_S": "", "PATH": "/bin"}
+    environment.setenv("NUBABEL_SYSTEM_DATABASE_URL", "postgresql://ours@db/ours")
+    environment.setenv("NUBABEL_LEASE_S", "77")
+
+    settings = settings_of(theirs)
+
+    assert "ours" not in settings.system_dsn
+    assert settings.lease_s == Settings.model_fields["lease_s"].default
+
+
+def test_what_does_not_fit_there_is_named(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="NUBABEL_LATE_NOTICE_S: "):
+        settings_of(REQUIRED | {"NUBABEL_LATE_NOTICE_S": "soon"})
 
 
 def test_the_env_example_lists_every_setting_of_this_version() -> None:

@@ -1,0 +1,54 @@
+"""Which settings of the user's shell a stack on this machine takes: how it behaves, not what it connects to."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from config.settings import PREFIX, Settings
+
+# The stack has its own stores, addresses, Slack, secrets and organizations; somebody's real ones must not be touched.
+_OF_THE_STACK = (
+    "environment",
+    "database_url",
+    "tenant_database_url",
+    "system_database_url",
+    "broker_url",
+    "cache_url",
+    "redis_ca_file",
+    "encryption_keys",
+    "public_url",
+    "trusted_broker_organization",
+    "opencode_username",
+    "opencode_agent_prefix",
+    "opencode_default_model",
+    "opencode_restart_command",
+)
+_KINDS_OF_THE_STACK = ("http_", "metrics_", "flower_", "sidecar_", "slack_")
+
+
+@dataclass(frozen=True)
+class ShellSettings:
+    """taken: lower-case setting -> value. Variables' names: left_aside, since the stack has its own; unknown."""
+
+    taken: Mapping[str, str]
+    left_aside: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def shell_settings(environment: Mapping[str, str]) -> ShellSettings:
+    given = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in sorted(environment.items())
+        if name.startswith(PREFIX) and name != f"{PREFIX}ENV_FILE" and value
+    }
+    known = {name: value for name, value in given.items() if name in Settings.model_fields}
+    taken = {name: value for name, value in known.items() if not _is_of_the_stack(name)}
+    return ShellSettings(taken, _variables(known.keys() - taken.keys()), _variables(given.keys() - known.keys()))
+
+
+def _is_of_the_stack(name: str) -> bool:
+    return name in _OF_THE_STACK or name.startswith(_KINDS_OF_THE_STACK)
+
+
+def _variables(names: AbstractSet[str]) -> tuple[str, ...]:
+    return tuple(sorted(f"{PREFIX}{name.upper()}" for name in names))
