@@ -3,7 +3,7 @@
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pypdf import PdfReader, PdfWriter
 
@@ -15,9 +15,17 @@ def page_of(*lines: str) -> str:
     return "BT /F1 12 Tf 72 700 Td " + " ".join(f"({line}) Tj 0 -20 Td" for line in lines) + " ET"
 
 
-def pdf(*pages: str, extra: str = "") -> bytes:
-    """A PDF with these content streams. extra: entries of each page's dictionary."""
-    return pdf_of([(page.encode(), "") for page in pages], extra=extra)
+def pdf(*pages: str, extra: str = "", catalog: str = "", others: Sequence[bytes] = ()) -> bytes:
+    """A PDF with these content streams. extra, catalog: entries of each page's dictionary, and of the document's.
+
+    others: more objects; with one page the first of them is number 6.
+    """
+    return pdf_of([(page.encode(), "") for page in pages], extra=extra, catalog=catalog, others=others)
+
+
+def stream(content: str, entries: str) -> bytes:
+    """An object of a PDF that is one. entries: of its dictionary."""
+    return f"<< /Length {len(content)} {entries} >>\nstream\n{content}\nendstream".encode()
 
 
 def packed_pdf(page: bytes) -> bytes:
@@ -25,11 +33,13 @@ def packed_pdf(page: bytes) -> bytes:
     return pdf_of([(zlib.compress(page, 9), "/Filter /FlateDecode ")])
 
 
-def pdf_of(streams: list[tuple[bytes, str]], *, extra: str = "") -> bytes:
+def pdf_of(
+    streams: list[tuple[bytes, str]], *, extra: str = "", catalog: str = "", others: Sequence[bytes] = ()
+) -> bytes:
     """streams: what draws each page, and the entries of the stream's dictionary."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(streams)))
     objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Catalog /Pages 2 0 R {catalog} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>".encode(),
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ]
@@ -39,6 +49,7 @@ def pdf_of(streams: list[tuple[bytes, str]], *, extra: str = "") -> bytes:
             + f" /Contents {5 + 2 * number} 0 R {extra} >>".encode()
         )
         objects.append(f"<< /Length {len(content)} {filters}>>\nstream\n".encode() + content + b"\nendstream")
+    objects += others
     written, places = b"%PDF-1.4\n", []
     for number, one in enumerate(objects, 1):
         places.append(len(written))

@@ -1,42 +1,41 @@
-"""What an office document says: docx, xlsx, pptx, OpenDocument and hwpx are archives of XML. Pictures are not read."""
+"""What an office document says: docx, xlsx, pptx, OpenDocument and hwpx are archives of XML.
+
+A member that is neither XML nor plain text, nor known to hold no words, was not seen. Pictures are not looked at.
+"""
 
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
-from xml.parsers import expat
+from collections.abc import Sequence
 
+from nubabel_workers.adapters.documents.hidden import told
 from nubabel_workers.adapters.documents.pieces import NotReadableError, Pieces
+from nubabel_workers.adapters.documents.xml_words import NoXmlError, PartText, text_of_part
 from nubabel_workers.domain.documents import DocumentText, Unread
 
-_MOST_BYTES = 50_000_000  # of XML, unpacked
+_MOST_BYTES = 50_000_000  # unpacked
 _ENCRYPTED_FLAG = 0x1
 _TYPES = (b"application/vnd.oasis.opendocument", b"application/hwp+zip")
 _CONTENT = re.compile(r"(?:^|/)(?:document|content|section\d+|slide\d+|sheet\d+)\.xml$")
+_ABOUT = re.compile(r"(?:^|/)(?:_rels|docProps|META-INF|theme)/|^\[Content_Types\]\.xml$|\.rdf$")
 _PICTURES = re.compile(r"(?:^|/)(?:media|Pictures|BinData)/.")
 _SHARED = "xl/sharedStrings.xml"  # the texts of cells, which name them by their numbers
-
-_LINES = frozenset({"p", "row", "tr", "table-row", "br", "line-break", "title", "creator"})
-_CELLS = frozenset({"c", "tc", "table-cell", "tab"})
-# Most attributes are for programs; these hold copies of cells, what a data source is asked with, and descriptions.
-_SAYING = ("v", "connection", "command", "descr")
+_XML = (".xml", ".rels")
+_PLAIN = (".txt", ".csv")
+_XML_BEGINS = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*<[\0?!A-Za-z]")
+_HEAD_BYTES = 64
+# What has no words: pictures, fonts, what a printer was set to, and what one program keeps of its window.
+_WORDLESS = re.compile(
+    r"\.(?:png|jpe?g|jfif|gif|bmp|dib|tiff?|emf|wmf|emz|wmz|wdp|ico|webp|odttf|ttf|otf|fntdata)$"
+    r"|(?:^|/)printerSettings/|^mimetype$|^layout-cache$|^Configurations2/|^Thumbnails/|^ObjectReplacements/",
+    re.IGNORECASE,
+)
 
 
 def text_of_office(content: bytes) -> DocumentText:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         _must_be_readable(archive)
-        unpacked = _Unpacked(archive)
-        names = sorted(set(archive.namelist()), key=_reading_order)
-        cells = _words_of(unpacked.read(_SHARED)).split("\0") if _SHARED in names else []
-        pieces, says_something = Pieces(), False
-        for name in names:
-            if name.endswith((".xml", ".rels")) and name != _SHARED:
-                words = _words_of(unpacked.read(name), cells)
-                says_something |= bool(words.strip()) and _CONTENT.search(name) is not None
-                pieces.add(words, head=name)
-    if not says_something and any(_PICTURES.search(name) for name in names):
-        raise NotReadableError(Unread.WITHOUT_TEXT)
-    return DocumentText(str(pieces), sum(_is_unseen(name) for name in names))
+        return _Document(archive).read()
 
 
 def _must_be_readable(archive: zipfile.ZipFile) -> None:
@@ -52,21 +51,83 @@ def _must_be_readable(archive: zipfile.ZipFile) -> None:
     raise NotReadableError(Unread.ARCHIVE)
 
 
+class _Document:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._members = _Members(archive)
+        self._cells: Sequence[str] = ()
+        self._pieces = Pieces()
+        self._beside: list[str] = [archive.comment.decode(errors="replace")]
+        self._says_something = False
+        self._unseen = 0
+
+    def read(self) -> DocumentText:
+        names = sorted(self._members.sizes, key=_reading_order)
+        self._unseen += self._members.covered
+        self._beside += names
+        if _SHARED in names:
+            self._keep_cells(text_of_part(self._members.read(_SHARED)))
+        for name in names:
+            if self._members.sizes[name] and name != _SHARED:
+                self._read_member(name)
+        self._pieces.add(told(self._beside), head="elsewhere in the file")
+        if not self._says_something and (self._unseen or any(_PICTURES.search(name) for name in names)):
+            raise NotReadableError(Unread.WITHOUT_TEXT)
+        return DocumentText(str(self._pieces), self._unseen)
+
+    def _keep_cells(self, shared: PartText) -> None:
+        self._cells = shared.words.split("\0")
+        self._beside += shared.beside
+
+    def _read_member(self, name: str) -> None:
+        if name.endswith(_XML):
+            self._hear(name, text_of_part(self._members.read(name), self._cells))
+        elif _XML_BEGINS.match(self._members.head(name)):
+            self._read_as_xml(name)
+        elif name.endswith(_PLAIN):
+            self._read_as_text(name)
+        elif not _WORDLESS.search(name):
+            self._unseen += 1
+
+    def _read_as_xml(self, name: str) -> None:
+        """Of any name: its relations say what a part is, and some write XML that is none."""
+        try:
+            self._hear(name, text_of_part(self._members.read(name), self._cells))
+        except NoXmlError:
+            self._unseen += 1
+
+    def _read_as_text(self, name: str) -> None:
+        try:
+            self._hear(name, PartText(self._members.read(name).decode("utf-8-sig"), ()))
+        except UnicodeDecodeError:
+            self._unseen += 1
+
+    def _hear(self, name: str, part: PartText) -> None:
+        is_content = _CONTENT.search(name) is not None or not (name.endswith(_XML) or _ABOUT.search(name))
+        self._says_something |= is_content and bool(part.words.strip())
+        self._beside += part.beside
+        self._pieces.add(part.words, head=name)
+
+
 def _reading_order(name: str) -> tuple[bool, list[tuple[int, str]]]:
     """The content first, sheet 10 after sheet 9."""
     return _CONTENT.search(name) is None, [(int(part or 0), rest) for rest, part in re.findall(r"(\D+)(\d*)", name)]
 
 
-def _is_unseen(name: str) -> bool:
-    return "/embeddings/" in name or (name.endswith(".bin") and "printerSettings" not in name)
+class _Members:
+    """An archive of a few megabytes may unpack to a thousand times as much.
 
-
-class _Unpacked:
-    """An archive of a few megabytes may unpack to a thousand times as much."""
+    covered: how many there are whose name another one has as well, of which programs may show either.
+    """
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self._room = _MOST_BYTES
+        self.sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
+        self.covered = sum(not member.is_dir() for member in archive.infolist()) - len(self.sizes)
+
+    def head(self, name: str) -> bytes:
+        with self._archive.open(name) as member:
+            return member.read(_HEAD_BYTES)
 
     def read(self, name: str) -> bytes:
         with self._archive.open(name) as member:
@@ -75,62 +136,3 @@ class _Unpacked:
         if self._room < 0:
             raise NotReadableError(Unread.TOO_LONG)
         return content
-
-
-def _words_of(xml: bytes, cells: Sequence[str] = ()) -> str:
-    return _Words(cells).of(xml)
-
-
-class _Words:
-    """The words between tags, a line for each paragraph and row. Each shared text of a workbook ends with a NUL."""
-
-    def __init__(self, cells: Sequence[str]) -> None:
-        self._cells = cells
-        self._said: list[str] = []
-        self._names_its_text = False
-        self._number: list[str] | None = None  # of the text that a cell names, while it is read
-
-    def of(self, xml: bytes) -> str:
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartDoctypeDeclHandler = _refuse  # an office document declares no entities, a bomb does
-        parser.StartElementHandler = self._begin
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._hear
-        parser.Parse(xml, True)
-        return "".join(self._said)
-
-    def _begin(self, name: str, attributes: Mapping[str, str]) -> None:
-        element = _local(name)
-        if element == "c":
-            self._names_its_text = attributes.get("t") == "s"
-        elif element == "v" and self._names_its_text:
-            self._number = []
-        if attributes.get("TargetMode") == "External":
-            self._said.append(attributes.get("Target", "") + "\n")
-        self._said += [f"{value}\n" for key in _SAYING if (value := attributes.get(key))]
-
-    def _hear(self, text: str) -> None:
-        if text.isspace() and "\n" in text:
-            return  # between tags that were written for people to read
-        (self._said if self._number is None else self._number).append(text)
-
-    def _end(self, name: str) -> None:
-        element = _local(name)
-        if element == "v" and self._number is not None:
-            number, self._number = int("".join(self._number)), None
-            self._said.append(self._cells[number])
-        if element == "si":
-            self._said.append("\0")
-        elif element in _LINES:
-            self._said.append("\n")
-        elif element in _CELLS:
-            self._said.append("\t")
-
-
-def _local(name: str) -> str:
-    return name.rpartition(":")[2]
-
-
-def _refuse(*_: object) -> None:
-    raise NotReadableError(Unread.DAMAGED)

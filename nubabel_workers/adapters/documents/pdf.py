@@ -1,18 +1,38 @@
-"""What a PDF says: its pages, the notes and links on them, its form and its title. Pictures are not read."""
+"""What a PDF says: its pages, the notes and links on them, its form and its title. Pictures are not looked at.
+
+Of its other strings (bookmarks, choices of a form, descriptions of pictures, metadata, scripts) those are told that
+must not leave unseen.
+"""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pypdf import PageObject, PdfReader
 from pypdf.errors import LimitReachedError
+from pypdf.generic import (
+    ArrayObject,
+    ByteStringObject,
+    DictionaryObject,
+    IndirectObject,
+    PdfObject,
+    StreamObject,
+    TextStringObject,
+)
 
+from nubabel_workers.adapters.documents.hidden import told
 from nubabel_workers.adapters.documents.pieces import NotReadableError, Pieces
+from nubabel_workers.adapters.documents.xml_words import NoXmlError, text_of_part
 from nubabel_workers.domain.documents import DocumentText, Unread
 
 _MOST_PAGES = 300
 _LEGIBLE = 0.9  # of the letters; fonts that don't say which letters they draw give control characters
 _ABOUT = ("/Title", "/Author", "/Subject", "/Keywords")
+_DRAWN_WITH = frozenset({"/Font", "/ColorSpace", "/ExtGState", "/Pattern", "/Shading"})  # there are no words in these
+_TEXT_STREAMS = frozenset(
+    {"/JS", "/RC", "/V", "/DV"}
+)  # where a string may be a stream: ISO 32000-1, table 220 and others
+_NO_NOTES = frozenset({"/Link", "/Widget", "/Popup"})
 # Operators after which there is something to see: ISO 32000-1, table 51.
 _PAINTING = frozenset({b"Do", b"BI", b"sh", b"Tj", b"TJ", b"f", b"F", b"f*", b"B", b"B*", b"b", b"b*", b"S", b"s"})
 
@@ -39,12 +59,14 @@ def _text_of(reader: PdfReader) -> DocumentText:
         elif _is_painted(page):
             unseen += 1
         pieces.add("\n".join(_notes_on(page)), head=f"notes and links on page {number}")
+        unseen += sum(map(_draws_its_words, _annotations(page)))
     if unseen and not read:
         raise NotReadableError(Unread.WITHOUT_TEXT)
-    fields = reader.get_form_text_fields() if "/AcroForm" in reader.root_object else {}
-    pieces.add("\n".join(f"{name}: {value}" for name, value in fields.items() if value), head="form")
+    fields = (reader.get_fields() or {}) if "/AcroForm" in reader.root_object else {}
+    pieces.add("\n".join(f"{name}: {field.value}" for name, field in fields.items() if field.value), head="form")
     about: Mapping[str, object] = reader.metadata or {}
     pieces.add("\n".join(str(about[key]) for key in _ABOUT if key in about), head="about the document")
+    pieces.add(told(_strings_of(reader)), head="elsewhere in the file")
     return DocumentText(str(pieces), unseen)
 
 
@@ -58,10 +80,59 @@ def _is_painted(page: PageObject) -> bool:
     return contents is not None and not _PAINTING.isdisjoint(contents.get_data().split())
 
 
+def _annotations(page: PageObject) -> Iterator[Any]:
+    return (note.get_object() for note in page.annotations or ())
+
+
+def _draws_its_words(annotation: Any) -> bool:
+    """A stamp or the like, of which only the drawing says something."""
+    return "/AP" in annotation and not annotation.get("/Contents") and annotation.get("/Subtype") not in _NO_NOTES
+
+
 def _notes_on(page: PageObject) -> Iterator[str]:
-    for note in page.annotations or ():
-        annotation: Any = note.get_object()
+    for annotation in _annotations(page):
         yield str(annotation.get("/Contents", ""))
         action = annotation.get("/A")
         if action is not None:
             yield str(action.get_object().get("/URI", ""))
+
+
+def _strings_of(reader: PdfReader) -> Iterator[str]:
+    """Every string that can be reached from the beginning of the document, but for what pages are drawn with."""
+    seen: set[tuple[int, int]] = set()
+    waiting: list[tuple[str, Any]] = [("", reader.trailer.get("/Root")), ("", reader.trailer.get("/Info"))]
+    while waiting:
+        key, one = waiting.pop()
+        if isinstance(one, IndirectObject):
+            if (place := (one.idnum, one.generation)) in seen:
+                continue
+            seen.add(place)
+            one = one.get_object()
+        yield from _strings_in(key, one)
+        waiting += _inside(key, one)
+
+
+def _strings_in(key: str, one: PdfObject | None) -> Iterable[str]:
+    if isinstance(one, TextStringObject):
+        return [one]
+    if isinstance(one, ByteStringObject):
+        return [one.decode("latin-1")]
+    if isinstance(one, StreamObject) and one.get("/Subtype") == "/XML":
+        return _words_of_metadata(one.get_data())
+    if isinstance(one, StreamObject) and key in _TEXT_STREAMS:
+        return [one.get_data().decode("latin-1")]
+    return ()
+
+
+def _words_of_metadata(xml: bytes) -> list[str]:
+    try:
+        part = text_of_part(xml.strip(b" \0\r\n\t"))
+    except NoXmlError:
+        return [xml.decode(errors="replace")]
+    return [*part.words.splitlines(), *part.beside]
+
+
+def _inside(key: str, one: PdfObject | None) -> Iterable[tuple[str, Any]]:
+    if isinstance(one, DictionaryObject):
+        return [(str(name), value) for name, value in one.items() if name not in _DRAWN_WITH]
+    return [(key, value) for value in one] if isinstance(one, ArrayObject) else ()

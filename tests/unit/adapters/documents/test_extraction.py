@@ -1,13 +1,24 @@
 """What documents say, and why nothing can be told of others."""
 
+import io
+import zipfile
+
 import pytest
 
 from nubabel_workers.adapters.documents.extraction import read
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
-from tests.documents import PICTURE, archive, docx, locked_pdf, office, packed_pdf, page_of, pdf
+from nubabel_workers.domain.sensitive_data import find
+from tests.documents import PICTURE, archive, docx, locked_pdf, office, packed_pdf, page_of, pdf, stream
 
 CARD = "4111 1111 1111 1111"
+XMP = f"<x:xmpmeta xmlns:x='x'><r:Description xmlns:r='r' pdf:Author='{CARD}' xmlns:pdf='p'/></x:xmpmeta>"
 LINK = "/Annots [<< /Type /Annot /Subtype /Link /A << /S /URI /URI (mailto:kim@example.com) >> >>]"
+
+
+def form_of_pdf(entries: str) -> bytes:
+    """A page, and a form of one list to choose from."""
+    field = f"<< /FT /Ch /T (card) {entries} >>".encode()
+    return pdf(page_of("a"), catalog="/AcroForm << /Fields [6 0 R] >>", others=[field])
 
 
 def text_of(content: bytes, form: DocumentForm) -> str:
@@ -71,13 +82,115 @@ def test_documents_of_other_office_programs_are_read() -> None:
     assert "한글" in text_of(hwpx, DocumentForm.ZIP)
 
 
-def test_what_is_embedded_in_a_document_is_counted_as_unseen() -> None:
-    content = docx("words", **{"word/embeddings/sheet.xlsx": "…", "word/printerSettings/printerSettings1.bin": "…"})
+@pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param({"word/embeddings/sheet.xlsx": "…"}, id="another document"),
+        pytest.param({"word/afchunk.html": f"<p>{CARD}<br></p>"}, id="a page of the web"),
+        pytest.param({"word/afchunk.rtf": r"{\rtf1 4111}"}, id="rich text"),
+        pytest.param({"word/vbaProject.bin": "…"}, id="a program"),
+        pytest.param({"ppt/media/said.m4a": "…"}, id="sound"),
+        pytest.param({"xl/drawings/vmlDrawing1.vml": "<xml><br></xml>"}, id="what is no XML, though it looks like it"),
+        pytest.param({"Preview/PrvText.txt": b"\xff\xfe\xfa"}, id="text in unknown letters"),
+    ],
+)
+def test_what_nobody_reads_in_a_document_is_counted_as_unseen(member: dict[str, str]) -> None:
+    beside, alone = read(docx("words", **member), DocumentForm.ZIP), read(office(member), DocumentForm.ZIP)
 
-    found = read(content, DocumentForm.ZIP)
+    assert isinstance(beside, DocumentText)
+    assert beside.unseen == 1
+    assert alone is Unread.WITHOUT_TEXT
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "word/media/image1.PNG",
+        "word/fonts/font1.odttf",
+        "xl/printerSettings/printerSettings1.bin",
+        "docProps/thumbnail.jpeg",
+        "Thumbnails/thumbnail",
+        "ObjectReplacements/Object 1",
+        "layout-cache",
+        "word/empty/",
+    ],
+)
+def test_what_has_no_words_is_not_counted(name: str) -> None:
+    found = read(docx("words", **{name: "…"}), DocumentForm.ZIP)
+
+    assert isinstance(found, DocumentText)
+    assert found.unseen == 0
+
+
+def test_of_two_members_of_one_name_one_was_not_seen() -> None:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as opened:
+        opened.writestr("[Content_Types].xml", "<Types/>")
+        opened.writestr("word/document.xml", f"<p>{CARD}</p>")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            opened.writestr("word/document.xml", "<p>words</p>")
+
+    found = read(written.getvalue(), DocumentForm.ZIP)
 
     assert isinstance(found, DocumentText)
     assert found.unseen == 1
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param({"word/main.bin": f"<?xml version='1.0'?><p>{CARD}</p>"}, id="a main part of any name"),
+        pytest.param({"word/document.xml": "<a><t>4111 1111</t><t> 1111 1111</t></a>"}, id="words of two runs"),
+        pytest.param({"word/document.xml": f"<v:textpath xmlns:v='v' string='{CARD}'/>"}, id="drawn words"),
+        pytest.param({"word/document.xml": f"<wp:docPr xmlns:wp='w' title='{CARD}'/>"}, id="a picture's title"),
+        pytest.param({"word/settings.xml": f"<docVar val='{CARD}'/>"}, id="a variable"),
+        pytest.param({"docProps/custom.xml": f"<p><lpwstr>{CARD}</lpwstr></p>"}, id="a property"),
+        pytest.param({"word/document.xml": f"<a><!-- {CARD} --></a>"}, id="a comment"),
+        pytest.param({"word/document.xml": f"<a><?keep {CARD}?></a>"}, id="an instruction"),
+        pytest.param({"word/media/4111 1111 1111 1111.png": "…", "word/document.xml": "<p>a</p>"}, id="a name"),
+        pytest.param({"xl/worksheets/sheet1.xml": "<c><v>4.111111111111111E15</v></c>"}, id="a large number"),
+        pytest.param({"xl/pivotCache/records.xml": "<n v='4.111111111111111E+15'/>"}, id="a large number's copy"),
+        pytest.param({"content.xml": "<c office:value='4111111111111111' xmlns:office='o'/>"}, id="a cell's value"),
+        pytest.param({"Preview/PrvText.txt": CARD}, id="a preview"),
+        pytest.param({"word/media/image1.svg": f"<svg><text>{CARD}</text></svg>"}, id="a drawing"),
+    ],
+)
+def test_what_must_not_leave_is_found_wherever_it_stands(members: dict[str, str]) -> None:
+    text = text_of(office(members), DocumentForm.ZIP)
+
+    assert [one.canonical for one in find(text)][:1] == ["4111111111111111"]
+
+
+def test_what_stands_beside_the_words_for_programs_is_left_out() -> None:
+    part = "<w:p xmlns:w='w' w:rsidR='00A12B34' w14:paraId='4A5F6C7D' xmlns:w14='u'><w:t>words</w:t></w:p>"
+
+    assert text_of(office({"word/document.xml": part}), DocumentForm.ZIP) == "[word/document.xml]\nwords"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(pdf(page_of("a"), catalog=f"/Outlines << /First << /Title ({CARD}) >> >>"), id="a bookmark"),
+        pytest.param(form_of_pdf(f"/V ({CARD})"), id="a choice"),
+        pytest.param(form_of_pdf(f"/Opt [({CARD})]"), id="what may be chosen"),
+        pytest.param(pdf(page_of("a"), extra=f"/Annots [<< /Subtype /Text /RC (<p>{CARD}</p>) >>]"), id="a note"),
+        pytest.param(pdf(page_of("a"), catalog=f"/OpenAction << /S /JavaScript /JS ({CARD}) >>"), id="a script"),
+        pytest.param(
+            pdf(page_of("a"), catalog="/Metadata 6 0 R", others=[stream(XMP, "/Type /Metadata /Subtype /XML")]),
+            id="metadata",
+        ),
+    ],
+)
+def test_what_must_not_leave_is_found_wherever_it_stands_in_a_pdf(content: bytes) -> None:
+    assert [one.canonical for one in find(text_of(content, DocumentForm.PDF))][:1] == ["4111111111111111"]
+
+
+def test_what_a_stamp_draws_was_not_seen() -> None:
+    stamp = "/Annots [<< /Subtype /Stamp /AP << /N 6 0 R >> >>]"
+
+    found = read(pdf(page_of("words"), extra=stamp, others=[stream("BT ET", "/Subtype /Form")]), DocumentForm.PDF)
+
+    assert found == DocumentText("[page 1]\nwords", unseen=1)
 
 
 @pytest.mark.parametrize(
