@@ -74,11 +74,15 @@ class CredentialsError(PermanentError):
 
 
 class PromptRefusedError(PermanentError):
-    """What was asked holds data that the organization's policy lets out under no name. kinds: of what, never what."""
+    """What was asked holds data that the organization's policy lets out under no name. kinds: of what, never what.
 
-    def __init__(self, kinds: Sequence[str]) -> None:
+    files: the names of those in which it was found, as whoever sent them knows them.
+    """
+
+    def __init__(self, kinds: Sequence[str], *, files: Sequence[str] = ()) -> None:
         super().__init__(f"the prompt holds: {', '.join(kinds)}", code="sensitive_data")
         self.kinds = tuple(kinds)
+        self.files = tuple(files)
 
 
 class ForeignSessionError(PermanentError):

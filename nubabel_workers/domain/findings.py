@@ -1,5 +1,6 @@
 """What a search for sensitive data finds in a text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,6 +14,17 @@ class SensitiveKind(StrEnum):
     MAIL = "mail address"
     KOREAN_ID = "resident registration number"
     NATIONAL_ID = "national id"
+
+
+class OutOfTimeError(Exception):
+    """There was no time left to look through all of it."""
+
+
+Patience = Callable[[], None]  # called every now and then by whoever looks; raises OutOfTimeError
+
+
+def endless() -> None:
+    """Patience for texts whose length was limited before."""
 
 
 @dataclass(frozen=True)

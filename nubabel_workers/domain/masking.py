@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from nubabel_workers.domain.findings import Finding, SensitiveKind
+from nubabel_workers.domain.findings import Finding, Patience, SensitiveKind, endless
 from nubabel_workers.domain.sensitive_data import find
 
 _MOST_READINGS: Final = 3  # two are enough for all that was generated; a text made to need more must not take longer
@@ -63,14 +63,14 @@ class Placeholders:
         return f"[{finding.kind} {base64.b32encode(digest).decode()[:_TAG_CHARACTERS]}]"
 
 
-def mask(text: str, placeholders: Placeholders) -> Masked:
-    """Without findings the very same text comes back.
+def mask(text: str, placeholders: Placeholders, patience: Patience = endless) -> Masked:
+    """Without findings the very same text comes back. Raises what patience does.
 
     Read again after each replacement: what is left of one that overlapped with another stands alone only then.
     """
     counts: Counter[SensitiveKind] = Counter()
     for _ in range(_MOST_READINGS):
-        found = find(text)
+        found = find(text, patience)
         if not found:
             break
         text = _replaced(text, found, placeholders)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
+from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution, ExecutionError, Status, Usage
 from nubabel_workers.domain.groups import STOPPED_WITH_THE_REST
 from nubabel_workers.domain.notifications import (
@@ -141,17 +142,19 @@ def refused_as_busy(execution: Execution) -> Finish:
     )
 
 
-def refused_for_content(execution: Execution, *, kinds: Sequence[str]) -> Finish:
-    """The organization's policy: nothing with such data leaves. Which kinds is said, never what was found."""
+def refused_for_content(execution: Execution, error: PromptRefusedError) -> Finish:
+    """The organization's policy: nothing with such data leaves. Which kinds is said and in which files, never what."""
     language = language_of(execution.prompt)
-    words = say("rejected_content", language, kinds=", ".join(kind_in(language, kind) for kind in kinds))
+    words = say("rejected_content", language, kinds=", ".join(kind_in(language, kind) for kind in error.kinds))
+    if error.files:
+        words = f"{words} {say('found_in_files', language, names=', '.join(map(_storable, error.files)))}"
     return _finish(
         execution,
         Status.REJECTED,
         verdict=SENSITIVE_DATA,
         markdown=words,
         error=ExecutionError(SENSITIVE_DATA, words),
-        detail={"kinds": list(kinds)},
+        detail={"kinds": list(error.kinds)},
     )
 
 

@@ -5,20 +5,22 @@ Every pattern takes time that grows with the length of the text and no faster: t
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
-from nubabel_workers.domain.findings import Finding, SensitiveKind
+from nubabel_workers.domain.findings import Finding, Patience, SensitiveKind, endless
 from nubabel_workers.domain.identity_numbers import find_lettered, find_numbers
 from nubabel_workers.domain.redaction import HINTS_OF_KEYS, SHAPES_OF_KEYS
 
 _PIECE: Final = 65_536
 
 
-def find(text: str) -> list[Finding]:
-    """All findings, in order; those that overlap are one, of the kind that begins first."""
+def find(text: str, patience: Patience = endless) -> list[Finding]:
+    """All findings, in order; those that overlap are one, of the kind that begins first. Raises what patience does."""
     found = list(_private_keys(text))
     for start, end in _pieces(text):
-        for finder in (_keys, _mails, find_numbers, find_lettered):
+        for finder in (_keys, _mails, partial(find_numbers, patience=patience), find_lettered):
+            patience()
             found += finder(text, start, end)
     found.sort(key=lambda one: (one.start, one.kind is SensitiveKind.MAIL, -one.end))
     kept: list[Finding] = []

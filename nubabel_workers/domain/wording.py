@@ -63,6 +63,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "보내지 않았습니다: 조직의 정책에 따라 다음이 포함된 요청은 처리할 수 없습니다: {kinds}. "
         "해당 내용을 빼고 다시 요청해 주세요.",
     },
+    "found_in_files": {
+        Language.ENGLISH: "It was found in: {names}.",
+        Language.KOREAN: "발견된 파일: {names}.",
+    },
     "refused_requests_per_minute": {
         Language.ENGLISH: "Your organization has reached its limit of requests a minute ({allowed}). Please ask again "
         "in {wait_s} s, or ask your administrator to raise the limit.",

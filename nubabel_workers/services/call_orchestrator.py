@@ -111,7 +111,7 @@ class CallOrchestrator:
         except BudgetReachedError as error:
             return await self._budgets.wait(execution, lease, error.shortage)
         except PromptRefusedError as error:
-            await self._end.held(execution, lease, outcomes.refused_for_content(execution, kinds=error.kinds))
+            await self._end.held(execution, lease, outcomes.refused_for_content(execution, error))
             return "refused"
         except TimeoutError:
             return await self._fail(

@@ -252,7 +252,7 @@ class DispatchExecutions:
         if isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError):
             return await self._wait_for_server(execution, lease, error)
         if isinstance(error, PromptRefusedError):
-            await self._end.held(execution, lease, outcomes.refused_for_content(execution, kinds=error.kinds))
+            await self._end.held(execution, lease, outcomes.refused_for_content(execution, error))
             return "refused"
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         log.warning("execution.dispatch_failed", error=str(error), failures=execution.failures + 1)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.findings import SensitiveKind
+from nubabel_workers.domain.findings import OutOfTimeError, SensitiveKind
 from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.ports import DocumentReader
 from nubabel_workers.domain.prompts import PromptFile
 from nubabel_workers.domain.wording import language_of, say
 
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
-_READ_S = 10.0  # for all documents of a request, one after another: its row has 25 s to be sent
+_LOOK_S = 10.0  # at all files of a request, one after another: its row has 25 s to be sent
 _TEXTUAL = ("image/svg",)
 _BINARY = {
     "image/": Unread.PICTURE,
@@ -85,7 +85,8 @@ class MaskPrompt:
         looked_at = await self._look_at(files, placeholders)
         own = _sum([question.counts, *(file.counts for file in looked_at)])
         if own and policy is MaskingPolicy.REFUSE:
-            raise PromptRefusedError(sorted(own))
+            found_in = [mask(file.original.name, placeholders).text for file in looked_at if file.counts]
+            raise PromptRefusedError(sorted(own), files=found_in)
         around = [await _masked(text, placeholders) for text in context]
         return _outgoing(
             execution,
@@ -107,26 +108,30 @@ class MaskPrompt:
 
     async def _look_at(self, files: Sequence[PromptFile], placeholders: Placeholders) -> list[_LookedAt]:
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _READ_S
+        ends_at = loop.time() + _LOOK_S
         looked_at = []
         for file in files:
             name = mask(file.name, placeholders)
             named = _LookedAt(file, replace(file, name=name.text), name.counts)
             form = form_of(file.content, file.mime_type)
-            if form is None:
-                looked_at.append(await _text_file(named, placeholders))
-            else:
-                looked_at.append(await self._document(named, form, placeholders, timeout_s=ends_at - loop.time()))
+            try:
+                if form is None:
+                    looked_at.append(await _text_file(named, placeholders, ends_at))
+                else:
+                    looked_at.append(await self._document(named, form, placeholders, ends_at))
+            except OutOfTimeError:
+                looked_at.append(replace(named, unread=Unread.TOO_LONG))
         return looked_at
 
     async def _document(
-        self, named: _LookedAt, form: DocumentForm, placeholders: Placeholders, *, timeout_s: float
+        self, named: _LookedAt, form: DocumentForm, placeholders: Placeholders, ends_at: float
     ) -> _LookedAt:
         """As it is, or as its masked text: nobody can take words out of a document and leave the rest as it was."""
+        timeout_s = ends_at - asyncio.get_running_loop().time()
         found = await self._documents.read(named.original.content, form, timeout_s=max(timeout_s, 0))
         if isinstance(found, Unread):
             return replace(named, unread=found)
-        content = await _masked(found.text, placeholders)
+        content = await _masked(found.text, placeholders, ends_at)
         if not content.counts:
             return replace(named, unread=Unread.PARTS if found.unseen else None)
         name = named.cleaned.name
@@ -174,18 +179,25 @@ def _by_name(counts: Mapping[SensitiveKind, int]) -> Mapping[str, int]:
     return {kind.value: count for kind, count in counts.items()}
 
 
-async def _masked(text: str, placeholders: Placeholders) -> Masked:
+async def _masked(text: str, placeholders: Placeholders, ends_at: float | None = None) -> Masked:
+    """ends_at: of the loop's clock, for what may be long; then it raises OutOfTimeError."""
     if len(text) <= _AT_ONCE:
         return mask(text, placeholders)
-    return await asyncio.to_thread(mask, text, placeholders)
+    clock = asyncio.get_running_loop().time
+
+    def patience() -> None:
+        if ends_at is not None and clock() > ends_at:
+            raise OutOfTimeError
+
+    return await asyncio.to_thread(mask, text, placeholders, patience)
 
 
-async def _text_file(named: _LookedAt, placeholders: Placeholders) -> _LookedAt:
+async def _text_file(named: _LookedAt, placeholders: Placeholders, ends_at: float) -> _LookedAt:
     """What cannot be read as text stays as it is."""
     text = _text_of(named.original)
     if isinstance(text, Unread):
         return replace(named, unread=text)
-    content = await _masked(text, placeholders)
+    content = await _masked(text, placeholders, ends_at)
     if not content.counts:
         return named
     mime_type = named.original.mime_type.partition(";")[0].strip()  # what it said of its letters is not true any more

@@ -8,7 +8,9 @@ import pytest
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
+from nubabel_workers.domain.outcomes import refused_for_content
 from nubabel_workers.domain.prompts import PromptFile
+from nubabel_workers.services import mask_prompt
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
 from tests.fakes.documents import FakeDocuments
 from tests.unit.domain.test_placement import EXECUTION
@@ -89,6 +91,30 @@ async def test_office_documents_are_looked_through_as_well(masking: Masking) -> 
     assert [file.name for file in outgoing.files] == ["list.xlsx.masked.txt"]
 
 
+async def test_a_refusal_names_the_files_and_no_value(masking: Masking) -> None:
+    text = PromptFile(f"of {CARD}.txt", "text/plain", MAIL.encode())
+
+    with pytest.raises(PromptRefusedError) as refused:
+        await masking.outgoing(MaskingPolicy.REFUSE, TERMS, INVOICE, text)
+
+    said = refused_for_content(EXECUTION, refused.value)
+    words = said.error.message if said.error else ""
+    assert "It was found in: invoice.pdf, of [card number " in words
+    assert not [value for value in (CARD, MAIL, TERMS.name) if value in words]
+
+
+async def test_what_takes_too_long_to_look_through_counts_as_not_looked_through(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_LOOK_S", 0.0)
+    file = PromptFile("long.txt", "text/plain", b"1234 " * 200_000)
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, file)
+
+    assert outgoing.files == [file]
+    assert outgoing.cleaning == Cleaning(unread={Unread.TOO_LONG: 1})
+
+
 @pytest.mark.parametrize("document", [INVOICE, SHEET], ids=["pdf", "xlsx"])
 async def test_a_document_with_findings_is_refused_where_requests_are_refused(
     masking: Masking, document: PromptFile
@@ -133,7 +159,7 @@ async def test_where_everything_may_leave_nothing_is_read_and_nothing_is_said(ma
 async def test_documents_that_are_too_many_for_the_time_there_is_are_not_waited_for(
     masking: Masking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nubabel_workers.services.mask_prompt._READ_S", 0.0)
+    monkeypatch.setattr(mask_prompt, "_LOOK_S", 0.0)
 
     outgoing = await masking.outgoing(MaskingPolicy.MASK, TERMS)
 
