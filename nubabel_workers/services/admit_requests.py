@@ -35,9 +35,10 @@ _SHARES = 100  # a process takes a hundredth of a minute's requests at a time, s
 
 @dataclass
 class _Minute:
-    """What this process may still accept in this minute."""
+    """What this process may still accept in this minute, of so many that are allowed."""
 
     number: int
+    allowed: int
     left: int = 0
 
 
@@ -144,7 +145,7 @@ class AdmitRequests:
         if allowed is None:
             return None
         now_s = self._clock.now().timestamp()
-        minute = self._minute(organization_id, int(now_s // MINUTE_S))
+        minute = self._minute(organization_id, int(now_s // MINUTE_S), allowed)
         if minute.left < requests:
             share = max(requests - minute.left, allowed // _SHARES)
             key = f"requests:{organization_id}"
@@ -155,10 +156,11 @@ class AdmitRequests:
         minute.left -= requests
         return None
 
-    def _minute(self, organization_id: str, number: int) -> _Minute:
+    def _minute(self, organization_id: str, number: int, allowed: int) -> _Minute:
+        """A share of more than is allowed by now is good no more."""
         minute = self._minutes.get(organization_id)
-        if minute is None or minute.number != number:
-            minute = _Minute(number)
+        if minute is None or minute.number != number or minute.allowed > allowed:
+            minute = _Minute(number, allowed)
             _remember(self._minutes, organization_id, minute)
         return minute
 

@@ -136,6 +136,15 @@ async def test_a_changed_limit_is_obeyed_by_the_next_request(door: FrontDoor) ->
     assert await tenant.refused_by() == "queued"
 
 
+async def test_fewer_requests_a_minute_hold_within_the_minute(door: FrontDoor) -> None:
+    tenant = Tenant(door, requests_per_minute=1000)
+    await tenant.submit()
+
+    fewer = replace(tenant.organization, limits={"requests_per_minute": 5})
+
+    assert await tenant.refused_by(organization=fewer) == "requests_per_minute"
+
+
 async def test_who_was_refused_by_the_minute_gets_what_is_allowed_after_all(door: FrontDoor) -> None:
     tenant = Tenant(door, requests_per_minute=1)
     await tenant.submit()
