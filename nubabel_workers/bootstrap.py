@@ -664,6 +664,7 @@ def _follow_instance(
         budgets,
         watch,
         a.hints,
+        main_agent=a.settings.opencode_agent_prefix,
         progress_pace_s=a.settings.slack_progress_interval_s,
     )
 

@@ -277,6 +277,8 @@ def _print_check(found: InstanceCheck) -> None:
     if found.problem is not None:
         word, detail = "FAIL", found.problem
     print_line((word.ljust(6), styled(word)), (f"{found.instance.id} {found.instance.url}  {plain(detail)}", ""))
+    if found.advice:
+        say(f"{'':<6}→ {plain(found.advice)}")
 
 
 def _as_json(found: InstanceCheck) -> dict[str, object]:
@@ -285,6 +287,7 @@ def _as_json(found: InstanceCheck) -> dict[str, object]:
         "version": found.version,
         "agents": found.agents,
         "problem": found.problem,
+        "advice": found.advice,
     }
 
 
@@ -306,7 +309,7 @@ def _health(instance: Instance) -> str:
     if instance.given_up:
         return "given up"
     if not instance.healthy:
-        return "unfit"
+        return "refused" if instance.refused else "unfit"
     return "strained" if instance.strain else "healthy"
 
 

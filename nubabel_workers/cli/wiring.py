@@ -87,7 +87,7 @@ def _wired(
         services.servers,
         services.breakers,
         chance,
-        agent_prefix=settings.opencode_agent_prefix,
+        main_agent=settings.opencode_agent_prefix,
     )
     organizations = PostgresOrganizations(database, cipher)
     limits = ManageLimits(organizations, services.plans, services.keep_budgets)

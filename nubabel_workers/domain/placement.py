@@ -77,6 +77,7 @@ class Placement:
             one
             for one in candidates
             if self._free(one) > 0
+            and not one.refused
             and (one.healthy or one is pinned or self.is_probe(one))
             and self._directories[one.id].has_room(execution)
         ]
@@ -103,7 +104,11 @@ class Placement:
         candidates = [pinned] if pinned else self._open_to(execution.organization_id, servers)
         if not candidates and servers is ServersPolicy.DEDICATED:
             return PlaceWait(OWN)
-        usable = [one for one in candidates if one.id not in self._probes and (one.healthy or one is pinned)]
+        usable = [
+            one
+            for one in candidates
+            if one.id not in self._probes and not one.refused and (one.healthy or one is pinned)
+        ]
         if any(self._free(one) > 0 for one in usable):
             return PlaceWait(ROOM)
         if usable or not candidates:

@@ -137,6 +137,7 @@ class Instance:
     awaited: int = 0  # queued executions of sessions that live there; counted while it is taken back after being away
     healthy: bool = True  # the listener's last word: an unreachable one gets no new sessions; health_detail says why
     health_detail: str = ""
+    refused: bool = False  # unhealthy although it answers: we cannot work with it, not even for the sessions it has
     strain: str = ""  # it answers and is not well, and this is why: new sessions go to others, as long as there are any
     memory_bytes: int | None = None  # of its process, where its plugin tells
     event_lag_s: float | None = None  # how late its events came at the last check; None: nobody has looked yet

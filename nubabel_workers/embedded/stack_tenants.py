@@ -68,7 +68,7 @@ async def register_server(services: Services, new: NewInstance) -> Instance:
         services.servers,
         services.breakers,
         services.chance,
-        agent_prefix=services.settings.opencode_agent_prefix,
+        main_agent=services.settings.opencode_agent_prefix,
     )
     added = await instances.add(new, actor=_ACTOR)
     await instances.look_at(added)

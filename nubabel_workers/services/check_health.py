@@ -34,6 +34,14 @@ class Finding:
     latency_ms: float = 0.0
 
 
+class _UnfitError(PermanentError):
+    """An OpenCode server that answered or refused: what it said decides what to do about it."""
+
+    def __init__(self, problem: str, *, advice: str) -> None:
+        super().__init__(problem, code="instance_unfit")
+        self.advice = advice
+
+
 class CheckHealth:
     """dependencies: what can be asked without knowing any row. What is found in rows (servers, workspaces) is looked at
     after them, when the probes named needed_by_rows went well.
@@ -90,16 +98,18 @@ class CheckHealth:
         )
 
     async def _look_at(self, probe: Probe) -> Finding:
-        started = self._clock.monotonic()
+        started, advice = self._clock.monotonic(), probe.advice
         try:
             async with asyncio.timeout(self._timeout_s):
                 detail, ok = await probe.check(), True
         except TimeoutError:
             detail, ok = f"no answer within {self._timeout_s:g} s", False
+        except _UnfitError as error:
+            detail, ok, advice = str(error), False, error.advice
         except NubabelError as error:
             detail, ok = str(error), False
         latency_ms = (self._clock.monotonic() - started) * 1000
-        return Finding(probe.name, ok, detail, "" if ok else probe.advice, round(latency_ms, 1))
+        return Finding(probe.name, ok, detail, "" if ok else advice, round(latency_ms, 1))
 
     async def _instance_probes(self) -> list[Probe]:
         instances = await self._instances.loads()
@@ -109,20 +119,18 @@ class CheckHealth:
         return [self._instance_probe(instance, gates.get(instance.id, CLOSED)) for instance in instances]
 
     def _instance_probe(self, instance: Instance, gate: Gate) -> Probe:
+        out_of_use = f"; to take it out of use: nubabel instances drain {instance.id}"
+
         async def check() -> str:
             found = await self._manage_instances.look_at(instance)
             breaker = "" if gate.lets_all else f"; circuit breaker {gate.words}"
             if found.problem is not None:
-                raise PermanentError(found.problem + breaker, code="instance_unfit")
+                raise _UnfitError(found.problem + breaker, advice=found.advice + out_of_use)
             busy = f"{instance.in_flight}/{instance.capacity_runs} runs"
             words = f"{instance.url}, version {found.version}, {len(found.agents)} agents, {busy}, {instance.status}"
             return words + breaker
 
-        advice = f"see whether the server at {instance.url} runs, and whether user and password are its own"
-        if instance.strain:
-            advice = f"it gets no new sessions while others are well: start the server at {instance.url} anew"
-        out_of_use = f"; to take it out of use: nubabel instances drain {instance.id}"
-        return Probe(f"OpenCode {instance.id}", check, advice + out_of_use)
+        return Probe(f"OpenCode {instance.id}", check, f"see whether the server at {instance.url} runs" + out_of_use)
 
     async def _workspace_probes(self) -> list[Probe]:
         active = [one for one in await self._workspaces.list(None) if one.active]

@@ -90,8 +90,10 @@ class FollowInstance:
         watch: WatchServers,
         hints: HintPublisher,
         *,
+        main_agent: str,
         progress_pace_s: float,
     ) -> None:
+        """main_agent: how the name of the agent begins that a server must have to get work."""
         self._events = events
         self._servers = servers
         self._instances = instances
@@ -105,8 +107,9 @@ class FollowInstance:
         self._budgets = budgets
         self._watch = watch
         self._hints = hints
+        self._main_agent = main_agent
         self._progress_pace_s = progress_pace_s
-        self._found_well: set[str] = set()  # servers whose stream is open now
+        self._connected: set[str] = set()  # servers whose stream is open and that were asked how they are
 
     async def follow(self, instance: Instance, watched: set[str]) -> None:
         """watched: OpenCode sessions whose text is wanted; the caller changes it at any time.
@@ -125,7 +128,7 @@ class FollowInstance:
                 self._breakers.saw(instance.id, CallKind.LOOK, CallOutcome.AWAY)
             raise
         finally:
-            self._found_well.discard(instance.id)
+            self._connected.discard(instance.id)
 
     async def _take(
         self,
@@ -159,6 +162,7 @@ class FollowInstance:
         match event:
             case ServerConnected():
                 await self._report_health(instance)
+                self._connected.add(instance.id)
                 await self._watch.connected(instance.id)
                 aside.create_task(self._reconcile_once_heard(instance))
             case EventLag(seconds=lag_s):
@@ -227,25 +231,26 @@ class FollowInstance:
         version, agents, directories_path = await asyncio.gather(
             server.version(), server.agents(instance.directory), server.directories_path()
         )
-        problem = incompatibility(version)
+        problem = incompatibility(version, agents, main_agent=self._main_agent)
         await self._instances.report_health(
             instance.id,
             healthy=problem is None,
-            detail=problem or "",
+            detail=problem.reason if problem else "",
             version=version,
             agents=agents,
             directories_path=directories_path,
         )
         await self._report.run()
         if problem is None:
-            self._found_well.add(instance.id)
             log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
-        else:
-            log.error("opencode.refused", instance_id=instance.id, version=version, reason=problem)
+        elif problem.reason != instance.health_detail:  # it is asked again and again
+            log.error("opencode.refused", instance_id=instance.id, reason=problem.reason, advice=problem.advice)
 
     async def look_again(self, instance: Instance) -> None:
-        """Whoever wrote meanwhile that it is not well saw less than we, to whom its stream is open."""
-        if not instance.healthy and instance.id in self._found_well:
+        """Whoever wrote meanwhile that it is not well saw less than we, to whom its stream is open; and one that was
+        refused may have got by now what it lacked.
+        """
+        if not instance.healthy and instance.id in self._connected:
             await self._report_health(instance)
 
     async def report_down(self, instance: Instance, reason: str) -> None:

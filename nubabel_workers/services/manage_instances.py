@@ -31,17 +31,18 @@ class NewInstance:
 
 @dataclass(frozen=True)
 class InstanceCheck:
-    """What a server answered. problem: None when it is fit for work."""
+    """What a server answered. problem: None when it is fit for work; advice: what to do about it."""
 
     instance: Instance
     version: str = ""
     agents: tuple[str, ...] = ()
     problem: str | None = None
+    advice: str = ""
     directories_path: str | None = None  # where it makes organizations' directories; None: it makes none
 
 
 class ManageInstances:
-    """agent_prefix: how the name of the agent begins that works by default."""
+    """main_agent: how the name of the agent begins that a server must have to get work."""
 
     def __init__(
         self,
@@ -51,14 +52,14 @@ class ManageInstances:
         breakers: CircuitBreakers,
         chance: Chance,
         *,
-        agent_prefix: str,
+        main_agent: str,
     ) -> None:
         self._registry = registry
         self._instances = instances
         self._servers = servers
         self._breakers = breakers
         self._chance = chance
-        self._agent_prefix = agent_prefix
+        self._main_agent = main_agent
 
     async def add(self, new: NewInstance, *, actor: str) -> Instance:
         """Register a server; one that was removed comes back with the new values."""
@@ -145,7 +146,8 @@ class ManageInstances:
             directories_path=found.directories_path,
         )
         if found.problem is None and instance.strain:
-            return replace(found, problem=instance.strain)
+            advice = f"it gets no new sessions while others are well: start the server at {instance.url} anew"
+            return replace(found, problem=instance.strain, advice=advice)
         return found
 
     async def _ask(self, instance: Instance) -> InstanceCheck:
@@ -155,13 +157,10 @@ class ManageInstances:
             agents = tuple(await server.agents(instance.directory))
             directories_path = await server.directories_path()
         except NubabelError as error:
-            return InstanceCheck(instance, problem=str(error))
-        if (problem := incompatibility(version)) is not None:
-            return InstanceCheck(instance, version, agents, problem)
-        if not any(agent.startswith(self._agent_prefix) for agent in agents):
-            known = ", ".join(agents) or "none"
-            problem = f"it has no agent whose name begins with {self._agent_prefix!r} (it has: {known})"
-            return InstanceCheck(instance, version, agents, problem)
+            advice = f"see whether the server at {instance.url} runs, and whether user and password are its own"
+            return InstanceCheck(instance, problem=str(error), advice=advice)
+        if (lack := incompatibility(version, agents, main_agent=self._main_agent)) is not None:
+            return InstanceCheck(instance, version, agents, lack.reason, lack.advice)
         return InstanceCheck(instance, version, agents, directories_path=directories_path)
 
     async def _set_status(self, instance_id: str, status: str, *, actor: str) -> Instance:

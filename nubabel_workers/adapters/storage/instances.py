@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 _COLUMNS = f"""i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
               i.submits_per_second, i.max_directories, i.directories_path, i.agents, i.version, i.healthy,
-              i.health_detail, i.checked_at, i.event_lag_s,
+              i.health_detail, i.refused AND NOT i.healthy AS refused, i.checked_at, i.event_lag_s,
               COALESCE((SELECT string_agg(value, '; ' ORDER BY key) FROM jsonb_each_text({STRAINS_SQL})), '') AS strain,
               CASE WHEN i.memory_at > now() - interval '5 minutes' THEN i.memory_bytes END AS memory_bytes,
               EXTRACT(EPOCH FROM now() - i.recovered_at)::float8 AS recovered_ago_s"""
@@ -133,8 +133,9 @@ class PostgresInstances:
         agents: Sequence[str],
         directories_path: str | None = None,
     ) -> None:
-        """What an unreachable server told of itself stays. One that is back is taken back slowly: a new process has no
-        directory loaded, and each is loaded again at its pace.
+        """What an unreachable server told of itself stays, also that it is refused, which only one is that answers and
+        so tells its version. One that is back is taken back slowly: a new process has no directory loaded, and each is
+        loaded again at its pace.
         """
         await self._database.system().execute(
             """
@@ -153,6 +154,7 @@ class PostgresInstances:
                                     THEN now() ELSE recovered_at END,
                 unhealthy_since = CASE WHEN NOT %(healthy)s THEN COALESCE(unhealthy_since, now()) END,
                 health_detail = %(detail)s, checked_at = now(),
+                refused = NOT %(healthy)s AND (%(version)s <> '' OR refused),
                 version = CASE WHEN %(version)s = '' THEN version ELSE %(version)s END,
                 agents = CASE WHEN %(healthy)s THEN %(agents)s ELSE agents END,
                 directories_path = CASE WHEN %(healthy)s THEN COALESCE(%(directories_path)s, directories_path)
@@ -217,7 +219,7 @@ class PostgresInstances:
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
                     submits_per_second = excluded.submits_per_second, max_directories = excluded.max_directories,
-                    directories_path = NULL, status = 'active', healthy = true,
+                    directories_path = NULL, status = 'active', healthy = true, refused = false,
                     unhealthy_since = NULL, recovered_at = NULL, health_detail = '', memory_samples = '[]',
                     memory_bytes = NULL, memory_at = NULL, event_lag_s = NULL, strains = '{{}}', strained_since = NULL
                 WHERE i.status = 'removed' AND i.id = excluded.id

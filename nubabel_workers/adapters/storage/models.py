@@ -162,6 +162,7 @@ class InstanceRow(Base):
     version: Mapped[str] = mapped_column(server_default=text("''"))
     healthy: Mapped[bool] = mapped_column(server_default=text("true"))
     health_detail: Mapped[str] = mapped_column(server_default=text("''"))
+    refused: Mapped[bool] = mapped_column(server_default=text("false"))  # it answers, and we cannot work with it
     checked_at: Mapped[datetime | None]
     unhealthy_since: Mapped[datetime | None]
     recovered_at: Mapped[datetime | None]  # when it was last back after more than a moment away

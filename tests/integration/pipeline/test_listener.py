@@ -11,7 +11,8 @@ from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.listener.process import Listener
-from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode import config
+from nubabel_workers.simulators.opencode.config import SimulatedAgent, SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
@@ -295,6 +296,40 @@ class TestOfAnotherGeneration:
         assert await pipeline.statuses() == ["queued"]
         row = await pipeline.one("SELECT health_detail FROM instances")
         assert row == {"health_detail": "OpenCode 2.0.0 speaks another API: this release works with 1.x"}
+
+
+class TestWithoutTheAgentThatWorksByDefault:
+    @pytest.fixture
+    async def opencode(self) -> AsyncIterator[RunningSimulator]:
+        async with simulator(SimulatorConfig(plugin="none")) as running:
+            yield running
+
+    async def test_such_a_server_gets_no_work_not_even_of_its_own_sessions(self, pipeline: Pipeline) -> None:
+        async with listening(pipeline):
+            await eventually_true(lambda: is_healthy(pipeline, False))
+        await pipeline.mention("hello")
+        await pipeline.take_events()
+        await pipeline.services.database.system().execute("UPDATE sessions SET instance_id = 'ins_1'")
+        await pipeline.services.database.system().execute("UPDATE executions SET instance_id = 'ins_1'")
+
+        await pipeline.dispatch()
+
+        assert await pipeline.statuses() == ["queued"]
+        (instance,) = await pipeline.services.instances.loads()
+        assert instance.refused
+        assert instance.health_detail.startswith("it has no agent whose name begins with 'Sisyphus - ' (it has: build")
+
+    async def test_it_is_taken_in_as_soon_as_it_has_that_agent(
+        self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with listening(pipeline):
+            await eventually_true(lambda: is_healthy(pipeline, False))
+            monkeypatch.setattr(config, "PLAIN_AGENTS", (SimulatedAgent("Sisyphus - new"),))
+
+            await eventually_true(lambda: is_healthy(pipeline, True))
+
+        (instance,) = await pipeline.services.instances.loads()
+        assert (instance.agents, instance.refused, instance.health_detail) == (("Sisyphus - new",), False, "")
 
 
 async def test_whoever_follows_a_server_corrects_who_wrote_that_it_is_away(pipeline: Pipeline) -> None:

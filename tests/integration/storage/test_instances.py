@@ -382,3 +382,29 @@ async def test_a_strained_server_is_better_than_none_for_the_sessions_of_one_tha
     )
 
     assert await _given_up(instances) == ["ins_1"]
+
+
+async def test_a_server_that_answers_and_is_unfit_is_refused_until_it_is_well_also_while_it_is_away(
+    instances: PostgresInstances,
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+
+    async def report(*, healthy: bool, version: str) -> bool:
+        await instances.report_health("ins_1", healthy=healthy, detail="", version=version, agents=())
+        return (await instances.loads())[0].refused
+
+    assert not await report(healthy=False, version="")
+    assert await report(healthy=False, version="1.18.33")
+    assert await report(healthy=False, version="")
+    assert not await report(healthy=True, version="1.18.33")
+
+
+async def test_a_refused_server_that_an_older_release_finds_well_is_not_refused(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.report_health("ins_1", healthy=False, detail="", version="1.18.33", agents=())
+
+    await database.system().execute("UPDATE instances SET healthy = true")
+
+    assert not (await instances.loads())[0].refused

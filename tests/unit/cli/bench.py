@@ -237,7 +237,7 @@ class Bench:
         cancel = CancelExecution(store, end, self.hints)
         busy_policy = ApplyBusyPolicy(store, cancel, end)
         instances = ManageInstances(
-            self.instances, self.instances, self.servers, self.breakers, self.chance, agent_prefix="Sisyphus - "
+            self.instances, self.instances, self.servers, self.breakers, self.chance, main_agent="Sisyphus - "
         )
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         return Administration(

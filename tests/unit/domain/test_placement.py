@@ -92,6 +92,18 @@ def test_unreachable_and_draining_servers_get_no_new_sessions() -> None:
 DEDICATED, SHARED = ServersPolicy.DEDICATED, ServersPolicy.SHARED
 
 
+def test_a_refused_server_gets_nothing_not_even_of_its_own_sessions_or_as_a_probe() -> None:
+    refused = server("a", healthy=False, refused=True)
+    half_open = {"a": Gate(BreakerState.HALF_OPEN)}
+    its_own = replace(EXECUTION, instance_id=InstanceId("a"), opencode_session_id="ses_oc")
+
+    assert placed_on(Placement([refused])) is None
+    assert placed_on(Placement([refused]), its_own) is None
+    assert placed_on(Placement([refused], half_open)) is None
+    assert Placement([refused]).place(its_own, stays=True) is None
+    assert Placement([refused]).wait_for(its_own).reason == AWAY
+
+
 def test_a_dedicated_organization_waits_for_its_own_server_and_uses_no_shared_one() -> None:
     own = server("own", organization_id=OrganizationId("org_1"), healthy=False)
     placement = Placement([own, server("shared")])

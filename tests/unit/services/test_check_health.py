@@ -34,7 +34,10 @@ async def _hangs() -> str:
     return "never"
 
 
-class Fit:
+@dataclass
+class Server:
+    agent_names: tuple[str, ...] = ("Sisyphus - ultraworker",)
+
     async def version(self) -> str:
         return "1.18.33"
 
@@ -42,18 +45,22 @@ class Fit:
         return "/srv/opencode/directories"
 
     async def agents(self, directory: str | None) -> list[str]:
-        return ["Sisyphus - ultraworker"]
+        return list(self.agent_names)
 
 
+@dataclass
 class Servers:
+    every: Server = field(default_factory=Server)
+
     def server(self, instance: Instance) -> OpenCodeServer:
-        return cast("OpenCodeServer", Fit())
+        return cast("OpenCodeServer", self.every)
 
 
 @dataclass
 class Bench:
     probes: list[Probe] = field(default_factory=list)
     instances: FakeInstances = field(default_factory=FakeInstances)
+    servers: Servers = field(default_factory=Servers)
     breakers: FakeBreakers = field(default_factory=FakeBreakers)
     workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
     tenants: FakeTenants = field(default_factory=FakeTenants)
@@ -61,7 +68,7 @@ class Bench:
 
     async def run(self) -> dict[str, Finding]:
         manage = ManageInstances(
-            self.instances, self.instances, Servers(), self.breakers, FakeChance(), agent_prefix="Sisyphus - "
+            self.instances, self.instances, self.servers, self.breakers, FakeChance(), main_agent="Sisyphus - "
         )
         health = CheckHealth(
             self.probes,
@@ -204,3 +211,17 @@ async def test_a_token_of_another_workspace_is_found_out(bench: Bench) -> None:
     bench.slack.bots["xoxb-1"] = FakeBot(team_id="T2")
 
     assert "belongs to the workspace T2" in (await bench.run())["Slack Acme"].detail
+
+
+async def test_a_server_without_the_agent_that_works_by_default_is_told_with_the_setting_that_names_it(
+    bench: Bench,
+) -> None:
+    bench.add_instance()
+    bench.servers.every = Server(agent_names=("build",))
+
+    found = (await bench.run())["OpenCode ins_1"]
+
+    assert not found.ok
+    assert "it has: build" in found.detail
+    assert "NUBABEL_OPENCODE_AGENT_PREFIX" in found.advice
+    assert "nubabel instances drain ins_1" in found.advice

@@ -52,7 +52,7 @@ def instances() -> FakeInstances:
 
 def _manage(instances: FakeInstances, servers: FakeServers | None = None) -> ManageInstances:
     return ManageInstances(
-        instances, instances, servers or FakeServers(), FakeBreakers(), FakeChance(), agent_prefix="Sisyphus - "
+        instances, instances, servers or FakeServers(), FakeBreakers(), FakeChance(), main_agent="Sisyphus - "
     )
 
 
