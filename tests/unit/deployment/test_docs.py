@@ -25,7 +25,7 @@ from tests.unit.deployment.files import ROOT, SETTING_NAMES
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 # Named in .env for docker-compose.yml alone, or by the compose file for the images.
-NOT_SETTINGS = {"NUBABEL_VERSION"}
+NOT_SETTINGS = {"NUBABEL_ENV_FILE", "NUBABEL_VERSION"}
 _BRIDGE = ROOT / "opencode-server" / "config" / "bridge"
 
 _CODE = re.compile(r"```(?P<language>\w*)\n(?P<text>.*?)```|`(?P<span>[^`\n]+)`", re.DOTALL)
