@@ -65,6 +65,7 @@ class Execution(_Result):
     session_id: str
     status: Status
     final: bool
+    cancel_requested: bool = False
     waiting_for: WaitingFor | None = None
     source: str = ""
     user_id: str | None = None

@@ -19,6 +19,7 @@ EXECUTION_EXAMPLE: dict[str, Any] = {
     "session_id": _SESSION_ID,
     "status": "completed",
     "final": True,
+    "cancel_requested": False,
     "waiting_for": None,
     "source": "api",
     "user_id": "anna",
@@ -125,6 +126,9 @@ class ExecutionView(BaseModel):
     session_id: str
     status: Status
     final: bool = Field(description="true: nothing will change any more.")
+    cancel_requested: bool = Field(
+        default=False, description="It was asked to stop; where a run has to be ended first, that takes a moment."
+    )
     waiting_for: WaitingView | None = Field(
         default=None,
         description="Of one that is queued or waits for its budget, where it is asked for by its id; else null.",
@@ -153,6 +157,7 @@ class ExecutionView(BaseModel):
             session_id=execution.session_id,
             status=execution.status,
             final=execution.status in FINAL,
+            cancel_requested=execution.cancel_reason is not None,
             waiting_for=None if waiting is None else WaitingView.of(waiting),
             source=execution.source,
             user_id=execution.user_id,

@@ -6,6 +6,7 @@ that a DNS answer that changes in between (rebinding) changes nothing.
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ INVALID_URL: Final = "invalid_url"
 MAX_URL_CHARS: Final = 2_048
 
 _CHUNK_BYTES: Final = 16 * 1024
+_LOCALHOST: Final = re.compile(r"(?:.+\.)?localhost\.?", re.IGNORECASE)  # leads nowhere else: RFC 6761, section 6.3
 _EMBEDDED_IPV4: Final = ipaddress.ip_network("64:ff9b::/96")  # NAT64: the last 32 bits are an IPv4 address
 # Not reachable for others although `is_global` says so: Azure's host, site-local, deprecated 6to4 relays, local NAT64.
 _ALSO_PRIVATE: Final = tuple(
@@ -146,7 +148,8 @@ class EgressGuard:
         if target.user is not None or target.password is not None:
             raise InvalidInputError("the URL must not contain credentials", code=INVALID_URL)
         address = _literal(host)
-        if address is not None and not self._policy.permits(host, port, address):
+        is_this_machine = _LOCALHOST.fullmatch(host) is not None and not self._policy.lists(host, port)
+        if is_this_machine or (address is not None and not self._policy.permits(host, port, address)):
             raise InvalidInputError("the URL's address is not public", code=EGRESS_REFUSED)
         if target.scheme != "https" and not (target.scheme == "http" and self._may_be_plain(host, port, address)):
             raise InvalidInputError("the URL must begin with https://", code=EGRESS_REFUSED)

@@ -256,6 +256,7 @@ async def test_cancelling_a_running_one_is_a_wish_that_is_hinted(door: FrontDoor
     answer = await http.post(f"/v1/executions/{submitted['id']}/cancel")
 
     assert (answer.status_code, answer.json()["status"]) == (202, "running")
+    assert (submitted.get("cancel_requested"), answer.json()["cancel_requested"]) == (None, True)
     assert door.hints.rows(HintTask.COMPLETE) == [submitted["id"]]
 
 

@@ -55,6 +55,16 @@ async def test_public_addresses_are_allowed(address: str) -> None:
     assert EgressGuard(OPEN).check_url(f"https://{host}/in").host is not None
 
 
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.", "hooks.localhost"])
+def test_this_machines_own_name_is_refused_before_it_is_looked_up(host: str) -> None:
+    with pytest.raises(InvalidInputError, match="not public"):
+        EgressGuard(OPEN).check_url(f"https://{host}/in")
+
+
+def test_this_machines_own_name_may_be_an_exception() -> None:
+    assert EgressGuard(EgressPolicy.parse(["localhost:9000"])).check_url("http://localhost:9000/in").port == 9000
+
+
 async def test_one_private_address_among_public_ones_refuses_the_name() -> None:
     resolver = CheckedResolver(OPEN, ScriptedResolver(["8.8.8.8", "10.0.0.1"]))
 
@@ -62,7 +72,7 @@ async def test_one_private_address_among_public_ones_refuses_the_name() -> None:
         await resolver.resolve("hooks.example", 443)
 
 
-@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "0177.0.0.1", "localhost", "127.0.0.1."])
+@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "0177.0.0.1", "127.0.0.1."])
 async def test_other_spellings_of_loopback_are_refused(host: str) -> None:
     guard = EgressGuard(OPEN)  # the system's resolver, which knows these spellings without asking anybody
 
