@@ -13,36 +13,57 @@ from nubabel_workers.domain.wording import Language, say
 ALLOW_MORE = "nubabel_allow_more"  # the action's name on the wire: buttons that stand in threads keep it
 MAX_APPROVERS = 100
 
-_CENT = Decimal("0.01")
-_VALUE = re.compile(r"(?P<execution_id>exe_[0-9a-z_]{1,60}):(?P<replays>\d{1,6})\.(?P<pauses>\d{1,6})")
+_CENT, _STORED = Decimal("0.01"), Decimal("0.000000001")
+_VALUE = re.compile(
+    r"(?P<execution_id>exe_[0-9a-z_]{1,60}):(?P<replays>\d{1,6})\.(?P<pauses>\d{1,6})\.(?P<attempt>\d{1,6})"
+    r":(?P<cost>\d{1,9}(?:\.\d{1,9})?)"
+)
 _SLACK_USER = re.compile(r"[UW][A-Z0-9]{2,30}")
 
 
 @dataclass(frozen=True)
 class BudgetButton:
-    """replays, pauses: how often the request had been replayed, and paused since, when the button was shown. It is
-    good for that wait alone.
+    """replays, pauses, attempt: how often the request had been replayed, paused since, and run, when the button was
+    shown. It is good for that wait alone. cost: US dollars that it says.
     """
 
     execution_id: str
     replays: int
     pauses: int
+    attempt: int
+    cost: float
 
     @classmethod
     def read(cls, value: str) -> Self | None:
         """None: not one of ours, or of a form that nobody reads any more."""
         found = _VALUE.fullmatch(value)
-        return None if found is None else cls(found["execution_id"], int(found["replays"]), int(found["pauses"]))
+        if found is None:
+            return None
+        return cls(
+            found["execution_id"],
+            int(found["replays"]),
+            int(found["pauses"]),
+            int(found["attempt"]),
+            float(found["cost"]),
+        )
 
-    def shown(self, language: Language, *, cost: float) -> Button:
-        """cost: US dollars that a press allows."""
-        label = say("allow_more", language, usd=f"{cost:g}")
-        return Button(ALLOW_MORE, f"{self.execution_id}:{self.replays}.{self.pauses}", label)
+    @property
+    def wait(self) -> str:
+        """Which of the request's waits it is for."""
+        return f"{self.replays}.{self.pauses}.{self.attempt}"
+
+    def shown(self, language: Language) -> Button:
+        usd = _dollars(self.cost)
+        return Button(ALLOW_MORE, f"{self.execution_id}:{self.wait}:{usd}", say("allow_more", language, usd=usd))
 
 
 def cost_allowed(usual: float, *, step: float) -> float:
     """What a press allows (US dollars): no less than a step of the run, in whole cents, or it could not go on."""
-    return max(usual, float(Decimal(str(step)).quantize(_CENT, ROUND_UP)))
+    return max(usual, float(Decimal(step).quantize(_STORED).quantize(_CENT, ROUND_UP)))
+
+
+def _dollars(cost: float) -> str:
+    return f"{cost:.9f}".rstrip("0").rstrip(".")
 
 
 def checked_approvers(user_ids: Sequence[str]) -> tuple[str, ...]:

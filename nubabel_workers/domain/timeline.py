@@ -194,8 +194,8 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.ASK_REJECTED: _asked,
     EventKind.BUDGET_REACHED: lambda d: f"paused, its work is kept: no room under {d.get('cap', 'the budget')}",
     EventKind.RESUMED: lambda d: (
-        f"goes on: {d['by']} allowed it {d.get('cost_usd', 0):g} US dollars more"
-        if "by" in d
+        f"goes on: {d['by']} allowed it {d['cost_usd']:g} US dollars more"
+        if "cost_usd" in d
         else "goes on: there is room in the budget"
     ),
     EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",

@@ -156,10 +156,6 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "I have paused; what was done so far is kept:",
         Language.KOREAN: "작업을 일시 중지했고 지금까지의 작업은 보관되어 있으며,",
     },
-    "paused_for_budget": {
-        Language.ENGLISH: "Paused: waiting for budget.",
-        Language.KOREAN: "일시 중지됨: 예산을 기다리고 있습니다.",
-    },
     "budget_until_day": {
         Language.ENGLISH: "it goes on tomorrow (00:00 UTC), or when an administrator raises the limit.",
         Language.KOREAN: "내일(00:00 UTC) 또는 관리자가 한도를 올리면 계속합니다.",

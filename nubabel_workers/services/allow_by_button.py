@@ -17,8 +17,8 @@ from nubabel_workers.services.keep_budgets import KeepBudgets
 
 log = structlog.get_logger(__name__)
 
+_WORDS_ON_ITS_BUDGET = frozenset({EventKind.WAITING, EventKind.BUDGET_REACHED, EventKind.RESUMED, EventKind.FINISHED})
 _BY = "slack:"  # how the actor's name begins, in timeline and audit log
-_PAUSE_AND_RESUMPTION = frozenset({EventKind.BUDGET_REACHED, EventKind.RESUMED})
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,11 @@ class AllowByButton:
         """A word, and the US dollars that were allowed: by this press, or by one that came first."""
         if not await self._may_allow(claimed):
             return "may_not_allow", None
+        actor = f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
         try:
-            cost = await self._budgets.allow_by_button(
-                execution.organization_id, button, actor=f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
-            )
+            cost = await self._budgets.allow_by_button(execution.organization_id, button, actor=actor)
         except InvalidInputError:
-            before = await self._allowed_by_button(execution)
+            before = await self._allowed_before(button, execution, actor)
             return ("waits_no_more", None) if before is None else ("allowed_more", before)
         return "allowed_more", cost
 
@@ -83,13 +82,15 @@ class AllowByButton:
             and claimed.event.user in organization.budget_approvers
         )
 
-    async def _allowed_by_button(self, execution: Execution) -> float | None:
-        """US dollars of the press that let it go on; None: nobody's, or it was stopped since."""
+    async def _allowed_before(self, button: BudgetButton, execution: Execution, actor: str) -> float | None:
+        """US dollars: of this press, whose worker died, or of somebody's by which it goes on."""
         timeline = await self._executions.timeline(execution.organization_id, execution.id)
-        last = next((event for event in reversed(timeline) if event.kind in _PAUSE_AND_RESUMPTION), None)
-        if last is None or not str(last.detail.get("by", "")).startswith(_BY):
-            return None
-        return float(last.detail.get("cost_usd", 0.0))
+        words = [event for event in timeline if event.kind in _WORDS_ON_ITS_BUDGET]
+        by_button = [event for event in words if event.detail.get("button") == button.wait]
+        found = next((event for event in by_button if event.detail.get("by") == actor), None)
+        if found is None and by_button and words[-1] is by_button[-1]:
+            found = by_button[-1]
+        return None if found is None else float(found.detail["cost_usd"])
 
 
 def _reply(
@@ -102,5 +103,5 @@ def _reply(
         NotificationKind.NOTICE,
         execution.reply,
         {"text": text},
-        dedupe=f"{word}:{execution.id}:{button.replays}.{button.pauses}:{told_to}",
+        dedupe=f"{word}:{execution.id}:{button.wait}:{told_to}",
     )

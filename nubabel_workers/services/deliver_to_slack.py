@@ -86,7 +86,9 @@ class DeliverToSlack:
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
         if workspace is None or not workspace.active:
             raise PermanentError("the app is not installed in this workspace any more", code="workspace_ended")
-        limit = _limit_key(notification.kind, notification.organization_id, target)
+        edits = notification.kind is NotificationKind.PROGRESS or _is_edit(notification)
+        limited = NotificationKind.PROGRESS if edits else notification.kind
+        limit = _limit_key(limited, notification.organization_id, target)
         blocked_s = await self._throttle.blocked_for_s(limit)
         if blocked_s > 0:
             raise RateLimitedError("Slack asked to wait", retry_after_s=blocked_s)
@@ -149,10 +151,11 @@ class DeliverToSlack:
         if not posted and notification.uncertain:
             found = await self._find(token, notification, target, part=1)
             posted = [found] if found else []
-        if notification.payload.get("removed"):
+        pauses = bool(notification.payload.get("paused"))  # there may be progress again
+        if pauses or notification.payload.get("removed"):
             for ts in posted:
                 await self._messenger.delete(token, channel=target.channel, ts=ts)
-            return [] if posted else None
+            return [] if posted or pauses else None
         text = str(notification.payload.get("text", ""))
         if posted:
             await self._messenger.update(token, channel=target.channel, ts=posted[0], text=text)
@@ -165,6 +168,8 @@ class DeliverToSlack:
         """Post what is still missing, one part after the other; each is written down before the next."""
         posted = list(notification.sent_parts)
         marked = notification.repeated
+        if _is_edit(notification):
+            return await self._edit(token, notification, target)
         if notification.uncertain:
             found = None
             if _doubtful_for_long(notification):
@@ -174,14 +179,23 @@ class DeliverToSlack:
                 found = await self._find(token, notification, target, part=len(posted) + 1)
             posted += [found] if found else []
         parts = _parts(notification, marked=marked)
-        if len(posted) == len(parts) and notification.payload.get("edited"):
-            await self._messenger.update(token, channel=target.channel, ts=posted[-1], text=parts[-1])
+        if len(posted) == len(parts) and notification.payload.get("edited"):  # found: posted before it was changed
+            return await self._edit(token, notification, target, posted)
         for number in range(len(posted) + 1, len(parts) + 1):
             if number > len(notification.sent_parts) + 1:
                 with in_doubt_unless_written("a part was told"):
                     await self._notifications.part_sent(notification, lease, posted[-1])
             button = button_of(notification.payload) if number == len(parts) else None
             posted.append(await self._post(token, notification, target, lease, parts[number - 1], number, button))
+        return posted
+
+    async def _edit(
+        self, token: SecretStr, notification: Notification, target: SlackTarget, posted: Sequence[str] = ()
+    ) -> Sequence[str]:
+        """Of a told one the last part, which has the button, without it. Repeating that does no harm."""
+        posted = posted or notification.sent_parts
+        text = _parts(notification, marked=notification.repeated)[-1]
+        await self._messenger.update(token, channel=target.channel, ts=posted[-1], text=text)
         return posted
 
     async def _give_up_looking(self, notification: Notification, lease: Lease) -> None:
@@ -268,6 +282,12 @@ def _parts(notification: Notification, *, marked: bool) -> Sequence[str]:
     if marked:
         markdown = f"{markdown}\n\n{say('repeated', language_of(markdown))}"
     return reply_parts(markdown) or ["…"]
+
+
+def _is_edit(notification: Notification) -> bool:
+    """Whether all of it stands there already, as it was before it was changed."""
+    parts = _parts(notification, marked=notification.repeated)
+    return bool(notification.payload.get("edited")) and len(notification.sent_parts) >= len(parts)
 
 
 def _delivery_id(notification: Notification, part: int) -> str:

@@ -30,7 +30,7 @@ from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPubl
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
 from nubabel_workers.domain.tenants import NearCap
 from nubabel_workers.domain.verdict import Verdict
-from nubabel_workers.domain.wording import language_of, say
+from nubabel_workers.domain.wording import language_of
 from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.read_limits import ReadLimits
 
@@ -156,8 +156,11 @@ class KeepBudgets:
             counted_ids=stopped.ended_ids,
             after_ms=stopped.last_ms,
             step=step,
-            progress=say("paused_for_budget", language_of(execution.prompt)),
-            notice=await self._paused_notice(execution, shortage, step) if shortage is not None else None,
+            notice=(
+                None
+                if shortage is None
+                else await self._paused_notice(execution, shortage, step.cost, pauses=execution.pauses + 1)
+            ),
         )
         self._tell(execution, await self._budgets.pause(execution, lease, pause, keep_s=self._limits.keep_s))
         await self._say_where_it_stands(execution.organization_id, execution.id, Status.WAITING_BUDGET)
@@ -181,12 +184,26 @@ class KeepBudgets:
                 self._hints.publish(Hint(HintTask.DISPATCH, execution.id, execution.organization_id))
                 await self._say_where_it_stands(execution.organization_id, execution.id, Status.QUEUED)
                 resumed += 1
+            elif due.untold and hold is not None:
+                await self._tell_of_pause(execution, hold)
         return resumed
 
+    async def _tell_of_pause(self, execution: Execution, hold: Hold) -> None:
+        """Whoever paused it did not know that there would be no room for going on."""
+        shortage = await self._budgets.shortage(execution, hold)
+        if shortage is None:
+            return
+        notice = await self._paused_notice(execution, shortage, shortage.step_cost, pauses=execution.pauses)
+        if notice is not None:
+            self._tell(execution, await self._budgets.tell_paused(execution, notice))
+
     async def allow_by_button(self, organization_id: str, button: BudgetButton, *, actor: str) -> float:
-        """What the button says, once; US dollars. Raises InvalidInputError: what waits now is not what it was for."""
+        """What the button says, once, or less where operators allow less by now; US dollars.
+
+        Raises InvalidInputError: what waits now is not what it was shown for.
+        """
         step = await self._budgets.step(organization_id, button.execution_id)
-        cost = cost_allowed(self._limits.button_cost, step=step.cost)
+        cost = min(button.cost, cost_allowed(self._limits.button_cost, step=step.cost))
         await self._allow(organization_id, button.execution_id, cost=cost, actor=actor, button=button)
         return cost
 
@@ -227,19 +244,21 @@ class KeepBudgets:
     async def books(self, organization_id: str) -> tuple[Caps, Books]:
         return await self.caps(organization_id) or Caps(), await self._budgets.books(organization_id)
 
-    async def _paused_notice(self, execution: Execution, shortage: Shortage, step: Amount) -> NewNotification | None:
+    async def _paused_notice(
+        self, execution: Execution, shortage: Shortage, step_cost: float, *, pauses: int
+    ) -> NewNotification | None:
+        """pauses: with this one."""
         text = words_for(shortage, language_of(execution.prompt), paused=True)
-        wait = BudgetButton(execution.id, execution.replays, execution.pauses + 1)
-        return await self._notice(execution, text, wait, step.cost, f"budget#{wait.replays}_{wait.pauses}")
+        dedupe = f"budget#{execution.replays}_{pauses}"
+        return await self._notice(execution, text, dedupe, pauses=pauses, step_cost=step_cost)
 
     async def _queue_notice(self, execution: Execution, shortage: Shortage) -> NewNotification | None:
         text = words_for(shortage, language_of(execution.prompt), paused=False)
-        wait = BudgetButton(execution.id, execution.replays, execution.pauses)
         dedupe = f"budget_queued#{execution.replays}_{execution.attempt}"
-        return await self._notice(execution, text, wait, shortage.step_cost, dedupe)
+        return await self._notice(execution, text, dedupe, pauses=execution.pauses, step_cost=shortage.step_cost)
 
     async def _notice(
-        self, execution: Execution, text: str, wait: BudgetButton, step_cost: float, dedupe: str
+        self, execution: Execution, text: str, dedupe: str, *, pauses: int, step_cost: float
     ) -> NewNotification | None:
         """One line in the thread; with a button where somebody in Slack may allow more."""
         target = reply_target(execution.reply)
@@ -249,7 +268,8 @@ class KeepBudgets:
         payload: dict[str, Any] = {"text": text, "kind": kind.value}
         if await self._organization_limits.budget_approvers(execution.organization_id):
             cost = cost_allowed(self._limits.button_cost, step=step_cost)
-            payload["button"] = wait.shown(language_of(execution.prompt), cost=cost).as_dict()
+            button = BudgetButton(execution.id, execution.replays, pauses, execution.attempt, cost)
+            payload["button"] = button.shown(language_of(execution.prompt)).as_dict()
         return NewNotification(kind, target.as_dict(), payload, dedupe)
 
     async def _say_where_it_stands(self, organization_id: str, execution_id: str, status: Status) -> None:

@@ -79,13 +79,21 @@ HOLD = """
   SET cost = GREATEST(budget_holds.cost, EXCLUDED.cost), tokens = GREATEST(budget_holds.tokens, EXCLUDED.tokens),
     user_id = EXCLUDED.user_id, placed_at = now(), look_at = NULL
 """
+# A wait is over: its button, which allows nothing any more, goes from the notice.
+BUTTONS_GO = """
+  UPDATE notifications n
+  SET payload = n.payload - 'button' || '{{"edited": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
+    status = CASE WHEN n.status = 'sent' THEN 'ready' ELSE n.status END
+  FROM {of} WHERE n.execution_id = {of}.id AND n.kind = 'notice' AND n.payload ? 'button'
+    AND n.status IN ('ready', 'sending', 'sent', 'failed')
+"""
 # What a statement that begins an attempt `exe` of a `known` execution is completed with: its number comes back, or
 # which cap leaves no room.
 WITHOUT_HOLD = {"room": "", "if_there_is_room": "", "hold": "", "found": "SELECT attempt FROM exe"}
 WITH_HOLD = {
     "room": f"{ROOM},",
     "if_there_is_room": "AND NOT EXISTS (SELECT 1 FROM short)",
-    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),",
+    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),\nsettled AS ({BUTTONS_GO.format(of='exe')}),",
     "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at, s.step_cost
 FROM known LEFT JOIN short s ON true""",
 }
@@ -171,11 +179,11 @@ given_back AS (
 told AS ({_TELL}),
 shown AS (
   UPDATE notifications n
-  SET payload = jsonb_build_object('text', %(progress)s::text), revision = n.revision + 1, not_before = now(),
+  SET payload = '{{"paused": true}}', revision = n.revision + 1, not_before = now(),
     status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
   FROM exe
-  WHERE n.execution_id = exe.id AND n.kind = 'progress' AND NOT n.payload ? 'removed'
-    AND n.status IN ('ready', 'sending', 'sent')
+  WHERE n.execution_id = exe.id AND n.kind = 'progress' AND n.destination->>'kind' = 'slack'
+    AND NOT n.payload ? 'removed' AND n.status IN ('ready', 'sending', 'sent')
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
@@ -184,12 +192,25 @@ timeline AS (
 SELECT id, (SELECT id FROM told) AS notification_id FROM exe
 """
 
+# untold: whoever paused it found that there was room, and did not say anything.
 DUE = """
-UPDATE budget_holds SET look_at = now() + make_interval(secs => %(again_s)s)
+UPDATE budget_holds h SET look_at = now() + make_interval(secs => %(again_s)s)
 WHERE execution_id IN (
   SELECT execution_id FROM budget_holds
   WHERE look_at <= now() ORDER BY look_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-RETURNING organization_id, execution_id
+RETURNING organization_id, execution_id, NOT EXISTS (
+  SELECT 1 FROM notifications n JOIN executions e ON e.id = n.execution_id
+  WHERE n.execution_id = h.execution_id AND n.kind = 'notice'
+    AND n.dedupe = 'budget#' || e.replays || '_' || e.pauses) AS untold
+"""
+
+TELL_PAUSED = f"""
+WITH exe AS (
+  UPDATE executions SET told_late = true WHERE id = %(id)s AND status = 'waiting_budget'
+  RETURNING id, organization_id, session_id, correlation_id, traceparent
+),
+told AS ({_TELL})
+SELECT (SELECT id FROM told) AS notification_id
 """
 
 _RESUMED = """
@@ -202,14 +223,6 @@ _RESUMED = """
 _SAY_RESUMED = """
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'resumed', %(detail)s FROM exe
-"""
-# A wait is over: its button, which allows nothing any more, goes from the notice.
-BUTTONS_GO = """
-  UPDATE notifications n
-  SET payload = n.payload - 'button' || '{{"edited": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
-    status = CASE WHEN n.status = 'sending' THEN n.status ELSE 'ready' END
-  FROM {of} WHERE n.execution_id = {of}.id AND n.kind = 'notice' AND n.payload ? 'button'
-    AND n.status IN ('ready', 'sending', 'sent')
 """
 _LOOKED = """looked AS (
   UPDATE budget_holds h SET look_at = 'infinity' FROM exe WHERE h.execution_id = exe.id
@@ -246,7 +259,8 @@ ALLOW = """
   FROM (SELECT COALESCE(sum(u.cost), 0) AS cost FROM usage u WHERE u.execution_id = %(id)s) AS used
   WHERE e.id = %(id)s AND e.organization_id = %(organization_id)s AND e.cancel_requested_at IS NULL
     AND (e.status = 'waiting_budget' OR e.status IN ('queued', 'dispatching') AND e.waiting_for = %(reason)s)
-    AND (%(pauses)s::int IS NULL OR e.replays = %(replays)s::int AND e.pauses = %(pauses)s::int AND (
+    AND (%(pauses)s::int IS NULL OR e.replays = %(replays)s::int AND e.pauses = %(pauses)s::int
+      AND e.attempt = %(attempt)s::int AND (
       e.status = 'waiting_budget' OR COALESCE(e.cost_ceiling, 0) <= used.cost))
   RETURNING e.id, e.organization_id
 """

@@ -97,7 +97,6 @@ class PostgresBudgets:
                 "reason": WAITS_FOR_BUDGET,
                 "output": pause.output,
                 "short": pause.shortage is not None,
-                "progress": pause.progress,
                 "look_s": _FIRST_LOOK_S,
                 "keep_s": keep_s,
                 "after_ms": pause.after_ms,
@@ -113,7 +112,13 @@ class PostgresBudgets:
 
     async def due(self, *, again_s: float, limit: int) -> list[Due]:
         rows = await self._database.system().all(sql.DUE, {"again_s": again_s, "limit": limit})
-        return [Due(row["organization_id"], row["execution_id"]) for row in rows]
+        return [Due(row["organization_id"], row["execution_id"], untold=row["untold"]) for row in rows]
+
+    async def tell_paused(self, execution: Execution, notice: NewNotification) -> str | None:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.TELL_PAUSED, {"id": execution.id, "notifications": _rows(notice)}
+        )
+        return row["notification_id"] if row is not None else None
 
     async def resume(self, execution: Execution, hold: Hold | None, *, answer_by_s: float) -> bool:
         params: dict[str, Any] = {"id": execution.id, "answer_by_s": answer_by_s, "detail": Jsonb({})}
@@ -149,9 +154,10 @@ class PostgresBudgets:
                 "cost": cost,
                 "replays": button.replays if button is not None else None,
                 "pauses": button.pauses if button is not None else None,
+                "attempt": button.attempt if button is not None else None,
                 "answer_by_s": answer_by_s,
                 "reason": WAITS_FOR_BUDGET,
-                "detail": Jsonb({"by": actor, "cost_usd": cost}),
+                "detail": Jsonb({"by": actor, "cost_usd": cost} | ({"button": button.wait} if button else {})),
                 **audit_params(entry),
             },
         )

@@ -23,8 +23,7 @@ class Hold:
 class Pause:
     """A run that was stopped at a cap. output: its work so far. after_ms: the server's clock at its last message.
 
-    shortage: None where there is room again. step: what there has to be room for, for it to go on. progress: what its
-    progress message says from now on.
+    shortage: None where there is room again. step: what there has to be room for, for it to go on.
     """
 
     shortage: Shortage | None
@@ -34,16 +33,16 @@ class Pause:
     counted_ids: frozenset[str]
     after_ms: int
     step: Amount
-    progress: str
     notice: NewNotification | None = None
 
 
 @dataclass(frozen=True)
 class Due:
-    """A paused one whose time to look for room has come."""
+    """A paused one whose time to look for room has come. untold: its thread has not heard of this pause."""
 
     organization_id: str
     execution_id: str
+    untold: bool
 
 
 class BudgetStore(Protocol):
@@ -74,7 +73,14 @@ class BudgetStore(Protocol):
         ...
 
     async def pause(self, execution: Execution, lease: Lease, pause: Pause, *, keep_s: float) -> str | None:
-        """The attempt ends, what it used is counted, its hold is gone; kept for keep_s seconds. The notice's id."""
+        """The attempt ends, what it used is counted, its hold is gone; kept for keep_s seconds. The notice's id.
+
+        Its progress message goes until there is progress again.
+        """
+        ...
+
+    async def tell_paused(self, execution: Execution, notice: NewNotification) -> str | None:
+        """Of one whose pause nobody told of; the notice's id. None: it was told by now, or goes on."""
         ...
 
     async def due(self, *, again_s: float, limit: int) -> list[Due]:

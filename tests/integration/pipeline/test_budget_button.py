@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
+from nubabel_workers.adapters.slack.messenger import SlackMessenger
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
+from nubabel_workers.domain.errors import RateLimitedError
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.tenants import PolicyChange
 from nubabel_workers.simulators.slack.model import Json, Message
@@ -192,6 +194,133 @@ async def test_a_replayed_request_that_waits_again_says_so_with_a_button_of_its_
     assert len(await audited(pipeline)) == 1
 
 
+async def waiting_in_the_queue(pipeline: Pipeline) -> Message:
+    """A question for which its day has no room."""
+    await name_approvers(pipeline)
+    await set_caps(pipeline, cost_per_day=0.12)
+    await pipeline.mention("[[usage=90000,0]] dear")
+    await pipeline.answer_everything()
+    question = await start(pipeline, "[[delay=30]] hello")
+    await pipeline.deliver()
+    return question
+
+
+async def its_attempt_fails(pipeline: Pipeline, *, cost: float) -> None:
+    """The server loses it, after it has used that much, and it waits for its budget again."""
+    system = pipeline.services.database.system()
+    await system.execute(
+        """INSERT INTO usage (organization_id, execution_id, day, model, cost, input_tokens, output_tokens,
+             reasoning_tokens, cache_read_tokens, cache_write_tokens)
+           SELECT organization_id, id, (now() AT TIME ZONE 'UTC')::date, 'lost/model', %(cost)s, 1, 0, 0, 0, 0
+           FROM executions WHERE status = 'running'""",
+        {"cost": cost},
+    )
+    pipeline.opencode.simulator.store.sessions.clear()
+    await pipeline.services.cache.flushdb()
+    await look(pipeline)
+    await system.execute("UPDATE executions SET not_before = now() WHERE status = 'queued'")
+    await pipeline.dispatch()
+    await pipeline.deliver()
+
+
+async def test_the_button_of_one_that_waits_in_the_queue_goes_when_there_is_room(pipeline: Pipeline) -> None:
+    question = await waiting_in_the_queue(pipeline)
+    assert len(notices(pipeline, question)) == 1
+
+    await set_caps(pipeline, cost_per_day=100)
+    await pipeline.dispatch()
+    await pipeline.deliver()
+
+    assert (await pipeline.statuses())[-1] == Status.RUNNING
+    assert notices(pipeline, question) == []
+
+
+async def test_each_wait_in_the_queue_has_a_button_of_its_own_that_is_answered(pipeline: Pipeline) -> None:
+    question = await waiting_in_the_queue(pipeline)
+    first = notices(pipeline, question)[0]
+    late = pipeline.slack.press(first, team=TEAM, channel=CHANNEL, user=BEN)
+    await press(pipeline, first, ANNA)
+    await pipeline.dispatch()
+    await its_attempt_fails(pipeline, cost=5)
+    (second,) = notices(pipeline, question)
+
+    await take(pipeline, late)
+    allowed_by_the_old_one = len(await audited(pipeline)) - 1
+    told = len(pipeline.replies(question))
+    await press(pipeline, second, ANNA)
+
+    assert allowed_by_the_old_one == 0
+    assert len(await audited(pipeline)) == 2
+    assert pipeline.replies(question)[told:] == ["$0.12 more was allowed: it goes on."]
+
+
+async def test_what_another_button_allowed_before_is_not_told_of_this_one(pipeline: Pipeline) -> None:
+    question = await waiting_in_the_queue(pipeline)
+    await press(pipeline, notices(pipeline, question)[0], ANNA)
+    await pipeline.dispatch()
+    await its_attempt_fails(pipeline, cost=5)
+    late = pipeline.slack.press(notices(pipeline, question)[0], team=TEAM, channel=CHANNEL, user=BEN)
+    await pipeline.say("stop", thread_ts=question.ts)
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    await take(pipeline, late)
+
+    assert "not waiting" in pipeline.replies(question)[-1]
+
+
+@pytest.mark.parametrize(("now_usd", "allowed"), [(50.0, 0.12), (0.05, 0.05)], ids=["raised", "lowered"])
+async def test_a_press_allows_no_more_than_its_button_says_nor_than_operators_allow_by_then(
+    pipeline: Pipeline, now_usd: float, allowed: float
+) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    budgets = pipeline.services.keep_budgets
+    budgets._limits = replace(budgets._limits, button_cost=now_usd)
+
+    await press(pipeline, notice)
+
+    assert pipeline.replies(question)[1:] == [f"${allowed} more was allowed: it goes on."]
+    assert [entry["detail"]["cost_usd"] for entry in await audited(pipeline)] == [allowed]
+
+
+async def test_a_limit_on_edits_holds_up_no_answer(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def limited(*_: object, **__: object) -> None:
+        raise RateLimitedError("chat.update", retry_after_s=60)
+
+    await name_approvers(pipeline)
+    _, notice = await paused(pipeline)
+    monkeypatch.setattr(SlackMessenger, "update", limited)
+    await press(pipeline, notice)
+
+    other = await pipeline.mention("hello")
+    await pipeline.answer_everything()
+
+    assert any("hello" in reply for reply in pipeline.replies(other))
+
+
+async def test_whoever_dies_while_the_button_goes_it_goes_and_nothing_is_marked(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await name_approvers(pipeline)
+    question, notice = await paused(pipeline)
+    words = notice.text
+    deaths = dies(monkeypatch, pipeline.services.notifications, "sent", after=False)
+
+    with suppress(Killed):
+        await press(pipeline, notice)
+    await others_find_its_rows(pipeline)
+    await pipeline.services.database.system().execute(
+        "UPDATE notifications SET uncertain_since = now() - interval '11 min' WHERE uncertain"
+    )
+    await pipeline.deliver()
+
+    assert deaths() == 1
+    assert notices(pipeline, question) == []
+    assert pipeline.replies(question)[0] == words
+    assert await pipeline.one("SELECT count(*) AS n FROM notifications WHERE repeated") == {"n": 0}
+
+
 async def test_what_waits_in_the_queue_has_the_button_as_well(pipeline: Pipeline) -> None:
     await name_approvers(pipeline)
     await set_caps(pipeline, cost_per_day=0.12)
@@ -313,7 +442,11 @@ async def test_of_what_was_stopped_a_press_says_that_it_waits_no_more(pipeline: 
     [
         {"channel": {"id": "C0OTHER"}},
         {"message": {"ts": "1795216375.000100", "thread_ts": "1795216300.000200"}},
-        {"actions": [{"action_id": "nubabel_allow_more", "value": "exe_none:0.1", "action_ts": "1795216375.000100"}]},
+        {
+            "actions": [
+                {"action_id": "nubabel_allow_more", "value": "exe_none:0.1.1:1", "action_ts": "1795216375.000100"}
+            ]
+        },
         {"actions": [{"action_id": "nubabel_allow_more", "value": "' OR 1=1", "action_ts": "1795216375.000100"}]},
     ],
     ids=["another channel", "another thread", "no such request", "no value of ours"],

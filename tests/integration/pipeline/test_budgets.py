@@ -289,13 +289,39 @@ async def test_whoever_finds_a_run_that_was_told_to_stop_tells_the_thread_what_i
     assert await has_room_looked_for(pipeline) == int(raised)
 
 
-async def test_the_progress_message_says_that_it_is_paused_and_goes_on_afterwards(pipeline: Pipeline) -> None:
+async def test_whoever_looks_for_room_in_vain_tells_the_thread_where_the_pause_was_not_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was room for the step that was cut off, and there is none for going on."""
+    await set_caps(pipeline, cost_per_day=0.17)
+    question = await start(pipeline, _DEAR)
+    dies(monkeypatch, pipeline.services.keep_budgets._budgets, "pause", after=False)
+    with suppress(Killed):
+        await until_paused(pipeline)
+    await set_caps(pipeline, cost_per_day=0.22)
+    await others_find_its_rows(pipeline)
+    await look(pipeline)
+    told_at_first = pipeline.replies(question)
+
+    for _ in range(3):
+        assert await has_room_looked_for(pipeline) == 0
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == ["waiting_budget"]
+    assert told_at_first == []
+    assert ["I have paused" in told for told in pipeline.replies(question)] == [True]
+
+
+async def test_the_progress_message_goes_while_it_is_paused_and_comes_back_with_the_next_progress(
+    pipeline: Pipeline,
+) -> None:
     await set_caps(pipeline, cost_per_execution=0.17)
     question = await start(pipeline, _DEAR)
     row = await pipeline.one("SELECT id FROM executions")
     show = pipeline.services.notifications.show_progress
     await show(ORGANIZATION, str(row["id"]), "Working on it", pace_s=0)
     await pipeline.deliver()
+    shown = pipeline.replies(question)
 
     await until_paused(pipeline)
     while_paused = pipeline.replies(question)
@@ -304,10 +330,15 @@ async def test_the_progress_message_says_that_it_is_paused_and_goes_on_afterward
     await pipeline.dispatch()
     await show(ORGANIZATION, str(row["id"]), "Working on it", pace_s=0)
     await pipeline.deliver()
+    while_it_runs_again = pipeline.replies(question)
+    await pipeline.run_ends()
+    await pipeline.complete()
+    await pipeline.deliver()
 
-    assert "Paused: waiting for budget." in while_paused
-    assert "Working on it" not in while_paused
-    assert "Working on it" in pipeline.replies(question)
+    assert shown == ["Working on it"]
+    assert ["I have paused" in told for told in while_paused] == [True]
+    assert while_it_runs_again == [*while_paused, "Working on it"]
+    assert "Working on it" not in pipeline.replies(question)
 
 
 async def test_a_paused_run_is_cancelled_at_once_and_what_it_did_is_kept(pipeline: Pipeline) -> None:

@@ -225,7 +225,7 @@ async def test_of_two_that_pause_the_same_run_one_does(
     looking = next(leases)
     await executions.claim_checks(execution_id=one.id, limit=1, lease=looking)
     run = used(0.3)
-    pause = Pause(None, "so far", run.usage, run.usage_by_model, frozenset({"msg_a"}), 99, DIME, "paused")
+    pause = Pause(None, "so far", run.usage, run.usage_by_model, frozenset({"msg_a"}), 99, DIME)
 
     told = await asyncio.gather(
         *(budgets.pause(one, looking, pause, keep_s=60) for _ in range(3)), return_exceptions=True
