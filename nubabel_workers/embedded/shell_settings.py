@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import PREFIX, Settings
 
@@ -42,8 +43,13 @@ def shell_settings(environment: Mapping[str, str]) -> ShellSettings:
         if name.startswith(PREFIX) and name != f"{PREFIX}ENV_FILE" and value
     }
     known = {name: value for name, value in given.items() if name in Settings.model_fields}
-    taken = {name: value for name, value in known.items() if not _is_of_the_stack(name)}
+    taken = {name: _wherever_it_starts(name, value) for name, value in known.items() if not _is_of_the_stack(name)}
     return ShellSettings(taken, _variables(known.keys() - taken.keys()), _variables(given.keys() - known.keys()))
+
+
+def _wherever_it_starts(name: str, value: str) -> str:
+    """The processes of the stack are started in another folder than the command."""
+    return str(Path(value).absolute()) if name.endswith("_file") else value
 
 
 def _is_of_the_stack(name: str) -> bool:

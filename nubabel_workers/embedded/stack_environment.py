@@ -74,4 +74,8 @@ def settings_environment(
 def write_env_file(path: Path, environment: Mapping[str, str]) -> None:
     """As `.env` files are written, readable by nobody else: it holds secrets."""
     path.touch(mode=0o600)
-    path.write_text("".join(f"{name}='{value}'\n" for name, value in environment.items()))
+    path.write_text("".join(f"{name}='{_escaped(value)}'\n" for name, value in environment.items()))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

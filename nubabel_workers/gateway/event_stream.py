@@ -26,6 +26,7 @@ FROM_THE_BEGINNING = ""
 _RESUMABLE = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")  # ids of the cache's streams
 _EVENT_NAME = re.compile(r"[a-z_]{1,32}")
 _SAYS_SOMETHING_CHANGED = frozenset({"state", "done"})
+_LAST_WORDS = frozenset(status.value for status in FINAL)
 _DRAIN_IDLE_S = 0.05
 
 log = structlog.get_logger(__name__)
@@ -125,7 +126,6 @@ class ExecutionEvents:
                         await self._look()
                     if self._stands_elsewhere:
                         yield await self._state()
-                    self._read_to_the_end = self._ended and says_so
                     if self._ended or self._clock.monotonic() >= self._ends_at:
                         return
         except TransientError as error:
@@ -156,6 +156,7 @@ class ExecutionEvents:
                     yield None
                     continue
                 self._last, event = item
+                self._read_to_the_end = _is_last(event)
                 yield _event(_name(event), event, self._last)
         finally:
             if isinstance(source, AsyncGenerator):
@@ -175,6 +176,10 @@ class ExecutionEvents:
 
 def _event(name: str, data: Mapping[str, Any], event_id: str | None = None) -> StreamEvent:
     return StreamEvent(name, orjson.dumps(data).decode(), event_id)
+
+
+def _is_last(event: Mapping[str, Any]) -> bool:
+    return event.get("type") == "done" or (event.get("type") == "state" and event.get("status") in _LAST_WORDS)
 
 
 def _name(event: Mapping[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """What a stack on this machine takes from the shell of whoever starts it."""
 
+from pathlib import Path
+
 from config.settings import Settings
 from nubabel_workers.embedded.shell_settings import shell_settings
 
@@ -29,3 +31,11 @@ def test_of_secrets_only_those_of_other_orchestrators_are_taken() -> None:
     taken = shell_settings({f"NUBABEL_{name.upper()}": "x" for name in secrets}).taken
 
     assert set(taken) == {"delegate_token", "fallback_api_key"}
+
+
+def test_a_file_is_found_from_wherever_the_processes_are_started() -> None:
+    taken = shell_settings(
+        {"NUBABEL_PLANS_FILE": "my-plans.toml", "NUBABEL_ANALYSIS_RULES_FILE": "/etc/rules.toml"}
+    ).taken
+
+    assert taken == {"plans_file": str(Path.cwd() / "my-plans.toml"), "analysis_rules_file": "/etc/rules.toml"}

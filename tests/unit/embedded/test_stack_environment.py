@@ -1,8 +1,10 @@
 """The embedded processes see the stack's settings and nothing of the user's own."""
 
 import os
+from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from config.settings import Settings
 from nubabel_workers.embedded.stack_environment import (
@@ -10,6 +12,7 @@ from nubabel_workers.embedded.stack_environment import (
     StackSecrets,
     base_environment,
     settings_environment,
+    write_env_file,
 )
 
 _ADDRESSES = StackAddresses(
@@ -53,3 +56,12 @@ def test_secrets_differ_between_stacks_and_are_not_shown() -> None:
 
     assert one.encryption_key != other.encryption_key
     assert one.flower_password not in repr(one)
+
+
+@pytest.mark.parametrize("value", ["plain", "it's", r"back\slash", r"\'", 'a "quoted" word', "# no comment", "two  "])
+def test_the_file_of_a_stacks_settings_gives_every_value_back(tmp_path: Path, value: str) -> None:
+    written = {"NUBABEL_LOG_FORMAT": "json", "NUBABEL_FALLBACK_MODEL": value, "NUBABEL_LEASE_S": "3"}
+
+    write_env_file(tmp_path / "env", written)
+
+    assert dotenv_values(tmp_path / "env") == written

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import orjson
@@ -120,6 +121,24 @@ async def test_each_state_is_told_once_as_the_row_has_it(door: FrontDoor) -> Non
     assert ["waiting_for" in state for state in states] == [True, False, True, True, False]
     assert {state["type"] for state in states} == {"state"}
     assert names(seen)[-1] == "done"
+
+
+async def test_whoever_comes_after_the_end_is_told_all_that_happened(door: FrontDoor) -> None:
+    execution = await submitted(door, Status.COMPLETED)
+    for event in (
+        {"type": "state", "status": "running"},
+        {"type": "tool", "tool": "bash", "status": "completed"},
+        {"type": "state", "status": "queued"},
+        {"type": "tool", "tool": "read", "status": "completed"},
+        {"type": "state", "status": "completed"},
+    ):
+        await door.progress.append(ACME.id, execution.id, event)
+    seen: list[StreamEvent] = []
+    stream = stream_of(door, replace(execution, status=Status.RUNNING))  # as it was when the client asked
+
+    await asyncio.wait_for(collect(stream.after(""), seen), 5)
+
+    assert [orjson.loads(event.data).get("tool") for event in seen] == [None, "bash", "read", None]
 
 
 async def test_whoever_comes_late_is_told_where_it_stands_and_not_where_it_stood(door: FrontDoor) -> None:
