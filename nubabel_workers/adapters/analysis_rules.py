@@ -1,6 +1,7 @@
 """Reads the rules of the request analysis: those of the package, and an operator's file on top of them."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,20 @@ _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def load_rules(operators_file: Path | None = None, *, main_agent: str = SISYPHUS) -> Rules:
     """Rules ready for use. Raises InvalidInputError naming the place that does not fit."""
-    packaged = resources.files("nubabel_workers.domain").joinpath("analysis_rules.yaml").read_text("utf-8")
-    layers = [_parse(packaged, "analysis_rules.yaml")]
-    if operators_file is not None:
-        layers.append(_read(operators_file))
-    return parse_rules(*layers, main_agent=main_agent)
+    if operators_file is None:
+        return _packaged_rules(main_agent)
+    return parse_rules(_packaged(), _read(operators_file), main_agent=main_agent)
+
+
+@cache
+def _packaged_rules(main_agent: str) -> Rules:
+    return parse_rules(_packaged(), main_agent=main_agent)
+
+
+@cache
+def _packaged() -> Mapping[str, Any]:
+    text = resources.files("nubabel_workers.domain").joinpath("analysis_rules.yaml").read_text("utf-8")
+    return _parse(text, "analysis_rules.yaml")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -1,9 +1,12 @@
 """The gateway's application: routes, what surrounds every request, and how errors look."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import cache
 from http import HTTPStatus
 
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nubabel_workers.gateway.body_limit import BodyLimit
@@ -111,6 +114,17 @@ class NoBrowsers:
 def api() -> FastAPI:
     """The routes and their description, without anything behind them."""
     app = _bare()
+    app.router.routes.extend(_routes())
+    install_problem_handlers(app)
+    describe(app)
+    return app
+
+
+@cache
+def _routes() -> Sequence[BaseRoute]:
+    """Those of every gateway. What FastAPI finds out about them is found out once in a process."""
+    app = _bare()
+    own = len(app.routes)
     for router in (
         executions.router,
         batches.router,
@@ -130,9 +144,7 @@ def api() -> FastAPI:
         docs.router,
     ):
         app.include_router(router)
-    install_problem_handlers(app)
-    describe(app)
-    return app
+    return app.routes[own:]
 
 
 def _bare() -> FastAPI:

@@ -1,7 +1,6 @@
 """One world for all examples: a database and the loop on which everything runs."""
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -11,8 +10,6 @@ import structlog
 from pydantic import SecretStr
 
 from config.settings import Settings
-from nubabel_workers import bootstrap
-from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.brief_cache import BriefCache
 from nubabel_workers.adapters.storage.encryption import generate_key
@@ -53,7 +50,6 @@ def world(
         retry_orchestration_max_wait_s=20,
         retry_notifications_max_wait_s=20,
     )
-    monkeypatch.setattr(bootstrap, "load_rules", functools.cache(load_rules))  # each new process reads them
     monkeypatch.setattr(BriefCache, "get", lambda *_: None)  # it forgets by real time
     with asyncio.Runner(loop_factory=SteppableLoop) as runner:
         loop = runner.get_loop()
