@@ -44,9 +44,11 @@ class Listener:
         self._leadership = leadership
         self._progress = progress
         self._chance = chance
+        self._lease_s = lease_s
         self._round_s = lease_s / 4
         self._on_round = on_round
         self._following: dict[InstanceId, asyncio.Task[None]] = {}
+        self._ours_until: dict[str, float] = {}  # server -> until when, on the loop's clock, nobody else can follow it
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._watched: dict[str, set[str]] = {}  # server -> sessions whose text somebody reads
         self._watched_until: dict[str, asyncio.TimerHandle] = {}  # session -> when nobody reads it any more
@@ -69,7 +71,7 @@ class Listener:
             fair = -(-len(known) // await self._leadership.members())
             for instance_id in [*self._following]:
                 surplus = len(self._following) > fair
-                if surplus or instance_id not in known or not await self._leadership.take(instance_id):
+                if surplus or instance_id not in known or not await self._take_lease(instance_id):
                     await self._drop(instance_id)
             for instance in known.values():
                 if len(self._following) < fair and instance.id not in self._following:
@@ -80,6 +82,8 @@ class Listener:
         except NubabelError as error:
             # Without the cache nobody can take over either: go on with what is followed now.
             log.warning("listener.round_failed", error=str(error))
+            for instance_id in self._following:
+                self._keep_what_nobody_took(instance_id)
 
     def _look_again(self, instance: Instance) -> None:
         """Beside the rounds, which have leases to renew."""
@@ -94,7 +98,7 @@ class Listener:
             log.warning("opencode.not_looked_at", instance_id=instance.id, error=str(error))
 
     async def _take(self, instance: Instance) -> None:
-        if await self._leadership.take(instance.id):
+        if await self._take_lease(instance.id):
             log.info("listener.following", instance_id=instance.id)
             self._following[instance.id] = asyncio.create_task(
                 self._follow_for_ever(instance.id), name=f"follow-{instance.id}"
@@ -103,6 +107,7 @@ class Listener:
     async def _drop(self, instance_id: InstanceId) -> None:
         log.info("listener.left", instance_id=instance_id)
         task = self._following.pop(instance_id)
+        self._ours_until.pop(instance_id, None)
         while not task.done():
             # Again if need be: a task group whose child fails at that moment swallows a cancellation (Python 3.11).
             task.cancel()
@@ -148,9 +153,25 @@ class Listener:
     async def _is_still_ours(self, instance_id: str) -> bool:
         """Who was frozen for longer than its lease hears of the end of a stream that another one has opened anew."""
         try:
-            return await self._leadership.take(instance_id)
+            return await self._take_lease(instance_id)
         except NubabelError:
-            return True  # without the cache nobody can take over
+            return self._keep_what_nobody_took(instance_id)
+
+    async def _take_lease(self, instance_id: str) -> bool:
+        asked_at = asyncio.get_running_loop().time()
+        ours = await self._leadership.take(instance_id)
+        self._ours_until[instance_id] = asked_at + self._lease_s if ours else 0.0
+        return ours
+
+    def _keep_what_nobody_took(self, instance_id: str) -> bool:
+        """Without the cache nobody can take over what was still ours when that was noticed; what was not by then may be
+        another's.
+        """
+        now = asyncio.get_running_loop().time()
+        if now >= self._ours_until.get(instance_id, 0.0):
+            return False
+        self._ours_until[instance_id] = now + self._lease_s
+        return True
 
     async def _follow_until_it_breaks(self, instance: Instance, watched: set[str]) -> str:
         reason = "the stream ended"

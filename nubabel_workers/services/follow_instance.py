@@ -1,7 +1,7 @@
 """Follow one OpenCode server's events: wake completions, tell progress, refuse what nobody can answer. Hints only."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -110,6 +110,8 @@ class FollowInstance:
         self._main_agent = main_agent
         self._progress_pace_s = progress_pace_s
         self._connected: set[str] = set()  # servers whose stream is open and that were asked how they are
+        # What is said of a server is said in order: a correction of a moment ago must not cover the end of its stream.
+        self._saying: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def follow(self, instance: Instance, watched: set[str]) -> None:
         """watched: OpenCode sessions whose text is wanted; the caller changes it at any time.
@@ -226,20 +228,23 @@ class FollowInstance:
         if due is not None:
             self._hints.publish(Hint(HintTask.DELIVER, due, run.organization_id, may_wait_s=SIGN_WAIT_S))
 
-    async def _report_health(self, instance: Instance) -> None:
+    async def _report_health(self, instance: Instance, *, if_connected: bool = False) -> None:
         server = self._servers.server(instance)
         version, agents, directories_path = await asyncio.gather(
             server.version(), server.agents(instance.directory), server.directories_path()
         )
         problem = incompatibility(version, agents, main_agent=self._main_agent)
-        await self._instances.report_health(
-            instance.id,
-            healthy=problem is None,
-            detail=problem.reason if problem else "",
-            version=version,
-            agents=agents,
-            directories_path=directories_path,
-        )
+        async with self._saying[instance.id]:
+            if if_connected and instance.id not in self._connected:
+                return
+            await self._instances.report_health(
+                instance.id,
+                healthy=problem is None,
+                detail=problem.reason if problem else "",
+                version=version,
+                agents=agents,
+                directories_path=directories_path,
+            )
         await self._report.run()
         if problem is None:
             log.info("opencode.connected", instance_id=instance.id, version=version, agents=len(agents))
@@ -251,11 +256,12 @@ class FollowInstance:
         refused may have got by now what it lacked.
         """
         if not instance.healthy and instance.id in self._connected:
-            await self._report_health(instance)
+            await self._report_health(instance, if_connected=True)
 
     async def report_down(self, instance: Instance, reason: str) -> None:
         """New sessions go elsewhere until the listener is connected again."""
-        await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
+        async with self._saying[instance.id]:
+            await self._instances.report_health(instance.id, healthy=False, detail=reason, version="", agents=())
         await self._report.run()
 
 

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from nubabel_workers.adapters.cache.leadership import RedisLeadership
+from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.domain.tenants import Instance
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.integration
 LEASE_S = 0.8
 
 
-def listener(pipeline: Pipeline, name: str) -> Listener:
+def listener(pipeline: Pipeline, name: str, *, lease_s: float = LEASE_S) -> Listener:
     services = pipeline.services
     return Listener(
         services.instances,
@@ -32,7 +34,7 @@ def listener(pipeline: Pipeline, name: str) -> Listener:
         RedisLeadership(services.cache, "listeners", name, lease_s=LEASE_S),
         services.progress,
         services.chance,
-        lease_s=LEASE_S,
+        lease_s=lease_s,
         on_round=lambda: services.metrics.round_done("listen"),
     )
 
@@ -356,3 +358,93 @@ async def test_a_listener_whose_lease_another_has_taken_says_nothing_of_the_end_
     await following
 
     assert await is_healthy(pipeline, True)
+
+
+@pytest.mark.parametrize(("lease_s", "healthy"), [(60.0, False), (0.0, True)], ids=["its own", "maybe another's"])
+async def test_without_the_cache_only_who_is_sure_of_its_lease_tells_the_end_of_its_stream(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, lease_s: float, healthy: bool
+) -> None:
+    async def away(_: str) -> bool:
+        raise UnavailableError("the cache cannot be reached")
+
+    one = listener(pipeline, "one", lease_s=lease_s)
+    (instance,) = await pipeline.services.instances.loads()
+    assert await one._take_lease(instance.id)
+    following = asyncio.create_task(one._follow_once(instance.id, set()))
+    await eventually(lambda: connections(pipeline) == 1, what="the event stream")
+    await eventually_true(lambda: is_healthy(pipeline, True))
+    monkeypatch.setattr(one._leadership, "take", away)
+
+    pipeline.opencode.simulator.crash(down_s=0)
+    await following
+
+    assert await is_healthy(pipeline, healthy)
+
+
+@asynccontextmanager
+async def followed(pipeline: Pipeline) -> AsyncIterator[asyncio.Task[str]]:
+    """The server's stream is open and it was asked how it is; the task ends with the stream."""
+    task = asyncio.create_task(listener(pipeline, "one")._follow_once("ins_1", set()))
+    connected = pipeline.services.follow_instance._connected
+    await eventually(lambda: "ins_1" in connected, what="a server that was heard of")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_look_at_a_server_that_is_written_down_as_well_writes_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with followed(pipeline):
+        (instance,) = await pipeline.services.instances.loads()
+        written = records_reports(pipeline, monkeypatch)
+
+        await pipeline.services.follow_instance.look_again(instance)
+
+    assert instance.healthy
+    assert written == []
+
+
+async def test_who_has_no_stream_open_corrects_nobody(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    (instance,) = await pipeline.services.instances.loads()
+    written = records_reports(pipeline, monkeypatch)
+
+    await pipeline.services.follow_instance.look_again(replace(instance, healthy=False))
+
+    assert written == []
+
+
+async def test_a_correction_that_was_under_way_when_the_stream_broke_is_not_written(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def agents_slowly(*_: object) -> list[str]:
+        asked.set()
+        await told.wait()
+        return ["Sisyphus - ultraworker"]
+
+    async with followed(pipeline) as following:
+        (instance,) = await pipeline.services.instances.loads()
+        monkeypatch.setattr(HttpOpenCodeServer, "agents", agents_slowly)
+        looking = asyncio.create_task(pipeline.services.follow_instance.look_again(replace(instance, healthy=False)))
+        await asked.wait()
+        pipeline.opencode.simulator.crash(down_s=0)
+        await following
+
+        told.set()
+        await looking
+
+    assert await is_healthy(pipeline, False)
+
+
+def records_reports(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    written: list[str] = []
+
+    async def report(instance_id: str, **_: object) -> None:
+        written.append(instance_id)
+
+    monkeypatch.setattr(pipeline.services.instances, "report_health", report)
+    return written
