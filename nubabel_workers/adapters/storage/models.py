@@ -163,7 +163,7 @@ class InstanceRow(Base):
     healthy: Mapped[bool] = mapped_column(server_default=text("true"))
     health_detail: Mapped[str] = mapped_column(server_default=text("''"))
     refused: Mapped[bool] = mapped_column(server_default=text("false"))  # it answers, and we cannot work with it
-    checked_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]  # when it was last heard of, or looked at in vain; half a minute late at most
     unhealthy_since: Mapped[datetime | None]
     recovered_at: Mapped[datetime | None]  # when it was last back after more than a moment away
     restarted_at: Mapped[datetime | None]  # when the operators' command was last asked to start it anew

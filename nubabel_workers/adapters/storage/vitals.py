@@ -30,9 +30,11 @@ FROM (SELECT id, CASE WHEN %(reason)s::text IS NULL THEN strains - %(vital)s::te
 WHERE instances.id = after.id AND instances.strains <> after.strains AND instances.status <> 'removed'
 """
 
+# Whose events come was heard of: that is written down now and then, so that its age says something to who reads it.
 _SET_EVENT_LAG = """
-UPDATE instances SET event_lag_s = %(lag_s)s
-WHERE id = %(instance_id)s AND status <> 'removed' AND event_lag_s IS DISTINCT FROM %(lag_s)s
+UPDATE instances SET event_lag_s = %(lag_s)s, checked_at = now()
+WHERE id = %(instance_id)s AND status <> 'removed'
+  AND (event_lag_s IS DISTINCT FROM %(lag_s)s OR checked_at < now() - interval '30 seconds')
 """
 
 

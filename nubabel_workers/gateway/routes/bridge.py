@@ -164,7 +164,7 @@ class ServerView(BaseModel):
     draining: bool = Field(description="true: it ends what it has, and takes nothing new.")
     version: str
     agents: list[str]
-    checked_at: datetime | None = Field(description="When version and agents were seen.")
+    checked_at: datetime | None = Field(description="When it was last heard of.")
 
     @classmethod
     def of(cls, server: ServerCapabilities) -> Self:

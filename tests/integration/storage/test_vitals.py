@@ -176,3 +176,24 @@ async def test_a_strained_server_with_runs_is_drained_first_for_a_while(
     await age(database, 2)
 
     assert [one.id for one in await instances.take_restarts(after_s=60, every_s=300, drain_s=600)] == ["ins_1"]
+
+
+async def test_a_server_whose_events_come_was_heard_of_half_a_minute_ago_at_most(
+    vitals: PostgresVitals, instances: PostgresInstances, database: Database
+) -> None:
+    async def heard_of_ago_s() -> float:
+        row = await database.system().one(
+            "SELECT EXTRACT(EPOCH FROM now() - checked_at)::float8 AS s FROM instances WHERE id = 'ins_1'"
+        )
+        assert row is not None
+        return float(row["s"])
+
+    await vitals.set_event_lag("ins_1", 0.0)
+    for seconds, at_most_s in ((20, 25), (40, 5)):
+        await database.system().execute(
+            f"UPDATE instances SET checked_at = now() - interval '{seconds} seconds' WHERE id = 'ins_1'"
+        )
+
+        await vitals.set_event_lag("ins_1", 0.0)
+
+        assert await heard_of_ago_s() < at_most_s
