@@ -1,6 +1,7 @@
 """`nubabel instances`: the OpenCode servers."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,40 +15,50 @@ from nubabel_workers.cli.output import fields, note, print_line, say, say_json, 
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, plain
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.placement import takes_now
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, InstanceChange
 from nubabel_workers.services.manage_instances import InstanceCheck, NewInstance
 
-commands = typer.Typer(help="OpenCode servers: add, list, check, take out of use.", no_args_is_help=True)
+commands = typer.Typer(
+    help="OpenCode servers: add, look at, change what they carry, take out of use, give callback keys.",
+    no_args_is_help=True,
+)
 
 InstanceArgument = Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, ins_...")]
+UsernameOption = Annotated[str | None, typer.Option(help="Basic authentication user, unless it is the default.")]
+PasswordOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input (hidden when typed).")
+]
+PasswordVariableOption = Annotated[
+    str | None, typer.Option("--password-env", metavar="VARIABLE", help="Read the password from this variable.")
+]
+CapacityOption = Annotated[int | None, typer.Option(help="Runs at once.")]
+SubmitsOption = Annotated[int | None, typer.Option(help="Prompts per second.")]
+DirectoriesOption = Annotated[
+    int | None, typer.Option(help="Organizations that have their own directory loaded there at once.")
+]
 
 
 @commands.command()
 def add(
     context: typer.Context,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where it listens, e.g. http://opencode:4096.")],
-    username: Annotated[str | None, typer.Option(help="Basic authentication user, unless it is the default.")] = None,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input (hidden when typed).")
-    ] = False,
-    password_env: Annotated[
-        str | None, typer.Option("--password-env", metavar="VARIABLE", help="Read the password from this variable.")
-    ] = None,
+    username: UsernameOption = None,
+    password_stdin: PasswordOption = False,
+    password_env: PasswordVariableOption = None,
     directory: Annotated[
         str | None, typer.Option(help="Directory on that machine where sessions live; else the server's own.")
     ] = None,
     organization: Annotated[
         str | None, typer.Option("--org", metavar="ORG", help="Dedicate it to this organization.")
     ] = None,
-    capacity: Annotated[int | None, typer.Option(help="Runs at once.")] = None,
-    submits_per_second: Annotated[int | None, typer.Option(help="Prompts per second.")] = None,
-    max_directories: Annotated[
-        int | None, typer.Option(help="Organizations that have their own directory loaded there at once.")
-    ] = None,
+    capacity: CapacityOption = None,
+    submits_per_second: SubmitsOption = None,
+    max_directories: DirectoriesOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register an OpenCode server and look at it."""
+    """Register an OpenCode server and look at it. It gets work once it was found well, now or by the listener."""
     password: SecretStr | None = None
     if password_stdin or password_env:
         password = read_secret("the server's password", variable=password_env)
@@ -64,7 +75,7 @@ def add(
             directory=directory,
             organization=await organization_or_all(administration, organization),
         )
-        return await administration.instances.look_at(await administration.instances.add(new, actor=actor(context)))
+        return await administration.instances.add(new, actor=actor(context))
 
     found = run(context, work)
     if as_json:
@@ -72,6 +83,8 @@ def add(
     else:
         say(f"added {found.instance.id} ({found.instance.url})")
         _print_check(found)
+        if found.problem is not None:
+            note("it stays registered and gets no work until the listener finds it well; then by itself")
         if password is None:
             note("without a password, whoever reaches that server can use it")
         if (owner := found.instance.organization_id) is not None:
@@ -82,7 +95,10 @@ def add(
 
 @commands.command("list")
 def list_all(context: typer.Context, as_json: AsJson = False) -> None:
-    """List servers with their load, health and circuit breaker."""
+    """List servers: load, health, circuit breaker, what is wrong.
+
+    HEARD OF: when the listener last heard of it, each half a minute while it is connected, or somebody looked at it.
+    """
 
     async def work(administration: Administration) -> tuple[list[dict[str, Any]], list[tuple[str, ...]]]:
         found, now = await administration.instances.list(), administration.clock.now()
@@ -122,7 +138,7 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
         "FOR",
         "MEMORY",
         "LAG",
-        "CHECKED",
+        "HEARD OF",
     )
     table(
         [*(Column(title) for title in titles), Column("DETAIL", whole=False)],
@@ -159,7 +175,7 @@ def show(context: typer.Context, instance_id: InstanceArgument, as_json: AsJson 
             "agents": ", ".join(found.agents) or "-",
             "directory": found.directory or "the server's own",
             "for": found.organization_id or "shared",
-            "checked": ago(found.checked_at, now),
+            "heard of": ago(found.checked_at, now),
         }
     )
 
@@ -170,7 +186,10 @@ def check(
     instance_id: Annotated[str | None, typer.Argument(metavar="[INSTANCE]", help="Its id; without it, all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask servers for version and agents, and write down what came of it. Fails when one is unfit."""
+    """Ask servers for version and agents. Fails when one is unfit.
+
+    What they answer is written down; that one which the listener works with cannot be reached from here is only said.
+    """
 
     async def work(administration: Administration) -> list[InstanceCheck]:
         if instance_id is not None:
@@ -192,17 +211,41 @@ def check(
 def set_values(
     context: typer.Context,
     instance_id: InstanceArgument,
-    max_directories: Annotated[
-        int, typer.Option(help="Organizations that have their own directory loaded there at once.")
-    ],
+    capacity: CapacityOption = None,
+    submits_per_second: SubmitsOption = None,
+    max_directories: DirectoriesOption = None,
+    username: UsernameOption = None,
+    password_stdin: PasswordOption = False,
+    password_env: PasswordVariableOption = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Change what a server may carry. What is loaded beyond that is unloaded when it is idle."""
+    """Change what a server may carry and how to enter it, at once. With another user or password it is looked at.
 
-    async def work(administration: Administration) -> Instance:
-        return await administration.instances.set_max_directories(instance_id, max_directories, actor=actor(context))
+    What runs or is loaded there beyond a smaller number goes on until it ends or is idle.
+    """
+    wants_password = password_stdin or password_env is not None
+    change = InstanceChange(capacity, submits_per_second, max_directories, username)
+    if change.is_empty and not wants_password:
+        raise InvalidInputError("nothing to change: give an option; `nubabel instances set --help` shows them")
+    if wants_password:
+        change = replace(change, password=read_secret("the server's password", variable=password_env))
 
-    changed = run(context, work)
-    say(f"{changed.id} carries {changed.max_directories} directories")
+    async def work(administration: Administration) -> InstanceCheck:
+        return await administration.instances.change(instance_id, change, actor=actor(context))
+
+    found = run(context, work)
+    if as_json:
+        say_json(_as_json(found))
+    else:
+        one = found.instance
+        say(
+            f"{one.id} takes {one.capacity_runs} runs at once, {one.submits_per_second} prompts a second, "
+            f"{one.max_directories} directories"
+        )
+        if change.is_of_access:
+            _print_check(found)
+    if found.problem is not None:
+        raise typer.Exit(EXIT_FAILED)
 
 
 @commands.command()

@@ -117,6 +117,35 @@ class SubmitKey:
 
 
 @dataclass(frozen=True)
+class InstanceChange:
+    """What of a server changes; None: it stays."""
+
+    capacity_runs: int | None = None
+    submits_per_second: int | None = None
+    max_directories: int | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+
+    def values(self) -> dict[str, int | str]:
+        """Column -> value of those that are given, but for the password."""
+        given = {
+            "capacity_runs": self.capacity_runs,
+            "submits_per_second": self.submits_per_second,
+            "max_directories": self.max_directories,
+            "username": self.username,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def is_empty(self) -> bool:
+        return self.password is None and not self.values()
+
+    @property
+    def is_of_access(self) -> bool:
+        return self.password is not None or self.username is not None
+
+
+@dataclass(frozen=True)
 class Instance:
     """An OpenCode server."""
 

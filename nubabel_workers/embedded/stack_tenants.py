@@ -70,9 +70,7 @@ async def register_server(services: Services, new: NewInstance) -> Instance:
         services.chance,
         main_agent=services.settings.opencode_agent_prefix,
     )
-    added = await instances.add(new, actor=_ACTOR)
-    await instances.look_at(added)
-    return added
+    return (await instances.add(new, actor=_ACTOR)).instance
 
 
 def _installation(workspace: SlackWorkspace) -> Installation:

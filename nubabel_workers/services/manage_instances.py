@@ -7,12 +7,20 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
-from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    InvalidInputError,
+    NotFoundError,
+    NubabelError,
+    UnavailableError,
+)
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.opencode_compatibility import incompatibility
 from nubabel_workers.domain.ports import Chance, CircuitBreakers, InstanceStore, OpenCodeServers
 from nubabel_workers.domain.ports.administration import InstanceRegistry
-from nubabel_workers.domain.tenants import Instance, Organization
+from nubabel_workers.domain.tenants import Instance, InstanceChange, Organization
+
+_MAX_COUNT = 10_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +69,18 @@ class ManageInstances:
         self._chance = chance
         self._main_agent = main_agent
 
-    async def add(self, new: NewInstance, *, actor: str) -> Instance:
-        """Register a server; one that was removed comes back with the new values."""
+    async def add(self, new: NewInstance, *, actor: str) -> InstanceCheck:
+        """Register a server and look at it; one that was removed comes back with the new values. It gets work once it
+        was found well, now or by the listener.
+        """
         url = checked_url(new.url)
-        if new.capacity_runs < 1 or new.submits_per_second < 1:
-            raise InvalidInputError("capacity and submits per second must be at least 1")
-        _check_max_directories(new.max_directories)
+        _check_counts(
+            {
+                "the capacity": new.capacity_runs,
+                "submits per second": new.submits_per_second,
+                "the number of directories": new.max_directories,
+            }
+        )
         before = await self._registry.by_url(url)
         if before is not None and before.status != "removed":
             raise InvalidInputError(f"{url} is registered already, as {before.id} ({before.status})")
@@ -80,21 +94,35 @@ class ManageInstances:
             capacity_runs=new.capacity_runs,
             submits_per_second=new.submits_per_second,
             max_directories=new.max_directories,
+            healthy=False,
+            health_detail="nobody has looked at it yet",
         )
         added = await self._registry.add(instance, actor=actor)
         if added is None:
             raise InvalidInputError(
                 f"{url} has just been registered by somebody else, or its organization is being erased"
             )
-        return added
+        found = await self._ask(added)
+        await self._write_down(found)
+        return found
 
-    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> Instance:
-        """How many organizations' directories it carries at once; what is loaded beyond that goes when it is idle."""
-        _check_max_directories(most)
+    async def change(self, instance_id: str, change: InstanceChange, *, actor: str) -> InstanceCheck:
+        """What it may carry and how to enter, from the next prompt on; with another user or password it is looked at.
+
+        What runs or is loaded beyond a smaller number goes on until it ends or is idle.
+        """
+        _check_counts(
+            {
+                "the capacity": change.capacity_runs,
+                "submits per second": change.submits_per_second,
+                "the number of directories": change.max_directories,
+            }
+        )
         instance = await self._existing(instance_id)
-        if not await self._registry.set_max_directories(instance.id, most, actor=actor):
+        if not await self._registry.change(instance.id, change, actor=actor):
             raise InvalidInputError(f"{instance.id} was removed; add its URL again to bring it back")
-        return await self._existing(instance_id)
+        changed = await self._existing(instance_id)
+        return await self.look_at(changed) if change.is_of_access else InstanceCheck(changed)
 
     async def list(self) -> list[Instance]:
         return await self._instances.loads()
@@ -137,18 +165,21 @@ class ManageInstances:
         found = await self._ask(instance)
         if instance.version and not found.version:
             return found
+        await self._write_down(found)
+        if found.problem is None and instance.strain:
+            advice = f"it gets no new sessions while others are well: start the server at {instance.url} anew"
+            return replace(found, problem=instance.strain, advice=advice)
+        return found
+
+    async def _write_down(self, found: InstanceCheck) -> None:
         await self._instances.report_health(
-            instance.id,
+            found.instance.id,
             healthy=found.problem is None,
             detail=found.problem or "",
             version=found.version,
             agents=found.agents,
             directories_path=found.directories_path,
         )
-        if found.problem is None and instance.strain:
-            advice = f"it gets no new sessions while others are well: start the server at {instance.url} anew"
-            return replace(found, problem=instance.strain, advice=advice)
-        return found
 
     async def _ask(self, instance: Instance) -> InstanceCheck:
         server = self._servers.server(instance)
@@ -157,8 +188,7 @@ class ManageInstances:
             agents = tuple(await server.agents(instance.directory))
             directories_path = await server.directories_path()
         except NubabelError as error:
-            advice = f"see whether the server at {instance.url} runs, and whether user and password are its own"
-            return InstanceCheck(instance, problem=str(error), advice=advice)
+            return InstanceCheck(instance, problem=str(error), advice=_advice_after(error, instance))
         if (lack := incompatibility(version, agents, main_agent=self._main_agent)) is not None:
             return InstanceCheck(instance, version, agents, lack.reason, lack.advice)
         return InstanceCheck(instance, version, agents, directories_path=directories_path)
@@ -177,9 +207,28 @@ class ManageInstances:
         return instance
 
 
-def _check_max_directories(most: int) -> None:
-    if most < 1:
-        raise InvalidInputError("the number of directories must be at least 1")
+def _advice_after(error: NubabelError, instance: Instance) -> str:
+    """What to do about a server of which nothing was heard but this."""
+    match error:
+        case CredentialsError():
+            wrong = "these are not its user and password" if instance.password is not None else "it wants a password"
+            return (
+                f"{wrong}; give those that it was started with (OPENCODE_SERVER_USERNAME and OPENCODE_SERVER_PASSWORD "
+                f"there): nubabel instances set {instance.id} --password-stdin, with --username if that is another"
+            )
+        case UnavailableError():
+            return (
+                f"see whether a server runs at {instance.url} and can be reached from here; were the address wrong: "
+                f"nubabel instances remove {instance.id}, then add the right one"
+            )
+        case _:
+            return f"see whether what answers at {instance.url} is an OpenCode server"
+
+
+def _check_counts(counts: Mapping[str, int | None]) -> None:
+    for name, count in counts.items():
+        if count is not None and not 1 <= count <= _MAX_COUNT:
+            raise InvalidInputError(f"{name} must be at least 1 and at most {_MAX_COUNT}")
 
 
 def checked_url(text: str) -> str:

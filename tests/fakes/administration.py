@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from pydantic import SecretStr
 
@@ -35,7 +35,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.limits import LimitChange
 from nubabel_workers.domain.ports.administration import ErasureBegun, Woken
-from nubabel_workers.domain.tenants import Instance, Organization, PolicyChange, ServiceToken
+from nubabel_workers.domain.tenants import Instance, InstanceChange, Organization, PolicyChange, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -310,11 +310,12 @@ class FakeInstances:
             checked_at=NOW,
         )
 
-    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+    async def change(self, instance_id: str, change: InstanceChange, *, actor: str) -> bool:
         before = self.rows[instance_id]
         if before.status == "removed":
             return False
-        self.rows[instance_id] = replace(before, max_directories=most)
+        password = change.password or before.password
+        self.rows[instance_id] = replace(before, password=password, **cast("dict[str, Any]", change.values()))
         self.actors.append(actor)
         return True
 

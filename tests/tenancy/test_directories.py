@@ -6,6 +6,7 @@ import pytest
 import pytest_asyncio
 
 from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.tenants import InstanceChange
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from tests.tenancy.matrix import note
@@ -90,7 +91,7 @@ async def test_whoever_waits_for_a_place_learns_nothing_of_who_has_it(
     world: World, shared: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
     note(request, "OpenCode: new session", "directory", "the other's has the last place")
-    await world.services.instances.set_max_directories("ins_shared", 1, actor="tests")
+    await world.services.instances.change("ins_shared", InstanceChange(max_directories=1), actor="tests")
     await running_there(world, VICTIM, await asks(world, world.victim))
     before = await world.belongings()
 

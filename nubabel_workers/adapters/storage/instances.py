@@ -23,7 +23,7 @@ from nubabel_workers.domain.directories import DISPLACED_AFTER_S
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId
 from nubabel_workers.domain.placement import TAKE_BACK_S
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, InstanceChange
 
 log = structlog.get_logger(__name__)
 
@@ -210,18 +210,19 @@ class PostgresInstances:
             audited(
                 f"""
                 INSERT INTO instances AS i (id, url, username, password, directory, organization_id, capacity_runs,
-                                            submits_per_second, max_directories)
+                                            submits_per_second, max_directories, healthy, health_detail)
                 SELECT %(id)s, %(url)s, %(username)s, %(password)s, %(directory)s, %(organization_id)s,
-                       %(capacity_runs)s, %(submits_per_second)s, %(max_directories)s
+                       %(capacity_runs)s, %(submits_per_second)s, %(max_directories)s, %(healthy)s, %(health_detail)s
                 WHERE NOT EXISTS (
                   SELECT 1 FROM organizations o WHERE o.id = %(organization_id)s::text AND o.erasing_at IS NOT NULL)
                 ON CONFLICT (url) DO UPDATE
                 SET username = excluded.username, password = excluded.password, directory = excluded.directory,
                     organization_id = excluded.organization_id, capacity_runs = excluded.capacity_runs,
                     submits_per_second = excluded.submits_per_second, max_directories = excluded.max_directories,
-                    directories_path = NULL, status = 'active', healthy = true, refused = false,
-                    unhealthy_since = NULL, recovered_at = NULL, health_detail = '', memory_samples = '[]',
-                    memory_bytes = NULL, memory_at = NULL, event_lag_s = NULL, strains = '{{}}', strained_since = NULL
+                    directories_path = NULL, status = 'active', healthy = excluded.healthy, refused = false,
+                    unhealthy_since = NULL, recovered_at = NULL, health_detail = excluded.health_detail,
+                    memory_samples = '[]', memory_bytes = NULL, memory_at = NULL, event_lag_s = NULL,
+                    strains = '{{}}', strained_since = NULL
                 WHERE i.status = 'removed' AND i.id = excluded.id
                 RETURNING {_COLUMNS}
                 """
@@ -236,6 +237,8 @@ class PostgresInstances:
                 "capacity_runs": instance.capacity_runs,
                 "submits_per_second": instance.submits_per_second,
                 "max_directories": instance.max_directories,
+                "healthy": instance.healthy,
+                "health_detail": instance.health_detail,
                 **audit_params(
                     AuditEntry(actor, AuditAction.INSTANCE_ADDED, instance.organization_id, instance.id, detail)
                 ),
@@ -271,21 +274,20 @@ class PostgresInstances:
         )
         return changed is not None
 
-    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+    async def change(self, instance_id: str, change: InstanceChange, *, actor: str) -> bool:
+        """The audit log says that there is another password, not which."""
         self._lately.clear()
+        values: dict[str, object] = {**change.values()}
+        detail: dict[str, object] = {**values}
+        if change.password is not None:
+            values["password"], detail["password"] = self._seal(instance_id, change.password), "another"
+        columns = ", ".join(f"{column} = %({column})s" for column in values)
         changed = await self._database.system().one(
-            audited(
-                """
-                UPDATE instances SET max_directories = %(most)s
-                WHERE id = %(instance_id)s AND status <> 'removed' RETURNING id
-                """
-            ),
+            audited(f"UPDATE instances SET {columns} WHERE id = %(instance_id)s AND status <> 'removed' RETURNING id"),
             {
+                **values,
                 "instance_id": instance_id,
-                "most": most,
-                **audit_params(
-                    AuditEntry(actor, AuditAction.INSTANCE_CHANGED, None, instance_id, {"max_directories": most})
-                ),
+                **audit_params(AuditEntry(actor, AuditAction.INSTANCE_CHANGED, None, instance_id, detail)),
             },
         )
         return changed is not None

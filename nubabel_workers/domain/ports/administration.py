@@ -34,7 +34,7 @@ from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.groups import GroupSummary
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.limits import LimitChange
-from nubabel_workers.domain.tenants import Instance, Organization, PolicyChange, ServiceToken
+from nubabel_workers.domain.tenants import Instance, InstanceChange, Organization, PolicyChange, ServiceToken
 from nubabel_workers.domain.usage_report import UsageLine, UsageQuery
 
 
@@ -216,7 +216,7 @@ class InstanceRegistry(Protocol):
         """Add a server, or bring a removed one of the same id back; None when the URL is in use under another id."""
         ...
 
-    async def set_max_directories(self, instance_id: str, most: int, *, actor: str) -> bool:
+    async def change(self, instance_id: str, change: InstanceChange, *, actor: str) -> bool:
         """False: there is no such server any more."""
         ...
 

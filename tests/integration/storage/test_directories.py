@@ -11,7 +11,7 @@ from nubabel_workers.adapters.storage.encryption import TokenCipher, generate_ke
 from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.domain.directories import Directory, DirectoryState
 from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, InstanceChange
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
 pytestmark = pytest.mark.integration
@@ -276,7 +276,7 @@ async def test_a_lower_maximum_unloads_nothing_by_itself(
     for number in (1, 2):
         await directories.take(of(number))
 
-    assert await instances.set_max_directories("ins_1", 1, actor="cli:anna")
+    assert await instances.change("ins_1", InstanceChange(max_directories=1), actor="cli:anna")
 
     assert await directories.take(of(1)) is WANTED
     assert await directories.take(of(3)) is None

@@ -1,6 +1,7 @@
 """OpenCode servers on a real PostgreSQL: load, health, taking out of use."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -12,7 +13,7 @@ from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.executions import OCCUPYING, Status
 from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, InstanceChange
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
 pytestmark = pytest.mark.integration
@@ -408,3 +409,40 @@ async def test_a_refused_server_that_an_older_release_finds_well_is_not_refused(
     await database.system().execute("UPDATE instances SET healthy = true")
 
     assert not (await instances.loads())[0].refused
+
+
+async def test_capacity_pace_and_password_of_a_server_change_at_once_and_the_audit_log_holds_no_password(
+    instances: PostgresInstances, database: Database
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.lately("ins_1")
+    change = InstanceChange(capacity_runs=80, submits_per_second=30, username="oc", password=SecretStr("hunter2"))
+
+    assert await instances.change("ins_1", change, actor="cli:bob")
+
+    lately = await instances.lately("ins_1")
+    assert lately is not None
+    assert (lately.capacity_runs, lately.submits_per_second, lately.username) == (80, 30, "oc")
+    assert lately.password == SecretStr("hunter2")
+    (entry, *_) = await PostgresAuditTrail(database).list(organization_id=None, limit=5)
+    assert (entry.actor, entry.action, entry.subject) == ("cli:bob", AuditAction.INSTANCE_CHANGED, "ins_1")
+    assert entry.detail == {"capacity_runs": 80, "submits_per_second": 30, "username": "oc", "password": "another"}
+
+
+async def test_a_removed_server_is_not_changed(instances: PostgresInstances) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.set_status("ins_1", "removed", only_if_idle=False, actor="cli:anna")
+
+    assert not await instances.change("ins_1", InstanceChange(capacity_runs=1), actor="cli:bob")
+
+
+async def test_a_server_that_comes_back_by_its_address_is_as_healthy_as_it_is_said_to_be(
+    instances: PostgresInstances,
+) -> None:
+    await instances.add(_instance(1), actor="cli:anna")
+    await instances.set_status("ins_1", "removed", only_if_idle=False, actor="cli:anna")
+
+    await instances.add(replace(_instance(1), healthy=False, health_detail="nobody looked"), actor="cli:anna")
+
+    (back,) = await instances.loads()
+    assert (back.healthy, back.health_detail, back.status) == (False, "nobody looked", "active")

@@ -25,6 +25,8 @@ def test_an_added_server_that_does_not_answer_stays_registered_and_fails(bench: 
 
     assert result.exit_code == 1
     assert "FAIL" in result.stdout
+    assert "→ see whether a server runs at http://oc:4096" in result.stdout
+    assert "no work until the listener finds it well" in result.stderr
     assert [one.healthy for one in bench.instances.rows.values()] == [False]
 
 
@@ -63,9 +65,28 @@ def test_organizations_directories_are_listed_and_their_number_is_set(bench: Ben
 
     assert "2/9" in listed["http://oc:4096"]
     assert "one" in listed["http://own:4096"]
-    assert changed.stdout == f"{shared} carries 30 directories\n"
+    assert changed.stdout == f"{shared} takes 50 runs at once, 20 prompts a second, 30 directories\n"
     assert bench.instances.rows[shared].max_directories == 30
     fails_with(bench.type("instances", "set", shared, "--max-directories", "0"), 2, "at least 1")
+
+
+def test_capacity_pace_and_password_of_a_server_are_changed_and_the_password_is_not_repeated(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    (instance_id,) = bench.instances.rows
+
+    sized = bench.type("instances", "set", instance_id, "--capacity", "80", "--submits-per-second", "30")
+    entered = bench.type("instances", "set", instance_id, "--password-stdin", typed="hunter2\n")
+
+    row = bench.instances.rows[instance_id]
+    assert (row.capacity_runs, row.submits_per_second, row.password) == (80, 30, SecretStr("hunter2"))
+    assert sized.stdout == f"{instance_id} takes 80 runs at once, 30 prompts a second, 20 directories\n"
+    assert "OK" in entered.stdout
+    assert "hunter2" not in entered.output
+    assert bench.instances.actors[-2:] == ["cli:anna", "cli:anna"]
+
+
+def test_a_change_of_a_server_to_nothing_names_what_can_change(bench: Bench) -> None:
+    fails_with(bench.type("instances", "set", "ins_1"), 2, "nubabel instances set --help")
 
 
 def test_a_server_that_is_taken_back_is_listed_with_what_it_takes_now(bench: Bench) -> None:

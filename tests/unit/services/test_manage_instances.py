@@ -1,16 +1,23 @@
 """OpenCode servers as operators handle them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
 from pydantic import SecretStr
 
-from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, UnavailableError
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    InvalidInputError,
+    NotFoundError,
+    NubabelError,
+    PermanentError,
+    UnavailableError,
+)
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import OpenCodeServer
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, InstanceChange
 from nubabel_workers.services.manage_instances import ManageInstances, NewInstance, checked_url
 from tests.fakes.administration import FakeInstances
 from tests.fakes.breakers import FakeBreakers
@@ -24,8 +31,14 @@ class FakeServer:
     agent_names: tuple[str, ...] = FIT
     unreachable: bool = False
     release: str = "1.18.33"
+    refuses: NubabelError | None = None
+    while_asked: Callable[[], None] | None = None
 
     async def version(self) -> str:
+        if self.while_asked is not None:
+            self.while_asked()
+        if self.refuses is not None:
+            raise self.refuses
         if self.unreachable:
             raise UnavailableError("connection refused")
         return self.release
@@ -66,11 +79,11 @@ def _running(**changes: object) -> Instance:
 
 
 async def test_a_server_is_registered_by_its_address(instances: FakeInstances) -> None:
-    added = await _manage(instances).add(_new(), actor="cli:anna")
+    added = (await _manage(instances).add(_new(), actor="cli:anna")).instance
 
     assert added.id.startswith("ins_")
     assert (added.url, added.status) == ("http://oc:4096", "active")
-    assert await _manage(instances).list() == [added]
+    assert [one.id for one in await _manage(instances).list()] == [added.id]
 
 
 @pytest.mark.parametrize(
@@ -102,18 +115,70 @@ async def test_a_server_that_carries_no_directories_is_refused(instances: FakeIn
     with pytest.raises(InvalidInputError, match="at least 1"):
         await _manage(instances).add(replace(_new(), max_directories=most), actor="cli:anna")
     with pytest.raises(InvalidInputError, match="at least 1"):
-        await _manage(instances).set_max_directories("ins_1", most, actor="cli:anna")
+        await _manage(instances).change("ins_1", InstanceChange(max_directories=most), actor="cli:anna")
 
 
-async def test_how_many_directories_a_server_carries_can_be_changed_unless_it_was_removed(
-    instances: FakeInstances,
-) -> None:
+async def test_what_a_server_may_carry_can_be_changed_unless_it_was_removed(instances: FakeInstances) -> None:
     instances.rows["ins_1"] = _running()
     instances.rows["ins_gone"] = replace(_running(status="removed"), id=InstanceId("ins_gone"))
 
-    assert (await _manage(instances).set_max_directories("ins_1", 7, actor="cli:anna")).max_directories == 7
+    change = InstanceChange(capacity_runs=80, submits_per_second=30, max_directories=7)
+
+    changed = (await _manage(instances).change("ins_1", change, actor="cli:anna")).instance
+
+    assert (changed.capacity_runs, changed.submits_per_second, changed.max_directories) == (80, 30, 7)
     with pytest.raises(InvalidInputError, match="add its URL again"):
-        await _manage(instances).set_max_directories("ins_gone", 7, actor="cli:anna")
+        await _manage(instances).change("ins_gone", change, actor="cli:anna")
+
+
+@pytest.mark.parametrize("change", [InstanceChange(capacity_runs=0), InstanceChange(submits_per_second=10_001)])
+async def test_numbers_that_no_server_can_carry_are_refused(instances: FakeInstances, change: InstanceChange) -> None:
+    instances.rows["ins_1"] = _running()
+
+    with pytest.raises(InvalidInputError, match="at least 1 and at most 10000"):
+        await _manage(instances).change("ins_1", change, actor="cli:anna")
+
+
+async def test_a_server_with_another_password_is_looked_at(instances: FakeInstances) -> None:
+    instances.rows["ins_1"] = _running(healthy=False)
+
+    found = await _manage(instances).change("ins_1", InstanceChange(password=SecretStr("new")), actor="cli:anna")
+
+    assert found.version == "1.18.33"
+    assert instances.rows["ins_1"].password == SecretStr("new")
+    assert instances.rows["ins_1"].healthy
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (CredentialsError("401"), "instances set ins_1 --password-stdin"),
+        (UnavailableError("connection refused"), "runs at http://oc:4096 and can be reached"),
+        (PermanentError("no such page", code="http_404"), "an OpenCode server"),
+    ],
+)
+async def test_a_new_server_that_is_not_well_says_what_to_do_and_gets_no_work(
+    instances: FakeInstances, error: NubabelError, advice: str
+) -> None:
+    manage = _manage(instances, FakeServers({"http://oc:4096": FakeServer(refuses=error)}))
+    instances.rows["ins_1"] = replace(_running(status="removed"), version="1.18.33")
+
+    found = await manage.add(_new(), actor="cli:anna")
+
+    row = instances.rows["ins_1"]
+    assert found.problem == str(error)
+    assert advice in found.advice
+    assert (row.status, row.healthy, row.health_detail) == ("active", False, str(error))
+
+
+async def test_a_new_server_gets_no_work_before_it_was_looked_at(instances: FakeInstances) -> None:
+    server = FakeServer(while_asked=lambda: seen.extend(row.healthy for row in instances.rows.values()))
+    seen: list[bool] = []
+
+    await _manage(instances, FakeServers({"http://oc:4096": server})).add(_new(), actor="cli:anna")
+
+    assert seen == [False]
+    assert [row.healthy for row in instances.rows.values()] == [True]
 
 
 async def test_a_look_at_a_server_writes_down_where_it_makes_directories(instances: FakeInstances) -> None:
@@ -126,12 +191,12 @@ async def test_a_look_at_a_server_writes_down_where_it_makes_directories(instanc
 
 
 async def test_a_registered_address_is_refused_and_a_removed_one_comes_back(instances: FakeInstances) -> None:
-    first = await _manage(instances).add(_new(), actor="cli:anna")
+    first = (await _manage(instances).add(_new(), actor="cli:anna")).instance
 
     with pytest.raises(InvalidInputError, match=first.id):
         await _manage(instances).add(_new(), actor="cli:anna")
     await _manage(instances).remove(first.id, force=False, actor="cli:anna")
-    again = await _manage(instances).add(_new(), actor="cli:anna")
+    again = (await _manage(instances).add(_new(), actor="cli:anna")).instance
 
     assert again.id == first.id
 
