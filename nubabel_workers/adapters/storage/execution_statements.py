@@ -467,6 +467,7 @@ FINISH = _FINISH.format(
     abandoned="%(abandon_session)s",
 )
 # An attempt that is still open may have reached the server: nobody looked.
+IN_DOUBT = "SELECT 1 AS one FROM attempts WHERE execution_id = %(id)s AND ended_at IS NULL LIMIT 1"
 FINISH_QUEUED = _FINISH.format(
     add_usage=ADD_USAGE,
     release_hold=RELEASE_HOLD,

@@ -5,6 +5,7 @@ LeaseLostError: whoever holds the lease now decides.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -270,8 +271,11 @@ class PostgresExecutions:
         return _finished(held(await self._database.tenant(execution.organization_id).one(sql.FINISH, params)))
 
     async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
-        params = self._finish_params(execution, finish)
-        row = await self._database.tenant(execution.organization_id).one(sql.FINISH_QUEUED, params)
+        """An attempt of it that is in doubt used something, and nobody told how much."""
+        scope = self._database.tenant(execution.organization_id)
+        if finish.usage is None and await scope.one(sql.IN_DOUBT, {"id": execution.id}):
+            finish = replace(finish, usage=Usage(lower_bound=True))
+        row = await scope.one(sql.FINISH_QUEUED, self._finish_params(execution, finish))
         return _finished(row) if row else None
 
     def _finish_params(self, execution: Execution, finish: Finish) -> dict[str, Any]:

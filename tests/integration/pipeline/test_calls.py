@@ -540,6 +540,37 @@ async def test_a_request_that_is_refused_after_a_call_in_doubt_has_used_at_least
 @pytest.mark.parametrize(
     ("change", "status"),
     [
+        ("answer_by = now()", "failed"),
+        ("cancel_requested_at = now(), cancel_reason = 'stopped'", "cancelled"),
+    ],
+)
+async def test_a_queued_request_that_the_scheduler_ends_after_a_call_in_doubt_has_used_at_least_something(
+    called: Open, change: str, status: str
+) -> None:
+    pipeline = await in_doubt_before(called)
+    await pipeline.services.database.system().execute(f"UPDATE executions SET {change}")
+
+    await pipeline.services.maintain.keep_deadlines()
+
+    assert await pipeline.statuses() == [status]
+    assert await used_at_least(pipeline)
+
+
+async def test_a_queued_request_that_ends_before_its_first_call_has_used_nothing(called: Open) -> None:
+    pipeline = await called()
+    await pipeline.mention("please")
+    await pipeline.take_events()
+    await pipeline.services.database.system().execute("UPDATE executions SET answer_by = now()")
+
+    await pipeline.services.maintain.keep_deadlines()
+
+    assert await pipeline.statuses() == ["failed"]
+    assert not await used_at_least(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
         ("suspect = true, lone_deliveries = 99", "failed"),
         ("cancel_requested_at = now(), cancel_reason = 'stopped'", "cancelled"),
     ],
