@@ -91,7 +91,8 @@ class ProcessMetrics:
 
         self._executions_ended = Counter(
             "nubabel_executions_ended",
-            "Executions that ended in this process, by who answered them (the rollout) and how they ended.",
+            "Executions that ended in this process, by who answered them (the rollout) and how they ended; canned: "
+            "a fixed sentence stood for an answer.",
             ("orchestrator", "status"),
             registry=self.registry,
         )

@@ -29,6 +29,7 @@ REPLACED = "replaced"
 SESSION_BUSY = "session_busy"
 SENSITIVE_DATA = "sensitive_data"
 REUSED = "reused"
+CANNED = "canned"
 
 _FAILURE_TEXTS = {
     "deadline_exceeded": "deadline",
@@ -56,6 +57,19 @@ def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Fi
         notes=notes,
         # Asked for in the system text, which is a request to the model; here is whether it did.
         detail={"delegated": bool(verdict.delegations)} if execution.analysis.get("category") else None,
+    )
+
+
+def answered_by_nobody(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
+    """A fixed sentence instead of an answer: it is told like one, and counted apart."""
+    return _finish(
+        execution,
+        Status.COMPLETED,
+        verdict=CANNED,
+        markdown=_with_notes(verdict.text, notes),
+        output=verdict.text,
+        run=verdict,
+        notes=notes,
     )
 
 

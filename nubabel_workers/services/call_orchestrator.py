@@ -236,11 +236,12 @@ class CallOrchestrator:
             detail = answer.error or "it answered without text"
             code = "no_answer" if answer.error is None else "orchestrator_failed"
             return await self._fail(execution, lease, code, detail, run=verdict)
-        finish = outcomes.answered(execution, verdict, notes)
+        told = outcomes.answered_by_nobody if answer.canned else outcomes.answered
+        finish = told(execution, verdict, notes)
         # An OpenCode session that it may have had does not know this turn: the next one there begins anew, with all.
         await self._end.held(execution, lease, replace(finish, abandon_session=True))
         await self._mappings.forget(execution.organization_id, execution.session_id)
-        return "completed"
+        return "canned" if answer.canned else "completed"
 
     def _verdict(self, answer: CallAnswer, *, forgotten: bool) -> Verdict:
         """forgotten: an earlier call of it used something, too, and nobody said how much."""

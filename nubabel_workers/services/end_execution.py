@@ -5,7 +5,7 @@ import structlog
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.outcomes import REUSED
+from nubabel_workers.domain.outcomes import CANNED, REUSED
 from nubabel_workers.domain.ports import (
     Clock,
     Ends,
@@ -64,7 +64,9 @@ class EndExecution:
             execution_id=execution.id,
         )
         after_s = (self._clock.now() - execution.created_at).total_seconds()
-        self._ends.execution_ended(execution.orchestrator, finish.status, after_s=after_s)
+        # What nobody worked on must not look like a success of who was to answer.
+        ended = CANNED if finish.verdict == CANNED else finish.status.value
+        self._ends.execution_ended(execution.orchestrator, ended, after_s=after_s)
         for notification_id in finished.notification_ids:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
         if finished.next_execution_id is not None:
@@ -72,7 +74,7 @@ class EndExecution:
         await self._progress.append(
             execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
         )
-        if finish.verdict != REUSED:
+        if finish.verdict not in {REUSED, CANNED}:
             await self._reuse.keep(execution, finish)
         if execution.group_id is not None:
             await self._groups.after_end(execution.organization_id, execution.group_id)

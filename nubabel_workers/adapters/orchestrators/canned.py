@@ -11,4 +11,4 @@ class CannedAnswer:
         return "no model is configured: every answer says so (NUBABEL_FALLBACK_API)"
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:  # noqa: ARG002 - the port's
-        return CallAnswer(say("no_model", language_of(call.texts[-1])))
+        return CallAnswer(say("no_model", language_of(call.texts[-1])), canned=True)

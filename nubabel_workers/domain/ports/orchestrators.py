@@ -31,7 +31,7 @@ class Call:
 class CallAnswer:
     """text: Markdown. cut: it reached the orchestrator's limit. error: for operators, why there is no whole answer.
 
-    model: "provider/model" as reports name it; None where nothing was used.
+    model: "provider/model" as reports name it; None where nothing was used. canned: nobody worked on the question.
     """
 
     text: str
@@ -40,6 +40,7 @@ class CallAnswer:
     usage: Usage | None = None
     model: str | None = None
     remote_session_id: str | None = None
+    canned: bool = False
 
 
 class CallableOrchestrator(Protocol):

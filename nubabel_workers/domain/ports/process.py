@@ -30,7 +30,7 @@ class Ends(Protocol):
     """Executions that ended, counted by who answered them: what a rollout is judged by."""
 
     def execution_ended(self, orchestrator: str, status: str, *, after_s: float) -> None:
-        """after_s: since it was accepted."""
+        """status: as it ended; `canned` where a fixed sentence stood for an answer. after_s: since it was accepted."""
         ...
 
 

@@ -447,6 +447,25 @@ async def test_the_fallback_without_a_model_says_so_in_the_language_of_the_quest
     assert "모델" in pipeline.replies(question)[-1]
 
 
+async def test_the_sentence_of_a_fallback_without_a_model_counts_as_canned_and_not_as_an_answer(called: Open) -> None:
+    pipeline = await called(rollout="fallback:100")
+    cast("dict[Orchestrator, Any]", pipeline.services.orchestrators)[Orchestrator.FALLBACK] = CannedAnswer()
+    await pipeline.mention("please")
+
+    await pipeline.answered()
+
+    registry = pipeline.services.metrics.registry
+    ended = {
+        status: registry.get_sample_value(
+            "nubabel_executions_ended_total", {"orchestrator": "fallback", "status": status}
+        )
+        for status in ("canned", "completed")
+    }
+    assert await pipeline.statuses() == ["completed"]
+    assert await verdicts(pipeline) == [("fallback", "canned")]
+    assert ended == {"canned": 1.0, "completed": None}
+
+
 async def test_what_is_asked_again_under_a_key_is_what_was_asked_before(called: Open) -> None:
     """Its own hold would bring the organization near its cap, and another category is another request."""
     pipeline = await called(rollout="delegate:100", budget_first_hold_usd=0.25)
