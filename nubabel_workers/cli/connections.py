@@ -37,7 +37,10 @@ from nubabel_workers.services.connections import Connections
 
 T = TypeVar("T")
 
-commands = typer.Typer(help="Connections to tools (MCP servers): add, authorize, check.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Connections to tools (MCP servers): add, authorize, check, say what may be used, disable, remove.",
+    no_args_is_help=True,
+)
 
 ConnectionArgument = Annotated[str, typer.Argument(metavar="CONNECTION", help="Its id, mcp_..., or provider name.")]
 TokenEnv = Annotated[str | None, typer.Option("--token-env", metavar="VARIABLE", help="Read it from this variable.")]

@@ -18,7 +18,9 @@ from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.timeline import Span, Step, narrate, time_spent
 from nubabel_workers.domain.waiting import Waiting
 
-commands = typer.Typer(help="Executions: list, show with timeline, cancel.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Executions: list, show with timeline, cancel, let one go on that waits for its budget.", no_args_is_help=True
+)
 
 _PROMPT_CHARACTERS = 60
 _BAR_CHARACTERS = 30

@@ -12,7 +12,7 @@ from nubabel_workers.cli.wording import plain
 from nubabel_workers.domain.limits import LIMIT_NAMES, parse_change
 from nubabel_workers.services.manage_limits import LimitsReport
 
-commands = typer.Typer(help="Limits: what an organization may use.", no_args_is_help=True)
+commands = typer.Typer(help="Limits: show and set what an organization may use.", no_args_is_help=True)
 
 
 @commands.command()

@@ -33,7 +33,9 @@ _CHANGES_SHOWN = 10
 
 _NONE = "none"
 
-commands = typer.Typer(help="Organizations: create, list, disable, set their policies.", no_args_is_help=True)
+commands = typer.Typer(
+    help="Organizations: create, list, show, set their policies, disable, export, erase.", no_args_is_help=True
+)
 
 BusyOption = Annotated[
     BusyPolicy | None,

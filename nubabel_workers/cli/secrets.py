@@ -19,7 +19,7 @@ from nubabel_workers.domain.errors import InvalidInputError
 _OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 
 keys = typer.Typer(help="Encryption keys and operators' tokens: generate, rotate.", no_args_is_help=True)
-webhooks = typer.Typer(help="Webhooks to upstream services.", no_args_is_help=True)
+webhooks = typer.Typer(help="Webhooks to upstream services: give an organization a new secret.", no_args_is_help=True)
 
 
 @keys.command()

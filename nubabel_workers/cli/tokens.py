@@ -22,7 +22,9 @@ from nubabel_workers.domain.tenants import ServiceToken
 _DAY_S = 86_400.0
 
 tokens = typer.Typer(help="Bearer tokens for the HTTP API: create, list, revoke.", no_args_is_help=True)
-submit_keys = typer.Typer(help="Keys that sign submissions through the broker.", no_args_is_help=True)
+submit_keys = typer.Typer(
+    help="Keys that sign submissions through the broker: create, list, revoke.", no_args_is_help=True
+)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What it is for, e.g. the calling service.")]
 

@@ -89,7 +89,7 @@ def checked_change(own: Mapping[str, Any], unset: tuple[str, ...] = ()) -> Limit
     for name in unset:
         _check_name(name)
     if not own and not unset:
-        raise InvalidInputError("nothing to change: name a limit, e.g. in_flight=20")
+        raise InvalidInputError("nothing to change: name a limit")
     if twice := sorted(set(own) & set(unset)):
         raise InvalidInputError(f"{twice[0]} is both set and unset: say one of them")
     return LimitChange({name: checked_limit(name, value) for name, value in own.items()}, tuple(dict.fromkeys(unset)))
@@ -99,6 +99,8 @@ def parse_change(assignments: list[str]) -> LimitChange:
     """From `name=value`, where the value is a number, `none` (no limit) or `unset` (the plan decides)."""
     own: dict[str, float | None] = {}
     unset: list[str] = []
+    if not assignments:
+        raise InvalidInputError("nothing to change: name a limit, e.g. in_flight=20")
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator:

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nubabel_workers.domain.limits import LIMIT_NAMES
 from nubabel_workers.services.manage_limits import LimitsReport
@@ -46,6 +46,12 @@ class LimitChangeBody(BaseModel):
     unset: list[LimitName] = Field(
         default_factory=list, max_length=len(LIMIT_NAMES), description="Limits that its plan decides again."
     )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.set.model_fields_set and not self.unset:
+            raise ValueError('nothing to change: name a limit in "set", e.g. {"set": {"in_flight": 20}}, or in "unset"')
+        return self
 
 
 class LimitsView(BaseModel):

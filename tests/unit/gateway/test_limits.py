@@ -47,6 +47,15 @@ async def test_a_change_that_does_not_fit_is_refused(http: httpx.AsyncClient, bo
     assert answer.status_code == 422, answer.text
 
 
+@pytest.mark.parametrize("body", [{}, {"set": {}}, {"unset": []}])
+async def test_a_change_of_nothing_is_told_in_the_words_of_this_door(http: httpx.AsyncClient, body: object) -> None:
+    answer = await http.patch(PATH, headers=NIGHT, json=body)
+
+    assert answer.status_code == 422
+    assert 'name a limit in \\"set\\"' in answer.text
+    assert "in_flight=20" not in answer.text
+
+
 async def test_a_service_token_opens_nothing_here(door: FrontDoor, http: httpx.AsyncClient) -> None:
     own: Organization = ACME
     mine = {"authorization": f"Bearer {door.token(own)}"}
