@@ -85,6 +85,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "조직에서 진행 중인 대화가 한도({allowed}건)에 도달했습니다. 하나가 끝난 뒤 다시 요청하시거나 "
         "관리자에게 한도 상향을 요청해 주세요.",
     },
+    "mention_again": {
+        Language.ENGLISH: "Mention me again then, also in this thread.",
+        Language.KOREAN: "그때는 이 스레드에서도 저를 다시 멘션해 주세요.",
+    },
     "partial": {Language.ENGLISH: "What there was until then:", Language.KOREAN: "그때까지의 내용:"},
     "cut": {
         Language.ENGLISH: "_The answer reached its length limit and is cut here._",

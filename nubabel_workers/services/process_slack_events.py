@@ -216,7 +216,10 @@ class ProcessSlackEvents:
 
     async def _refuse(self, claimed: ClaimedInbound, lease: Lease, error: LimitReachedError) -> str:
         """The one outcome of this message says which limit it is, and when to ask again."""
-        words = error.refusal.words(language_of(claimed.event.text))
+        language = language_of(claimed.event.text)
+        words = error.refusal.words(language)
+        if claimed.event.kind is SlackEventKind.MENTION:  # its thread is nobody's yet: what is said there is not heard
+            words = f"{words} {say('mention_again', language)}"
         reply = NewNotification(NotificationKind.OUTCOME, _target(claimed).as_dict(), {"markdown": words})
         notification_id = await self._inbound.done(claimed, lease, outcome=f"refused: {error.code}", reply=reply)
         if notification_id is not None:

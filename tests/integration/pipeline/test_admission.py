@@ -38,6 +38,11 @@ async def submit(pipeline: Pipeline, *, key: str) -> Submitted:
     )
 
 
+def refusal(key: str, language: Language) -> str:
+    """With what whoever mentioned the bot has to do: in a thread that is nobody's yet nothing else is heard."""
+    return f"{say(key, language, allowed='1', wait_s='10')} {say('mention_again', language)}"
+
+
 async def test_a_message_at_the_limit_is_told_so_in_its_thread_and_never_runs(pipeline: Pipeline) -> None:
     await set_limits(pipeline, queued=1)
     first = await pipeline.mention("first")
@@ -50,8 +55,8 @@ async def test_a_message_at_the_limit_is_told_so_in_its_thread_and_never_runs(pi
 
     assert await pipeline.statuses() == ["completed"]
     assert len(pipeline.replies(first)) == 1
-    assert pipeline.replies(second) == [say("refused_queued", Language.ENGLISH, allowed="1", wait_s="10")]
-    assert pipeline.replies(korean) == [say("refused_queued", Language.KOREAN, allowed="1", wait_s="10")]
+    assert pipeline.replies(second) == [refusal("refused_queued", Language.ENGLISH)]
+    assert pipeline.replies(korean) == [refusal("refused_queued", Language.KOREAN)]
 
 
 async def test_a_message_of_which_slack_tells_twice_is_refused_once(pipeline: Pipeline) -> None:
@@ -93,7 +98,7 @@ async def test_conversations_that_are_open_go_on_where_no_other_may_begin(pipeli
     await pipeline.deliver()
 
     assert await pipeline.statuses() == ["running", "queued"]
-    assert pipeline.replies(other) == [say("refused_sessions", Language.ENGLISH, allowed="1", wait_s="10")]
+    assert pipeline.replies(other) == [refusal("refused_sessions", Language.ENGLISH)]
 
 
 async def test_many_at_once_do_not_pass_a_limit_by_the_minute(pipeline: Pipeline) -> None:
