@@ -36,10 +36,22 @@ class Invocation:
 
 def from_system(actor: str | None) -> Invocation:
     """The real one. Settings are read and services built only when a command asks for them."""
-    # Imported here: wiring loads every adapter, and `nubabel --help` is to answer at once.
-    from nubabel_workers.cli.wiring import open_administration, open_migrations  # noqa: PLC0415
+    return Invocation(_open_administration, _open_migrations, actor or f"cli:{_user()}")
 
-    return Invocation(open_administration, open_migrations, actor or f"cli:{_user()}")
+
+# Imported on use: wiring loads every adapter, migrations SQLAlchemy and Alembic; a help text needs neither.
+
+
+def _open_administration() -> AbstractAsyncContextManager[Administration]:
+    from nubabel_workers.cli.wiring import open_administration  # noqa: PLC0415
+
+    return open_administration()
+
+
+def _open_migrations() -> Migrations:
+    from nubabel_workers.cli.migrations import open_migrations  # noqa: PLC0415
+
+    return open_migrations()
 
 
 def run(context: typer.Context, work: Callable[[Administration], Awaitable[T]]) -> T:

@@ -1,25 +1,18 @@
 """The operators' services, wired: on top of what every process has, what only administration needs."""
 
-import logging
 import secrets
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from urllib.parse import unquote, urlsplit
 
 import redis.asyncio as redis
 from pydantic import SecretStr
 from redis.exceptions import RedisError
-from sqlalchemy.exc import OperationalError
 
-from config.logging import configure_logging
 from config.queues import QueueName
-from config.settings import SYSTEM_ROLE, TENANT_ROLE, Settings, load_settings
+from config.settings import Settings
 from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
-from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.execution_reports import PostgresExecutionReports
@@ -41,6 +34,7 @@ from nubabel_workers.bootstrap import (
     open_services,
 )
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
+from nubabel_workers.cli.command_settings import command_settings
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
@@ -63,7 +57,7 @@ _POSTGRESQL, _SCHEMA, _BROKER = "PostgreSQL", "schema", "broker"
 @asynccontextmanager
 async def open_administration() -> AsyncIterator[Administration]:
     """Raises config's SettingsError. Connects to nothing that the command doesn't use."""
-    settings = _settings()
+    settings = command_settings()
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(open_services(settings, application_name="nubabel cli"))
         broker = _redis(settings, settings.broker_url)
@@ -102,7 +96,7 @@ def _wired(
             ),
             audit,
             services.clock,
-            schema_revision=schema.head_revision(),
+            schema_revision=_head_revision,
         ),
         erase=erase_organization(services, lambda: connections().manage),
         workspaces=manage_workspaces(services),
@@ -149,12 +143,11 @@ def _wired(
     )
 
 
-def _settings() -> Settings:
-    """Settings for a command: its log lines are for trouble, on stderr, beside its output."""
-    settings = load_settings()
-    configure_logging(process="cli", level="error", log_format=settings.log_format, stream=sys.stderr.buffer)
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # it tells each try; the command tells the outcome
-    return settings
+def _head_revision() -> str:
+    # Imported here: SQLAlchemy and Alembic take longer to load than most commands to run.
+    from nubabel_workers.adapters.storage.schema import head_revision  # noqa: PLC0415
+
+    return head_revision()
 
 
 def _redis(settings: Settings, url: SecretStr) -> "redis.Redis":
@@ -261,55 +254,3 @@ async def _slack_mode(settings: Settings) -> str:
     if settings.slack_mode == "events" and settings.public_url is None:
         raise InvalidInputError("Slack cannot call us: NUBABEL_PUBLIC_URL is not set")
     return f"mode {settings.slack_mode}"
-
-
-# --- migrations ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OwnerMigrations:
-    """Migrations by Alembic."""
-
-    database_url: SecretStr
-    role_urls: Sequence[tuple[str, SecretStr]]  # role -> the settings' URL for it, where there is one
-
-    def head(self) -> str:
-        return schema.head_revision()
-
-    def current(self) -> str | None:
-        with _translated():
-            return schema.current_revision(self.database_url.get_secret_value())
-
-    def up(self, revision: str) -> None:
-        with _translated():
-            schema.upgrade(self.database_url.get_secret_value(), revision)
-
-    def down(self, revision: str) -> None:
-        with _translated():
-            schema.downgrade(self.database_url.get_secret_value(), revision)
-
-    def set_role_passwords(self) -> list[str]:
-        """Give each role the password that the settings' URL for it contains; the roles that got one."""
-        done = []
-        for role, url in self.role_urls:
-            parts = urlsplit(url.get_secret_value())
-            if parts.username == role and parts.password:
-                with _translated():
-                    schema.set_role_password(self.database_url.get_secret_value(), role, unquote(parts.password))
-                done.append(role)
-        return done
-
-
-def open_migrations() -> OwnerMigrations:
-    settings = _settings()
-    given = [(TENANT_ROLE, settings.tenant_database_url), (SYSTEM_ROLE, settings.system_database_url)]
-    return OwnerMigrations(settings.database_url, [(role, url) for role, url in given if url is not None])
-
-
-class _translated:  # noqa: N801 - reads as a statement
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, OperationalError):
-            raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error

@@ -1,7 +1,7 @@
 """Take out everything that is stored of one organization, as an archive of its own form (docs/operations.md)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
@@ -23,7 +23,9 @@ class Exported:
 class ExportOrganization:
     """schema_revision: of the database that this release works on."""
 
-    def __init__(self, rows: OrganizationRows, audit: AuditTrail, clock: Clock, *, schema_revision: str) -> None:
+    def __init__(
+        self, rows: OrganizationRows, audit: AuditTrail, clock: Clock, *, schema_revision: Callable[[], str]
+    ) -> None:
         self._rows = rows
         self._audit = audit
         self._clock = clock
@@ -41,7 +43,7 @@ class ExportOrganization:
             "format": FORMAT,
             "organization": {"id": organization.id, "name": organization.name},
             "exported_at": self._clock.now().isoformat(),
-            "schema_revision": self._schema_revision,
+            "schema_revision": self._schema_revision(),
             "rows": counts,
             "left_out": {"why": _WHAT_IS_LEFT_OUT, "columns": left_out},
         }

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
-from nubabel_workers.cli import wiring
+from nubabel_workers.cli import command_settings
 from nubabel_workers.cli.main import app
 from tests.tenancy.matrix import note
 from tests.tenancy.world import ATTACKER, Side, World
@@ -63,7 +63,7 @@ async def test_a_command_for_one_organization_shows_nothing_of_another(
     name, _, option = command.partition(" --")
     note(request, f"nubabel {name}", f"--{option}" if option else "--org", form)
     monkeypatch.chdir(tmp_path)  # no .env of a developer
-    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     named = _COMMANDS[command](world.victim)
     words = [*name.split(), "--org", ATTACKER, *([f"--{option}"] if option else []), *named]
     before = await world.belongings()
@@ -80,7 +80,7 @@ async def test_an_export_holds_nothing_of_another_organization(
 ) -> None:
     note(request, "nubabel orgs export", "ORG", "own")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     before = await world.belongings()
 
     result = await asyncio.to_thread(typed, world, ["orgs", "export", ATTACKER, "--to", str(tmp_path / "own.zip")])
@@ -105,7 +105,7 @@ async def test_a_command_for_anothers_connection_finds_none(
 ) -> None:
     note(request, f"nubabel connections {command}", position, "another's")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)
+    monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     named = world.victim.connection if position == "id" else world.victim.provider
     before = await world.belongings()
 

@@ -9,7 +9,6 @@ import psycopg
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
-from nubabel_workers.adapters.storage.schema import head_revision, is_later
 from nubabel_workers.domain.errors import PermanentError, UnavailableError
 
 
@@ -36,6 +35,9 @@ class PostgresReadiness:
 
     async def schema_current(self) -> str:
         """On the schema of this release or of a later one, beside whose processes we go on working."""
+        # Imported here: SQLAlchemy and Alembic take longer to load than most commands to run, and few look at this.
+        from nubabel_workers.adapters.storage.schema import head_revision, is_later  # noqa: PLC0415
+
         wanted = await asyncio.to_thread(head_revision)
         exists = await self._database.system().one("SELECT to_regclass('public.alembic_version') AS table_name")
         if exists is None or exists["table_name"] is None:

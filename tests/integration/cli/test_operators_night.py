@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
-from nubabel_workers.cli import wiring
+from nubabel_workers.cli import command_settings
 from nubabel_workers.cli.main import app
 from tests.conftest import RedisServer
 
@@ -51,7 +51,7 @@ def _as(role: str, url: str) -> str:
 @pytest.fixture
 def shell(empty_database_url: str, clean_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Shell:
     monkeypatch.chdir(tmp_path)  # no .env of a developer
-    monkeypatch.setattr(wiring, "configure_logging", lambda **_: None)  # the test run has its own
+    monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)  # the test run has its own
     return Shell(empty_database_url, clean_redis)
 
 

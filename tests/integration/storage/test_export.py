@@ -33,7 +33,7 @@ async def export(database: Database, database_url: str, postgres_server: Postgre
     await add_row_of_every_table(database, "org_b", number=8)
     tenant_url = postgres_server.url(urlsplit(database_url).path.removeprefix("/"), user="nubabel_tenant")
     rows = PostgresOrganizationRows(tenant_url, connect_timeout_s=5, application_name="tests")
-    return ExportOrganization(rows, PostgresAuditTrail(database), SystemClock(), schema_revision="9999")
+    return ExportOrganization(rows, PostgresAuditTrail(database), SystemClock(), schema_revision=lambda: "9999")
 
 
 async def test_every_table_is_in_it_with_every_row_of_the_organization(

@@ -242,7 +242,7 @@ class Bench:
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
-            export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision="1"),
+            export=ExportOrganization(FakeOrganizationRows(), self.audit, self.clock, schema_revision=lambda: "1"),
             limits=ManageLimits(self.organizations, load_plans(), budgets),
             erase=EraseOrganization(
                 FakeErasure(self.organizations),

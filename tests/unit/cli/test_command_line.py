@@ -140,3 +140,29 @@ def test_without_settings_a_command_names_what_is_missing(tmp_path: Path) -> Non
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "NUBABEL_DATABASE_URL" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("does", "without"),
+    [
+        (
+            (
+                "import contextlib, nubabel_workers.cli.main as m\n"
+                "with contextlib.suppress(SystemExit): m.app(['instances', 'list', '--help'])"
+            ),
+            "nubabel_workers.cli.wiring",
+        ),
+        ("import nubabel_workers.cli.wiring", "sqlalchemy"),
+    ],
+    ids=["a help text loads no adapter", "a command loads nothing of migrations"],
+)
+def test_what_takes_long_to_load_is_loaded_on_use(does: str, without: str) -> None:
+    """In a process of its own: here everything is loaded."""
+    looked = subprocess.run(
+        [sys.executable, "-c", f"{does}\nimport sys\nsys.exit({without!r} in sys.modules)"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert looked.returncode == 0, looked.stderr.decode()
