@@ -30,6 +30,7 @@ _IMPORTED_BEFORE_FORKING = (
     "kombu.transport.redis",
     "uvicorn",
     "nubabel_workers.cli.main",
+    "nubabel_workers.cli.migrations",
     "nubabel_workers.cli.wiring",
     "nubabel_workers.gateway.app",
     "nubabel_workers.gateway.configured_workspace",
@@ -47,7 +48,7 @@ _IMPORTED_BEFORE_FORKING = (
 def forking_context(*also_imported: str) -> ForkServerContext:
     """With the one process started that all others are forked from: its imports take seconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_IMPORTED_BEFORE_FORKING, *also_imported])
+    context.set_forkserver_preload([*_IMPORTED_BEFORE_FORKING, *also_imported, "tests.template_process"])
     first = context.Process(target=_nothing)
     first.start()
     first.join()
