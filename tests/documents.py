@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pypdf import PdfReader, PdfWriter
 
+_FONT = "/Subtype /Type1 /BaseFont /Helvetica"
 PICTURE = "q 595 0 0 842 0 0 cm /Im0 Do Q"  # what a scanner puts on a page
 
 
@@ -15,12 +16,13 @@ def page_of(*lines: str) -> str:
     return "BT /F1 12 Tf 72 700 Td " + " ".join(f"({line}) Tj 0 -20 Td" for line in lines) + " ET"
 
 
-def pdf(*pages: str, extra: str = "", catalog: str = "", others: Sequence[bytes] = ()) -> bytes:
+def pdf(*pages: str, extra: str = "", catalog: str = "", font: str = _FONT, others: Sequence[bytes] = ()) -> bytes:
     """A PDF with these content streams. extra, catalog: entries of each page's dictionary, and of the document's.
 
-    others: more objects; with one page the first of them is number 6.
+    font: of the one font's. others: more objects; with one page the first of them is number 6.
     """
-    return pdf_of([(page.encode(), "") for page in pages], extra=extra, catalog=catalog, others=others)
+    streams = [(page.encode(), "") for page in pages]
+    return pdf_of(streams, extra=extra, catalog=catalog, font=font, others=others)
 
 
 def stream(content: str, entries: str) -> bytes:
@@ -34,14 +36,19 @@ def packed_pdf(page: bytes) -> bytes:
 
 
 def pdf_of(
-    streams: list[tuple[bytes, str]], *, extra: str = "", catalog: str = "", others: Sequence[bytes] = ()
+    streams: list[tuple[bytes, str]],
+    *,
+    extra: str = "",
+    catalog: str = "",
+    font: str = _FONT,
+    others: Sequence[bytes] = (),
 ) -> bytes:
     """streams: what draws each page, and the entries of the stream's dictionary."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(streams)))
     objects = [
         f"<< /Type /Catalog /Pages 2 0 R {catalog} >>".encode(),
         f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>".encode(),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        f"<< /Type /Font {font} >>".encode(),
     ]
     for number, (content, filters) in enumerate(streams):
         objects.append(
@@ -83,6 +90,6 @@ def office(members: Mapping[str, str | bytes]) -> bytes:
     return archive({"[Content_Types].xml": "<Types/>", **members})
 
 
-def docx(*paragraphs: str, **others: str) -> bytes:
+def docx(*paragraphs: str, **others: str | bytes) -> bytes:
     text = "".join(f"<w:p><w:r><w:t>{paragraph}</w:t></w:r></w:p>" for paragraph in paragraphs)
     return office({"word/document.xml": f"<w:document xmlns:w='w'>{text}</w:document>", **others})

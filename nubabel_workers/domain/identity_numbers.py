@@ -14,7 +14,7 @@ from typing import Final, cast
 
 from nubabel_workers.domain.findings import Finding, Patience, SensitiveKind
 
-_PATIENCE_LASTS: Final = 1000  # numbers: some 25 ms
+PATIENCE_LASTS: Final = 1000  # numbers: some 25 ms
 _CONTEXT_CHARACTERS: Final = 40  # a word that says what a number is stands shortly before it
 
 # After the first character: a pattern that begins with a set of characters is searched for several times faster.
@@ -25,12 +25,13 @@ _SEPARATOR: Final = r"[ \u00a0.\u2010-\u2013-]"
 _DASH: Final = r" ?[-\u2010-\u2013] ?"
 _DATE: Final = r"\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
 # A first group of digits that is long enough by itself, or has others after it.
-_NUMBER: Final = re.compile(rf"\d{_ALONE}\d*+(?:(?<=\d{{9}})|(?={_SEPARATOR}{{1,3}}\d))")
+_DECIMALS: Final = r"(?<!\d\..)"  # of a number with a point there are as many as one likes
+_NUMBER: Final = re.compile(rf"\d{_ALONE}{_DECIMALS}\d*+(?:(?<=\d{{9}})|(?={_SEPARATOR}{{1,3}}\d))")
 
 
 def find_numbers(text: str, start: int, end: int, *, patience: Patience) -> Iterator[Finding]:
     for count, match in enumerate(_NUMBER.finditer(text, start, end)):
-        if not count % _PATIENCE_LASTS:
+        if not count % PATIENCE_LASTS:
             patience()
         for shape in _BY_FIRST_GROUP.get(match.end() - match.start(), ()):
             finding = _found(text, match.start(), shape)

@@ -3,13 +3,14 @@
 Every pattern takes time that grows with the length of the text and no faster: texts come from outside.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
 from nubabel_workers.domain.findings import Finding, Patience, SensitiveKind, endless
-from nubabel_workers.domain.identity_numbers import find_lettered, find_numbers
+from nubabel_workers.domain.identity_numbers import PATIENCE_LASTS, find_lettered, find_numbers
 from nubabel_workers.domain.redaction import HINTS_OF_KEYS, SHAPES_OF_KEYS
 
 _PIECE: Final = 65_536
@@ -19,7 +20,13 @@ def find(text: str, patience: Patience = endless) -> list[Finding]:
     """All findings, in order; those that overlap are one, of the kind that begins first. Raises what patience does."""
     found = list(_private_keys(text))
     for start, end in _pieces(text):
-        for finder in (_keys, _mails, partial(find_numbers, patience=patience), find_lettered):
+        for finder in (
+            _keys,
+            partial(_assigned, patience=patience),
+            _mails,
+            partial(find_numbers, patience=patience),
+            find_lettered,
+        ):
             patience()
             found += finder(text, start, end)
     found.sort(key=lambda one: (one.start, one.kind is SensitiveKind.MAIL, -one.end))
@@ -55,7 +62,7 @@ _PRIVATE_KEY_BEGIN: Final = re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----
 _PRIVATE_KEY_END: Final = re.compile(r"-----END [A-Z ]{0,40}PRIVATE KEY-----")
 _AUTHORIZATION: Final = re.compile(r"(?:earer|asic)\s{1,3}(?P<value>[\w.~+/=-]{16,})", re.ASCII)
 _IN_URL: Final = re.compile(r"://[^/\s:@]{0,200}:(?P<value>[^/\s@\[\]]{1,200})@")
-_ASSIGNMENT: Final = re.compile(r"[:=](?<!\d.)(?=[:=]?>?\s{0,3}[\"'`]?(?P<value>[^\s\"'`<>,;&()\[\]{}]{4,256}))")
+_ASSIGNMENT: Final = re.compile(r"[:=](?<!\d.)(?=[:=]?>?\s{0,3}[\"'`]?(?P<value>[^\s\"'`<>,;&()\[\]{}]{4}))")
 _REST_OF_VALUE: Final = re.compile(r"[^\s\"'`<>,;&()\[\]{}]*+")
 _NAMES_OF_SECRETS: Final = (
     *("password", "passwd", "passphrase", "pwd", "secret", "credential", "token", "apikey", "accesskey", "secretkey"),
@@ -64,27 +71,35 @@ _NAMES_OF_SECRETS: Final = (
 _JOINTS: Final = str.maketrans("", "", "_-\"' \t:=")  # what may stand within such a name, or between it and the sign
 _DIGIT: Final = re.compile(r"\d")
 _LONGEST_NAME: Final = 24
+_LONGEST_LOOKED_AT: Final = 256  # characters of a value
 
 
 def _keys(text: str, start: int, end: int) -> Iterator[Finding]:
-    if any(hint in text for hint in HINTS_OF_KEYS):
+    if any(text.find(hint, start, end) >= 0 for hint in HINTS_OF_KEYS):
         for match in _TOKEN.finditer(text, start, end):
             yield _finding(match, SensitiveKind.KEY)
     for match in _AUTHORIZATION.finditer(text, start, end):
         yield _finding(match, SensitiveKind.KEY, "value")
     for match in _IN_URL.finditer(text, start, end):
         yield _finding(match, SensitiveKind.PASSWORD, "value")
-    yield from _assigned(text, start, end)
 
 
-def _assigned(text: str, start: int, end: int) -> Iterator[Finding]:
+def _assigned(text: str, start: int, end: int, *, patience: Patience) -> Iterator[Finding]:
     """`password: …`, `"api_key"="…"`: looked for from the sign, since names of secrets are many and signs are few."""
-    while (match := _ASSIGNMENT.search(text, start, end)) is not None:
+    for count in itertools.count(1):
+        match = _ASSIGNMENT.search(text, start, end)
+        if match is None:
+            return
+        if not count % PATIENCE_LASTS:
+            patience()
         start = match.end()
-        if _looks_secret(match["value"]) and _names_secret(text, match.start()):
-            rest = _REST_OF_VALUE.match(text, match.end("value"), end)
-            start = rest.end() if rest else match.end("value")
-            value_start = match.start("value")
+        if not _names_secret(text, match.start()):
+            continue
+        value_start = match.start("value")
+        looked_at = _REST_OF_VALUE.match(text, value_start, min(end, value_start + _LONGEST_LOOKED_AT))
+        if looked_at is not None and _looks_secret(looked_at[0]):
+            rest = _REST_OF_VALUE.match(text, looked_at.end(), end)
+            start = rest.end() if rest is not None else looked_at.end()
             yield Finding(value_start, start, SensitiveKind.PASSWORD, text[value_start:start])
 
 

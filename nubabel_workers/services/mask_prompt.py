@@ -110,15 +110,16 @@ class MaskPrompt:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + _LOOK_S
         looked_at = []
-        for file in files:
+        for number, file in enumerate(files):
+            until = loop.time() + (ends_at - loop.time()) / (len(files) - number)  # there is time left for each
             name = mask(file.name, placeholders)
             named = _LookedAt(file, replace(file, name=name.text), name.counts)
             form = form_of(file.content, file.mime_type)
             try:
                 if form is None:
-                    looked_at.append(await _text_file(named, placeholders, ends_at))
+                    looked_at.append(await _text_file(named, placeholders, until))
                 else:
-                    looked_at.append(await self._document(named, form, placeholders, ends_at))
+                    looked_at.append(await self._document(named, form, placeholders, until))
             except OutOfTimeError:
                 looked_at.append(replace(named, unread=Unread.TOO_LONG))
         return looked_at

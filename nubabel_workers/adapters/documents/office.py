@@ -24,12 +24,14 @@ _XML = (".xml", ".rels")
 _PLAIN = (".txt", ".csv")
 _XML_BEGINS = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\0]*<[\0?!A-Za-z]")
 _HEAD_BYTES = 64
-# What has no words: pictures, fonts, what a printer was set to, and what one program keeps of its window.
+# What has no words: pictures, fonts, what a printer was set to, and what one program keeps of its window. What is
+# called so, and could be text by its first bytes, is something else.
 _WORDLESS = re.compile(
     r"\.(?:png|jpe?g|jfif|gif|bmp|dib|tiff?|emf|wmf|emz|wmz|wdp|ico|webp|odttf|ttf|otf|fntdata)$"
-    r"|(?:^|/)printerSettings/|^mimetype$|^layout-cache$|^Configurations2/|^Thumbnails/|^ObjectReplacements/",
+    r"|(?:^|/)printerSettings/|^layout-cache$|^Configurations2/|^Thumbnails/|^ObjectReplacements/",
     re.IGNORECASE,
 )
+_NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1f]")
 
 
 def text_of_office(content: bytes) -> DocumentText:
@@ -85,7 +87,7 @@ class _Document:
             self._read_as_xml(name)
         elif name.endswith(_PLAIN):
             self._read_as_text(name)
-        elif not _WORDLESS.search(name):
+        elif name != "mimetype" and not (_WORDLESS.search(name) and _NO_TEXT.search(self._members.head(name))):
             self._unseen += 1
 
     def _read_as_xml(self, name: str) -> None:
@@ -122,8 +124,9 @@ class _Members:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self._room = _MOST_BYTES
-        self.sizes = {member.filename: member.file_size for member in archive.infolist() if not member.is_dir()}
-        self.covered = sum(not member.is_dir() for member in archive.infolist()) - len(self.sizes)
+        members = [member for member in archive.infolist() if member.file_size or not member.is_dir()]
+        self.sizes = {member.filename: member.file_size for member in members}
+        self.covered = len(members) - len(self.sizes)
 
     def head(self, name: str) -> bytes:
         with self._archive.open(name) as member:

@@ -79,21 +79,27 @@ HOLD = """
   SET cost = GREATEST(budget_holds.cost, EXCLUDED.cost), tokens = GREATEST(budget_holds.tokens, EXCLUDED.tokens),
     user_id = EXCLUDED.user_id, placed_at = now(), look_at = NULL
 """
-# A wait is over: its button, which allows nothing any more, goes from the notice.
-BUTTONS_GO = """
+# A wait is over: what tells of it and was not told yet is needed no more, and its button, which allows nothing any
+# more, goes from what was told. Where that is not known it is looked up, and the button goes then.
+NOTICES_SETTLE = """
   UPDATE notifications n
   SET payload = n.payload - 'button' || '{{"edited": true}}'::jsonb, revision = n.revision + 1, not_before = now(),
-    status = CASE WHEN n.status = 'sent' THEN 'ready' ELSE n.status END
-  FROM {of} WHERE n.execution_id = {of}.id AND n.kind = 'notice' AND n.payload ? 'button'
-    AND n.status IN ('ready', 'sending', 'sent', 'failed')
+    status = CASE WHEN n.status = 'ready' AND n.sent_at IS NULL AND NOT n.uncertain THEN 'dropped'
+      WHEN n.status = 'sent' THEN 'ready' ELSE n.status END
+  FROM {of}
+  WHERE n.execution_id = {of}.id AND n.kind = 'notice' AND starts_with(n.dedupe, 'budget')
+    AND (n.payload ? 'button' OR n.status = 'ready') AND n.status IN ('ready', 'sending', 'sent', 'failed')
 """
 # What a statement that begins an attempt `exe` of a `known` execution is completed with: its number comes back, or
 # which cap leaves no room.
 WITHOUT_HOLD = {"room": "", "if_there_is_room": "", "hold": "", "found": "SELECT attempt FROM exe"}
+AFTER_A_WAIT = WITHOUT_HOLD | {
+    "hold": f"\nsettled AS ({NOTICES_SETTLE.format(of='exe')}),"
+}  # nothing is capped any more
 WITH_HOLD = {
     "room": f"{ROOM},",
     "if_there_is_room": "AND NOT EXISTS (SELECT 1 FROM short)",
-    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),\nsettled AS ({BUTTONS_GO.format(of='exe')}),",
+    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),\nsettled AS ({NOTICES_SETTLE.format(of='exe')}),",
     "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at, s.step_cost
 FROM known LEFT JOIN short s ON true""",
 }
@@ -127,6 +133,10 @@ _TELL = """
   RETURNING id
 """
 
+# Somebody let it cost more while it was looked for room, and that is enough for it.
+_HAS_ITS_WORD = """COALESCE(e.cost_ceiling
+      - (SELECT COALESCE(sum(u.cost), 0) FROM usage u WHERE u.execution_id = e.id) >= GREATEST(0.000001,
+        (SELECT max(h.cost) FROM budget_holds h WHERE h.execution_id = e.id AND h.look_at IS NOT NULL)), false)"""
 WAIT = f"""
 WITH before AS (
   SELECT id, waiting_for FROM executions
@@ -135,7 +145,8 @@ WITH before AS (
 exe AS (
   UPDATE executions e
   SET status = 'queued', lease_owner = NULL, lease_until = NULL, suspect = false, lone_deliveries = 0,
-    not_before = CASE WHEN cancel_requested_at IS NULL THEN now() + make_interval(secs => %(wait_s)s) ELSE now() END,
+    not_before = CASE WHEN cancel_requested_at IS NOT NULL OR {_HAS_ITS_WORD} THEN now()
+      ELSE now() + make_interval(secs => %(wait_s)s) END,
     waiting_for = %(reason)s, told_late = told_late OR %(spent_out)s::boolean,
     answer_by = CASE WHEN %(spent_out)s::boolean AND before.waiting_for IS DISTINCT FROM %(reason)s
       THEN GREATEST(e.answer_by, %(frees_at)s::timestamptz + (e.answer_by - e.created_at)) ELSE e.answer_by END
@@ -235,7 +246,7 @@ RESUME = f"""
 WITH {_PAUSED},
 exe AS ({_RESUMED.format(of="known", where="")}),
 {_LOOKED},
-settled AS ({BUTTONS_GO.format(of="exe")}),
+settled AS ({NOTICES_SETTLE.format(of="exe")}),
 timeline AS ({_SAY_RESUMED})
 SELECT id FROM exe
 """
@@ -243,7 +254,7 @@ RESUME_WITH_ROOM = f"""
 WITH {_PAUSED},{ROOM},
 exe AS ({_RESUMED.format(of="known", where="AND NOT EXISTS (SELECT 1 FROM short)")}),
 {_LOOKED},
-settled AS ({BUTTONS_GO.format(of="exe")}),
+settled AS ({NOTICES_SETTLE.format(of="exe")}),
 timeline AS ({_SAY_RESUMED})
 SELECT id FROM exe
 """
@@ -264,7 +275,11 @@ ALLOW = """
       e.status = 'waiting_budget' OR COALESCE(e.cost_ceiling, 0) <= used.cost))
   RETURNING e.id, e.organization_id
 """
-SAY_ALLOWED = f"""settled AS ({BUTTONS_GO.format(of="changed")}),
+SAY_ALLOWED = f"""looked AS (
+  UPDATE budget_holds h SET look_at = 'infinity' FROM changed
+  WHERE h.execution_id = changed.id AND h.look_at IS NOT NULL
+),
+settled AS ({NOTICES_SETTLE.format(of="changed")}),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'resumed', %(detail)s FROM changed

@@ -1,6 +1,12 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
-from nubabel_workers.adapters.storage.budget_statements import BUTTONS_GO, RELEASE_HOLD, WITH_HOLD, WITHOUT_HOLD
+from nubabel_workers.adapters.storage.budget_statements import (
+    AFTER_A_WAIT,
+    NOTICES_SETTLE,
+    RELEASE_HOLD,
+    WITH_HOLD,
+    WITHOUT_HOLD,
+)
 from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.row_sets import (
@@ -283,6 +289,7 @@ att AS (
 {found}
 """
 BEGIN_ATTEMPT = _BEGIN_ATTEMPT.format(**WITHOUT_HOLD)
+BEGIN_ATTEMPT_AFTER_A_WAIT = _BEGIN_ATTEMPT.format(**AFTER_A_WAIT)
 # The prompt does not leave before its money is held.
 BEGIN_HELD_ATTEMPT = _BEGIN_ATTEMPT.format(**WITH_HOLD)
 
@@ -437,8 +444,9 @@ tidied AS (
 unneeded AS (
   UPDATE notifications n SET status = 'dropped', error = 'the outcome came first'
   FROM exe WHERE n.execution_id = exe.id AND n.kind = 'notice' AND n.status = 'ready' AND n.sent_at IS NULL
+    AND NOT n.uncertain
 ),
-settled AS ({buttons_go} AND (n.status <> 'ready' OR n.sent_at IS NOT NULL)),
+settled AS ({notices_settle} AND NOT (n.status = 'ready' AND n.sent_at IS NULL AND NOT n.uncertain)),
 parked AS (
   INSERT INTO dead_letters (
     id, organization_id, queue, task, reason, error, subject_kind, subject_id, attempts)
@@ -462,7 +470,7 @@ FROM exe
 FINISH = _FINISH.format(
     add_usage=ADD_USAGE,
     release_hold=RELEASE_HOLD,
-    buttons_go=BUTTONS_GO.format(of="exe"),
+    notices_settle=NOTICES_SETTLE.format(of="exe"),
     held="lease_owner = %(lease)s",
     abandoned="%(abandon_session)s",
 )
@@ -471,7 +479,7 @@ IN_DOUBT = "SELECT 1 AS one FROM attempts WHERE execution_id = %(id)s AND ended_
 FINISH_QUEUED = _FINISH.format(
     add_usage=ADD_USAGE,
     release_hold=RELEASE_HOLD,
-    buttons_go=BUTTONS_GO.format(of="exe"),
+    notices_settle=NOTICES_SETTLE.format(of="exe"),
     held="status IN ('queued', 'waiting_budget') AND lease_owner IS NULL",
     abandoned="EXISTS (SELECT 1 FROM attempts a WHERE a.execution_id = exe.id AND a.ended_at IS NULL)",
 )

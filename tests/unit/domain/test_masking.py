@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nubabel_workers.domain.findings import SensitiveKind
+from nubabel_workers.domain.findings import OutOfTimeError, SensitiveKind
 from nubabel_workers.domain.masking import Masked, Placeholders, mask
 from nubabel_workers.domain.redaction import HINTS_OF_KEYS
 from nubabel_workers.domain.sensitive_data import find
@@ -98,6 +98,26 @@ def test_two_values_have_two_placeholders_and_another_conversation_has_others() 
     elsewhere = mask("a@example.com", Placeholders(b"a key of the tests", "ses_2")).text
 
     assert len({one, other, elsewhere}) == 3
+
+
+@pytest.mark.parametrize("value", [4111111111111111, 5555555555554444])
+def test_the_decimals_of_a_number_are_no_card(value: int) -> None:
+    assert find(f"0.{value} -12.{value}, 3.{value}e-05") == []
+    assert len(find(f"No.{value}, 1. {value} and .{value}")) == 3
+
+
+@pytest.mark.parametrize("piece", [":", "4111 ", "password="])
+def test_whoever_has_no_time_left_stops_within_a_line(piece: str) -> None:
+    looks = 0
+
+    def patience() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 10:
+            raise OutOfTimeError
+
+    with pytest.raises(OutOfTimeError):
+        find(piece * (200_000 // len(piece)), patience)
 
 
 def test_every_hint_stands_for_a_shape() -> None:

@@ -91,6 +91,16 @@ async def test_office_documents_are_looked_through_as_well(masking: Masking) -> 
     assert [file.name for file in outgoing.files] == ["list.xlsx.masked.txt"]
 
 
+async def test_a_long_file_leaves_time_for_those_after_it(masking: Masking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_prompt, "_LOOK_S", 0.4)
+    long = PromptFile("long.txt", "text/plain", b"1234 " * 500_000)
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, long, INVOICE)
+
+    assert [file.name for file in outgoing.files] == ["long.txt", "invoice.pdf.masked.txt"]
+    assert outgoing.cleaning.unread == {Unread.TOO_LONG: 1}
+
+
 async def test_a_refusal_names_the_files_and_no_value(masking: Masking) -> None:
     text = PromptFile(f"of {CARD}.txt", "text/plain", MAIL.encode())
 

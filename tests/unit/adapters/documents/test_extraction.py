@@ -7,10 +7,13 @@ import pytest
 
 from nubabel_workers.adapters.documents.extraction import read
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
+from nubabel_workers.domain.findings import SensitiveKind
 from nubabel_workers.domain.sensitive_data import find
 from tests.documents import PICTURE, archive, docx, locked_pdf, office, packed_pdf, page_of, pdf, stream
 
 CARD = "4111 1111 1111 1111"
+RESIDENT = "880101-1234567"
+PICTURE_BYTES = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 XMP = f"<x:xmpmeta xmlns:x='x'><r:Description xmlns:r='r' pdf:Author='{CARD}' xmlns:pdf='p'/></x:xmpmeta>"
 LINK = "/Annots [<< /Type /Annot /Subtype /Link /A << /S /URI /URI (mailto:kim@example.com) >> >>]"
 
@@ -116,10 +119,20 @@ def test_what_nobody_reads_in_a_document_is_counted_as_unseen(member: dict[str, 
     ],
 )
 def test_what_has_no_words_is_not_counted(name: str) -> None:
-    found = read(docx("words", **{name: "…"}), DocumentForm.ZIP)
+    found = read(docx("words", **{name: PICTURE_BYTES if not name.endswith("/") else b""}), DocumentForm.ZIP)
 
     assert isinstance(found, DocumentText)
     assert found.unseen == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["word/media/image1.png", "word/printerSettings/p.bin", "Thumbnails/a", "word/folder/"]
+)
+def test_what_is_called_so_and_could_be_text_was_not_seen(name: str) -> None:
+    found = read(docx("words", **{name: f"not {CARD}"}), DocumentForm.ZIP)
+
+    assert isinstance(found, DocumentText)
+    assert found.unseen == 1
 
 
 def test_of_two_members_of_one_name_one_was_not_seen() -> None:
@@ -147,7 +160,15 @@ def test_of_two_members_of_one_name_one_was_not_seen() -> None:
         pytest.param({"docProps/custom.xml": f"<p><lpwstr>{CARD}</lpwstr></p>"}, id="a property"),
         pytest.param({"word/document.xml": f"<a><!-- {CARD} --></a>"}, id="a comment"),
         pytest.param({"word/document.xml": f"<a><?keep {CARD}?></a>"}, id="an instruction"),
-        pytest.param({"word/media/4111 1111 1111 1111.png": "…", "word/document.xml": "<p>a</p>"}, id="a name"),
+        pytest.param(
+            {"word/media/4111 1111 1111 1111.png": PICTURE_BYTES, "word/document.xml": "<p>a</p>"}, id="a name"
+        ),
+        pytest.param({"xl/worksheets/sheet1.xml": f"<c><f>Sheet2!A2</f><v>{CARD}</v></c>"}, id="a formula's result"),
+        pytest.param({"word/document.xml": f"<p><posOffset>914400</posOffset><t>{CARD}</t></p>"}, id="after an offset"),
+        pytest.param(
+            {"word/media/image1.svg": f"<!DOCTYPE svg PUBLIC '-//W3C' 'svg11.dtd'><svg><text>{CARD}</text></svg>"},
+            id="a drawing with a document type",
+        ),
         pytest.param({"xl/worksheets/sheet1.xml": "<c><v>4.111111111111111E15</v></c>"}, id="a large number"),
         pytest.param({"xl/pivotCache/records.xml": "<n v='4.111111111111111E+15'/>"}, id="a large number's copy"),
         pytest.param({"content.xml": "<c office:value='4111111111111111' xmlns:office='o'/>"}, id="a cell's value"),
@@ -159,6 +180,34 @@ def test_what_must_not_leave_is_found_wherever_it_stands(members: dict[str, str]
     text = text_of(office(members), DocumentForm.ZIP)
 
     assert [one.canonical for one in find(text)][:1] == ["4111111111111111"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(f"<c><f>A2&amp;B2</f><v>{RESIDENT}</v></c>", id="a formula and its result"),
+        pytest.param(f"<comments><author>me</author><text><r><t>{RESIDENT}</t></r></text></comments>", id="an author"),
+        pytest.param(f"<a><text><t>one 1</t></text><text><t>{RESIDENT}</t></text></a>", id="two comments"),
+        pytest.param(f"<annotation><date>2026-11-28T10:00:00</date><p>{RESIDENT}</p></annotation>", id="a date"),
+        pytest.param(f"<Properties><lpwstr>5</lpwstr><lpwstr>{RESIDENT}</lpwstr></Properties>", id="properties"),
+        pytest.param(f"<pt idx='0'><v>12</v></pt><pt><v>{RESIDENT}</v></pt>".join(("<x>", "</x>")), id="a chart"),
+        pytest.param("<p><t>880101</t><noBreakHyphen/><t>1234567</t></p>", id="a hyphen that breaks no line"),
+        pytest.param(f"<p>id<s c='1'/>{RESIDENT}</p>", id="a space of OpenDocument"),
+    ],
+)
+def test_what_stands_beside_other_words_is_not_glued_to_them(part: str) -> None:
+    text = text_of(office({"word/document.xml": part}), DocumentForm.ZIP)
+
+    assert [one.kind for one in find(text)] == [SensitiveKind.KOREAN_ID]
+
+
+def test_an_entity_in_a_part_that_is_none_of_the_documents_own_leaves_the_rest_to_be_read() -> None:
+    bomb = '<!DOCTYPE svg [<!ENTITY b "bb">]><svg>&b;</svg>'
+
+    found = read(docx(CARD, **{"word/media/image1.svg": bomb}), DocumentForm.ZIP)
+
+    assert isinstance(found, DocumentText)
+    assert (CARD in found.text, found.unseen) == (True, 1)
 
 
 def test_what_stands_beside_the_words_for_programs_is_left_out() -> None:
@@ -185,12 +234,59 @@ def test_what_must_not_leave_is_found_wherever_it_stands_in_a_pdf(content: bytes
     assert [one.canonical for one in find(text_of(content, DocumentForm.PDF))][:1] == ["4111111111111111"]
 
 
-def test_what_a_stamp_draws_was_not_seen() -> None:
-    stamp = "/Annots [<< /Subtype /Stamp /AP << /N 6 0 R >> >>]"
+FORM = "/Subtype /Form /BBox [0 0 100 100] /Resources << /Font << /F1 3 0 R >> >>"
 
-    found = read(pdf(page_of("words"), extra=stamp, others=[stream("BT ET", "/Subtype /Form")]), DocumentForm.PDF)
+
+@pytest.mark.parametrize("kind", ["/Stamp /Contents (seen)", "/Widget", "/Link"])
+def test_what_an_annotation_draws_is_read(kind: str) -> None:
+    drawn = f"/Annots [<< /Subtype {kind} /AP << /N << /On 6 0 R >> >> >>]"
+
+    text = text_of(pdf(page_of("a"), extra=drawn, others=[stream(page_of(CARD), FORM)]), DocumentForm.PDF)
+
+    assert f"[drawn on page 1]\n{CARD}" in text
+
+
+def test_a_picture_that_an_annotation_draws_was_not_seen() -> None:
+    drawn = "/Annots [<< /Subtype /Stamp /AP << /N 6 0 R >> >>]"
+
+    found = read(pdf(page_of("words"), extra=drawn, others=[stream(PICTURE, FORM)]), DocumentForm.PDF)
 
     assert found == DocumentText("[page 1]\nwords", unseen=1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "catalog"),
+    [
+        ("/Annots [<< /Subtype /FileAttachment /FS << /Type /Filespec /F (a.txt) /EF << /F 6 0 R >> >> >>]", ""),
+        ("", "/AF [<< /Type /Filespec /F (a.txt) /EF << /F 6 0 R >> >>]"),
+        ("", "/Names << /EmbeddedFiles << /Names [(a) << /F (a.txt) /EF << /F 6 0 R >> >>] >> >>"),
+    ],
+    ids=["a note", "beside the document", "by name"],
+)
+def test_a_file_that_is_attached_was_not_seen(extra: str, catalog: str) -> None:
+    content = pdf(page_of("a"), extra=extra, catalog=catalog, others=[stream(CARD, "/Type /EmbeddedFile")])
+
+    assert read(content, DocumentForm.PDF) == DocumentText("[page 1]\na", unseen=1)
+
+
+@pytest.mark.parametrize(
+    ("font", "is_read"),
+    [
+        ("/Subtype /Type0 /Encoding /KSCms-UHC-H", False),
+        ("/Subtype /Type0 /Encoding /Identity-H", False),
+        ("/Subtype /Type1 /Encoding << /Differences [32 /g52 /g49] >>", False),
+        ("/Subtype /Type0 /Encoding /UniKS-UCS2-H", True),
+        ("/Subtype /Type1 /Encoding << /Differences [32 /space /exclam] >>", True),
+        ("/Subtype /Type1 /Encoding /WinAnsiEncoding", True),
+    ],
+)
+def test_a_page_whose_fonts_do_not_say_which_letters_they_draw_was_not_seen(font: str, is_read: bool) -> None:
+    content = pdf("BT /F1 12 Tf 72 700 Td (ABCDEFGH) Tj ET", font=f"/BaseFont /Any {font}")
+
+    found = read(content, DocumentForm.PDF)
+
+    assert isinstance(found, DocumentText) is is_read
+    assert is_read or found is Unread.WITHOUT_TEXT
 
 
 @pytest.mark.parametrize(
