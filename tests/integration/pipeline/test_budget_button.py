@@ -1,6 +1,7 @@
 """The button below a notice that a request waits for its budget: whoever may press it lets that request go on, once."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,8 +12,10 @@ import pytest
 from config.settings import Settings
 from nubabel_workers.adapters.slack.messenger import SlackMessenger
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
+from nubabel_workers.domain.budgets import Cap, Shortage
 from nubabel_workers.domain.errors import RateLimitedError
 from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.tenants import PolicyChange
 from nubabel_workers.simulators.slack.model import Json, Message
 from nubabel_workers.simulators.slack.server import SlackSimulator
@@ -233,6 +236,83 @@ async def test_the_button_of_one_that_waits_in_the_queue_goes_when_there_is_room
 
     assert (await pipeline.statuses())[-1] == Status.RUNNING
     assert notices(pipeline, question) == []
+
+
+async def test_the_button_of_one_that_waits_in_the_queue_goes_when_nothing_is_capped_any_more(
+    pipeline: Pipeline,
+) -> None:
+    question = await waiting_in_the_queue(pipeline)
+
+    await set_caps(pipeline, cost_per_day=None)
+    await pipeline.dispatch()
+    await pipeline.deliver()
+
+    assert (await pipeline.statuses())[-1] == Status.RUNNING
+    assert notices(pipeline, question) == []
+
+
+async def test_a_notice_that_was_not_told_yet_is_not_told_of_what_goes_on(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    await set_caps(pipeline, cost_per_execution=0.12)
+    question = await start(pipeline, _DEAR)
+    async with asyncio.timeout(20):
+        while await pipeline.statuses() == [Status.RUNNING]:
+            await pipeline.services.database.system().execute("UPDATE executions SET check_at = now()")
+            await pipeline.complete()  # and nobody delivers
+    row = await pipeline.one("SELECT id FROM executions")
+
+    await pipeline.services.keep_budgets.allow(ORGANIZATION, str(row["id"]), cost=5, actor="cli:anna")
+    await pipeline.deliver()
+
+    assert pipeline.replies(question) == []
+
+
+async def test_a_button_goes_although_nobody_knew_that_its_notice_was_told(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    question, _ = await paused(pipeline)
+    system = pipeline.services.database.system()
+    await system.execute(
+        "UPDATE notifications SET status = 'ready', uncertain = true, uncertain_since = now() - interval '2 min', "
+        "sent_parts = '[]', sent_at = NULL WHERE kind = 'notice'"
+    )
+
+    await pipeline.say("stop", thread_ts=question.ts)
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == [Status.CANCELLED]
+    assert notices(pipeline, question) == []
+
+
+async def test_a_press_while_a_worker_is_about_to_let_it_wait_is_not_waited_for(pipeline: Pipeline) -> None:
+    question = await waiting_in_the_queue(pipeline)
+    system = pipeline.services.database.system()
+    lease = Lease("lse_x", time.monotonic() + 60)
+    await system.execute(
+        "UPDATE executions SET status = 'dispatching', lease_owner = 'lse_x', lease_until = now() + interval '9 s' "
+        "WHERE status = 'queued'"
+    )
+    row = await pipeline.one("SELECT id FROM executions WHERE status = 'dispatching'")
+    execution = await pipeline.services.executions.find(ORGANIZATION, str(row["id"]))
+    assert execution is not None
+    shortage = Shortage(Cap.COST_PER_DAY, spent_out=True, frees_at=None)
+
+    await press(pipeline, notices(pipeline, question)[-1])
+    await pipeline.services.keep_budgets.wait(execution, lease, shortage)
+    await pipeline.dispatch()
+
+    assert (await pipeline.statuses())[-1] == Status.RUNNING
+
+
+async def test_what_was_allowed_more_counts_as_paused_no_more(pipeline: Pipeline) -> None:
+    await name_approvers(pipeline)
+    _, notice = await paused(pipeline)
+    _, before = await pipeline.services.keep_budgets.books(ORGANIZATION)
+
+    await press(pipeline, notice)
+    _, after = await pipeline.services.keep_budgets.books(ORGANIZATION)
+
+    assert (before.paused, after.paused) == (1, 0)
 
 
 async def test_each_wait_in_the_queue_has_a_button_of_its_own_that_is_answered(pipeline: Pipeline) -> None:

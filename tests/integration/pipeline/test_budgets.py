@@ -39,7 +39,7 @@ def settings(
     return pipeline_settings(slack, database_url, clean_redis, budget_first_hold_usd=0.1, budget_first_hold_tokens=1000)
 
 
-async def set_caps(pipeline: Steps, **caps: float) -> None:
+async def set_caps(pipeline: Steps, **caps: float | None) -> None:
     """As an operator who changes them; every process has heard of it."""
     services = pipeline.services
     organizations = PostgresOrganizations(services.database, services.cipher)
