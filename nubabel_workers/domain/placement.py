@@ -19,6 +19,7 @@ _FIRST_SHARE = 5  # a fifth of its capacity at once
 _STAYS_TOGETHER_BELOW = 0.25  # of what its server takes, an organization's new sessions join those before; then spread
 
 _ALL_CLOSED: Mapping[str, Gate] = MappingProxyType({})
+_NONE_PLACED: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ def takes_now(instance: Instance) -> int:
 class Placement:
     """Server loads at one moment; each placed execution counts at once, so that a batch spreads.
 
-    gates: of servers whose circuit breaker is not closed; they get one execution, as the probe, or none.
+    gates: of servers whose circuit breaker is not closed; they get one execution, as the probe, or none. placed: how
+    many were placed on each that its load does not tell of yet.
     """
 
-    def __init__(self, instances: Sequence[Instance], gates: Mapping[str, Gate] = _ALL_CLOSED) -> None:
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        gates: Mapping[str, Gate] = _ALL_CLOSED,
+        placed: Mapping[str, int] = _NONE_PLACED,
+    ) -> None:
         self._instances = {instance.id: instance for instance in instances}
-        self._in_flight = {instance.id: instance.in_flight for instance in instances}
+        self._in_flight = {instance.id: instance.in_flight + placed.get(instance.id, 0) for instance in instances}
         self._awaited = {instance.id: instance.awaited for instance in instances}
         self._directories = {instance.id: _Directories(instance) for instance in instances}
         self._gates = gates

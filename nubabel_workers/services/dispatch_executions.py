@@ -1,8 +1,8 @@
 """Take queued executions whose turn it is and get each running on an OpenCode server. No slot waits for the run."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -95,6 +95,8 @@ class DispatchExecutions:
         self._limits = limits
         self._file_room = FileRoom()
         self._claims = Turnstile()
+        # Execution -> its server, from its choice until it runs there or does not: the next claim chooses before then.
+        self._placed: dict[str, str] = {}
 
     async def run(self, execution_id: str | None) -> str:
         """Get the named execution and others whose turn it is going, each at its orchestrator. One line for Flower."""
@@ -111,7 +113,7 @@ class DispatchExecutions:
                 return f"{tally}; the next claim is about to begin"
             async with AsyncExitStack() as held:
                 async with self._claims.passing():
-                    placement = Placement(await self._instances.loads(), await self._breakers.gates())
+                    placement = await self._placement()
                     limit = min(self._limits.batch, placement.free_slots())
                     if limit == 0:
                         return f"{tally}; {await self._nowhere(placement)}"
@@ -129,6 +131,11 @@ class DispatchExecutions:
         if not drained:
             self._hints.publish(Hint(HintTask.DISPATCH, claimed[-1].execution.id))
         return str(tally)
+
+    async def _placement(self) -> Placement:
+        placed = dict(self._placed)
+        loads = await self._instances.loads(besides=placed)
+        return Placement(loads, await self._breakers.gates(), Counter(placed.values()))
 
     async def _nowhere(self, placement: Placement) -> str:
         """Nothing can be placed: full servers take what is ready when they can; those that are away say when."""
@@ -149,7 +156,23 @@ class DispatchExecutions:
             if instance is None:
                 waiting.append((item, placement.wait_for(item.execution, item.servers, stays=item.open_attempt)))
             else:
+                self._placed[item.execution.id] = instance.id
                 by_instance[instance.id].append((item, instance))
+        try:
+            return await self._dispatch_placed(by_instance, waiting, placement, lease, tally)
+        finally:
+            for items in by_instance.values():
+                for item, _ in items:
+                    self._placed.pop(item.execution.id, None)
+
+    async def _dispatch_placed(
+        self,
+        by_instance: Mapping[str, Sequence[tuple[ClaimedDispatch, Instance]]],
+        waiting: list[tuple[ClaimedDispatch, PlaceWait]],
+        placement: Placement,
+        lease: Lease,
+        tally: Tally,
+    ) -> Collection[str]:
         allowed: list[tuple[ClaimedDispatch, Instance]] = []
         paced: set[str] = set()
         for items in by_instance.values():
@@ -190,6 +213,7 @@ class DispatchExecutions:
                 )
         finally:
             self._file_room.give_back(claimed.execution)
+            self._placed.pop(claimed.execution.id, None)
 
     async def _put_back(self, claimed: ClaimedDispatch, wait: PlaceWait, lease: Lease, tally: Tally) -> None:
         with about(claimed.execution):

@@ -1,6 +1,6 @@
 """Fakes of the operators' ports: plain lists and dictionaries, with the actor of every change."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -277,7 +277,7 @@ class FakeInstances:
     actors: list[str] = field(default_factory=list)
     keys: dict[str, tuple[SecretStr, ...]] = field(default_factory=dict)  # callback keys, newest first
 
-    async def loads(self) -> list[Instance]:
+    async def loads(self, *, besides: Collection[str] = ()) -> list[Instance]:
         return [one for one in self.rows.values() if one.status != "removed"]
 
     async def find(self, instance_id: str) -> Instance | None:

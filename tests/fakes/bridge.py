@@ -1,7 +1,7 @@
 """What the bridge looks up: conversations over the faked executions, and OpenCode servers that answer or don't."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -72,7 +72,7 @@ class FakeServers:
         """As the port; only what capabilities need is faked."""
         return cast("InstanceStore", self)
 
-    async def loads(self) -> list[Instance]:
+    async def loads(self, *, besides: Collection[str] = ()) -> list[Instance]:
         return self.instances
 
     def server(self, instance: Instance) -> OpenCodeServer:

@@ -1,6 +1,6 @@
 """OpenCode servers. They belong to the operators, not to a tenant: the tenant role cannot see this table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -39,6 +39,9 @@ _GIVEN_UP = """COALESCE(i.unhealthy_since < now() - make_interval(secs => %(give
       AND o.organization_id IS NOT DISTINCT FROM i.organization_id), false) AS given_up"""
 _IN_FLIGHT = f"""(
   SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{HOLDING_A_PLACE_SQL}) AS in_flight"""
+_IN_FLIGHT_BESIDES = f"""(
+  SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{HOLDING_A_PLACE_SQL}
+    AND e.id <> ALL(%(besides)s::text[])) AS in_flight"""
 # The session's own word counts: it may live elsewhere by now.
 _AWAITED = """CASE WHEN i.recovered_at > now() - make_interval(secs => %(take_back_s)s) THEN (
   SELECT count(*) FROM (
@@ -89,16 +92,17 @@ class PostgresInstances:
         self._lately: BriefCache[str, Instance] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
         self._callback_keys: BriefCache[str, Sequence[SecretStr]] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
 
-    async def loads(self) -> list[Instance]:
+    async def loads(self, *, besides: Collection[str] = ()) -> list[Instance]:
         rows = await self._database.system().all(
             f"""
-            SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT}, {_AWAITED}, {_DIRECTORIES} FROM instances i {_PLACES}
+            SELECT {_COLUMNS}, {_GIVEN_UP}, {_IN_FLIGHT_BESIDES}, {_AWAITED}, {_DIRECTORIES} FROM instances i {_PLACES}
             WHERE i.status <> 'removed' ORDER BY i.id
             """,
             {
                 "give_up_after_s": self._give_up_after_s,
                 "idle_s": DISPLACED_AFTER_S,
                 "take_back_s": TAKE_BACK_S,
+                "besides": list(besides),
             },
         )
         self._forget_passwords_except({row["password"] for row in rows})

@@ -625,8 +625,8 @@ class VitalsStore(Protocol):
 
 
 class InstanceStore(Protocol):
-    async def loads(self) -> list[Instance]:
-        """Every server that is not removed, with the executions now occupying it."""
+    async def loads(self, *, besides: Collection[str] = ()) -> list[Instance]:
+        """Every server that is not removed, with the executions now occupying it. besides: ids of some not to count."""
         ...
 
     async def find(self, instance_id: str) -> Instance | None: ...

@@ -129,7 +129,7 @@ async def _organization_with_tools(lane: Lane) -> str:
     name = await _organization(lane)
     lane.processes[CLI].environment["TOOL_TOKEN"] = "t0ken"
     await lane.type_until_it_ends(
-        f"connections add {name} --url https://localhost:1/mcp --name tools --token-env TOOL_TOKEN"
+        f"connections add {name} --url https://127.1:1/mcp --name tools --token-env TOOL_TOKEN"
     )
     return name
 

@@ -1,6 +1,9 @@
 """Where an organization runs is its policy; moving it is a change of that, and nothing is lost by it."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -91,3 +94,36 @@ async def test_without_a_server_of_its_own_it_waits_and_the_timeline_says_for_wh
     assert await pipeline.statuses() == ["queued"]
     assert await pipeline.one("SELECT waiting_for FROM executions") == {"waiting_for": "own server"}
     assert pipeline.opencode.simulator.store.sessions == {}
+
+
+async def test_a_server_takes_no_more_than_its_capacity_while_others_have_places(
+    pipeline: Pipeline, own: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next claim chooses before what the last one took runs."""
+    executions, all_are_claimed = pipeline.services.executions, asyncio.Event()
+    begin = executions.begin_attempt
+
+    async def begin_late(*args: Any, **kwargs: Any) -> int:
+        await all_are_claimed.wait()
+        return await begin(*args, **kwargs)
+
+    monkeypatch.setattr(executions, "begin_attempt", begin_late)
+    await add_own_server(pipeline, own)
+    await set_servers(pipeline, ServersPolicy.DEDICATED)
+    await pipeline.services.database.system().execute("UPDATE instances SET capacity_runs = 2 WHERE id = 'ins_own'")
+    claims = []
+
+    for number in range(5):
+        await pipeline.mention(f"[[delay=30]] question {number}")
+        await pipeline.take_events()
+        claims.append(asyncio.create_task(pipeline.services.dispatch_executions.run(None)))
+        await eventually_true(partial(none_is_ready, pipeline), what="somebody has claimed it")
+    all_are_claimed.set()
+    await asyncio.gather(*claims)
+
+    assert sorted(await pipeline.statuses()) == ["queued"] * 3 + ["running"] * 2
+
+
+async def none_is_ready(pipeline: Pipeline) -> bool:
+    ready = "SELECT count(*) AS n FROM executions WHERE status = 'queued' AND not_before <= now()"
+    return await pipeline.one(ready) == {"n": 0}

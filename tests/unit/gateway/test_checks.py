@@ -1,7 +1,7 @@
 """Readiness of the OpenCode servers: one that answers is enough."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from tests.fakes.breakers import FakeBreakers
 class Registered:
     instances: list[Instance]
 
-    async def loads(self) -> list[Instance]:
+    async def loads(self, *, besides: Collection[str] = ()) -> list[Instance]:
         return self.instances
 
 
