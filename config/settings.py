@@ -145,8 +145,11 @@ def load_settings(env_file: Path | None = None) -> Settings:
 
     env_file: None is what NUBABEL_ENV_FILE names, else `.env` in the working directory.
     """
+    named = os.environ.get(f"{PREFIX}ENV_FILE")
+    if env_file is None and named and not Path(named).exists():
+        raise SettingsError(f"{PREFIX}ENV_FILE names {named}, which does not exist")
     try:
-        return Settings(_env_file=env_file or Path(os.environ.get(f"{PREFIX}ENV_FILE", ".env")))
+        return Settings(_env_file=env_file or Path(named or ".env"))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 

@@ -11,6 +11,7 @@ from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 FULL = "capacity"
 AWAY = "server away"
+ORCHESTRATOR_AWAY = "orchestrator away"
 OWN = "own server"
 PACE = "pace"
 

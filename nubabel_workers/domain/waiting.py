@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
 from nubabel_workers.domain.directories import PREPARING, ROOM
 from nubabel_workers.domain.limits import Limits
-from nubabel_workers.domain.placement import AWAY, FULL, OWN, PACE
+from nubabel_workers.domain.placement import AWAY, FULL, ORCHESTRATOR_AWAY, OWN, PACE
 from nubabel_workers.domain.wording import Language
 
 SESSION = "session"
@@ -17,7 +17,7 @@ STARTING = "starting"
 AGAIN = "again"
 MOST_AHEAD = 1000  # counted
 
-_STORED = frozenset({WAITS_FOR_BUDGET, AWAY, OWN, PACE, FULL, ROOM, PREPARING})
+_STORED = frozenset({WAITS_FOR_BUDGET, AWAY, ORCHESTRATOR_AWAY, OWN, PACE, FULL, ROOM, PREPARING})
 
 # Each reason in words; {running} is how many of its organization run.
 _WORDS: Mapping[str, Mapping[Language, str]] = {
@@ -45,6 +45,10 @@ _WORDS: Mapping[str, Mapping[Language, str]] = {
     AWAY: {
         Language.ENGLISH: "its OpenCode server is away",
         Language.KOREAN: "OpenCode 서버에 연결할 수 없습니다",
+    },
+    ORCHESTRATOR_AWAY: {
+        Language.ENGLISH: "the service that is to answer it is away",
+        Language.KOREAN: "답변할 서비스에 연결할 수 없습니다",
     },
     OWN: {
         Language.ENGLISH: "none of its organization's own OpenCode servers can be used",

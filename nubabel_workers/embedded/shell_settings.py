@@ -23,6 +23,9 @@ _OF_THE_STACK = (
     "opencode_agent_prefix",
     "opencode_default_model",
     "opencode_restart_command",
+    "opencode_capacity_runs",  # said with each server: `nubabel instances set` changes it
+    "opencode_submits_per_second",
+    "opencode_max_directories",
 )
 _KINDS_OF_THE_STACK = ("http_", "metrics_", "flower_", "sidecar_", "slack_")
 

@@ -19,7 +19,7 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import EventKind, Execution, Status, Usage
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import AWAY
+from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 from nubabel_workers.domain.ports import Chance, ClaimedDispatch, Clock, ExecutionStore, ProgressStream, SessionMappings
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.prompts import earlier_turns
@@ -268,7 +268,9 @@ class CallOrchestrator:
             waited_s = (self._clock.now() - execution.created_at).total_seconds()
             wait_s = error.retry_after_s or pace_of_waiting(waited_s, jitter=self._chance.jitter())
             log.warning("call.orchestrator_away", orchestrator=orchestrator, error=str(error))
-            return await self._again(execution, lease, AWAY, wait_s=wait_s, failed=False, in_doubt=in_doubt)
+            return await self._again(
+                execution, lease, ORCHESTRATOR_AWAY, wait_s=wait_s, failed=False, in_doubt=in_doubt
+            )
         decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
         if isinstance(decision, GiveUp):
             return await self._fail(

@@ -122,7 +122,7 @@ async def test_a_system_behind_that_is_away_costs_a_moment(behind: Stack, conver
 
     async def waits() -> bool:
         execution = await conversation.until_status(question, Status.QUEUED)
-        return execution.waiting_for == "server away"
+        return execution.waiting_for == "orchestrator away"
 
     await until(waits, what="it waits for the other system")
     await behind.processes.start("web")

@@ -245,10 +245,13 @@ async def test_an_orchestrator_that_is_away_costs_no_attempts(called: Open) -> N
     pipeline = await called()
     pipeline.scripted.answers = [UnavailableError("down") for _ in range(7)]
     question = await pipeline.mention("please")
+    waits = []
     for _ in range(8):
         await pipeline.answered()
+        waits.append((await pipeline.one("SELECT waiting_for FROM executions"))["waiting_for"])
         await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
 
+    assert waits == ["orchestrator away"] * 7 + [None]
     assert pipeline.replies(question)[-1].startswith("ANSWER")
 
 

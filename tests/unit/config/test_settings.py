@@ -189,6 +189,13 @@ def test_what_does_not_fit_there_is_named(environment: pytest.MonkeyPatch) -> No
         settings_of(REQUIRED | {"NUBABEL_LATE_NOTICE_S": "soon"})
 
 
+def test_a_named_file_that_does_not_exist_is_said(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("NUBABEL_ENV_FILE", "/nowhere/env")
+
+    with pytest.raises(SettingsError, match="NUBABEL_ENV_FILE names /nowhere/env, which does not exist"):
+        load_settings()
+
+
 def test_the_env_example_lists_every_setting_of_this_version() -> None:
     written = Path(".env.example").read_text(encoding="utf-8")
 
