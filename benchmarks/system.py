@@ -23,7 +23,7 @@ from nubabel_workers.embedded.stack_environment import HOST
 
 ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
 EVENTS_PATH = "/slack/events"
-_UNLIMITED = 1_000_000
+_UNLIMITED = 10_000  # the most that may be said of a server
 _UNACCEPTED = 1000
 _FLOOR_DATABASE = "floor"
 _FLOOR_CACHE = "/7"
