@@ -69,6 +69,7 @@ _NAMES_OF_SECRETS: Final = (
     *("accountkey", "privatekey", "비밀번호", "패스워드", "암호", "비번"),
 )
 _JOINTS: Final = str.maketrans("", "", "_-\"' \t:=")  # what may stand within such a name, or between it and the sign
+_NO_SECRETS: Final = ("/", "$", "http")  # paths, variables, addresses
 _DIGIT: Final = re.compile(r"\d")
 _LONGEST_NAME: Final = 24
 _LONGEST_LOOKED_AT: Final = 256  # characters of a value
@@ -93,9 +94,9 @@ def _assigned(text: str, start: int, end: int, *, patience: Patience) -> Iterato
         if not count % PATIENCE_LASTS:
             patience()
         start = match.end()
-        if not _names_secret(text, match.start()):
-            continue
         value_start = match.start("value")
+        if text.startswith(_NO_SECRETS, value_start) or not _names_secret(text, match.start()):
+            continue
         looked_at = _REST_OF_VALUE.match(text, value_start, min(end, value_start + _LONGEST_LOOKED_AT))
         if looked_at is not None and _looks_secret(looked_at[0]):
             rest = _REST_OF_VALUE.match(text, looked_at.end(), end)
@@ -120,7 +121,7 @@ def _private_keys(text: str) -> Iterator[Finding]:
 
 def _looks_secret(value: str) -> bool:
     """Prose or code after "password:" is none; what people choose and machines make has a digit."""
-    return _DIGIT.search(value) is not None and not value.startswith(("/", "$", "http"))
+    return _DIGIT.search(value) is not None and not value.startswith(_NO_SECRETS)
 
 
 # --- mail addresses ---
