@@ -168,15 +168,19 @@ class _GivenSettings(Settings):
         return (init_settings,)
 
 
-def settings_of(environment: Mapping[str, str]) -> Settings:
-    """What a process with that environment has, whatever this one's own is. Raises SettingsError."""
-    values = {
+def values_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Lower-case name -> value, whether or not there is such a setting; an empty one is none."""
+    return {
         name.removeprefix(PREFIX).lower(): value
         for name, value in environment.items()
         if name.startswith(PREFIX) and value
     }
+
+
+def settings_of(environment: Mapping[str, str]) -> Settings:
+    """What a process with that environment has, whatever this one's own is. Raises SettingsError."""
     try:
-        return _GivenSettings.model_validate(values)
+        return _GivenSettings.model_validate(values_in(environment))
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 

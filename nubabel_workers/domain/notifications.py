@@ -138,3 +138,8 @@ class Notification:
     uncertain_for_s: float | None = None  # by the database's clock
     correlation_id: str = ""
     traceparent: str = ""
+
+    @property
+    def is_edit(self) -> bool:
+        """It was told, in its one part, and says something else by now."""
+        return bool(self.payload.get("edited") and self.sent_parts)

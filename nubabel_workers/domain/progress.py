@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from nubabel_workers.domain.executions import Status
+
 
 class ProgressSource(StrEnum):
     LISTENER = "listener"
@@ -56,6 +58,11 @@ class TextProgress:
 
 
 ProgressItem = ToolProgress | TextProgress
+
+
+def state_event(status: Status) -> dict[str, Any]:
+    """Where an execution stands: a reason to look at its row, which has the last word."""
+    return {"type": "state", "status": status.value}
 
 
 def news_of(item: ProgressItem, source: ProgressSource, known: str | None) -> str | None:

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.settings import PREFIX, Settings
+from config.settings import PREFIX, Settings, values_in
 
 # The stack has its own stores, addresses, Slack, secrets and organizations; somebody's real ones must not be touched.
 _OF_THE_STACK = (
@@ -40,11 +40,8 @@ class ShellSettings:
 
 
 def shell_settings(environment: Mapping[str, str]) -> ShellSettings:
-    given = {
-        name.removeprefix(PREFIX).lower(): value
-        for name, value in sorted(environment.items())
-        if name.startswith(PREFIX) and name != f"{PREFIX}ENV_FILE" and value
-    }
+    given = dict(sorted(values_in(environment).items()))
+    given.pop("env_file", None)
     known = {name: value for name, value in given.items() if name in Settings.model_fields}
     taken = {name: _wherever_it_starts(name, value) for name, value in known.items() if not _is_of_the_stack(name)}
     return ShellSettings(taken, _variables(known.keys() - taken.keys()), _variables(given.keys() - known.keys()))

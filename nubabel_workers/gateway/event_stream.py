@@ -17,6 +17,7 @@ import structlog
 from nubabel_workers.domain.errors import TransientError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.ports import Clock, ProgressStream
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.gateway.models import ExecutionView, WaitingView
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_waiting import ReadWaiting
@@ -104,7 +105,7 @@ class ExecutionEvents:
 
     async def _state(self) -> StreamEvent:
         self._told = self._execution.status
-        state: dict[str, Any] = {"type": "state", "status": self._told.value}
+        state = state_event(self._told)
         try:
             waiting = await self._waiting.of(self._execution)
         except TransientError as error:  # what it waits for can be asked for again

@@ -22,6 +22,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 from nubabel_workers.domain.ports import Chance, ClaimedDispatch, Clock, ExecutionStore, ProgressStream, SessionMappings
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.domain.prompts import earlier_turns
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.rollout import Orchestrator
@@ -147,7 +148,7 @@ class CallOrchestrator:
                 await self._begin(execution, lease, orchestrator, prepared)
         except TimeoutError:
             raise UnavailableError("preparing the call took too long") from None
-        await self._progress.append(execution.organization_id, execution.id, {"type": "state", "status": "running"})
+        await self._progress.append(execution.organization_id, execution.id, state_event(Status.RUNNING))
         deadline_s = prepared.run.deadline_s
         async with asyncio.timeout(deadline_s):
             answer = await self._ask(claimed, orchestrator, prepared, deadline_s)

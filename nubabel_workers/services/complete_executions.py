@@ -23,6 +23,7 @@ from nubabel_workers.domain.ports import (
     SessionMappings,
     WaitingStore,
 )
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.verdict import LOST, UNSEEN, RunError, Verdict, VerdictKind
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
@@ -325,8 +326,7 @@ class CompleteExecutions:
             counted_ids=run.ended_ids,
         )
         log.warning("execution.retry", reason=str(error), wait_s=wait_s)
-        state = {"type": "state", "status": Status.QUEUED.value}
-        await self._progress.append(execution.organization_id, execution.id, state)
+        await self._progress.append(execution.organization_id, execution.id, state_event(Status.QUEUED))
         if wait_s == 0.0:
             self._hints.publish(Hint(HintTask.DISPATCH, execution.id, execution.organization_id))
         return "again"

@@ -182,8 +182,7 @@ class DeliverNotifications:
             await self._again(claimed, lease, error, decision.wait_s, uncertain=uncertain)
             return "again"
         unheard = decision.code in _THREAD_GONE and notification.payload.get("status") == Status.CANCELLED
-        was_told = bool(notification.payload.get("edited") and notification.sent_parts)
-        if notification.kind in _DECORATIONS or was_told or unheard:
+        if notification.kind in _DECORATIONS or notification.is_edit or unheard:
             await self._notifications.drop(notification, lease, reason=str(error))
             return "dropped"
         await self._park(claimed, lease, decision.reason, f"{decision.code}: {error}")

@@ -86,7 +86,7 @@ class DeliverToSlack:
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
         if workspace is None or not workspace.active:
             raise PermanentError("the app is not installed in this workspace any more", code="workspace_ended")
-        edits = notification.kind is NotificationKind.PROGRESS or _is_edit(notification)
+        edits = notification.kind is NotificationKind.PROGRESS or notification.is_edit
         limited = NotificationKind.PROGRESS if edits else notification.kind
         limit = _limit_key(limited, notification.organization_id, target)
         blocked_s = await self._throttle.blocked_for_s(limit)
@@ -168,7 +168,7 @@ class DeliverToSlack:
         """Post what is still missing, one part after the other; each is written down before the next."""
         posted = list(notification.sent_parts)
         marked = notification.repeated
-        if _is_edit(notification):
+        if notification.is_edit:
             return await self._edit(token, notification, target)
         if notification.uncertain:
             found = None
@@ -282,12 +282,6 @@ def _parts(notification: Notification, *, marked: bool) -> Sequence[str]:
     if marked:
         markdown = f"{markdown}\n\n{say('repeated', language_of(markdown))}"
     return reply_parts(markdown) or ["…"]
-
-
-def _is_edit(notification: Notification) -> bool:
-    """Whether all of it stands there already, as it was before it was changed."""
-    parts = _parts(notification, marked=notification.repeated)
-    return bool(notification.payload.get("edited")) and len(notification.sent_parts) >= len(parts)
 
 
 def _delivery_id(notification: Notification, part: int) -> str:

@@ -12,7 +12,7 @@ from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.directories import ROOM, DirectoryWaitError
 from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
-from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.executions import EventKind, Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.placement import AWAY, OWN, PACE, Placement, PlaceWait
@@ -28,6 +28,7 @@ from nubabel_workers.domain.ports import (
     Throttle,
     WaitingStore,
 )
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services.answer_by_call import AnswerByCall
@@ -269,7 +270,7 @@ class DispatchExecutions:
         log.info("execution.submitted", instance_id=instance.id)
         if started.check_now:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
-        await self._progress.append(execution.organization_id, execution.id, {"type": "state", "status": "running"})
+        await self._progress.append(execution.organization_id, execution.id, state_event(Status.RUNNING))
         return "dispatched"
 
     async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:

@@ -15,6 +15,7 @@ from nubabel_workers.domain.ports import (
     HintPublisher,
     ProgressStream,
 )
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 
@@ -71,9 +72,7 @@ class EndExecution:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
         if finished.next_execution_id is not None:
             self._hints.publish(Hint(HintTask.DISPATCH, finished.next_execution_id, execution.organization_id))
-        await self._progress.append(
-            execution.organization_id, execution.id, {"type": "state", "status": finish.status.value}
-        )
+        await self._progress.append(execution.organization_id, execution.id, state_event(finish.status))
         if finish.verdict not in {REUSED, CANNED}:
             await self._reuse.keep(execution, finish)
         if execution.group_id is not None:

@@ -28,6 +28,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
 from nubabel_workers.domain.ports import Chance, Clock, ExecutionStore, HintPublisher, ProgressStream
 from nubabel_workers.domain.ports.budgets import BudgetStore, Hold, Pause
+from nubabel_workers.domain.progress import state_event
 from nubabel_workers.domain.tenants import NearCap
 from nubabel_workers.domain.verdict import Verdict
 from nubabel_workers.domain.wording import language_of
@@ -274,7 +275,7 @@ class KeepBudgets:
 
     async def _say_where_it_stands(self, organization_id: str, execution_id: str, status: Status) -> None:
         """To whoever follows it. It may be lost: they look at the row now and then."""
-        await self._progress.append(organization_id, execution_id, {"type": "state", "status": status.value})
+        await self._progress.append(organization_id, execution_id, state_event(status))
 
     def _tell(self, execution: Execution, notification_id: str | None) -> None:
         if notification_id is not None:

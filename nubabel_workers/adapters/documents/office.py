@@ -83,11 +83,13 @@ class _Document:
     def _read_member(self, name: str) -> None:
         if name.endswith(_XML):
             self._hear(name, text_of_part(self._members.read(name), self._cells))
-        elif _XML_BEGINS.match(self._members.head(name)):
+            return
+        head = self._members.head(name)
+        if _XML_BEGINS.match(head):
             self._read_as_xml(name)
         elif name.endswith(_PLAIN):
             self._read_as_text(name)
-        elif name != "mimetype" and not (_WORDLESS.search(name) and _NO_TEXT.search(self._members.head(name))):
+        elif name != "mimetype" and not (_WORDLESS.search(name) and _NO_TEXT.search(head)):
             self._unseen += 1
 
     def _read_as_xml(self, name: str) -> None:

@@ -1,6 +1,12 @@
 """The SQL of budgets. What is used and what is held is read under the organization's lock (`Database.tenant`)."""
 
+from dataclasses import dataclass
+from typing import Self
+
 from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
+from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
+from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.ports.budgets import Hold
 
 _TOKENS = "u.input_tokens + u.output_tokens + u.reasoning_tokens + u.cache_read_tokens + u.cache_write_tokens"
 
@@ -92,17 +98,36 @@ NOTICES_SETTLE = """
 """
 # What a statement that begins an attempt `exe` of a `known` execution is completed with: its number comes back, or
 # which cap leaves no room.
-WITHOUT_HOLD = {"room": "", "if_there_is_room": "", "hold": "", "found": "SELECT attempt FROM exe"}
-AFTER_A_WAIT = WITHOUT_HOLD | {
-    "hold": f"\nsettled AS ({NOTICES_SETTLE.format(of='exe')}),"
-}  # nothing is capped any more
-WITH_HOLD = {
+_WITHOUT_HOLD = {"room": "", "if_there_is_room": "", "hold": "", "found": "SELECT attempt FROM exe"}
+_SETTLED = f"\nsettled AS ({NOTICES_SETTLE.format(of='exe')}),"
+_AFTER_A_WAIT = _WITHOUT_HOLD | {"hold": _SETTLED}
+_WITH_HOLD = {
     "room": f"{ROOM},",
     "if_there_is_room": "AND NOT EXISTS (SELECT 1 FROM short)",
-    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),\nsettled AS ({NOTICES_SETTLE.format(of='exe')}),",
+    "hold": f"\nhold AS ({HOLD.format(placed_for='exe')}),{_SETTLED}",
     "found": """SELECT (SELECT attempt FROM exe) AS attempt, s.name, s.spent_out, s.frees_at, s.step_cost
 FROM known LEFT JOIN short s ON true""",
 }
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """A statement that begins an attempt, by what there is to hold."""
+
+    plain: str
+    after_a_wait: str  # nothing is capped any more
+    held: str  # the prompt does not leave before its money is held
+
+    @classmethod
+    def of(cls, template: str) -> Self:
+        return cls(*(template.format(**parts) for parts in (_WITHOUT_HOLD, _AFTER_A_WAIT, _WITH_HOLD)))
+
+    def for_run_of(self, execution: Execution, hold: Hold | None) -> str:
+        if hold is not None:
+            return self.held
+        return self.after_a_wait if execution.waiting_for == WAITS_FOR_BUDGET else self.plain
+
+
 RELEASE_HOLD = "DELETE FROM budget_holds h USING exe WHERE h.execution_id = exe.id"
 
 SHORTAGE = f"""

@@ -1,6 +1,6 @@
 """The SQL of executions that are answered by a call."""
 
-from nubabel_workers.adapters.storage.budget_statements import AFTER_A_WAIT, WITH_HOLD, WITHOUT_HOLD
+from nubabel_workers.adapters.storage.budget_statements import Beginnings
 from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
 
 # One step: the call begins when this has been committed, and the row stays held until it has ended.
@@ -33,9 +33,7 @@ timeline AS (
 )
 {found}
 """
-BEGIN = _BEGIN.format(**WITHOUT_HOLD)
-BEGIN_AFTER_A_WAIT = _BEGIN.format(**AFTER_A_WAIT)
-BEGIN_HELD = _BEGIN.format(**WITH_HOLD)
+BEGIN = Beginnings.of(_BEGIN)
 
 REMEMBER_SESSION = """
 UPDATE attempts SET remote_session_id = %(remote_session_id)s

@@ -10,7 +10,6 @@ from nubabel_workers.adapters.storage.budget_rows import hold_params
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import json_list, usage_as_dict
 from nubabel_workers.adapters.storage.executions import UNSEEN_MODEL, attempt_begun, held
-from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
 from nubabel_workers.domain.executions import Execution, Usage
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
@@ -41,7 +40,7 @@ class PostgresCalls:
         hold: Hold | None,
     ) -> None:
         row = await self._database.tenant(execution.organization_id, locked=hold is not None).one(
-            _beginning(execution, hold),
+            sql.BEGIN.for_run_of(execution, hold),
             {
                 **({} if hold is None else hold_params(execution, hold)),
                 "id": execution.id,
@@ -98,9 +97,3 @@ class PostgresCalls:
             },
         )
         return int(row["n"]) if row else 0
-
-
-def _beginning(execution: Execution, hold: Hold | None) -> str:
-    if hold is not None:
-        return sql.BEGIN_HELD
-    return sql.BEGIN_AFTER_A_WAIT if execution.waiting_for == WAITS_FOR_BUDGET else sql.BEGIN

@@ -1,12 +1,6 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
-from nubabel_workers.adapters.storage.budget_statements import (
-    AFTER_A_WAIT,
-    NOTICES_SETTLE,
-    RELEASE_HOLD,
-    WITH_HOLD,
-    WITHOUT_HOLD,
-)
+from nubabel_workers.adapters.storage.budget_statements import NOTICES_SETTLE, RELEASE_HOLD, Beginnings
 from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.row_sets import (
@@ -288,10 +282,7 @@ att AS (
 )
 {found}
 """
-BEGIN_ATTEMPT = _BEGIN_ATTEMPT.format(**WITHOUT_HOLD)
-BEGIN_ATTEMPT_AFTER_A_WAIT = _BEGIN_ATTEMPT.format(**AFTER_A_WAIT)
-# The prompt does not leave before its money is held.
-BEGIN_HELD_ATTEMPT = _BEGIN_ATTEMPT.format(**WITH_HOLD)
+BEGIN_ATTEMPT = Beginnings.of(_BEGIN_ATTEMPT)
 
 MARK_RUNNING = """
 WITH exe AS (

@@ -24,7 +24,7 @@ from nubabel_workers.adapters.storage.execution_rows import (
 )
 from nubabel_workers.adapters.storage.turns import FairTurns
 from nubabel_workers.domain import outcomes
-from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET, BudgetReachedError
+from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import (
@@ -176,7 +176,7 @@ class PostgresExecutions:
         hold: Hold | None = None,
     ) -> int:
         row = await self._database.tenant(execution.organization_id, locked=hold is not None).one(
-            _beginning(execution, hold),
+            sql.BEGIN_ATTEMPT.for_run_of(execution, hold),
             {
                 **({} if hold is None else hold_params(execution, hold)),
                 "id": execution.id,
@@ -443,12 +443,6 @@ def usage_params(execution: Execution, usage: Usage | None, by_model: Mapping[st
         "attempt_usage": Jsonb(usage_as_dict(usage)) if usage else None,
         "usage_rows": json_list([{"model": model, **usage_as_dict(used)} for model, used in by_model.items()]),
     }
-
-
-def _beginning(execution: Execution, hold: Hold | None) -> str:
-    if hold is not None:
-        return sql.BEGIN_HELD_ATTEMPT
-    return sql.BEGIN_ATTEMPT_AFTER_A_WAIT if execution.waiting_for == WAITS_FOR_BUDGET else sql.BEGIN_ATTEMPT
 
 
 def attempt_begun(row: Mapping[str, Any]) -> int:

@@ -197,13 +197,13 @@ async def test_a_replayed_request_that_waits_again_says_so_with_a_button_of_its_
     assert len(await audited(pipeline)) == 1
 
 
-async def waiting_in_the_queue(pipeline: Pipeline) -> Message:
+async def waiting_in_the_queue(pipeline: Pipeline, text: str = "[[delay=30]] hello") -> Message:
     """A question for which its day has no room."""
     await name_approvers(pipeline)
     await set_caps(pipeline, cost_per_day=0.12)
     await pipeline.mention("[[usage=90000,0]] dear")
     await pipeline.answer_everything()
-    question = await start(pipeline, "[[delay=30]] hello")
+    question = await start(pipeline, text)
     await pipeline.deliver()
     return question
 
@@ -402,12 +402,7 @@ async def test_whoever_dies_while_the_button_goes_it_goes_and_nothing_is_marked(
 
 
 async def test_what_waits_in_the_queue_has_the_button_as_well(pipeline: Pipeline) -> None:
-    await name_approvers(pipeline)
-    await set_caps(pipeline, cost_per_day=0.12)
-    await pipeline.mention("[[usage=90000,0]] dear")
-    await pipeline.answer_everything()
-    question = await start(pipeline, "hello")
-    await pipeline.deliver()
+    question = await waiting_in_the_queue(pipeline, "hello")
 
     await press(pipeline, notices(pipeline, question)[-1], BEN)
     await pipeline.answer_everything()
@@ -416,12 +411,7 @@ async def test_what_waits_in_the_queue_has_the_button_as_well(pipeline: Pipeline
 
 
 async def test_a_press_while_a_worker_looks_for_room_counts_whatever_the_worker_finds(pipeline: Pipeline) -> None:
-    await name_approvers(pipeline)
-    await set_caps(pipeline, cost_per_day=0.12)
-    await pipeline.mention("[[usage=90000,0]] dear")
-    await pipeline.answer_everything()
-    question = await start(pipeline, "hello")
-    await pipeline.deliver()
+    question = await waiting_in_the_queue(pipeline, "hello")
     notice = notices(pipeline, question)[-1]
     second = pipeline.slack.press(notice, team=TEAM, channel=CHANNEL, user=ANNA)
     await pipeline.services.database.system().execute(
