@@ -16,6 +16,7 @@ from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.erase_organization import EraseOrganization
 from nubabel_workers.services.export_organization import ExportOrganization
+from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
@@ -68,6 +69,7 @@ class Administration:
     submit_keys: ManageSubmitKeys
     keys: ManageKeys
     instances: ManageInstances
+    unserved: FindUnserved
     callback_keys: ManageCallbackKeys
     dead_letters: ManageDeadLetters
     tool_calls: ReadToolCalls

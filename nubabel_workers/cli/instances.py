@@ -17,7 +17,8 @@ from nubabel_workers.cli.wording import ago, plain
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.placement import takes_now
-from nubabel_workers.domain.tenants import Instance, InstanceChange
+from nubabel_workers.domain.tenants import Instance, InstanceChange, Organization, ServersPolicy
+from nubabel_workers.domain.unserved import Unserved
 from nubabel_workers.services.manage_instances import InstanceCheck, NewInstance
 
 commands = typer.Typer(
@@ -63,8 +64,8 @@ def add(
     if password_stdin or password_env:
         password = read_secret("the server's password", variable=password_env)
 
-    async def work(administration: Administration) -> InstanceCheck:
-        defaults = administration.defaults
+    async def work(administration: Administration) -> tuple[InstanceCheck, Organization | None]:
+        defaults, owner = administration.defaults, await organization_or_all(administration, organization)
         new = NewInstance(
             url=url,
             username=username or defaults.opencode_username,
@@ -73,11 +74,11 @@ def add(
             submits_per_second=defaults.submits_per_second if submits_per_second is None else submits_per_second,
             max_directories=defaults.max_directories if max_directories is None else max_directories,
             directory=directory,
-            organization=await organization_or_all(administration, organization),
+            organization=owner,
         )
-        return await administration.instances.add(new, actor=actor(context))
+        return await administration.instances.add(new, actor=actor(context)), owner
 
-    found = run(context, work)
+    found, owner = run(context, work)
     if as_json:
         say_json(_as_json(found))
     else:
@@ -87,8 +88,8 @@ def add(
             note("it stays registered and gets no work until the listener finds it well; then by itself")
         if password is None:
             note("without a password, whoever reaches that server can use it")
-        if (owner := found.instance.organization_id) is not None:
-            note(f"its organization uses it once it may: nubabel orgs set-policy {owner} --servers dedicated")
+        if owner is not None and owner.servers is not ServersPolicy.DEDICATED:
+            note(f"its organization uses it once it may: nubabel orgs set-policy {owner.id} --servers dedicated")
     if found.problem is not None:
         raise typer.Exit(EXIT_FAILED)
 
@@ -252,12 +253,15 @@ def set_values(
 def drain(context: typer.Context, instance_id: InstanceArgument) -> None:
     """Give a server no new runs; what runs there goes on."""
 
-    async def work(administration: Administration) -> Instance:
-        return await administration.instances.drain(instance_id, actor=actor(context))
+    async def work(administration: Administration) -> tuple[Instance, Unserved | None]:
+        drained = await administration.instances.drain(instance_id, actor=actor(context))
+        return drained, await administration.unserved.beside(drained)
 
-    drained = run(context, work)
+    drained, unserved = run(context, work)
     say(f"draining {drained.id}: executions that still run there: {drained.in_flight}")
     note(f"then: nubabel instances remove {drained.id}, or nubabel instances activate {drained.id}")
+    if unserved is not None:
+        note_unserved(unserved)
 
 
 @commands.command()
@@ -278,10 +282,14 @@ def remove(
 ) -> None:
     """Take a server out of use for good; its sessions continue elsewhere, without what the server remembered."""
 
-    async def work(administration: Administration) -> Instance:
-        return await administration.instances.remove(instance_id, force=force, actor=actor(context))
+    async def work(administration: Administration) -> tuple[Instance, Unserved | None]:
+        removed = await administration.instances.remove(instance_id, force=force, actor=actor(context))
+        return removed, await administration.unserved.beside(removed)
 
-    say(f"removed {run(context, work).id}")
+    removed, unserved = run(context, work)
+    say(f"removed {removed.id}")
+    if unserved is not None:
+        note_unserved(unserved)
 
 
 @commands.command()
@@ -313,6 +321,12 @@ def callback_key(
     say(done.get_secret_value())
     note("keep it now, it is not shown again; the one before stays good until the server has this one and you say")
     note(f"nubabel instances callback-key {instance_id} --end-old")
+
+
+def note_unserved(unserved: Unserved) -> None:
+    """What was asked for is done; this is what follows from it, and what helps."""
+    note(f"beware: {plain(unserved.words)}")
+    note(f"→ {unserved.advice}")
 
 
 def _print_check(found: InstanceCheck) -> None:

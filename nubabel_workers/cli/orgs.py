@@ -9,6 +9,7 @@ import typer
 
 from nubabel_workers.adapters.zip_archive import new_zip_archive
 from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.instances import note_unserved
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
 from nubabel_workers.cli.limits import note_unknown_plan
 from nubabel_workers.cli.output import fields, heading, note, say, say_json, table
@@ -25,6 +26,7 @@ from nubabel_workers.domain.tenants import (
     ServersPolicy,
     ServiceToken,
 )
+from nubabel_workers.domain.unserved import Unserved
 from nubabel_workers.services.erase_organization import Erased
 from nubabel_workers.services.export_organization import Exported
 from nubabel_workers.services.manage_limits import LimitsReport
@@ -75,15 +77,13 @@ def list_all(context: typer.Context, as_json: AsJson = False) -> None:
 
     async def work(administration: Administration) -> tuple[list[Organization], list[tuple[str, ...]]]:
         found, now = await administration.organizations.list(), administration.clock.now()
-        return found, [
-            (one.id, one.name, _state(one), one.busy_policy.value, one.plan, ago(one.created_at, now)) for one in found
-        ]
+        return found, [(*_listed(one), ago(one.created_at, now)) for one in found]
 
     found, rows = run(context, work)
     if as_json:
         say_json(found)
         return
-    titles = ("ID", "NAME", "STATE", "WHEN BUSY", "PLAN", "CREATED")
+    titles = ("ID", "NAME", "STATE", "WHEN BUSY", "SERVERS", "PLAN", "CREATED")
     table([Column(title) for title in titles], rows, empty="no organization yet: nubabel orgs create NAME")
 
 
@@ -215,14 +215,17 @@ def set_policy(
     """Change how an organization is served."""
     change = PolicyChange(busy, plan, masking, servers, near_cap, repeated, _user_ids(approvers))
 
-    async def work(administration: Administration) -> tuple[Organization, LimitsReport]:
+    async def work(administration: Administration) -> tuple[Organization, LimitsReport, Unserved | None]:
         found = await administration.organizations.resolve(organization)
         changed = await administration.organizations.set_policy(found, change, actor=actor(context))
-        return changed, administration.limits.of(changed)
+        unserved = await administration.unserved.of(changed) if servers is not None else None
+        return changed, administration.limits.of(changed), unserved
 
-    changed, limits = run(context, work)
+    changed, limits, unserved = run(context, work)
     if plan is not None:
         note_unknown_plan(limits)
+    if unserved is not None:
+        note_unserved(unserved)
     if as_json:
         say_json(changed)
         return
@@ -295,6 +298,10 @@ def _named(user_ids: Sequence[str]) -> str:
 def _counted(rows: Mapping[str, int]) -> str:
     """`451 rows of 18 tables`; tables that have none don't count."""
     return f"{counted(sum(rows.values()), 'row')} of {counted(sum(map(bool, rows.values())), 'table')}"
+
+
+def _listed(one: Organization) -> tuple[str, ...]:
+    return one.id, one.name, _state(one), one.busy_policy.value, one.servers.value, one.plan
 
 
 def _state(organization: Organization) -> str:

@@ -40,6 +40,7 @@ from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.export_organization import ExportOrganization
+from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
@@ -84,6 +85,7 @@ def _wired(
         main_agent=settings.opencode_agent_prefix,
     )
     organizations = PostgresOrganizations(database, cipher)
+    find_unserved = FindUnserved(organizations, services.instances)
     limits = ManageLimits(organizations, services.plans, services.keep_budgets)
     return Administration(
         organizations=ManageOrganizations(organizations, chance, secrets.token_bytes),
@@ -104,6 +106,7 @@ def _wired(
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
         keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
         instances=instances,
+        unserved=find_unserved,
         callback_keys=ManageCallbackKeys(services.instances, secrets.token_bytes),
         dead_letters=manage_dead_letters(services),
         tool_calls=ReadToolCalls(PostgresToolCallReports(database), audit),
@@ -114,6 +117,7 @@ def _wired(
             frozenset({_POSTGRESQL, _SCHEMA}),
             services.instances,
             instances,
+            find_unserved,
             workspaces,
             services.tenants,
             services.messenger,

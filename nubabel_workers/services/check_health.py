@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from nubabel_workers.domain.administration import WorkspaceSummary
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
-from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.tenants import Instance, ServersPolicy
+from nubabel_workers.domain.unserved import Unserved
+from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_instances import ManageInstances
 
 _MAX_WORKSPACES = 20  # asked per run: Slack counts the calls
@@ -53,6 +56,7 @@ class CheckHealth:
         needed_by_rows: frozenset[str],
         instances: InstanceStore,
         manage_instances: ManageInstances,
+        find_unserved: FindUnserved,
         workspaces: WorkspaceRegistry,
         tenants: TenantStore,
         slack: SlackIdentity,
@@ -64,6 +68,7 @@ class CheckHealth:
         self._needed_by_rows = needed_by_rows
         self._instances = instances
         self._manage_instances = manage_instances
+        self._find_unserved = find_unserved
         self._workspaces = workspaces
         self._tenants = tenants
         self._slack = slack
@@ -85,7 +90,7 @@ class CheckHealth:
         findings.sort(key=lambda finding: order.index(finding.name))
         if not all(finding.ok for finding in findings if finding.name in self._needed_by_rows):
             return findings
-        for expand in (self._instance_probes, self._workspace_probes):
+        for expand in (self._instance_probes, self._unserved_probes, self._workspace_probes):
             findings += await self._look_at_all(await expand())
         return findings
 
@@ -114,7 +119,7 @@ class CheckHealth:
     async def _instance_probes(self) -> list[Probe]:
         instances = await self._instances.loads()
         if not any(instance.status == "active" for instance in instances):
-            return [Probe("OpenCode", _no_instance, "register a server: nubabel instances add http://host:4096")]
+            return [Probe("OpenCode", _no_instance, _advice_without_active(instances))]
         gates = await self._manage_instances.gates()
         return [self._instance_probe(instance, gates.get(instance.id, CLOSED)) for instance in instances]
 
@@ -131,6 +136,13 @@ class CheckHealth:
             return words + breaker
 
         return Probe(f"OpenCode {instance.id}", check, f"see whether the server at {instance.url} runs" + out_of_use)
+
+    async def _unserved_probes(self) -> list[Probe]:
+        """None where every organization has a server. Looked for after the servers: they were seen just now."""
+        found = await self._find_unserved.all()
+        if not any(one.status == "active" for one in await self._instances.loads()):
+            found = [one for one in found if one.servers is ServersPolicy.DEDICATED]  # the others are told of by then
+        return [Probe(one.name, partial(_nobody_serves, one), one.advice) for one in found]
 
     async def _workspace_probes(self) -> list[Probe]:
         active = [one for one in await self._workspaces.list(None) if one.active]
@@ -159,3 +171,14 @@ async def _not_looked_at(probe: Probe) -> Finding:
 
 async def _no_instance() -> str:
     raise PermanentError("no active OpenCode server is registered", code="no_instance")
+
+
+def _advice_without_active(instances: Sequence[Instance]) -> str:
+    add = "register a server: nubabel instances add http://host:4096"
+    if not instances:
+        return add
+    return f"nubabel instances activate {instances[0].id}, which is {instances[0].status}; or {add}"
+
+
+async def _nobody_serves(found: Unserved) -> str:
+    raise PermanentError(found.words, code="unserved")

@@ -32,6 +32,7 @@ from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.erase_organization import EraseOrganization, ErasureTimes
 from nubabel_workers.services.export_organization import ExportOrganization
+from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
 from nubabel_workers.services.manage_instances import ManageInstances
@@ -239,6 +240,7 @@ class Bench:
         instances = ManageInstances(
             self.instances, self.instances, self.servers, self.breakers, self.chance, main_agent="Sisyphus - "
         )
+        find_unserved = FindUnserved(self.organizations, cast("InstanceStore", self.instances))
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
@@ -258,6 +260,7 @@ class Bench:
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),
             keys=ManageKeys(self.rotation, self.audit),
             instances=instances,
+            unserved=find_unserved,
             callback_keys=ManageCallbackKeys(self.instances, secrets.token_bytes),
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             tool_calls=ReadToolCalls(self.tool_calls, self.audit),
@@ -268,6 +271,7 @@ class Bench:
                 frozenset(),
                 self.instances,
                 instances,
+                find_unserved,
                 self.workspaces,
                 self.tenants,
                 self.slack,

@@ -43,6 +43,45 @@ def test_an_organizations_own_server_names_the_command_that_lets_it_be_used(benc
     assert "--servers dedicated" in told
 
 
+def test_one_that_has_its_own_servers_already_is_told_no_such_command(bench: Bench) -> None:
+    bench.type("orgs", "set-policy", "acme", "--servers", "dedicated")
+
+    told = bench.type("instances", "add", "http://oc:4096", "--org", "acme").stderr
+
+    assert "set-policy" not in told
+
+
+def test_taking_the_last_server_of_an_organization_away_is_done_and_warned_about(bench: Bench) -> None:
+    bench.type("orgs", "set-policy", "acme", "--servers", "dedicated")
+    for url in ("http://own-1:4096", "http://own-2:4096"):
+        bench.type("instances", "add", url, "--org", "acme")
+    first, last = bench.instances.rows
+
+    one_left = bench.type("instances", "drain", first)
+    drained = bench.type("instances", "drain", last)
+    bench.type("instances", "remove", first)
+    removed = bench.type("instances", "remove", last)
+
+    assert "beware" not in one_left.stderr
+    assert (drained.exit_code, bench.instances.rows[last].status) == (0, "removed")
+    assert f"none takes work ({first} draining, {last} draining): new sessions wait" in drained.stderr
+    assert f"→ nubabel instances activate {first}" in drained.stderr
+    assert "beware: Acme runs only on servers of its own, and there is none: every request waits" in removed.stderr
+
+
+def test_taking_the_last_shared_server_away_names_whom_it_served(bench: Bench) -> None:
+    bench.type("orgs", "create", "Hanbit")
+    bench.type("instances", "add", "http://oc:4096")
+    bench.type("instances", "add", "http://own:4096", "--org", "acme")
+    (shared, own) = bench.instances.rows
+
+    owns = bench.type("instances", "remove", own)  # whom it belongs to does not use it
+    last = bench.type("instances", "remove", shared)
+
+    assert "beware" not in owns.stderr
+    assert "beware: Acme and Hanbit run on shared servers, and there is none: every request waits" in last.stderr
+
+
 def test_servers_are_listed_with_load_and_health(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096")
 

@@ -31,8 +31,8 @@ def test_organizations_are_listed_for_people_and_for_programs(bench: Bench) -> N
     people = bench.type("orgs", "list")
 
     assert people.stdout.split() == [
-        *("ID", "NAME", "STATE", "WHEN", "BUSY", "PLAN", "CREATED"),
-        *("org_acme", "Acme", "active", "queue", "default", "never"),
+        *("ID", "NAME", "STATE", "WHEN", "BUSY", "SERVERS", "PLAN", "CREATED"),
+        *("org_acme", "Acme", "active", "queue", "shared", "default", "never"),
     ]
     assert bench.json("orgs", "list")[0]["id"] == "org_acme"
 
@@ -85,6 +85,30 @@ def test_a_policy_is_changed(bench: Bench) -> None:
     assert "near a cap economize," in bench.type("orgs", "set-policy", "acme", "--near-cap", "economize").stdout
     assert "questions reuse," in bench.type("orgs", "set-policy", "acme", "--repeated-questions", "reuse").stdout
     fails_with(bench.type("orgs", "set-policy", "acme"), 2, "nothing to change")
+
+
+def test_who_has_servers_of_its_own_is_listed(bench: Bench) -> None:
+    bench.type("orgs", "set-policy", "acme", "--servers", "dedicated")
+
+    listed = bench.type("orgs", "list").stdout.splitlines()
+
+    assert "SERVERS" in listed[0]
+    assert "dedicated" in listed[1]
+
+
+def test_a_policy_that_leaves_an_organization_without_a_server_is_set_and_warned_about(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+
+    alone = bench.type("orgs", "set-policy", "acme", "--servers", "dedicated")
+    other = bench.type("orgs", "set-policy", "acme", "--busy", "queue")  # asks about no servers, hears of none
+    bench.type("instances", "add", "http://own:4096", "--org", "acme")
+    served = bench.type("orgs", "set-policy", "acme", "--servers", "dedicated")
+
+    assert alone.exit_code == 0
+    assert "servers dedicated," in alone.stdout
+    assert "beware: Acme runs only on servers of its own, and there is none: every request waits" in alone.stderr
+    assert "nubabel instances add URL --org org_acme; or: nubabel orgs set-policy org_acme" in alone.stderr
+    assert "beware" not in other.stderr + served.stderr
     fails_with(
         bench.type("orgs", "set-policy", "acme", "--busy", "nonsense"), 2, "'nonsense'", "nubabel orgs set-policy"
     )

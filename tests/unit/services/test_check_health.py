@@ -11,10 +11,17 @@ from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId, WorkspaceId
 from nubabel_workers.domain.ports import OpenCodeServer
-from nubabel_workers.domain.tenants import Instance, Workspace
+from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, Workspace
 from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
+from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_instances import ManageInstances
-from tests.fakes.administration import FakeBot, FakeInstances, FakeSlackIdentity, FakeWorkspaces
+from tests.fakes.administration import (
+    FakeBot,
+    FakeInstances,
+    FakeOrganizations,
+    FakeSlackIdentity,
+    FakeWorkspaces,
+)
 from tests.fakes.breakers import FakeBreakers
 from tests.fakes.clock import FakeChance, FakeClock
 from tests.fakes.tenants import FakeTenants
@@ -59,6 +66,7 @@ class Servers:
 @dataclass
 class Bench:
     probes: list[Probe] = field(default_factory=list)
+    organizations: FakeOrganizations = field(default_factory=FakeOrganizations)
     instances: FakeInstances = field(default_factory=FakeInstances)
     servers: Servers = field(default_factory=Servers)
     breakers: FakeBreakers = field(default_factory=FakeBreakers)
@@ -75,6 +83,7 @@ class Bench:
             frozenset({"PostgreSQL"}),
             self.instances,
             manage,
+            FindUnserved(self.organizations, self.instances),
             self.workspaces,
             self.tenants,
             self.slack,
@@ -188,6 +197,45 @@ async def test_no_registered_server_is_a_failure_with_the_command_that_helps(ben
 
     assert not found["OpenCode"].ok
     assert "nubabel instances add" in found["OpenCode"].advice
+
+
+async def test_when_all_servers_are_drained_the_command_that_brings_one_back_is_told(bench: Bench) -> None:
+    bench.add_instance()
+    bench.instances.rows["ins_1"] = replace(bench.instances.rows["ins_1"], status="draining")
+
+    assert "nubabel instances activate ins_1" in (await bench.run())["OpenCode"].advice
+
+
+async def test_an_organization_without_a_server_of_its_own_that_takes_work_is_a_failure(bench: Bench) -> None:
+    bench.add_instance()
+    bench.organizations.put(Organization(OrganizationId("org_a"), "Acme", servers=ServersPolicy.DEDICATED))
+    without = (await bench.run())["servers of Acme"]
+
+    own = replace(bench.instances.rows["ins_1"], id=InstanceId("ins_2"), organization_id=OrganizationId("org_a"))
+    bench.instances.rows["ins_2"] = replace(own, status="draining")
+    drained = (await bench.run())["servers of Acme"]
+
+    bench.instances.rows["ins_2"] = own
+
+    assert (without.ok, drained.ok) == (False, False)
+    assert without.detail.startswith("Acme runs only on servers of its own, and there is none")
+    assert "nubabel instances add URL --org org_a" in without.advice
+    assert "ins_2 draining" in drained.detail
+    assert drained.advice.startswith("nubabel instances activate ins_2; or: ")
+    assert "servers of Acme" not in await bench.run()
+
+
+async def test_organizations_on_shared_servers_of_which_there_are_none_are_a_failure(bench: Bench) -> None:
+    bench.organizations.put(Organization(OrganizationId("org_a"), "Acme"))
+    only_one_line = await bench.run()  # there is no server at all: that is told once
+
+    bench.add_instance()
+    bench.instances.rows["ins_1"] = replace(bench.instances.rows["ins_1"], organization_id=OrganizationId("org_b"))
+    found = await bench.run()
+
+    assert "shared servers" not in only_one_line
+    assert found["shared servers"].detail.startswith("Acme runs on shared servers, and there is none")
+    assert found["shared servers"].advice == "nubabel instances add URL"
 
 
 async def test_a_workspace_is_checked_with_its_stored_token(bench: Bench) -> None:

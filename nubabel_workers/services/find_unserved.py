@@ -1,0 +1,28 @@
+"""Find the organizations that no OpenCode server serves: for the doctor, and for who is about to take one away."""
+
+from nubabel_workers.domain.ports import InstanceStore
+from nubabel_workers.domain.ports.administration import OrganizationRegistry
+from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy
+from nubabel_workers.domain.unserved import Unserved, unserved
+
+
+class FindUnserved:
+    def __init__(self, organizations: OrganizationRegistry, instances: InstanceStore) -> None:
+        self._organizations = organizations
+        self._instances = instances
+
+    async def all(self) -> list[Unserved]:
+        return unserved(await self._organizations.list(), await self._instances.loads())
+
+    async def of(self, organization: Organization) -> Unserved | None:
+        """None: something serves it, or it is disabled."""
+        found = unserved([organization], await self._instances.loads())
+        return found[0] if found else None
+
+    async def beside(self, instance: Instance) -> Unserved | None:
+        """Those whom this server is for, where nothing serves them as it stands."""
+        for found in await self.all():
+            owner = found.organizations[0].id if found.servers is ServersPolicy.DEDICATED else None
+            if owner == instance.organization_id:
+                return found
+        return None
