@@ -1,7 +1,7 @@
 """The operators' services, wired: on top of what every process has, what only administration needs."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -36,6 +36,8 @@ from nubabel_workers.bootstrap import (
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
 from nubabel_workers.cli.command_settings import command_settings
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.ports.orchestrators import CallableOrchestrator
+from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
@@ -52,6 +54,14 @@ from nubabel_workers.services.read_usage import ReadUsage
 
 _REDIS_CONNECTIONS = 2
 _NO_EVICTION = "noeviction"
+# What an orchestrator is called among the findings, and the settings that say how it is reached.
+_TRIED = {
+    Orchestrator.DELEGATE: ("delegate service", "NUBABEL_DELEGATE_URL and NUBABEL_DELEGATE_TOKEN"),
+    Orchestrator.FALLBACK: (
+        "fallback API",
+        "NUBABEL_FALLBACK_API, NUBABEL_FALLBACK_BASE_URL, NUBABEL_FALLBACK_MODEL and NUBABEL_FALLBACK_API_KEY",
+    ),
+}
 _POSTGRESQL, _SCHEMA, _BROKER = "PostgreSQL", "schema", "broker"
 
 
@@ -225,11 +235,7 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> 
         Probe(_BROKER, broker_answers, start.format("NUBABEL_BROKER_URL")),
         Probe("broker memory", broker_keeps, "set maxmemory-policy noeviction on the broker's server", needs=_BROKER),
         Probe("cache", cache_answers, start.format("NUBABEL_CACHE_URL")),
-        Probe(
-            "rollout",
-            partial(_rollout, services),
-            "see that NUBABEL_DELEGATE_URL names it, or: NUBABEL_ROLLOUT=opencode",
-        ),
+        *rollout_probes(services.rollout, services.orchestrators),
         Probe("Slack settings", partial(_slack_mode, services.settings), "set what is missing, see .env.example"),
     ]
 
@@ -244,12 +250,24 @@ async def _eviction(broker: "redis.Redis") -> str:
     return f"{policy or 'its policy is not shown'}: nothing is dropped when memory runs out"
 
 
-async def _rollout(services: Services) -> str:
-    rollout = services.rollout
+def rollout_probes(rollout: Rollout, orchestrators: Mapping[Orchestrator, CallableOrchestrator]) -> Sequence[Probe]:
+    """Who answers, and whether the other one can: it is tried as long as it gets a share."""
     if rollout.others is None:
-        return "OpenCode answers everything"
-    found = await services.orchestrators[rollout.others].check()
-    return f"{rollout.others} gets {rollout.percent:g} % by {rollout.by}: {found}"
+        return [Probe("rollout", _said("OpenCode answers everything"), "")]
+    share = f"{rollout.percent:g} % by {rollout.by}, OpenCode the rest" if rollout.only is None else "everything"
+    name, settings = _TRIED[rollout.others]
+    advice = f"see that {settings} fit, or give OpenCode everything meanwhile: NUBABEL_ROLLOUT=opencode"
+    return [
+        Probe("rollout", _said(f"{rollout.others} gets {share}"), ""),
+        Probe(name, orchestrators[rollout.others].check, advice),
+    ]
+
+
+def _said(words: str) -> Callable[[], Awaitable[str]]:
+    async def say() -> str:
+        return words
+
+    return say
 
 
 async def _slack_mode(settings: Settings) -> str:

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from nubabel_workers.adapters.orchestrators.statuses import require_success
 from nubabel_workers.adapters.retry_after import read_retry_after
-from nubabel_workers.domain.errors import PermanentError, TransientError, UnavailableError, UncertainError
+from nubabel_workers.domain.errors import (
+    CredentialsError,
+    NubabelError,
+    PermanentError,
+    TransientError,
+    UnavailableError,
+    UncertainError,
+)
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
 
@@ -70,18 +77,28 @@ class DelegateService:
         self._client = client
         self._url = f"{url.rstrip('/')}/delegate_task"
         self._health_url = f"{url.rstrip('/')}/health"
+        self._capabilities_url = f"{url.rstrip('/')}/capabilities"
         self._token = token
         self._now = now
         self._exchange_s = exchange_s
 
     async def check(self) -> str:
-        """Whether it lives; our token is seen to fit by the first task."""
+        """Whether it lives, and takes our token: of the contract's paths, the one that asks for it and does nothing."""
+        await self._looked_at(self._health_url)
         try:
-            response = await self._client.get(self._health_url, timeout=_CONNECT_S)
+            await self._looked_at(self._capabilities_url)
+        except CredentialsError:
+            raise
+        except NubabelError:  # not every service has it
+            return "it answers; the first task shows whether it takes our token"
+        return "it answers and takes our token"
+
+    async def _looked_at(self, url: str) -> None:
+        try:
+            response = await self._client.get(url, headers=self._authorization(), timeout=_CONNECT_S)
         except httpx.HTTPError as error:
             raise UnavailableError(f"{_NAME} cannot be reached ({type(error).__name__})") from error
         require_success(response.status_code, response.headers, who=_NAME, now=self._now())
-        return "the delegate service answers"
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
         loop = asyncio.get_running_loop()
@@ -104,15 +121,13 @@ class DelegateService:
             await asyncio.sleep(min(max(asked_s, _SHORTEST_REST_S), _LONGEST_REST_S))
 
     async def _exchange(self, call: Call, within_s: float) -> tuple[int, httpx.Headers, bytes]:
-        headers = {"idempotency-key": call.key, "prefer": f"wait={max(1, round(within_s * _WAITS))}"}
-        if self._token is not None:
-            headers["authorization"] = f"Bearer {self._token.get_secret_value()}"
+        asked = {"idempotency-key": call.key, "prefer": f"wait={max(1, round(within_s * _WAITS))}"}
         try:
             async with self._client.stream(
                 "POST",
                 self._url,
                 json=_body(call),
-                headers=headers,
+                headers={**asked, **self._authorization()},
                 timeout=httpx.Timeout(within_s, connect=min(_CONNECT_S, within_s)),
             ) as response:
                 require_success(response.status_code, response.headers, who=_NAME, now=self._now())
@@ -121,6 +136,9 @@ class DelegateService:
             raise UnavailableError(f"{_NAME} cannot be reached ({type(error).__name__})") from error
         except httpx.HTTPError as error:  # also a body that cannot be decoded
             raise UncertainError(f"{_NAME} did not answer ({type(error).__name__})") from error
+
+    def _authorization(self) -> dict[str, str]:
+        return {} if self._token is None else {"authorization": f"Bearer {self._token.get_secret_value()}"}
 
 
 def _body(call: Call) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 One question, one answer: no tools, no files, no agent. The SDKs' own retries are off; the row is tried again by us.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +14,7 @@ import openai
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.orchestrators.statuses import require_success
-from nubabel_workers.domain.errors import PermanentError, UnavailableError, UncertainError
+from nubabel_workers.domain.errors import NotFoundError, PermanentError, UnavailableError, UncertainError
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
 
@@ -52,6 +52,19 @@ def _translated(sdk: ModuleType, now: Callable[[], datetime]) -> Iterator[None]:
         raise _unreadable(error) from None
 
 
+async def _told_of(access: ModelAccess, retrieve: Callable[..., Awaitable[object]]) -> str:
+    """What the API tells of the model: that costs nothing, an answer would. Not every compatible server tells."""
+    try:
+        found = await retrieve(access.model, timeout=_CONNECT_S)
+    except (anthropic.NotFoundError, openai.NotFoundError):
+        if access.base_url is None:
+            raise NotFoundError(f"the model's API knows no model {access.model!r}") from None
+        return f"it answers, and tells nothing of {access.model}: the first request shows whether it is there"
+    if not isinstance(getattr(found, "id", None), str):
+        raise PermanentError("the model's API answered with something else than a model", code="answer_unreadable")
+    return f"it answers and has {access.model}"
+
+
 class AnthropicModel:
     """Implements ports.orchestrators.CallableOrchestrator."""
 
@@ -66,8 +79,8 @@ class AnthropicModel:
         await self._client.close()
 
     async def check(self) -> str:
-        """An answer would cost money, and not every compatible server lists its models."""
-        return f"asks {self._access.model}, which was not tried"
+        with _translated(anthropic, self._now):
+            return await _told_of(self._access, self._client.models.retrieve)
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
         with _translated(anthropic, self._now):
@@ -109,8 +122,8 @@ class OpenAIModel:
         await self._client.close()
 
     async def check(self) -> str:
-        """An answer would cost money, and not every compatible server lists its models."""
-        return f"asks {self._access.model}, which was not tried"
+        with _translated(openai, self._now):
+            return await _told_of(self._access, self._client.models.retrieve)
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
         with _translated(openai, self._now):

@@ -1,7 +1,12 @@
 """nubabel doctor, migrate, audit."""
 
+import pytest
+
+from nubabel_workers.cli.wiring import rollout_probes
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
+from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.check_health import Probe
 from tests.fakes.clock import START
 from tests.unit.cli.bench import Bench, fails_with
@@ -53,6 +58,47 @@ def test_the_doctor_speaks_json(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096")
 
     assert [one["name"] for one in bench.json("doctor") if one["ok"]][:1] == ["settings"]
+
+
+class _Other:
+    """An orchestrator that is there, or not."""
+
+    def __init__(self, *, well: bool) -> None:
+        self.check = _well if well else _away
+
+    async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
+        raise AssertionError("it is not asked for an answer")
+
+
+@pytest.mark.parametrize(
+    ("share", "name", "setting"),
+    [
+        ("delegate:10", "delegate service", "NUBABEL_DELEGATE_URL"),
+        ("fallback:0.5:organization", "fallback API", "NUBABEL_FALLBACK_API_KEY"),
+    ],
+)
+def test_who_gets_a_share_besides_opencode_is_tried(bench: Bench, share: str, name: str, setting: str) -> None:
+    rollout = Rollout.parse(share)
+    bench.probes = list(rollout_probes(rollout, {rollout.orchestrator: _Other(well=False)}))
+    bench.type("instances", "add", "http://oc:4096")
+
+    away = bench.type("doctor")
+    bench.probes = list(rollout_probes(rollout, {rollout.orchestrator: _Other(well=True)}))
+    well = bench.type("doctor")
+
+    failed = next(line for line in away.stdout.splitlines() if name in line)
+    assert failed.startswith("FAIL")
+    assert (away.exit_code, well.exit_code) == (1, 0)
+    assert setting in away.stdout
+    assert "NUBABEL_ROLLOUT=opencode" in away.stdout
+    assert f"{rollout.percent:g} % by {rollout.by}, OpenCode the rest" in away.stdout
+
+
+def test_who_gets_no_share_is_not_tried(bench: Bench) -> None:
+    bench.probes = list(rollout_probes(Rollout.parse("delegate:0"), {Orchestrator.DELEGATE: _Other(well=False)}))
+    bench.type("instances", "add", "http://oc:4096")
+
+    assert "OpenCode answers everything" in bench.type("doctor").stdout
 
 
 # --- migrate ---------------------------------------------------------------------------------------------------------

@@ -210,13 +210,29 @@ async def test_what_says_nothing_of_the_task_is_in_doubt(
 async def test_its_health_is_looked_at_without_a_task(client: httpx.AsyncClient, receiver: Receiver) -> None:
     receiver.answer = told({"status": "ok"})
 
-    assert await service(client, receiver).check() == "the delegate service answers"
-    assert [path for path, _, _ in receiver.requests] == ["/health"]
+    assert await service(client, receiver).check() == "it answers and takes our token"
+    assert [path for path, _, _ in receiver.requests] == ["/health", "/capabilities"]
     receiver.answer = told(status=503)
     with pytest.raises(UnavailableError):
         await service(client, receiver).check()
     with pytest.raises(UnavailableError):
         await service(client, receiver, url="http://127.0.0.1:9").check()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_token_that_it_refuses_is_found_without_a_task(
+    client: httpx.AsyncClient, receiver: Receiver, status: int
+) -> None:
+    receiver.answer = lambda request: web.Response(status=200 if request.path == "/health" else status)
+
+    with pytest.raises(CredentialsError):
+        await service(client, receiver).check()
+
+
+async def test_one_that_tells_no_capabilities_is_not_doubted(client: httpx.AsyncClient, receiver: Receiver) -> None:
+    receiver.answer = lambda request: web.Response(status=200 if request.path == "/health" else 404)
+
+    assert "the first task shows" in await service(client, receiver).check()
 
 
 async def test_nobody_at_the_address_is_away(client: httpx.AsyncClient, receiver: Receiver) -> None:

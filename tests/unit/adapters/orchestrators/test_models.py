@@ -136,6 +136,42 @@ async def test_each_status_is_an_error_of_ours_and_asked_once(
     assert len(receiver.requests) == 1
 
 
+async def test_whether_the_model_is_there_is_asked_without_a_question_to_it(model: Models, receiver: Receiver) -> None:
+    receiver.answer = says({"id": "m", "object": "model", "type": "model"})
+
+    assert await model.check() == "it answers and has m"
+    ((path, _, body),) = receiver.requests
+    assert path.endswith("/models/m")
+    assert body == b""
+
+
+async def test_an_api_that_tells_nothing_of_its_models_is_not_doubted(model: Models, receiver: Receiver) -> None:
+    receiver.answer = says({"error": {"message": "no such path"}}, 404)
+
+    assert "tells nothing of m" in await model.check()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (says({"error": {"message": "no, k3y"}}, 401), CredentialsError),
+        (says({"error": {"message": "later"}}, 503), UnavailableError),
+        (says("<html>hello</html>"), PermanentError),
+        (says({}), PermanentError),
+    ],
+)
+async def test_an_api_that_would_not_answer_is_found_by_looking(
+    model: Models, receiver: Receiver, answer: Any, error: type[NubabelError]
+) -> None:
+    receiver.answer = answer
+
+    with pytest.raises(error) as raised:
+        await model.check()
+
+    assert "k3y" not in str(raised.value)
+    assert len(receiver.requests) == 1
+
+
 @pytest.mark.parametrize("body", ["no json", "{}", "[]", '{"choices": [], "content": null}'])
 async def test_what_is_no_answer_is_refused(model: Models, receiver: Receiver, body: str) -> None:
     receiver.answer = says(body)
@@ -152,6 +188,8 @@ async def test_nobody_at_the_address_is_away(kind: type[Models]) -> None:
 
     with pytest.raises(UnavailableError):
         await model.answer(CALL, timeout_s=5)
+    with pytest.raises(UnavailableError):
+        await model.check()
 
     await model.close()
 
