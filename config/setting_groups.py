@@ -109,9 +109,11 @@ class ProcessSettings(SettingGroup):
         "production",
         description="production insists on separate database roles and on https for public_url; development does not.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level logged: debug, info, warning or error."
+    )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto: readable lines in a terminal, JSON everywhere else."
+        "auto", description="json, console (readable lines), or auto: console in a terminal, json everywhere else."
     )
     metrics_host: str = Field("127.0.0.1", description="Address for the metrics of processes other than web.")
     metrics_port: Port | None = Field(
@@ -374,7 +376,9 @@ class OrchestratorSettings(SettingGroup):
     delegate_url: HttpOrigin | None = Field(None, description="The other service, without /delegate_task.")
     delegate_token: SecretStr | None = Field(None, description="Bearer token for it.")
     fallback_api: Literal["anthropic", "openai"] | None = Field(
-        None, description="What the fallback's model is asked through. Empty: it says that no model is connected."
+        None,
+        description="anthropic or openai: the kind of API that the fallback's model is asked through, the provider's "
+        "own or a compatible one. Empty: no model, every answer of the fallback says so.",
     )
     fallback_model: str | None = Field(None, description="The fallback's model, as its API names it.")
     fallback_api_key: SecretStr | None = Field(None, description="Key for that API.")

@@ -18,7 +18,7 @@ from nubabel_workers.domain.credentials import ENTROPY_BYTES, operator_setting, 
 from nubabel_workers.embedded.shell_settings import ShellSettings, shell_settings
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import FLOWER_USER
-from nubabel_workers.embedded.stack_opencode import OpenCodeKind
+from nubabel_workers.embedded.stack_opencode import OpenCodeAccess, OpenCodeKind
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 _NAME_WIDTH = 21
@@ -79,21 +79,27 @@ def _print_shell_settings(shell: ShellSettings, console: Console) -> None:
             console.print(f"{what}: {', '.join(names)}", markup=False)
 
 
+def _login(server: OpenCodeAccess) -> str:
+    password = server.password.get_secret_value() if server.password is not None else "none"
+    return f"user {server.username}, password {password}"
+
+
 def _print_addresses(stack: Stack, operator_token: SecretStr, console: Console) -> None:
     tenant = stack.tenants[0]
     flower_login = f"user {FLOWER_USER}, password {stack.secrets.flower_password}"
-    rows = {
-        "Local Slack": f"{stack.slack.base_url}/  write to @nubabel there",
-        "Flower": f"{stack.flower_url}  {flower_login}",
-        "API": f"{stack.api_url}/docs",
-        "Readiness": f"{stack.api_url}/ready",
-        "Metrics": f"{stack.api_url}/metrics",
-        "OpenCode": ", ".join(server.url for server in stack.opencode.servers),
-        "PostgreSQL": stack.postgres.url("nubabel"),
-        "Valkey": f"{stack.valkey.broker_url} (broker), {stack.valkey.cache_url} (cache)",
-        "Logs": f"{stack.directory}/*.log",
-    }
-    for name, value in rows.items():
+    rows = [
+        ("Local Slack", f"{stack.slack.base_url}/  write to @nubabel there"),
+        ("Flower", f"{stack.flower_url}  {flower_login}"),
+        ("API", f"{stack.api_url}/docs"),
+        ("Readiness", f"{stack.api_url}/ready"),
+        ("Metrics", f"{stack.api_url}/metrics  web"),
+        *(("", f"{url}  {process}") for process, url in stack.processes.metrics_urls.items()),
+        *(("OpenCode", f"{server.url}  {_login(server)}") for server in stack.opencode.servers),
+        ("PostgreSQL", stack.postgres.url("nubabel")),
+        ("Valkey", f"{stack.valkey.broker_url} (broker), {stack.valkey.cache_url} (cache)"),
+        ("Logs", f"{stack.directory}/*.log"),
+    ]
+    for name, value in rows:
         console.print(f"  [bold]{name:<12}[/bold] {escape(value)}")
     console.print("\nLook at it from another terminal:")
     console.print(f"  NUBABEL_ENV_FILE={stack.env_file} {_COMMAND} executions list", markup=False)

@@ -5,6 +5,7 @@ NubabelError
     RateLimitedError      the other side counts and said no
       LimitReachedError   the organization's own limit (`admission.py`)
     UnavailableError      not reachable, overloaded, restarting
+      ProviderAwayError   away is somebody else's service, which the caller named: the message is for them
       ConnectionLostError gone in the middle of a call that is safe to repeat, but may have taken effect
   PermanentError          the same request can never succeed: a dead letter, the user is told
     InvalidInputError     what somebody sent does not fit; the message says what to change
@@ -38,6 +39,10 @@ class RateLimitedError(TransientError):
 
 class UnavailableError(TransientError):
     """The other side could not be reached or could not serve."""
+
+
+class ProviderAwayError(UnavailableError):
+    """Somebody else's service, which the caller named, is away: no insides of ours, so that the message is theirs."""
 
 
 class ConnectionLostError(UnavailableError):

@@ -67,6 +67,15 @@ class StackProcesses:
         """Where the copies of `web` listen: the first on the stack's own port."""
         return [int(spec.env[_HTTP_PORT]) for name, spec in self._specs.items() if _kind(name) == "web"]
 
+    @property
+    def metrics_urls(self) -> Mapping[str, str]:
+        """By process, where metrics have an address of their own: `web` has them beside its API, Flower none."""
+        return {
+            name: f"http://{HOST}:{spec.env[_METRICS_PORT]}/metrics"
+            for name, spec in self._specs.items()
+            if _kind(name) not in {"web", "flower"}
+        }
+
     def start_all(self, environment: Mapping[str, str], copies: Mapping[str, int], *, servers: int) -> Awaitable[None]:
         """Start every process of the Procfile, as often as copies says (once, where it says nothing).
 

@@ -25,6 +25,7 @@ from nubabel_workers.domain.errors import (
     NotFoundError,
     NubabelError,
     PermanentError,
+    ProviderAwayError,
     RateLimitedError,
     TransientError,
     UncertainError,
@@ -133,21 +134,22 @@ def from_domain(error: NubabelError) -> ProblemError:
         return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, error.code, str(error), headers=headers)
     if isinstance(error, RateLimitedError):
         return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "rate_limited", str(error), headers=_retry_after(error))
-    if isinstance(error, UncertainError | ConnectionLostError):
-        return ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "outcome_unknown",
-            "whether the request took effect is unknown; ask, or send it again with the same Idempotency-Key",
-            headers={"retry-after": str(_DEFAULT_RETRY_AFTER_S)},
-        )
-    if isinstance(error, TransientError | LeaseLostError):
-        return ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "temporarily_unavailable",
-            "the request could not be handled now and nothing was done; send it again later",
-            headers=_retry_after(error),
-        )
+    if isinstance(error, TransientError | UncertainError | LeaseLostError):
+        return _not_now(error)
     return internal_error()
+
+
+def _not_now(error: NubabelError) -> ProblemError:
+    match error:
+        case UncertainError() | ConnectionLostError():
+            code = "outcome_unknown"
+            detail = "whether the request took effect is unknown; ask, or send it again with the same Idempotency-Key"
+        case ProviderAwayError():
+            code, detail = "provider_unavailable", f"{error}: nothing was done; send it again later"
+        case _:
+            code = "temporarily_unavailable"
+            detail = "the request could not be handled now and nothing was done; send it again later"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, code, detail, headers=_retry_after(error))
 
 
 def internal_error() -> ProblemError:

@@ -5,7 +5,8 @@ names it, is good once, and is taken only from a browser that opened the link.
 """
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -16,7 +17,9 @@ from nubabel_workers.domain.errors import (
     InvalidInputError,
     NotFoundError,
     PermanentError,
+    ProviderAwayError,
     TransientError,
+    UnavailableError,
     UncertainError,
 )
 from nubabel_workers.domain.oauth import (
@@ -72,7 +75,8 @@ class AuthorizeConnection:
             )
         details = await self._authorizable(organization_id, id_or_provider)
         connection = details.connection
-        discovered = await self._servers.discover(str(connection.url))
+        with _telling_who_is_away():
+            discovered = await self._servers.discover(str(connection.url))
         scope = details.asked_scope or discovered.scope
         redirect_uri = f"{self._public_url}{CALLBACK_PATH}"
         known = await self._credentials.client(organization_id, connection.id)
@@ -175,7 +179,17 @@ class AuthorizeConnection:
                 f"{redirect_uri}, and add the connection with its client id and secret",
                 code="client_needed",
             )
-        return await self._servers.register(server, redirect_uri=redirect_uri, scope=scope)
+        with _telling_who_is_away():
+            return await self._servers.register(server, redirect_uri=redirect_uri, scope=scope)
+
+
+@contextmanager
+def _telling_who_is_away() -> Iterator[None]:
+    """The organization named the provider, so that it may know what is wrong with it; of our own it hears no more."""
+    try:
+        yield
+    except UnavailableError as error:
+        raise ProviderAwayError(str(error), retry_after_s=error.retry_after_s) from error
 
 
 def _grant(discovered: Discovered, client: OAuthClient, redirect_uri: str, scope: str | None) -> Grant:

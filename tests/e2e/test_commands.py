@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,9 +81,18 @@ def test_up_says_where_everything_is_and_stops_on_ctrl_c(short_dir: Path) -> Non
         for page in re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|ready|metrics)", shown):
             with urllib.request.urlopen(page, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
                 assert answer.status == 200
+        ((opencode, user, password),) = re.findall(r"OpenCode +(http://\S+)  user (\S+), password (\S+)", shown)
+        login = b64encode(f"{user}:{password}".encode()).decode()
+        entered = urllib.request.Request(f"{opencode}/session", headers={"authorization": f"Basic {login}"})  # noqa: S310
+        with urllib.request.urlopen(entered, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
+            assert answer.status == 200
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=30)
 
+    assert set(re.findall(r"/metrics  (\S+)", shown)) == {
+        *("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "worker-dead-letters"),
+        *("listener", "scheduler"),
+    }
     assert code == 0, output.read_text()  # so that make has nothing to complain about
     assert "Stopped" in output.read_text()
     wait_for(lambda: not _left_over(short_dir), what="nothing is left running")

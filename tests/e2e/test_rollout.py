@@ -101,8 +101,9 @@ async def test_doctor_says_who_answers_and_whether_it_lives(stack: Stack) -> Non
     asked = await asyncio.create_subprocess_exec(_NUBABEL, "doctor", "--json", env=told_where, stdout=PIPE)
     printed, _ = await asked.communicate()
 
-    (found,) = [one for one in json.loads(printed) if one["name"] == "rollout"]
-    assert (found["ok"], found["detail"]) == (True, "delegate gets 100 % by session: the delegate service answers")
+    found = {one["name"]: (one["ok"], one["detail"]) for one in json.loads(printed)}
+    assert found["rollout"] == (True, "delegate gets everything")
+    assert found["delegate service"] == (True, "it answers and takes our token")
 
 
 async def test_what_is_cancelled_here_ends_here(conversation: Conversation) -> None:

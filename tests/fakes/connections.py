@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
-from nubabel_workers.domain.errors import CredentialsError
+from nubabel_workers.domain.errors import CredentialsError, UnavailableError
 from nubabel_workers.domain.oauth import (
     AuthorizationServer,
     Discovered,
@@ -222,8 +222,11 @@ class FakeAuthorizationServers:
     revoked: list[tuple[str, str]] = field(default_factory=list)  # kind and token
     refuses_revocation: bool = False
     hold: asyncio.Event | None = None
+    away: str = ""  # why it cannot be reached
 
     async def discover(self, url: str) -> Discovered:
+        if self.away:
+            raise UnavailableError(self.away)
         return Discovered(self.server, url, "read")
 
     async def register(self, server: AuthorizationServer, *, redirect_uri: str, scope: str | None) -> OAuthClient:

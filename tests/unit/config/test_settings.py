@@ -1,5 +1,8 @@
 import base64
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -207,6 +210,21 @@ def test_every_setting_belongs_to_a_group_and_is_described() -> None:
 
     assert grouped == set(Settings.model_fields)
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_where_only_some_words_fit_they_are_named_with_the_setting() -> None:
+    for name, field in Settings.model_fields.items():
+        for word in words_of(field.annotation):
+            assert re.search(rf"\b{word}\b", f"{field.description} {field.default}"), f"{name} does not name {word}"
+
+
+def words_of(annotation: Any) -> Iterator[str]:
+    """Of Literals, also where None fits as well."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from words_of(part)
 
 
 def test_the_env_example_with_its_blanks_filled_is_valid(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

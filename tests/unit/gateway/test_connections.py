@@ -229,6 +229,17 @@ async def test_the_link_leads_to_the_provider_and_back(http: httpx.AsyncClient, 
     assert (await http.get("/v1/connections/notion")).json()["status"] == "active"
 
 
+async def test_a_provider_that_is_away_is_named(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    await add(http, preset="notion")
+    door.authorization_servers.away = "mcp.notion.com could not be reached (ClientConnectorDNSError)"
+
+    answer = await http.post("/v1/connections/notion/authorize")
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "provider_unavailable")
+    assert answer.json()["detail"] == f"{door.authorization_servers.away}: nothing was done; send it again later"
+    assert answer.headers["retry-after"] == "1"
+
+
 async def test_a_browser_that_did_not_open_the_link_connects_nothing(
     door: FrontDoor, http: httpx.AsyncClient, browser: httpx.AsyncClient
 ) -> None:
