@@ -9,6 +9,7 @@ from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, run
 from nubabel_workers.cli.output import note, say_json, table
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.domain.budgets import Amount, Books, Cap, Caps
+from nubabel_workers.domain.decimals import in_full
 
 
 def budget(context: typer.Context, organization: OrganizationArgument, as_json: AsJson = False) -> None:
@@ -49,4 +50,4 @@ def _held(cap: Cap, held: Amount, used: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+    return "-" if value is None else in_full(value)

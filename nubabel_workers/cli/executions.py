@@ -13,6 +13,7 @@ from nubabel_workers.cli.output import fields, heading, note, print_line, say, s
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration, plain, plain_lines, shortened
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, Delivery, ExecutionSummary
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.timeline import Span, Step, narrate, time_spent
@@ -158,7 +159,7 @@ def resume(
     if as_json:
         say_json(execution)
     else:
-        say(f"{execution.id} goes on, for at most {cost:g} US dollars more")
+        say(f"{execution.id} goes on, for at most {in_full(cost)} US dollars more")
 
 
 async def _owner(administration: Administration, execution_id: str) -> str:

@@ -9,6 +9,7 @@ from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, 
 from nubabel_workers.cli.output import note, say, say_json, table
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import plain
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.limits import LIMIT_NAMES, parse_change
 from nubabel_workers.services.manage_limits import LimitsReport
 
@@ -66,4 +67,4 @@ def note_unknown_plan(report: LimitsReport) -> None:
 
 
 def _words(value: Any) -> str:
-    return "none" if value is None else f"{value:,}".replace(",", "_") if isinstance(value, int) else f"{value:g}"
+    return "none" if value is None else f"{value:,}".replace(",", "_") if isinstance(value, int) else in_full(value)

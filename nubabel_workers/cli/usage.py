@@ -10,10 +10,12 @@ from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, organization_or_all, run
 from nubabel_workers.cli.output import note, say_json, table
 from nubabel_workers.cli.table_layout import Column
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.usage_report import Dimension, UsageLine, UsageReport, as_csv
 
 _DAY = ["%Y-%m-%d"]
+_PLACES = 4  # of dollars; more where a smaller amount has them
 
 
 def usage(
@@ -104,5 +106,5 @@ def _numbers(line: UsageLine) -> tuple[str, ...]:
         str(line.reasoning_tokens),
         str(line.cache_read_tokens + line.cache_write_tokens),
         f"{more}{line.total_tokens}",
-        f"{more}{computed}{line.cost:.4f}",
+        f"{more}{computed}{in_full(line.cost, places=_PLACES)}",
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from typing import Self
 
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.notifications import Button
 from nubabel_workers.domain.wording import Language, say
@@ -53,17 +54,13 @@ class BudgetButton:
         return f"{self.replays}.{self.pauses}.{self.attempt}"
 
     def shown(self, language: Language) -> Button:
-        usd = _dollars(self.cost)
+        usd = in_full(self.cost)
         return Button(ALLOW_MORE, f"{self.execution_id}:{self.wait}:{usd}", say("allow_more", language, usd=usd))
 
 
 def cost_allowed(usual: float, *, step: float) -> float:
     """What a press allows (US dollars): no less than a step of the run, in whole cents, or it could not go on."""
     return max(usual, float(Decimal(step).quantize(_STORED).quantize(_CENT, ROUND_UP)))
-
-
-def _dollars(cost: float) -> str:
-    return f"{cost:.9f}".rstrip("0").rstrip(".")
 
 
 def checked_approvers(user_ids: Sequence[str]) -> tuple[str, ...]:

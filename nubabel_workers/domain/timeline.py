@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from nubabel_workers.domain.administration import SessionWait
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.executions import EventKind, TimelineEvent
 
 _WAITS = {
@@ -195,7 +196,7 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     EventKind.ASK_REJECTED: _asked,
     EventKind.BUDGET_REACHED: lambda d: f"paused, its work is kept: no room under {d.get('cap', 'the budget')}",
     EventKind.RESUMED: lambda d: (
-        f"goes on: {d['by']} allowed it {d['cost_usd']:g} US dollars more"
+        f"goes on: {d['by']} allowed it {in_full(float(d['cost_usd']))} US dollars more"
         if "cost_usd" in d
         else "goes on: there is room in the budget"
     ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from nubabel_workers.domain.budget_button import BudgetButton
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import EventKind, Execution
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
@@ -97,7 +98,7 @@ def _reply(
     word: str, button: BudgetButton, execution: Execution, claimed: ClaimedInbound, allowed_usd: float | None
 ) -> NewNotification:
     """That it may go on is told once; anything else once to each who asked."""
-    text = say(word, language_of(execution.prompt), usd=f"{allowed_usd or 0:g}")
+    text = say(word, language_of(execution.prompt), usd=in_full(allowed_usd or 0))
     told_to = "" if word == "allowed_more" else claimed.event.user
     return NewNotification(
         NotificationKind.NOTICE,

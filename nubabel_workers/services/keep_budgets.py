@@ -21,6 +21,7 @@ from nubabel_workers.domain.budgets import (
     until_next_step,
     words_for,
 )
+from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -217,7 +218,8 @@ class KeepBudgets:
         if cost < step.cost:
             least = cost_allowed(0.0, step=step.cost)
             raise InvalidInputError(
-                f"one step of {execution_id} costs about {step.cost:.4g} US dollars: allow at least {least:.2f}",
+                f"one step of {execution_id} costs about {in_full(step.cost)} US dollars: "
+                f"allow at least {in_full(least, places=2)}",
                 code="less_than_a_step",
             )
         await self._allow(organization_id, execution_id, cost=cost, actor=actor, button=None)

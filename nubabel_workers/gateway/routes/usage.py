@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.usage_report import Dimension, UsageReport, as_csv
@@ -30,9 +31,20 @@ class ReportFormat(StrEnum):
     CSV = "csv"
 
 
+def _one_dimension(value: object) -> object:
+    """Several in one parameter are refused with how they are written; nothing of what was sent is repeated."""
+    if isinstance(value, str) and value not in set(Dimension):
+        raise PydanticCustomError("enum", "by is one of {names}; for several repeat it: by=user&by=day", _NAMES)
+    return value
+
+
+_NAMES = {"names": ", ".join(Dimension)}
 By = Annotated[
-    list[Dimension],
-    Query(max_length=len(Dimension), description="What lines are told apart by, once each; none: one line in all."),
+    list[Annotated[Dimension, BeforeValidator(_one_dimension)]],
+    Query(
+        max_length=len(Dimension),
+        description="What lines are told apart by, once each, `by=user&by=day`; none: one line in all.",
+    ),
 ]
 FirstDay = Annotated[date | None, Query(alias="from", description="First day (UTC); without it, that of the month.")]
 LastDay = Annotated[date | None, Query(alias="to", description="Last day (UTC), included; without it, today.")]

@@ -10,6 +10,14 @@ def test_changed_limits_let_what_waits_look_for_room(bench: Bench) -> None:
     assert bench.budgets.woken == [ACME.id]
 
 
+def test_a_small_amount_is_shown_as_it_was_given(bench: Bench) -> None:
+    bench.type("limits", "set", "acme", "cost_per_day=0.00005", "cost_per_month=1234567.25")
+
+    shown = bench.type("limits", "show", "acme").stdout.split()
+
+    assert {"0.00005", "1234567.25"} <= set(shown)
+
+
 def test_the_books_are_shown(bench: Bench) -> None:
     result = bench.type("budget", "acme")
 

@@ -40,6 +40,12 @@ def test_the_present_month_of_every_organization_is_shown(bench: Bench) -> None:
     assert ">=" not in result.stdout
 
 
+def test_a_cost_of_less_than_a_hundredth_of_a_cent_is_not_rounded(bench: Bench) -> None:
+    bench.usage.found = [replace(LINE, cost=Decimal("0.00005"))]
+
+    assert "0.00005" in bench.type("usage").stdout.split()
+
+
 def test_what_was_asked_for_is_asked_for(bench: Bench) -> None:
     bench.type("usage", "--org", "acme", "--by", "user, model,day", "--from", "2026-10-01", "--to", "2026-10-31")
 

@@ -79,6 +79,17 @@ async def test_what_makes_no_sense_is_a_problem(http: httpx.AsyncClient, query: 
     assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
+async def test_several_dimensions_in_one_parameter_are_told_how_they_are_written(http: httpx.AsyncClient) -> None:
+    answer = await http.get(PATH, params={"by": "user,day"})
+
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["location"]) == (422, ["query", "by", 0])
+    assert (
+        error["message"]
+        == "by is one of organization, user, session, model, day; for several repeat it: by=user&by=day"
+    )
+
+
 async def test_operators_see_any_organization_and_others_nothing(door: FrontDoor, http: httpx.AsyncClient) -> None:
     refused = await http.get(OPERATOR_PATH)
     async with client_of(door, token=OPERATORS["night"].get_secret_value()) as operator:
