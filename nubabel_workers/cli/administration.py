@@ -10,7 +10,7 @@ from nubabel_workers.domain.ports import Chance, Clock
 from nubabel_workers.domain.ports.administration import AuditTrail, ExecutionReports, GroupReports, RestoreMarks
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.await_execution import AwaitExecution
-from nubabel_workers.services.cancel_execution import CancelExecution
+from nubabel_workers.services.cancel_by_operator import CancelByOperator
 from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.check_health import CheckHealth
 from nubabel_workers.services.connections import Connections
@@ -82,7 +82,7 @@ class Administration:
     submit: SubmitExecution
     read: ReadExecution
     waiting: ReadWaiting
-    cancel: CancelExecution
+    cancel_by_operator: CancelByOperator
     groups: GroupReports
     cancel_group: CancelGroup
     wait: AwaitExecution

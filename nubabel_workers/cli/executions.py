@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
 from nubabel_workers.cli.output import fields, heading, note, print_line, say, say_json, styled, table
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration, plain, plain_lines, shortened
-from nubabel_workers.domain.administration import AuditAction, AuditEntry, Delivery, ExecutionSummary
+from nubabel_workers.domain.administration import Delivery, ExecutionSummary
 from nubabel_workers.domain.decimals import in_full
-from nubabel_workers.domain.errors import NotFoundError
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.timeline import Span, Step, narrate, time_spent
 from nubabel_workers.domain.waiting import Waiting
+from nubabel_workers.services.cancel_by_operator import CancelReport
 
 commands = typer.Typer(
     help="Executions: list, show with timeline, cancel, let one go on that waits for its budget.", no_args_is_help=True
@@ -114,20 +116,54 @@ def show(context: typer.Context, execution_id: ExecutionArgument, as_json: AsJso
 @commands.command()
 def cancel(
     context: typer.Context,
-    execution_id: ExecutionArgument,
+    execution_ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXECUTION]...", help="Their ids, exe_...; or use --all-queued."),
+    ] = None,
+    organization: OrganizationOption = None,
+    all_queued: Annotated[
+        bool, typer.Option("--all-queued", help="Everything that waits in the queue of the organization of --org.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="With --all-queued: at most so many.")] = 1000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --all-queued: only say how many.")] = False,
     reason: Annotated[str, typer.Option(help="Kept in the timeline.")] = "cancelled by an operator",
     as_json: AsJson = False,
 ) -> None:
-    """Cancel an execution, down to OpenCode's abort."""
+    """Cancel executions, down to OpenCode's abort. One that does not exist fails the command, not the others."""
+    named = list(execution_ids or ())
+    _check_named_or_queued(named, organization, all_queued=all_queued, dry_run=dry_run)
+    if len(named) == 1:
+        _cancel_one(context, named[0], reason, as_json=as_json)
+        return
 
+    async def work(administration: Administration) -> CancelReport:
+        service = administration.cancel_by_operator
+        if organization is None:
+            return await service.several(named, reason=reason, actor=actor(context))
+        owner = await administration.organizations.resolve(organization)
+        return await service.queued_of(owner.id, limit=limit, dry_run=dry_run, reason=reason, actor=actor(context))
+
+    report = run(context, work)
+    if as_json:
+        say_json(report)
+    else:
+        _print_cancelled(report)
+    if report.unknown:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _check_named_or_queued(named: Sequence[str], organization: str | None, *, all_queued: bool, dry_run: bool) -> None:
+    if bool(named) is all_queued:
+        raise InvalidInputError("name executions, or choose what an organization has queued: --org ORG --all-queued")
+    if all_queued is not (organization is not None):
+        raise InvalidInputError("--all-queued takes --org ORG, and the other way round")
+    if dry_run and not all_queued:
+        raise InvalidInputError("--dry-run is for --all-queued; look at one with: nubabel executions show")
+
+
+def _cancel_one(context: typer.Context, execution_id: str, reason: str, *, as_json: bool) -> None:
     async def work(administration: Administration) -> Execution:
-        owner = await _owner(administration, execution_id)
-        execution = await administration.cancel.cancel(owner, execution_id, reason=reason)
-        entry = AuditEntry(
-            actor(context), AuditAction.EXECUTION_CANCELLED, owner, execution_id, detail={"reason": reason}
-        )
-        await administration.audit.add(entry)
-        return execution
+        return await administration.cancel_by_operator.one(execution_id, reason=reason, actor=actor(context))
 
     execution = run(context, work)
     if as_json:
@@ -139,6 +175,23 @@ def cancel(
     else:
         say(f"{execution.id} is {execution.status}: OpenCode is told to stop")
         note(f"look: nubabel executions show {execution.id}")
+
+
+def _print_cancelled(report: CancelReport) -> None:
+    others = [
+        f"{len(ids)} {what}"
+        for ids, what in (
+            (report.stopping, "running: OpenCode is told to stop"),
+            (report.over, "over already"),
+            (report.unknown, "unknown"),
+        )
+        if ids
+    ]
+    say("; ".join([f"{'would cancel' if report.dry_run else 'cancelled'} {len(report.cancelled)}", *others]))
+    for execution_id in report.unknown:
+        note(f"there is no execution {plain(execution_id)!r}")
+    if report.more:
+        note("there are more in the queue: run it again")
 
 
 @commands.command()

@@ -39,6 +39,7 @@ from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 from nubabel_workers.domain.ports.orchestrators import CallableOrchestrator
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.await_execution import AwaitExecution
+from nubabel_workers.services.cancel_by_operator import CancelByOperator
 from nubabel_workers.services.check_health import CheckHealth, Probe
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.export_organization import ExportOrganization
@@ -95,6 +96,7 @@ def _wired(
         main_agent=settings.opencode_agent_prefix,
     )
     organizations = PostgresOrganizations(database, cipher)
+    reports = PostgresExecutionReports(database)
     find_unserved = FindUnserved(organizations, services.instances)
     limits = ManageLimits(organizations, services.plans, services.keep_budgets)
     return Administration(
@@ -135,11 +137,11 @@ def _wired(
         ),
         audit=audit,
         restore=PostgresRestore(database),
-        reports=PostgresExecutionReports(database),
+        reports=reports,
         submit=services.submit_execution,
         read=services.read_execution,
         waiting=services.read_waiting,
-        cancel=services.cancel_execution,
+        cancel_by_operator=CancelByOperator(services.cancel_execution, reports, audit),
         groups=services.groups,
         cancel_group=services.cancel_group,
         wait=AwaitExecution(services.read_execution, services.progress, services.clock),

@@ -25,6 +25,7 @@ from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.await_execution import AwaitExecution
+from nubabel_workers.services.cancel_by_operator import CancelByOperator
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.check_health import CheckHealth, Probe
@@ -301,7 +302,7 @@ class Bench:
             waiting=ReadWaiting(
                 self.executions, cast("InstanceStore", self.instances), ReadLimits(self.tenants, load_plans())
             ),
-            cancel=cancel,
+            cancel_by_operator=CancelByOperator(cancel, self.reports, self.audit),
             wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
             clock=self.clock,
             chance=self.chance,

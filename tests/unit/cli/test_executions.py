@@ -9,14 +9,14 @@ from nubabel_workers.domain.administration import AuditAction, Delivery, Session
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind, ExecutionError, Status, TimelineEvent
 from nubabel_workers.domain.hints import HintTask
-from nubabel_workers.domain.ids import ExecutionId
+from nubabel_workers.domain.ids import ExecutionId, OrganizationId
 from tests.fakes.clock import START
 from tests.fakes.front_door import ACME
 from tests.unit.cli.bench import Bench, fails_with
 
 
-def _enqueue(bench: Bench, *options: str) -> str:
-    execution_id: str = bench.json("enqueue", "안녕하세요", "--org", "acme", *options)["execution_id"]
+def _enqueue(bench: Bench, *options: str, organization: str = "acme") -> str:
+    execution_id: str = bench.json("enqueue", "안녕하세요", "--org", organization, *options)["execution_id"]
     return execution_id
 
 
@@ -205,6 +205,71 @@ def test_cancelling_what_is_over_changes_nothing(bench: Bench) -> None:
     bench.executions.move(execution_id, Status.COMPLETED)
 
     assert "was over already: completed" in bench.type("executions", "cancel", execution_id).stdout
+
+
+def test_several_are_cancelled_and_counted_and_audited_each(bench: Bench) -> None:
+    queued, running, over = (_enqueue(bench) for _ in range(3))
+    bench.executions.move(running, Status.RUNNING)
+    bench.executions.move(over, Status.COMPLETED)
+
+    result = bench.type("executions", "cancel", queued, running, over, queued)
+
+    assert result.exit_code == 0
+    assert result.stdout == "cancelled 1; 1 running: OpenCode is told to stop; 1 over already\n"
+    assert {entry.subject for entry in bench.audit.entries} == {queued, running, over}
+
+
+def test_of_several_an_unknown_one_fails_the_command_and_not_the_others(bench: Bench) -> None:
+    queued = _enqueue(bench)
+
+    result = bench.type("executions", "cancel", "exe_none", queued)
+
+    assert (result.exit_code, result.stdout) == (1, "cancelled 1; 1 unknown\n")
+    assert "there is no execution 'exe_none'" in result.stderr
+    assert bench.executions.rows[queued].status is Status.CANCELLED
+
+
+def test_everything_that_an_organization_has_queued_is_cancelled_the_newest_first(bench: Bench) -> None:
+    bench.organizations.put(replace(ACME, id=OrganizationId("org_other"), name="Other"))
+    mine = [_enqueue(bench) for _ in range(3)]
+    bench.executions.move(mine[0], Status.RUNNING)
+    theirs = _enqueue(bench, organization="other")
+
+    looked = bench.type("executions", "cancel", "--org", "acme", "--all-queued", "--dry-run")
+    done = bench.type("executions", "cancel", "--org", "acme", "--all-queued")
+    again = bench.type("executions", "cancel", "--org", "acme", "--all-queued")
+
+    assert looked.stdout == "would cancel 2\n"
+    assert done.stdout == "cancelled 2\n"
+    assert (again.exit_code, again.stdout) == (0, "cancelled 0\n")
+    assert [entry.subject for entry in bench.audit.entries] == [mine[2], mine[1]]
+    assert bench.executions.rows[mine[0]].status is Status.RUNNING
+    assert bench.executions.rows[theirs].status is Status.QUEUED
+
+
+def test_more_than_the_limit_is_said(bench: Bench) -> None:
+    for _ in range(3):
+        _enqueue(bench)
+
+    result = bench.type("executions", "cancel", "--org", "acme", "--all-queued", "--limit", "2")
+
+    assert result.stdout == "cancelled 2\n"
+    assert "run it again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("exe_1", "--org", "acme"),
+        ("exe_1", "--all-queued", "--org", "acme"),
+        ("--all-queued",),
+        ("--org", "acme"),
+        ("exe_1", "--dry-run"),
+    ],
+)
+def test_what_is_to_be_cancelled_has_to_be_clear(bench: Bench, words: tuple[str, ...]) -> None:
+    fails_with(bench.type("executions", "cancel", *words), 2, "--")
 
 
 @pytest.mark.parametrize("verb", ["show", "cancel"])
