@@ -19,8 +19,11 @@ from nubabel_workers.adapters.storage.admission import PostgresAdmission
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
+from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.placement import Placement
 from nubabel_workers.domain.submission import SubmitRequest
+from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 
 FAIR_CAPACITY = 20
@@ -191,11 +194,11 @@ async def measure_claims(sizes: Sizes, report: Report) -> None:
         turns = FairTurns(database, plans, FairPolicy())
         executions = PostgresExecutions(database, SystemClock(), SystemChance(), turns, lease_s=600)
         admission = PostgresAdmission(database)
+        server = Instance(InstanceId("ins_bench"), "", "", None, capacity_runs=10**6, healthy=True)
+        pool = Placement([server]).pool(None)
 
         async def claim(limit: int) -> None:
-            await executions.claim_queued(
-                execution_id=None, limit=limit, servers={"ins_bench": 10**6}, lease=Lease("lse_bench", 1e12)
-            )
+            await executions.claim_queued(pool=pool, limit=limit, lease=Lease("lse_bench", 1e12))
 
         report.add("claims", "a claim with nothing waiting, median", await _median_ms(lambda: claim(32)), "ms")
         system = database.system()

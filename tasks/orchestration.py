@@ -9,9 +9,9 @@ from nubabel_workers.services.accept_submission import Refused
 from tasks.base import Carries, TaskDefinition
 
 
-async def dispatch(services: Services, execution_id: str, _delivery_id: str) -> str:
-    """Get the named execution, and others whose turn it is, running on OpenCode."""
-    return await services.dispatch_executions.run(execution_id)
+async def dispatch(services: Services, _execution_id: str, _delivery_id: str) -> str:
+    """Get the executions whose turn it is going: the named one too, when it is its organization's next."""
+    return await services.dispatch_executions.run()
 
 
 async def complete(services: Services, execution_id: str, _delivery_id: str) -> str:

@@ -29,6 +29,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import SlackTarget
 from nubabel_workers.domain.opencode_events import SessionIdle
+from nubabel_workers.domain.placement import Placement
 from nubabel_workers.domain.ports import PromptPart, SessionMapping
 from nubabel_workers.domain.slack_events import SlackEventKind, classify
 from nubabel_workers.domain.tenants import Instance, Workspace
@@ -147,7 +148,7 @@ class _StraightLine:
         )
         reaction = {"channel": target.channel, "timestamp": target.message_ts, "name": "eyes"}
         await self._slack(workspace, "reactions.add", reaction)
-        session_id = await self._submit(accepted.execution_id, lease)
+        session_id = await self._submit(lease)
         await self._idle_of(session_id)
         del self._idle[session_id]
         markdown = await self._finish(accepted.execution_id, session_id, lease)
@@ -163,10 +164,10 @@ class _StraightLine:
             await services.notifications.sent(notification, lease, ["1"])
         await self._slack(workspace, "reactions.remove", reaction)
 
-    async def _submit(self, execution_id: str, lease: Lease) -> str:
+    async def _submit(self, lease: Lease) -> str:
         services = self._services
         (claimed,) = await services.executions.claim_queued(
-            execution_id=execution_id, limit=1, servers={self._instance.id: self._instance.capacity_runs}, lease=lease
+            pool=Placement([self._instance]).pool(None), limit=1, lease=lease
         )
         execution = claimed.execution
         created = await self._opencode(endpoints.create_session(title=execution.id))

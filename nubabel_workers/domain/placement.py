@@ -7,6 +7,7 @@ from types import MappingProxyType
 from nubabel_workers.domain.circuit_breaker import Gate
 from nubabel_workers.domain.directories import ROOM, own_directory
 from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 FULL = "capacity"
@@ -16,11 +17,37 @@ OWN = "own server"
 PACE = "pace"
 
 TAKE_BACK_S = 30.0
+NO_SERVER_WAIT_S = 2.0
 _FIRST_SHARE = 5  # a fifth of its capacity at once
 _STAYS_TOGETHER_BELOW = 0.25  # of what its server takes, an organization's new sessions join those before; then spread
 
 _ALL_CLOSED: Mapping[str, Gate] = MappingProxyType({})
 _NONE_PLACED: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Servers that one line of requests goes to: an organization's own, or the shared ones, everybody else's.
+
+    takes: runs that each takes now, when nothing runs there, by its id; None: none of them takes new sessions, so that
+    what is ready is taken to find out where its session is, or to be told what it waits for. free: of them, how many
+    are free. away_for_s: where all servers' breakers are open, seconds until the first lets a probe go; where there is
+    no server, until the next look for one; else None. submits_per_second: prompts that each takes which can be asked.
+    """
+
+    organization_id: str | None
+    takes: Mapping[InstanceId, int] | None
+    free: int | None
+    away_for_s: float | None
+    submits_per_second: Mapping[str, int]
+
+    def pace_of(self, paced: Collection[str]) -> float | None:
+        """Prompts a second that all servers take together, where each that can be asked is among the paced; else None.
+
+        paced: servers that take no more prompts in this second.
+        """
+        exhausted = self.submits_per_second and self.submits_per_second.keys() <= set(paced)
+        return float(sum(self.submits_per_second.values())) if exhausted else None
 
 
 @dataclass(frozen=True)
@@ -64,12 +91,20 @@ class Placement:
         self._gates = gates
         self._probes = {instance_id: int(gate.lets_probe) for instance_id, gate in gates.items()}
 
-    def free_slots(self) -> int:
-        return sum(max(0, self._free(instance)) for instance in self._serving())
-
-    def takes(self) -> Mapping[str, int]:
-        """Runs that each server takes now, when nothing runs there."""
-        return {instance.id: takes_now(instance) for instance in self._serving()}
+    def pool(self, organization_id: str | None) -> Pool:
+        """Of that organization, as one that has servers of its own; None: of those that share theirs."""
+        theirs = [one for one in self._serving() if one.organization_id == organization_id]
+        open_to = {one.id for one in self._open_in(organization_id) if self._answers(one)}
+        takes = {one.id: self._takes(one, is_open=one.id in open_to) for one in theirs}
+        return Pool(
+            organization_id,
+            takes=takes if open_to else None,
+            free=sum(max(0, n - self._in_flight[one]) for one, n in takes.items()) if open_to else None,
+            away_for_s=self._away_for_s(theirs, organization_id),
+            submits_per_second={
+                one.id: one.submits_per_second for one in theirs if one.id in open_to and one.id not in self._probes
+            },
+        )
 
     def place(
         self, execution: Execution, servers: ServersPolicy = ServersPolicy.SHARED, *, stays: bool = False
@@ -80,13 +115,12 @@ class Placement:
         stays: its prompt may have arrived there; that is to be found out, whatever the policy says by now.
         """
         pinned = self._pinned(execution, servers, stays=stays)
-        candidates = [pinned] if pinned else self._open_to(execution.organization_id, servers)
+        candidates = [pinned] if pinned else self._open_in(pool_of(execution.organization_id, servers))
         free = [
             one
             for one in candidates
             if self._free(one) > 0
-            and not one.refused
-            and (one.healthy or one is pinned or self.is_probe(one))
+            and (self._answers(one) or (one is pinned and not one.refused))
             and self._directories[one.id].has_room(execution)
         ]
         if not free:
@@ -109,7 +143,7 @@ class Placement:
     ) -> PlaceWait:
         """What an execution that got no place waits for."""
         pinned = self._pinned(execution, servers, stays=stays)
-        candidates = [pinned] if pinned else self._open_to(execution.organization_id, servers)
+        candidates = [pinned] if pinned else self._open_in(pool_of(execution.organization_id, servers))
         if not candidates and servers is ServersPolicy.DEDICATED:
             return PlaceWait(OWN)
         usable = [
@@ -119,23 +153,15 @@ class Placement:
         ]
         if any(self._free(one) > 0 for one in usable):
             return PlaceWait(ROOM)
-        if usable or not candidates:
+        if usable:
             return PlaceWait(FULL)
         return PlaceWait(AWAY, self._soonest(candidates))
 
-    def all_away_for_s(self) -> float | None:
-        """Seconds until the first breaker lets a probe go, where all servers' are open; else None."""
-        serving = self._serving()
-        return self._soonest(serving) if all(one.id in self._probes for one in serving) else None
-
-    def pace_of(self, paced: Collection[str]) -> float | None:
-        """Prompts a second that all servers take together, where each that can be asked is among the paced; else None.
-
-        paced: servers that take no more prompts in this second.
-        """
-        closed = [one for one in self._serving() if one.id not in self._probes]
-        exhausted = all(one.id in paced for one in closed)
-        return float(sum(one.submits_per_second for one in closed)) if closed and exhausted else None
+    def _away_for_s(self, theirs: Sequence[Instance], pool: str | None) -> float | None:
+        """Whoever has no server of its own may still have a prompt on a shared one, which is to be found."""
+        if not theirs:
+            return NO_SERVER_WAIT_S if pool is None else None
+        return self._soonest(theirs) if all(one.id in self._probes for one in theirs) else None
 
     def _soonest(self, instances: Sequence[Instance]) -> float | None:
         waits = [self._gates[instance.id].wait_s for instance in instances if instance.id in self._gates]
@@ -163,18 +189,28 @@ class Placement:
     def _serving(self) -> list[Instance]:
         return [instance for instance in self._instances.values() if instance.status in {"active", "draining"}]
 
-    def _open_to(self, organization_id: str, servers: ServersPolicy) -> list[Instance]:
+    def _open_in(self, pool: str | None) -> list[Instance]:
         """Servers for new sessions. A strained one is drained while there is another that is fit, even if that is full;
         where all are strained they go on: no server at all would be worse.
         """
         found = [
-            i
-            for i in self._instances.values()
-            if i.status == "active" and not i.given_up and _may_serve(i, organization_id, servers)
+            one
+            for one in self._instances.values()
+            if one.status == "active" and not one.given_up and one.organization_id == pool
         ]
         if any(one.is_fit and one.id not in self._gates for one in found):
             return [one for one in found if not one.strain]
         return found
+
+    def _answers(self, instance: Instance) -> bool:
+        return not instance.refused and (instance.healthy or self.is_probe(instance))
+
+    def _takes(self, instance: Instance, *, is_open: bool) -> int:
+        """One that gets no new session has places for its own ones that wait, and keeps them from nobody else."""
+        in_flight, takes = self._in_flight[instance.id], takes_now(instance)
+        if not is_open:
+            return min(takes, in_flight + self._awaited[instance.id])
+        return min(takes, in_flight + self._probes.get(instance.id, takes))
 
     def _free(self, instance: Instance) -> int:
         free = takes_now(instance) - self._in_flight[instance.id]
@@ -219,4 +255,9 @@ class _Directories:
 
 def _may_serve(instance: Instance, organization_id: str, servers: ServersPolicy) -> bool:
     """Only its own where it is to have its own, even if all are down; else none that is somebody's."""
-    return instance.organization_id == (organization_id if servers is ServersPolicy.DEDICATED else None)
+    return instance.organization_id == pool_of(organization_id, servers)
+
+
+def pool_of(organization_id: str, servers: ServersPolicy) -> str | None:
+    """The pool that an organization's requests are placed in: its own, or None, the shared one."""
+    return organization_id if servers is ServersPolicy.DEDICATED else None

@@ -8,6 +8,7 @@ from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
 from nubabel_workers.domain.directories import PREPARING, ROOM
 from nubabel_workers.domain.limits import Limits
 from nubabel_workers.domain.placement import AWAY, FULL, ORCHESTRATOR_AWAY, OWN, PACE
+from nubabel_workers.domain.tenants import ServersPolicy
 from nubabel_workers.domain.wording import Language
 
 SESSION = "session"
@@ -110,7 +111,7 @@ class Line:
     stored_reason: why it was put back, wait_s: seconds until it may be taken again (not above 0: now).
     usual_run_s: what its organization's last runs took; None: there was none. running_for_s: of the run that it waits
     for, its session's, else its organization's longest; None: none runs. paused: it ran, and was stopped at a cap. cap:
-    the last one that left it no room.
+    the last one that left it no room. servers: whose its organization uses.
     """
 
     session_is_taken: bool
@@ -122,6 +123,7 @@ class Line:
     running_for_s: float | None = None
     paused: bool = False
     cap: str | None = None
+    servers: ServersPolicy = ServersPolicy.SHARED
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Waiting:
 
 
 def waiting_of(line: Line, limits: Limits, *, free_places: int) -> Waiting:
-    """free_places: what the OpenCode servers together can still run."""
+    """free_places: what the OpenCode servers that may serve its organization can together still run."""
     reason, starts_in_s = _why(line, limits, free_places)
     in_s = None if starts_in_s is None else round(starts_in_s, 1)
     return Waiting(reason, line.ahead + 1, in_s, line.in_flight, line.cap)

@@ -60,19 +60,18 @@ class AnswerByCall:
         self._claiming = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
 
-    async def take(self, execution_id: str | None) -> str:
-        """Begin the named execution's call and others whose turn it is. Returns one line for Flower, "" for none."""
+    async def take(self) -> str:
+        """Begin the calls whose turn it is. Returns one line for Flower, "" for none."""
         orchestrator = self._rollout.others
         begun: list[str] = []
         if orchestrator is None:
             return ""
         async with self._claiming:
             while len(self._running) < self._limits.places and len(begun) < self._limits.batch:
-                taken = await self._take_one(orchestrator, execution_id)
+                taken = await self._take_one(orchestrator)
                 if taken is None:
                     break
                 begun.append(taken)
-                execution_id = None
         return f"{len(begun)} called {' '.join(begun)}" if begun else ""
 
     async def close(self) -> None:
@@ -84,14 +83,13 @@ class AnswerByCall:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _take_one(self, orchestrator: Orchestrator, execution_id: str | None) -> str | None:
+    async def _take_one(self, orchestrator: Orchestrator) -> str | None:
         """Each has a lease of its own, so that one that is left to its lease waits for no other's end."""
         async with AsyncExitStack() as stack:
             lease = await stack.enter_async_context(self._leases.hold())
             claimed = await self._executions.claim_queued(
-                execution_id=execution_id,
+                pool=None,  # places are each process's own
                 limit=1,
-                servers=None,  # places are each process's own
                 lease=lease,
                 orchestrator=orchestrator,
             )

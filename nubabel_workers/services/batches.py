@@ -47,16 +47,23 @@ class Tally:
 
     def __init__(self, limits: BatchLimits) -> None:
         self._rows: defaultdict[str, list[str]] = defaultdict(list)
+        self._last: str | None = None
         self._limits = limits
         self._ends_at = asyncio.get_running_loop().time() + limits.task_s
 
     def add(self, word: str, row_id: str) -> None:
         self._rows[word].append(row_id)
+        self._last = row_id
 
     @property
     def words(self) -> Collection[str]:
         """What happened."""
         return self._rows.keys()
+
+    @property
+    def last(self) -> str | None:
+        """The row that was counted last."""
+        return self._last
 
     @property
     def full(self) -> bool:

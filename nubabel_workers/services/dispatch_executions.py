@@ -49,6 +49,7 @@ _NO_PLACE_WAIT_S = 1.0
 _NO_ROOM_WAIT_S = 3.0  # many organizations may wait for one, and a place is free every ten seconds at best
 _PACE_WINDOW_S = 1.0
 _FILES = "files"
+_MORE = "the next task goes on"
 
 
 class DispatchExecutions:
@@ -98,53 +99,55 @@ class DispatchExecutions:
         self._claims = Turnstile()
         # Execution -> its server, from its choice until it runs there or does not: the next claim chooses before then.
         self._placed: dict[str, str] = {}
+        self._runs = 0
 
-    async def run(self, execution_id: str | None) -> str:
-        """Get the named execution and others whose turn it is going, each at its orchestrator. One line for Flower."""
-        called = await self._calls.take(execution_id)
-        dispatched = await self._dispatch_turns(execution_id)
+    async def run(self) -> str:
+        """Get everything going whose turn it is, each at its orchestrator. Returns one line for Flower."""
+        called = await self._calls.take()
+        dispatched = await self._dispatch_turns()
         return f"{called}; {dispatched}" if called else dispatched
 
-    async def _dispatch_turns(self, execution_id: str | None) -> str:
-        """Those that OpenCode answers."""
+    async def _dispatch_turns(self) -> str:
+        """What OpenCode answers, pool by pool: each has a line of its own, and none waits for another's places."""
         tally = Tally(self._limits)
-        drained = False
-        while not drained and not tally.full:
+        lines = await self._executions.lines()
+        self._runs += 1
+        first = self._runs % len(lines)  # each is the first now and then: the task may end before the last
+        remarks = [await self._dispatch_line(line, tally) for line in (*lines[first:], *lines[:first])]
+        if _MORE in remarks and tally.last is not None:
+            self._hints.publish(Hint(HintTask.DISPATCH, tally.last))
+        return "; ".join([str(tally), *filter(None, dict.fromkeys(remarks))])
+
+    async def _dispatch_line(self, line: str | None, tally: Tally) -> str:
+        """Of those that wait for this pool's places, as many as there are. Returns why others wait, "" for none."""
+        while not tally.full:
             if self._claims.somebody_waits:
-                return f"{tally}; the next claim is about to begin"
+                return "the next claim is about to begin"
             async with AsyncExitStack() as held:
                 async with self._claims.passing():
                     placement = await self._placement()
-                    limit = min(self._limits.batch, placement.free_slots())
+                    pool = placement.pool(line)
+                    if pool.away_for_s is not None:
+                        put_off = await self._waiting.put_off(line, wait_s=pool.away_for_s)
+                        return f"{put_off} wait {pool.away_for_s:.1f} s for an OpenCode server, all are away"
+                    limit = self._limits.batch if pool.free is None else min(self._limits.batch, pool.free)
                     if limit == 0:
-                        return f"{tally}; {await self._nowhere(placement)}"
+                        return "no free OpenCode server"
                     lease = await held.enter_async_context(self._leases.hold())
-                    claimed = await self._executions.claim_queued(
-                        execution_id=execution_id, limit=limit, servers=placement.takes(), lease=lease
-                    )
+                    claimed = await self._executions.claim_queued(pool=pool, limit=limit, lease=lease)
                 paced = await self._dispatch_all(claimed, placement, lease, tally)
             await self._report.run()
-            if (per_s := placement.pace_of(paced)) is not None:
-                spaced = await self._waiting.space_out(per_s=per_s)
-                return f"{tally}; {spaced} more wait for their turn, {per_s:g} a second"
-            execution_id = None
-            drained = took_all(claimed, limit)
-        if not drained:
-            self._hints.publish(Hint(HintTask.DISPATCH, claimed[-1].execution.id))
-        return str(tally)
+            if (per_s := pool.pace_of(paced)) is not None:
+                spaced = await self._waiting.space_out(line, per_s=per_s)
+                return f"{spaced} more wait for their turn, {per_s:g} a second"
+            if took_all(claimed, limit):
+                return ""
+        return _MORE
 
     async def _placement(self) -> Placement:
         placed = dict(self._placed)
         loads = await self._instances.loads(besides=placed)
         return Placement(loads, await self._breakers.gates(), Counter(placed.values()))
-
-    async def _nowhere(self, placement: Placement) -> str:
-        """Nothing can be placed: full servers take what is ready when they can; those that are away say when."""
-        wait_s = placement.all_away_for_s()
-        if wait_s is None:
-            return "no free OpenCode server"
-        put_off = await self._waiting.put_off(wait_s=wait_s)
-        return f"{put_off} wait {wait_s:.1f} s for an OpenCode server, all are away"
 
     async def _dispatch_all(
         self, claimed: Sequence[ClaimedDispatch], placement: Placement, lease: Lease, tally: Tally

@@ -2,7 +2,7 @@
 
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.limits import Limits
-from nubabel_workers.domain.placement import Placement
+from nubabel_workers.domain.placement import Placement, pool_of
 from nubabel_workers.domain.ports import AdmissionStore, InstanceStore
 from nubabel_workers.domain.waiting import Waiting, waiting_of
 from nubabel_workers.services.read_limits import ReadLimits
@@ -22,5 +22,5 @@ class ReadWaiting:
         if line is None:
             return None
         limits = await self._limits.by_id(execution.organization_id) or Limits()
-        free_places = Placement(await self._instances.loads()).free_slots()
-        return waiting_of(line, limits, free_places=free_places)
+        pool = Placement(await self._instances.loads()).pool(pool_of(execution.organization_id, line.servers))
+        return waiting_of(line, limits, free_places=pool.free or 0)

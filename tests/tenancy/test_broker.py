@@ -69,7 +69,7 @@ async def test_a_message_makes_nothing_of_anothers(
 
 Hinted = Callable[[World], Any]
 _HINTS: Mapping[str, Callable[[World, str], Any]] = {
-    "orchestration.dispatch": lambda world, row: world.services.dispatch_executions.run(row),
+    "orchestration.dispatch": lambda world, _row: world.services.dispatch_executions.run(),
     "orchestration.complete": lambda world, row: world.services.complete_executions.run(row),
     "slack_events.process": lambda world, row: world.services.process_slack_events.run(row),
 }

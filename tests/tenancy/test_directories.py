@@ -58,7 +58,7 @@ async def asks(world: World, side: Side) -> str:
     )
     assert answer.status_code == 202, answer.text
     execution_id = str(answer.json()["id"])
-    await world.services.dispatch_executions.run(execution_id)
+    await world.services.dispatch_executions.run()
     return execution_id
 
 

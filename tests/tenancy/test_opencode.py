@@ -89,7 +89,7 @@ async def test_a_recycled_session_id_gets_no_prompt(
     before, counted = await world.belongings(), foreign_counted(world)
     execution_id = await asks(world)
 
-    await world.services.dispatch_executions.run(execution_id)
+    await world.services.dispatch_executions.run()
 
     ended = await became(world, execution_id)
     assert (ended.status, ended.error and ended.error.code) == ("failed", "foreign_session")
@@ -118,7 +118,7 @@ async def test_the_same_id_on_two_servers_is_two_sessions(
     monkeypatch.setattr(HttpOpenCodeServer, "create_session", noted)
     execution_id = await asks(world)
 
-    await world.services.dispatch_executions.run(execution_id)
+    await world.services.dispatch_executions.run()
 
     own, victims = world.attacker, world.victim
     assert (await became(world, execution_id)).status == "running"
@@ -145,7 +145,7 @@ async def test_messages_of_another_session_are_no_answer(
 ) -> None:
     note(request, "OpenCode: messages", "session id", "another session's among them")
     execution_id = await asks(world)
-    await world.services.dispatch_executions.run(execution_id)
+    await world.services.dispatch_executions.run()
     real = OpenCodeClient.list_messages
     twist = told_of(world.victim.opencode_sessions["running"])
 

@@ -221,6 +221,7 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
     await services.database.system().execute(
         "UPDATE organizations SET servers = 'dedicated' WHERE id = %(o)s", {"o": side.id}
     )
+    services.executions._turns._good_until = 0.0  # heard of at once as well
     side.callback_key = await ManageCallbackKeys(services.instances, secrets.token_bytes).create(
         side.server, actor="tests"
     )
@@ -270,7 +271,7 @@ async def _run_executions(world: World, side: Side) -> None:
         side.executions[what] = answer.json()["id"]
         side.sessions[what] = answer.json()["session_id"]
         if what != "queued":
-            await world.services.dispatch_executions.run(side.executions[what])
+            await world.services.dispatch_executions.run()
         if what == "completed":
             await _ends(world, side)
     await world.services.database.system().execute(

@@ -4,6 +4,7 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL, OPEN_SQL, SESSION_TAKEN_SQL
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.ports import KnownRequest
+from nubabel_workers.domain.tenants import ServersPolicy
 from nubabel_workers.domain.waiting import MOST_AHEAD, Line
 
 _RUNS_LOOKED_AT = 20
@@ -48,8 +49,8 @@ SELECT e.status = 'queued' AND {SESSION_TAKEN_SQL} AS session_is_taken, e.waitin
   (SELECT avg(run_s) FROM (
      SELECT extract(epoch FROM o.finished_at - o.running_since)::float8 AS run_s FROM executions o
      WHERE o.organization_id = e.organization_id AND o.finished_at IS NOT NULL AND o.running_since IS NOT NULL
-     ORDER BY o.created_at DESC LIMIT {_RUNS_LOOKED_AT}) AS lately) AS usual_run_s
-FROM executions e
+     ORDER BY o.created_at DESC LIMIT {_RUNS_LOOKED_AT}) AS lately) AS usual_run_s, o.servers
+FROM executions e JOIN organizations o ON o.id = e.organization_id
 WHERE e.organization_id = %(organization_id)s AND e.id = %(id)s AND e.status IN ('queued', 'waiting_budget')
 """
 
@@ -83,4 +84,4 @@ class PostgresAdmission:
     async def line(self, organization_id: str, execution_id: str) -> Line | None:
         params = {"organization_id": organization_id, "id": execution_id}
         row = await self._database.tenant(organization_id).one(_LINE, params)
-        return None if row is None else Line(**row)
+        return None if row is None else Line(**row | {"servers": ServersPolicy(row["servers"])})

@@ -74,8 +74,18 @@ SELECT id, session_id, status, request_hash FROM executions
 WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 
-# Fair turns, in one walk. Claims run one at a time (`Database.system(alone=...)`), so that what one counts is still
-# true when it takes: servers, organizations and batch requests never have more than they may.
+# Of the organizations with servers of their own, those that have something ready.
+LINES = """
+SELECT a.organization_id FROM unnest(%(apart)s::text[]) AS a(organization_id)
+WHERE EXISTS (
+  SELECT 1 FROM executions e
+  WHERE e.organization_id = a.organization_id AND e.status = 'queued' AND e.orchestrator = 'opencode'
+    AND e.not_before <= now())
+"""
+
+# Fair turns of one pool's organizations, in one walk. Claims run one at a time (`Database.system(alone=...)`), so that
+# what one counts is still true when it takes: servers, organizations and batch requests never have more than they may.
+# An organization is of the pool whose servers its policy names: `apart` are those that have their own.
 # `waiting` steps through the organizations that wait, one index look-up each, however many rows they have. `turns` are
 # those that have something ready and room, the least used first: as many as could matter. `turn` deals places: each one
 # of an organization costs it a step, so that a batch spreads. Rows are found and locked for those places only.
@@ -86,63 +96,63 @@ WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_
 # || '' keeps it from reading all of an index of what is queued, where it knows the id.
 # `oldest` gets its organization the first of these places, now and then: what was taken over from a worker that is gone
 # (it had its turn already), else what has waited for too long.
-# The named row (a hint's) is found by its id, gets its organization no turn, and overtakes nobody within it.
 # Who was dealt more places than it has rows to start (others of a session wait for the one before) has kept them from
 # others, who wait: the next claim is theirs.
 _READY = f"""e.status = 'queued' AND e.orchestrator = (SELECT orchestrator FROM given) AND e.not_before <= now()
       AND (NOT {SESSION_TAKEN_SQL}) IS TRUE"""
 _CLAIMABLE = f"{_READY} AND (NOT e.batch OR batch_room.n > 0)"
+_IN_POOL = """CASE WHEN (SELECT pool FROM line) IS NULL THEN {org} <> ALL((SELECT apart FROM line)::text[])
+      ELSE {org} = (SELECT pool FROM line) END"""
+_E_IN_POOL = _IN_POOL.format(org="e.organization_id")
 CLAIM_QUEUED = f"""
-WITH RECURSIVE held AS MATERIALIZED (
-  SELECT e.instance_id, count(*) AS n FROM executions e
+WITH RECURSIVE line AS MATERIALIZED (SELECT %(pool)s::text AS pool, %(apart)s::text[] AS apart),
+held AS MATERIALIZED (
+  SELECT e.instance_id, count(*) AS n, count(*) FILTER (WHERE {_E_IN_POOL}) AS of_pool FROM executions e
   WHERE e.{HOLDING_A_PLACE_SQL} AND e.orchestrator = %(orchestrator)s GROUP BY e.instance_id
 ),
 free AS MATERIALIZED (
   SELECT (
     SELECT sum(greatest(0, s.takes - COALESCE(h.n, 0)))::bigint
     FROM jsonb_to_recordset(%(servers)s) AS s(id text, takes bigint) LEFT JOIN held h ON h.instance_id = s.id)
-    - COALESCE((SELECT n FROM held WHERE instance_id IS NULL), 0) AS places
+    - COALESCE((SELECT of_pool FROM held WHERE instance_id IS NULL), 0) AS places
 ),
 given AS MATERIALIZED (
   SELECT w.wanted, w.wanted * 2 AS slack, places - %(kept_free)s::bigint AS for_all,
-    %(aged_among)s::bigint AS aged_among, %(taken_over)s::boolean AS taken_over, %(id)s::text AS id,
+    %(aged_among)s::bigint AS aged_among, %(taken_over)s::boolean AS taken_over,
     %(orchestrator)s::text AS orchestrator
   FROM free CROSS JOIN LATERAL (SELECT greatest(0, least(%(limit)s::bigint, places)) AS wanted) AS w
 ),
 waiting AS (
   (SELECT organization_id AS org FROM executions
-   WHERE status = 'queued' AND orchestrator = (SELECT orchestrator FROM given) ORDER BY organization_id LIMIT 1)
+   WHERE status = 'queued' AND orchestrator = (SELECT orchestrator FROM given)
+     AND organization_id >= COALESCE((SELECT pool FROM line), '')
+   ORDER BY organization_id LIMIT 1)
   UNION ALL
   SELECT (SELECT organization_id FROM executions
           WHERE status = 'queued' AND orchestrator = (SELECT orchestrator FROM given) AND organization_id > w.org
           ORDER BY organization_id LIMIT 1)
-  FROM waiting w WHERE w.org IS NOT NULL
+  FROM waiting w WHERE w.org IS NOT NULL AND (SELECT pool FROM line) IS NULL
 ),
 batch_room AS MATERIALIZED (
   SELECT CASE WHEN EXISTS (SELECT 1 FROM executions e WHERE e.batch AND e.status = 'queued')
     THEN greatest(0, %(batch_places)s - (
       SELECT count(*) FROM executions e
-      WHERE e.batch AND e.{HOLDING_A_PLACE_SQL} AND e.orchestrator = (SELECT orchestrator FROM given)))
+      WHERE e.batch AND e.{HOLDING_A_PLACE_SQL} AND e.orchestrator = (SELECT orchestrator FROM given)
+        AND {_E_IN_POOL}))
     ELSE 0 END AS n
 ),
 oldest AS MATERIALIZED (
   (SELECT e.organization_id AS org
    FROM (SELECT * FROM executions WHERE status = 'queued' AND suspect OFFSET 0) AS e CROSS JOIN batch_room
-   WHERE (SELECT taken_over FROM given) AND {_CLAIMABLE}
+   WHERE (SELECT taken_over FROM given) AND {_E_IN_POOL} AND {_CLAIMABLE}
    ORDER BY e.position LIMIT 1)
   UNION ALL
   (SELECT e.organization_id
    FROM (SELECT * FROM executions WHERE status = 'queued' ORDER BY position LIMIT (SELECT aged_among FROM given)) AS e
    CROSS JOIN batch_room
-   WHERE e.created_at < now() - make_interval(secs => %(aged_after_s)s) AND {_CLAIMABLE}
+   WHERE e.created_at < now() - make_interval(secs => %(aged_after_s)s) AND {_E_IN_POOL} AND {_CLAIMABLE}
    ORDER BY e.position LIMIT 1)
   LIMIT 1
-),
-named AS MATERIALIZED (
-  SELECT e.id, e.organization_id, e.batch, e.position,
-    e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
-  FROM (SELECT * FROM executions WHERE id = (SELECT id FROM given) OFFSET 0) AS e CROSS JOIN batch_room
-  WHERE {_CLAIMABLE}
 ),
 turns AS MATERIALIZED (
   SELECT w.org, w.first, w.use, w.step, room.of_share, ready.n
@@ -153,7 +163,7 @@ turns AS MATERIALIZED (
     FROM waiting w
     LEFT JOIN jsonb_to_recordset(%(books)s) AS b(org text, use float8, step float8, share int, cap int)
       ON b.org = w.org
-    WHERE w.org IS NOT NULL
+    WHERE w.org IS NOT NULL AND {_IN_POOL.format(org="w.org")}
     ORDER BY first DESC, use, w.org OFFSET 0
   ) AS w
   CROSS JOIN batch_room
@@ -197,15 +207,13 @@ found AS (
       FROM (
         (SELECT e.id, e.batch, e.position, e.created_at < now() - make_interval(secs => %(aged_after_s)s) AS aged
          FROM executions e
-         WHERE e.organization_id = t.org AND NOT e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
+         WHERE e.organization_id = t.org AND NOT e.batch AND {_READY}
          ORDER BY e.position LIMIT t.places)
         UNION ALL
         (SELECT e.id, e.batch, e.position, e.created_at < now() - make_interval(secs => %(aged_after_s)s)
          FROM executions e
-         WHERE e.organization_id = t.org AND e.batch AND {_READY} AND e.id IS DISTINCT FROM (SELECT id FROM given)
+         WHERE e.organization_id = t.org AND e.batch AND {_READY}
          ORDER BY e.position LIMIT least(t.places, batch_room.n))
-        UNION ALL
-        SELECT n.id, n.batch, n.position, n.aged FROM named n WHERE n.organization_id = t.org
       ) AS h
       ORDER BY place LIMIT t.places
     ) AS r

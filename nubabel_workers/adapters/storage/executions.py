@@ -39,6 +39,7 @@ from nubabel_workers.domain.executions import (
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification
+from nubabel_workers.domain.placement import Pool
 from nubabel_workers.domain.ports import (
     Accepted,
     Chance,
@@ -134,22 +135,25 @@ class PostgresExecutions:
 
     # --- dispatch ---
 
+    async def lines(self) -> list[str | None]:
+        apart = await self._turns.apart()
+        rows = await self._database.system().all(sql.LINES, {"apart": list(apart)}) if apart else ()
+        return [None, *(row["organization_id"] for row in rows)]
+
     async def claim_queued(
         self,
         *,
-        execution_id: str | None,
+        pool: Pool | None,
         limit: int,
-        servers: Mapping[str, int] | None,
         lease: Lease,
         orchestrator: Orchestrator = Orchestrator.OPENCODE,
     ) -> list[ClaimedDispatch]:
         params = {
-            "id": execution_id,
             "orchestrator": orchestrator.value,
             "limit": limit,
             "lease": lease.token,
             "lease_s": self._lease_s,
-            **await self._turns.params(orchestrator.value, servers),
+            **await self._turns.params(orchestrator.value, pool),
         }
         try:
             rows = await self._database.system(alone=_CLAIM).all(sql.CLAIM_QUEUED, params)

@@ -42,8 +42,10 @@ _IN_FLIGHT = f"""(
 _IN_FLIGHT_BESIDES = f"""(
   SELECT count(*) FROM executions e WHERE e.instance_id = i.id AND e.{HOLDING_A_PLACE_SQL}
     AND e.id <> ALL(%(besides)s::text[])) AS in_flight"""
-# The session's own word counts: it may live elsewhere by now.
-_AWAITED = """CASE WHEN i.recovered_at > now() - make_interval(secs => %(take_back_s)s) THEN (
+# Of servers that take fewer new sessions than they have places, or none. The session's own word counts: it may live
+# elsewhere by now.
+_AWAITED = f"""CASE WHEN i.recovered_at > now() - make_interval(secs => %(take_back_s)s)
+    OR i.status = 'draining' OR NOT i.healthy OR {STRAINS_SQL} <> '{{}}' THEN (
   SELECT count(*) FROM (
     SELECT 1 FROM executions e JOIN sessions s ON s.id = e.session_id AND s.instance_id = i.id
     WHERE e.instance_id = i.id AND e.status = 'queued' LIMIT i.capacity_runs) AS those) ELSE 0 END AS awaited"""

@@ -7,7 +7,7 @@ adds what it claims meanwhile; another process's claims are seen that much later
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from psycopg.types.json import Jsonb
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import OCCUPYING_SQL
 from nubabel_workers.domain.limits import DEFAULT_PLAN, Plans
+from nubabel_workers.domain.placement import Pool
+from nubabel_workers.domain.tenants import ServersPolicy
 
 _KEEP_S = 2.0
 _MANY = 1_000_000
@@ -51,9 +53,10 @@ running AS (
   FROM executions e LEFT JOIN used u ON u.organization_id = e.organization_id
   WHERE e.{OCCUPYING_SQL} GROUP BY e.organization_id
 )
-SELECT o.id, o.plan, o.limits, u.expected_s, COALESCE(u.used_s, 0) + COALESCE(r.running_s, 0) AS use_s
+SELECT o.id, o.plan, o.limits, o.servers, u.expected_s, COALESCE(u.used_s, 0) + COALESCE(r.running_s, 0) AS use_s
 FROM organizations o LEFT JOIN used u ON u.organization_id = o.id LEFT JOIN running r ON r.organization_id = o.id
 WHERE u.organization_id IS NOT NULL OR r.organization_id IS NOT NULL OR o.limits <> '{{}}' OR o.plan <> %(plan)s
+  OR o.servers <> 'shared'
 """
 
 
@@ -73,12 +76,16 @@ class FairPolicy:
 
 @dataclass
 class Book:
-    """use, step: run-seconds divided by the organization's weight, so far and for each run more."""
+    """use, step: run-seconds divided by the organization's weight, so far and for each run more.
+
+    is_apart: it has a line of its own, to servers of its own.
+    """
 
     use: float
     step: float
     cap: int | None  # executions in flight
     weight: float
+    is_apart: bool = False
 
 
 class FairTurns:
@@ -100,37 +107,50 @@ class FairTurns:
         self._monotonic = monotonic
         self._books: dict[str, Book] = {}
         self._good_until = float("-inf")
-        self._claims: Counter[str] = Counter()
+        self._claims: Counter[tuple[str, str | None]] = Counter()
         default = plans.of(DEFAULT_PLAN, {})
         self._default = Book(0.0, policy.expected_run_s / default.weight, default.in_flight, default.weight)
 
-    async def params(self, orchestrator: str, servers: Mapping[str, int] | None) -> Mapping[str, Any]:
-        """servers: executions that each takes; None: nobody knows, so nothing is kept free."""
-        if self._monotonic() >= self._good_until:
-            self._books = await self.count()
-            self._good_until = self._monotonic() + self._keep_s
-        self._claims[orchestrator] += 1
-        claims = self._claims[orchestrator]  # each has turns of its own, or one might never get what others alternate
-        capacity = None if servers is None else sum(servers.values())
-        active = [book.weight for book in self._books.values() if book.use > 0]
+    async def apart(self) -> Sequence[str]:
+        """The organizations that have a line of their own."""
+        return [organization_id for organization_id, book in (await self._lately()).items() if book.is_apart]
+
+    async def params(self, orchestrator: str, pool: Pool | None) -> Mapping[str, Any]:
+        """pool: None, or one that does not say what it takes: nobody knows, so nothing is kept free."""
+        books = await self._lately()
+        line = (orchestrator, None if pool is None else pool.organization_id)
+        self._claims[line] += 1
+        claims = self._claims[line]  # each has turns of its own, or one might never get what others alternate
+        takes = None if pool is None else pool.takes
+        capacity = None if takes is None else sum(takes.values())
+        in_line = {org: book for org, book in books.items() if pool is None or _is_in(pool, org, book)}
+        active = [book.weight for book in in_line.values() if book.use > 0]
         share_of = self._shares(capacity, sum(active))
         return {
-            "servers": None if servers is None else Jsonb([{"id": i, "takes": n} for i, n in servers.items()]),
+            "servers": None if takes is None else Jsonb([{"id": i, "takes": n} for i, n in takes.items()]),
+            "pool": None if pool is None else pool.organization_id,
+            "apart": [] if pool is None else [org for org, book in books.items() if book.is_apart],
             "books": Jsonb(
                 [
                     {"org": org, "use": book.use, "step": book.step, "share": share_of(book), "cap": book.cap}
-                    for org, book in self._books.items()
+                    for org, book in in_line.items()
                 ]
             ),
             "step": self._default.step,
             "cap": self._default.cap,
             "share": share_of(self._default),
             "kept_free": self._kept_free(capacity, len(active)),
-            "batch_places": _MANY if capacity is None else int(capacity * self._policy.batch_share),
+            "batch_places": self._batch_places(capacity),
             "aged_after_s": self._policy.aged_after_s,
             "taken_over": claims % _TAKEN_OVER_EVERY == 0,
             "aged_among": 0 if claims % _AGED_EVERY else _AGED_AMONG,
         }
+
+    async def _lately(self) -> Mapping[str, Book]:
+        if self._monotonic() >= self._good_until:
+            self._books = await self.count()
+            self._good_until = self._monotonic() + self._keep_s
+        return self._books
 
     def _shares(self, capacity: int | None, weights: float) -> Callable[[Book], int | None]:
         """Of all places, by weight among those that are active. weights: theirs, all together."""
@@ -147,6 +167,10 @@ class FairTurns:
         if not capacity or active < _SEVERAL:
             return 0
         return min(math.ceil(capacity * self._policy.kept_free), capacity - 1)
+
+    def _batch_places(self, capacity: int | None) -> int:
+        """Never none: on a server that takes one run, a batch request would wait for ever."""
+        return _MANY if capacity is None else max(1, int(capacity * self._policy.batch_share))
 
     def claimed(self, organizations: Iterable[str]) -> None:
         """What was claimed counts at once, each as a run of the expected length."""
@@ -174,4 +198,9 @@ class FairTurns:
         limits = self._plans.of(row["plan"], row["limits"])
         expected_s = self._policy.expected_run_s if row["expected_s"] is None else row["expected_s"]
         step_s = max(expected_s, 0.001)
-        return Book(row["use_s"] / limits.weight, step_s / limits.weight, limits.in_flight, limits.weight)
+        is_apart = row["servers"] == ServersPolicy.DEDICATED
+        return Book(row["use_s"] / limits.weight, step_s / limits.weight, limits.in_flight, limits.weight, is_apart)
+
+
+def _is_in(pool: Pool, organization_id: str, book: Book) -> bool:
+    return not book.is_apart if pool.organization_id is None else organization_id == pool.organization_id

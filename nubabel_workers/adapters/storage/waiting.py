@@ -1,16 +1,22 @@
 """Executions that wait for their OpenCode server: all that are ready put off in one statement, and woken in one."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 
+_IN_POOL = """(CASE WHEN %(pool)s::text IS NULL THEN NOT EXISTS (
+      SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')
+    ELSE e.organization_id = %(pool)s END)"""
 # The condition is that of the claim: what waits for its session waits for nothing else.
 _READY = f"""
 WITH ready AS (
   SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
   WHERE e.status = 'queued' AND e.orchestrator = 'opencode' AND e.not_before <= now()
-    AND NOT {SESSION_TAKEN_SQL}
+    AND {_IN_POOL} AND NOT {SESSION_TAKEN_SQL}
   ORDER BY e.position LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
+  FOR UPDATE OF e SKIP LOCKED
 )"""
 _SAY_SO = """
 timeline AS (
@@ -30,8 +36,9 @@ off AS (
 # many there puts nobody behind them.
 _SPACE_OUT = f"""{_READY},
 paced AS (
-  SELECT organization_id, count(*) AS n FROM executions
-  WHERE status = 'queued' AND waiting_for = %(reason)s AND not_before > now() GROUP BY organization_id
+  SELECT e.organization_id, count(*) AS n FROM executions e
+  WHERE e.status = 'queued' AND e.waiting_for = %(reason)s AND e.not_before > now() AND {_IN_POOL}
+  GROUP BY e.organization_id
 ),
 numbered AS (
   SELECT r.*, COALESCE(p.n, 0) + row_number() OVER (PARTITION BY r.organization_id ORDER BY r.position) AS nth
@@ -80,15 +87,13 @@ class PostgresWaiting:
         self._away = away
         self._pace = pace
 
-    async def put_off(self, *, wait_s: float) -> int:
+    async def put_off(self, pool: str | None, *, wait_s: float) -> int:
         """At most 500 at a time, so that no lock is held for long."""
-        row = await self._database.system().one(_PUT_OFF, {"wait_s": wait_s, "reason": self._away, "limit": _BATCH})
-        return int(row["n"]) if row else 0
+        return await self._each(_PUT_OFF, pool, {"wait_s": wait_s, "reason": self._away})
 
-    async def space_out(self, *, per_s: float) -> int:
+    async def space_out(self, pool: str | None, *, per_s: float) -> int:
         """At most 500 at a time as well."""
-        row = await self._database.system().one(_SPACE_OUT, {"per_s": per_s, "reason": self._pace, "limit": _BATCH})
-        return int(row["n"]) if row else 0
+        return await self._each(_SPACE_OUT, pool, {"per_s": per_s, "reason": self._pace})
 
     async def wake(self, instance_id: str) -> list[str]:
         rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})
@@ -97,3 +102,7 @@ class PostgresWaiting:
     async def next_in_line(self) -> str | None:
         row = await self._database.system().one(_NEXT_IN_LINE)
         return row["id"] if row else None
+
+    async def _each(self, statement: str, pool: str | None, params: Mapping[str, Any]) -> int:
+        row = await self._database.system().one(statement, {**params, "pool": pool, "limit": _BATCH})
+        return int(row["n"]) if row else 0

@@ -23,6 +23,7 @@ from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
 from nubabel_workers.domain.notifications import NewNotification, Notification
+from nubabel_workers.domain.placement import Pool
 from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.rollout import Orchestrator
 from nubabel_workers.domain.server_vitals import MemoryHistory, Vital
@@ -154,26 +155,24 @@ class ExecutionStore(Protocol):
         """
         ...
 
+    async def lines(self) -> Sequence[str | None]:
+        """Of which pools something may be ready: None, the shared one, and organizations with servers of their own."""
+        ...
+
     async def claim_queued(
-        self,
-        *,
-        execution_id: str | None,
-        limit: int,
-        servers: Mapping[str, int] | None,
-        lease: Lease,
-        orchestrator: Orchestrator = Orchestrator.OPENCODE,
+        self, *, pool: Pool | None, limit: int, lease: Lease, orchestrator: Orchestrator = Orchestrator.OPENCODE
     ) -> list[ClaimedDispatch]:
         """Take queued executions that wait for this orchestrator, whose session is free and whose time has come.
 
-        In fair turns of organizations.
+        In fair turns of the organizations whose line leads to this pool; None: of all.
 
         The next is of the organization that has lately used the least, by run-seconds and its weight; organizations at
         their limit of executions in flight are passed over. Within one: what has waited for too long,
         interactive requests, batch ones, each in the order they came.
 
-        servers: runs that each takes now, by its id; claims of the same moment do not exceed it all in all. Batch
-        requests occupy a share of it at most, and whoever has its share leaves some of it free for others. None:
-        nobody knows, and nothing is kept.
+        Claims of the same moment do not exceed what the pool's servers take, all in all. Batch requests occupy a share
+        of it at most, and whoever has its share leaves some of it free for others. Where nobody knows what they take
+        nothing is kept.
 
         A suspect row is taken only when it alone is returned; others_wait: for its sake ready rows were left.
         """
@@ -504,13 +503,16 @@ class AdmissionStore(Protocol):
 
 
 class WaitingStore(Protocol):
-    """Queued executions whose OpenCode servers are away, or take no more prompts in this second."""
+    """Queued executions whose OpenCode servers are away, or take no more prompts in this second.
 
-    async def put_off(self, *, wait_s: float) -> int:
+    pool: the organization whose own servers these are; None: the shared ones.
+    """
+
+    async def put_off(self, pool: str | None, *, wait_s: float) -> int:
         """Every execution whose turn it is waits that long; how many. Nothing is counted against them."""
         ...
 
-    async def space_out(self, *, per_s: float) -> int:
+    async def space_out(self, pool: str | None, *, per_s: float) -> int:
         """Every execution whose turn it is gets a moment of its own, so many a second, behind those that have one."""
         ...
 

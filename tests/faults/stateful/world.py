@@ -256,9 +256,10 @@ class _Servers:
 
 
 async def _task(services: Services, task: HintTask, row_id: str | None) -> str:
+    if task is HintTask.DISPATCH:
+        return await services.dispatch_executions.run()
     entry = {
         HintTask.PROCESS_SLACK_EVENTS: services.process_slack_events.run,
-        HintTask.DISPATCH: services.dispatch_executions.run,
         HintTask.COMPLETE: services.complete_executions.run,
         HintTask.DELIVER: services.deliver_notifications.run,
     }[task]

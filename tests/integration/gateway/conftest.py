@@ -85,7 +85,7 @@ class Gateway:
 
     async def run_to_the_end(self) -> None:
         """Dispatch what is queued, wait for OpenCode, complete."""
-        await self.services.dispatch_executions.run(None)
+        await self.services.dispatch_executions.run()
         (instance,) = await self.services.instances.loads()
         server = self.services.servers.server(instance)
 

@@ -436,7 +436,7 @@ async def _running_with_callbacks(services: Services, url: str) -> tuple[str, st
     await services.database.system().execute("INSERT INTO organizations (id, name) VALUES ('org_cb', 'cb')", {})
     callbacks = CallbacksTarget(f"{url}/update", f"{url}/progress")
     execution_id = await _submitted(services, "org_cb", SubmitRequest(prompt="[[text=ok]] go"), callbacks=callbacks)
-    await services.dispatch_executions.run(None)
+    await services.dispatch_executions.run()
     return execution_id, "org_cb"
 
 

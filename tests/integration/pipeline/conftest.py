@@ -138,7 +138,7 @@ class Steps:
         return await self.services.process_slack_events.run(None)
 
     async def dispatch(self) -> str:
-        return await self.services.dispatch_executions.run(None)
+        return await self.services.dispatch_executions.run()
 
     async def complete(self) -> str:
         return await self.services.complete_executions.run(None)

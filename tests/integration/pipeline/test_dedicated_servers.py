@@ -116,14 +116,44 @@ async def test_a_server_takes_no_more_than_its_capacity_while_others_have_places
     for number in range(5):
         await pipeline.mention(f"[[delay=30]] question {number}")
         await pipeline.take_events()
-        claims.append(asyncio.create_task(pipeline.services.dispatch_executions.run(None)))
-        await eventually_true(partial(none_is_ready, pipeline), what="somebody has claimed it")
+        claims.append(asyncio.create_task(pipeline.services.dispatch_executions.run()))
+        await eventually_true(partial(claimed, pipeline, min(number + 1, 2)), what="the claim")
     all_are_claimed.set()
     await asyncio.gather(*claims)
 
-    assert sorted(await pipeline.statuses()) == ["queued"] * 3 + ["running"] * 2
+    assert await pipeline.statuses() == ["running"] * 2 + ["queued"] * 3
 
 
-async def none_is_ready(pipeline: Pipeline) -> bool:
-    ready = "SELECT count(*) AS n FROM executions WHERE status = 'queued' AND not_before <= now()"
-    return await pipeline.one(ready) == {"n": 0}
+async def claimed(pipeline: Pipeline, count: int) -> bool:
+    return await pipeline.one("SELECT count(*) AS n FROM executions WHERE status = 'dispatching'") == {"n": count}
+
+
+@pytest.mark.parametrize("beside", ["shared", "draining"])
+async def test_what_waits_for_a_full_server_runs_in_the_order_it_came_whatever_is_free_elsewhere(
+    pipeline: Pipeline, own: RunningSimulator, beside: str
+) -> None:
+    """Places of servers that may not serve it are none: claimed for them, it was put back with a wait of its own."""
+    await add_own_server(pipeline, own)
+    system = pipeline.services.database.system()
+    full, other = ("ins_own", "ins_1") if beside == "shared" else ("ins_1", "ins_own")
+    if beside == "shared":
+        await set_servers(pipeline, ServersPolicy.DEDICATED)
+    else:
+        await system.execute("UPDATE instances SET status = 'draining', organization_id = NULL WHERE id = 'ins_own'")
+    await system.execute("UPDATE instances SET capacity_runs = 1 WHERE id = %(full)s", {"full": full})
+    await system.execute("UPDATE instances SET capacity_runs = 100 WHERE id = %(other)s", {"other": other})
+    for number in range(6):
+        await pipeline.mention(f"question {number}")
+    await pipeline.take_events()
+    where = own if full == "ins_own" else pipeline.opencode
+
+    order = []
+    for _ in range(6):
+        await pipeline.dispatch()
+        order += [row["id"] for row in await system.all("SELECT id FROM executions WHERE status = 'running'")]
+        await run_ends(pipeline, where)
+        await pipeline.complete()
+
+    came = [row["id"] for row in await system.all("SELECT id FROM executions ORDER BY position")]
+    assert order == came
+    assert await pipeline.one("SELECT count(*) AS n FROM execution_events WHERE kind = 'waiting'") == {"n": 0}

@@ -226,7 +226,7 @@ async def test_what_comes_afterwards_is_refused_and_harms_nothing(pipeline: Pipe
     await pipeline.mention("are you there?", team=TEAM)
 
     assert await pipeline.take_events() == "nothing to do"
-    assert await pipeline.services.dispatch_executions.run(str(old["id"])) == "nothing to do"
+    assert await pipeline.services.dispatch_executions.run() == "nothing to do"
     assert await pipeline.services.complete_executions.run(str(old["id"])) == "nothing to do"
     assert await pipeline.services.executions.wake_by_sessions("ins_1", [running]) == []
     assert await pipeline.services.executions.session_anywhere(running) is None

@@ -9,7 +9,10 @@ from pydantic import SecretStr
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.ids import InstanceId, OrganizationId
 from nubabel_workers.domain.limits import parse_plans
+from nubabel_workers.domain.placement import Placement, Pool
+from nubabel_workers.domain.tenants import Instance
 
 _BOT_TOKEN = SecretStr("xoxb-1")
 
@@ -59,7 +62,17 @@ ROWS_OF_TABLES = {
 }
 
 
-SERVERS = {"ins_seed": 100}  # with room for all that tests claim
+def pool_of(organization_id: str | None = None, **capacities: int) -> Pool:
+    """Servers on which nothing runs: an organization's own, or shared ones."""
+    owner = None if organization_id is None else OrganizationId(organization_id)
+    servers = [
+        Instance(InstanceId(name), "http://localhost", "", None, capacity_runs=runs, organization_id=owner)
+        for name, runs in capacities.items()
+    ]
+    return Placement(servers).pool(organization_id)
+
+
+POOL = pool_of(ins_seed=100)  # with room for all that tests claim
 
 
 def fair_turns(database: Database) -> FairTurns:

@@ -20,7 +20,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.ports.budgets import Hold, Pause
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import SERVERS, add_organization, fair_turns
+from tests.integration.storage.seeds import POOL, add_organization, fair_turns
 from tests.integration.storage.test_executions import ORGANIZATION, accept, request
 
 pytestmark = pytest.mark.integration
@@ -51,7 +51,7 @@ async def claimed(
     for one in range(number):
         await accept(executions, request(session=f"s{one}", user_id=user))
     lease = next(leases)
-    found = await executions.claim_queued(execution_id=None, limit=number, servers=SERVERS, lease=lease)
+    found = await executions.claim_queued(pool=POOL, limit=number, lease=lease)
     return [(one.execution, lease) for one in found]
 
 
@@ -134,7 +134,7 @@ async def test_another_users_budget_is_his_own(executions: PostgresExecutions, l
     for name, session in (("anna", "a"), ("ben", "b"), ("anna", "c"), (None, "d")):
         await accept(executions, request(session=session, user_id=name))
     lease = next(leases)
-    found = await executions.claim_queued(execution_id=None, limit=9, servers=SERVERS, lease=lease)
+    found = await executions.claim_queued(pool=POOL, limit=9, lease=lease)
 
     assert [await begin(executions, one.execution, lease, hold) for one in found] == [True, True, False, True]
 

@@ -13,6 +13,7 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.exchange import _LOCK, _compiled
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.domain.limits import parse_plans
+from tests.integration.storage.seeds import pool_of
 
 pytestmark = pytest.mark.integration
 
@@ -42,20 +43,18 @@ def new_database_url(database_factory: Callable[..., str], migrated_template: st
 
 
 @pytest.mark.parametrize("taken_over", [False, True])
-@pytest.mark.parametrize("named", [None, "exe_3000"])
 @pytest.mark.parametrize("planned_anew", [False, True])
 @pytest.mark.parametrize("analyzed_when_small", [False, True])
 async def test_a_claim_reads_few_of_many_rows(
     database: Database,
     new_database_url: str,
     taken_over: bool,
-    named: str | None,
     planned_anew: bool,
     analyzed_when_small: bool,
 ) -> None:
     turns = FairTurns(database, parse_plans(), FairPolicy())
-    asked = await turns.params("opencode", {"ins_a": 100_000})
-    params = {"id": named, "orchestrator": "opencode", "limit": 8, "lease": "lse_1", "lease_s": 10, **asked}
+    asked = await turns.params("opencode", pool_of(ins_a=100_000))
+    params = {"orchestrator": "opencode", "limit": 8, "lease": "lse_1", "lease_s": 10, **asked}
     params |= {"taken_over": taken_over, "aged_among": 0}
     statement = _compiled(sql.CLAIM_QUEUED, with_params=True)
     values = ", ".join(_literal(params[name]) for name in statement.names)
@@ -95,4 +94,6 @@ def _rows_read(node: Mapping[str, Any]) -> Iterator[float]:
 def _literal(value: object) -> str:
     if value is None:
         return "NULL"
+    if value == []:
+        return "'{}'"
     return f"'{json.dumps(value.obj) if isinstance(value, Jsonb) else value}'"

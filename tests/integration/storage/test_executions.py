@@ -23,7 +23,7 @@ from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import ClaimedDispatch
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import SERVERS, ExecutionSeed, add_execution, add_organization, fair_turns
+from tests.integration.storage.seeds import POOL, ExecutionSeed, add_execution, add_organization, fair_turns
 
 pytestmark = pytest.mark.integration
 
@@ -61,8 +61,8 @@ async def accept(executions: PostgresExecutions, new: NewExecution | None = None
     return (await executions.accept(new or request(), working=working, answer_by_s=600)).execution_id
 
 
-async def claim_one(executions: PostgresExecutions, lease: Lease, execution_id: str | None = None) -> ClaimedDispatch:
-    claimed = await executions.claim_queued(execution_id=execution_id, limit=10, servers=SERVERS, lease=lease)
+async def claim_one(executions: PostgresExecutions, lease: Lease) -> ClaimedDispatch:
+    claimed = await executions.claim_queued(pool=POOL, limit=10, lease=lease)
     assert len(claimed) == 1
     return claimed[0]
 
@@ -158,9 +158,7 @@ async def test_a_follow_up_waits_until_its_session_is_free(
     follow_up = await executions.accept(request(), working=None, answer_by_s=60)
     assert follow_up.busy_execution_ids == (first.id,)
 
-    nothing = await executions.claim_queued(
-        execution_id=follow_up.execution_id, limit=10, servers=SERVERS, lease=next(leases)
-    )
+    nothing = await executions.claim_queued(pool=POOL, limit=10, lease=next(leases))
 
     assert nothing == []
 
@@ -168,9 +166,10 @@ async def test_a_follow_up_waits_until_its_session_is_free(
 async def test_of_two_waiting_in_a_session_the_earlier_is_taken(
     executions: PostgresExecutions, leases: Iterator[Lease]
 ) -> None:
-    first, second = await accept(executions), await accept(executions)
+    first = await accept(executions)
+    await accept(executions)
 
-    claimed = await executions.claim_queued(execution_id=second, limit=10, servers=SERVERS, lease=next(leases))
+    claimed = await executions.claim_queued(pool=POOL, limit=10, lease=next(leases))
 
     assert [one.execution.id for one in claimed] == [first]
 
@@ -178,9 +177,7 @@ async def test_of_two_waiting_in_a_session_the_earlier_is_taken(
 async def test_two_processes_never_claim_the_same_row(executions: PostgresExecutions, leases: Iterator[Lease]) -> None:
     ids = {await accept(executions, request(session=f"s{n}")) for n in range(8)}
 
-    batches = await asyncio.gather(
-        *(executions.claim_queued(execution_id=None, limit=3, servers=SERVERS, lease=next(leases)) for _ in range(4))
-    )
+    batches = await asyncio.gather(*(executions.claim_queued(pool=POOL, limit=3, lease=next(leases)) for _ in range(4)))
 
     claimed = [one.execution.id for batch in batches for one in batch]
     assert len(claimed) == len(set(claimed))
@@ -256,13 +253,13 @@ async def test_a_row_of_a_dead_worker_is_taken_over_and_then_claimed_alone(
     executions: PostgresExecutions, database: Database, leases: Iterator[Lease]
 ) -> None:
     poison, innocent = await accept(executions), await accept(executions, request(session="other"))
-    await executions.claim_queued(execution_id=poison, limit=1, servers=SERVERS, lease=next(leases))
+    await executions.claim_queued(pool=POOL, limit=1, lease=next(leases))
     await database.system().execute("UPDATE executions SET lease_until = now() WHERE lease_owner IS NOT NULL")
 
     released = await PostgresMaintenance(database, SystemChance()).release_expired_leases()
 
     assert released == 1
-    alone = await claim_one(executions, next(leases), poison)
+    alone = await claim_one(executions, next(leases))
     assert (alone.execution.id, alone.suspect, alone.lone_deliveries) == (poison, True, 1)
     assert (await claim_one(executions, next(leases))).execution.id == innocent
 
@@ -315,7 +312,7 @@ async def test_a_row_waits_for_its_time_in_the_database(
         execution, lease, wait_s=60, kind=EventKind.RETRY, detail={}, failed=True, attempt_verdict=None
     )
 
-    assert await executions.claim_queued(execution_id=execution.id, limit=5, servers=SERVERS, lease=next(leases)) == []
+    assert await executions.claim_queued(pool=POOL, limit=5, lease=next(leases)) == []
 
 
 async def test_a_queued_execution_is_cancelled_at_once_and_told(
@@ -329,7 +326,7 @@ async def test_a_queued_execution_is_cancelled_at_once_and_told(
 
     assert finished is not None
     assert len(finished.notification_ids) == 2
-    assert await executions.claim_queued(execution_id=execution_id, limit=5, servers=SERVERS, lease=next(leases)) == []
+    assert await executions.claim_queued(pool=POOL, limit=5, lease=next(leases)) == []
 
 
 async def test_cancelling_a_running_execution_makes_it_due_for_a_look(
@@ -360,7 +357,7 @@ async def test_a_failure_is_a_dead_letter_whose_replay_has_an_outcome_of_its_own
     execution_id = await accept(executions)
     for round_number in (1, 2):
         lease = next(leases)
-        execution = (await claim_one(executions, lease, execution_id)).execution
+        execution = (await claim_one(executions, lease)).execution
         finish = outcomes.failed(execution, code="boom", detail="it broke", reason=DeadLetterReason.PERMANENT_ERROR)
         await executions.finish(execution, lease, finish)
         letters = PostgresDeadLetterRegistry(database)

@@ -15,7 +15,8 @@ from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.limits import parse_plans
-from tests.integration.storage.seeds import SERVERS, ExecutionSeed, add_execution, add_organization
+from nubabel_workers.domain.placement import Pool
+from tests.integration.storage.seeds import POOL, ExecutionSeed, add_execution, add_organization, pool_of
 
 pytestmark = pytest.mark.integration
 
@@ -34,11 +35,12 @@ def store(database: Database, *, keep_s: float = 1000.0, batch_share: float = 0.
     return PostgresExecutions(database, SystemClock(), SystemChance(), turns, lease_s=10)
 
 
-async def organizations(database: Database, *ids: str, plan: str = "default") -> None:
+async def organizations(database: Database, *ids: str, plan: str = "default", servers: str = "shared") -> None:
     for organization_id in ids:
         await add_organization(database, organization_id)
         await database.system().execute(
-            "UPDATE organizations SET plan = %(plan)s WHERE id = %(id)s", {"plan": plan, "id": organization_id}
+            "UPDATE organizations SET plan = %(plan)s, servers = %(servers)s WHERE id = %(id)s",
+            {"plan": plan, "servers": servers, "id": organization_id},
         )
 
 
@@ -58,10 +60,8 @@ async def has_run(database: Database, organization_id: str, *, for_s: float, end
     )
 
 
-async def claimed(executions: PostgresExecutions, lease: Lease, limit: int, **more: Any) -> list[str]:
-    rows = await executions.claim_queued(
-        **{"execution_id": None, "limit": limit, "servers": SERVERS, "lease": lease} | more
-    )
+async def claimed(executions: PostgresExecutions, lease: Lease, limit: int, pool: Pool = POOL) -> list[str]:
+    rows = await executions.claim_queued(pool=pool, limit=limit, lease=lease)
     return [str(row.execution.id) for row in rows]
 
 
@@ -96,7 +96,7 @@ async def test_follow_ups_that_wait_for_their_session_keep_nobodys_place(
     await waiting(database, "org_b", 40)
     executions = store(database)
 
-    (first,) = await executions.claim_queued(execution_id=None, limit=8, servers=SERVERS, lease=next(leases))
+    (first,) = await executions.claim_queued(pool=POOL, limit=8, lease=next(leases))
     then = await claimed(executions, next(leases), 8)
 
     assert first.others_wait
@@ -108,7 +108,7 @@ async def test_a_claim_that_took_all_there_is_says_so(database: Database, leases
     await waiting(database, "org_a", 2)
     await waiting(database, "org_b", 1)
 
-    rows = await store(database).claim_queued(execution_id=None, limit=8, servers=SERVERS, lease=next(leases))
+    rows = await store(database).claim_queued(pool=POOL, limit=8, lease=next(leases))
 
     assert [row.others_wait for row in rows] == [False] * 3
 
@@ -190,9 +190,9 @@ async def test_a_flood_leaves_some_places_to_others_that_are_active(
     await waiting(database, "org_a", 30)
     executions = store(database, keep_s=0)
 
-    flood = await claimed(executions, next(leases), 20, servers={"ins_a": 20})
+    flood = await claimed(executions, next(leases), 20, pool=pool_of(ins_a=20))
     await waiting(database, "org_b", 1)
-    newcomer = await claimed(executions, next(leases), 2, servers={"ins_a": 20})
+    newcomer = await claimed(executions, next(leases), 2, pool=pool_of(ins_a=20))
 
     assert (len(flood), by_organization(newcomer)) == (18, {"org_b": 1})
 
@@ -204,7 +204,7 @@ async def test_what_others_have_taken_is_left_free_anew(database: Database, leas
     await waiting(database, "org_b", 2, status="running", instance_id="ins_a")
     await waiting(database, "org_a", 30)
 
-    assert len(await claimed(store(database), next(leases), 20, servers={"ins_a": 20})) == 16
+    assert len(await claimed(store(database), next(leases), 20, pool=pool_of(ins_a=20))) == 16
 
 
 async def test_organizations_that_all_wait_share_every_place(database: Database, leases: Iterator[Lease]) -> None:
@@ -215,7 +215,7 @@ async def test_organizations_that_all_wait_share_every_place(database: Database,
         await waiting(database, organization_id, 10)
     executions = store(database, keep_s=0)
 
-    taken = [one for _ in range(7) for one in await claimed(executions, next(leases), 3, servers={"ins_a": 20})]
+    taken = [one for _ in range(7) for one in await claimed(executions, next(leases), 3, pool=pool_of(ins_a=20))]
 
     assert by_organization(taken) == dict.fromkeys(ids, 4)
 
@@ -227,7 +227,7 @@ async def test_a_share_is_by_weight(database: Database, leases: Iterator[Lease])
     await waiting(database, "org_a", 20)
     await waiting(database, "org_b", 20)
 
-    taken = await claimed(store(database), next(leases), 20, servers={"ins_a": 20})
+    taken = await claimed(store(database), next(leases), 20, pool=pool_of(ins_a=20))
 
     assert by_organization(taken) == {"org_a": 5, "org_b": 15}
 
@@ -237,7 +237,7 @@ async def test_who_is_alone_may_have_every_place(database: Database, leases: Ite
     await has_run(database, "org_a", for_s=1, ended_s_ago=1)
     await waiting(database, "org_a", 30)
 
-    assert len(await claimed(store(database), next(leases), 20, servers={"ins_a": 20})) == 20
+    assert len(await claimed(store(database), next(leases), 20, pool=pool_of(ins_a=20))) == 20
 
 
 async def test_an_organization_at_its_limit_in_flight_is_passed_over(
@@ -263,7 +263,7 @@ async def test_claims_at_once_do_not_exceed_what_the_servers_take(database: Data
     stores = [store(database) for _ in range(4)]
 
     taken = await asyncio.gather(
-        *(claimed(executions, next(leases), 5, servers={"ins_a": 4, "ins_b": 3}) for executions in stores)
+        *(claimed(executions, next(leases), 5, pool=pool_of(ins_a=4, ins_b=3)) for executions in stores)
     )
 
     assert sum(map(len, taken)) == 7
@@ -274,7 +274,7 @@ async def test_what_waits_for_its_budget_holds_no_place(database: Database, leas
     await waiting(database, "org_a", 3, status="waiting_budget")
     await waiting(database, "org_a", 3)
 
-    assert len(await claimed(store(database), next(leases), 3, servers={"ins_a": 2})) == 2
+    assert len(await claimed(store(database), next(leases), 3, pool=pool_of(ins_a=2))) == 2
 
 
 async def test_a_server_with_more_than_it_takes_costs_the_others_nothing(
@@ -286,7 +286,7 @@ async def test_a_server_with_more_than_it_takes_costs_the_others_nothing(
     await waiting(database, "org_a", 5, status="running", instance_id="ins_a")
     await waiting(database, "org_a", 5)
 
-    assert len(await claimed(store(database), next(leases), 5, servers={"ins_a": 2, "ins_b": 3})) == 3
+    assert len(await claimed(store(database), next(leases), 5, pool=pool_of(ins_a=2, ins_b=3))) == 3
 
 
 async def test_claims_at_once_do_not_exceed_a_limit_in_flight(database: Database, leases: Iterator[Lease]) -> None:
@@ -295,14 +295,9 @@ async def test_claims_at_once_do_not_exceed_a_limit_in_flight(database: Database
     stores = [store(database) for _ in range(4)]
     in_flight: list[int] = []
     for _ in range(50):
-        hinted = await waiting(database, "org_a", len(stores))
+        await waiting(database, "org_a", len(stores))
 
-        await asyncio.gather(
-            *(
-                claimed(executions, next(leases), 1, execution_id=hint)
-                for executions, hint in zip(stores, hinted, strict=True)
-            )
-        )
+        await asyncio.gather(*(claimed(executions, next(leases), 1) for executions in stores))
 
         in_flight += [
             (await database.system().all("SELECT count(*) FROM executions WHERE status = 'dispatching'"))[0]["count"]
@@ -334,7 +329,7 @@ async def test_own_limits_of_an_organization_count(database: Database, leases: I
     assert len(await claimed(store(database), next(leases), 3)) == 1
 
 
-async def test_a_hint_gets_a_flood_no_turn_and_overtakes_nobody_in_it(
+async def test_a_flood_waits_for_who_has_used_less_and_goes_on_in_its_order(
     database: Database, leases: Iterator[Lease]
 ) -> None:
     await organizations(database, "org_a", "org_b")
@@ -343,8 +338,8 @@ async def test_a_hint_gets_a_flood_no_turn_and_overtakes_nobody_in_it(
     (other,) = await waiting(database, "org_b", 1)
     executions = store(database)
 
-    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [other]
-    assert await claimed(executions, next(leases), 1, execution_id=flood[-1]) == [flood[0]]
+    assert await claimed(executions, next(leases), 1) == [other]
+    assert await claimed(executions, next(leases), 1) == [flood[0]]
 
 
 async def test_interactive_requests_come_before_batch_ones(database: Database, leases: Iterator[Lease]) -> None:
@@ -361,9 +356,9 @@ async def test_batch_requests_leave_a_share_of_the_capacity(database: Database, 
     await waiting(database, "org_b", 10, batch=True)
     executions = store(database, batch_share=0.5)
 
-    first = await claimed(executions, next(leases), 10, servers={"ins_a": 8})
+    first = await claimed(executions, next(leases), 10, pool=pool_of(ins_a=8))
     await waiting(database, "org_a", 2)
-    second = await claimed(executions, next(leases), 10, servers={"ins_a": 8})
+    second = await claimed(executions, next(leases), 10, pool=pool_of(ins_a=8))
 
     assert by_organization(first) == {"org_a": 2, "org_b": 2}
     assert by_organization(second) == {"org_a": 2}
@@ -405,6 +400,84 @@ async def test_two_claims_at_once_share_what_is_there(database: Database, leases
     assert len({*taken[0], *taken[1]}) == 16
 
 
+async def test_a_pool_is_claimed_for_by_those_whose_line_leads_to_it(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a", "org_c")
+    await organizations(database, "org_b", "org_d", servers="dedicated")
+    for organization_id in ("org_a", "org_b", "org_c", "org_d"):
+        await waiting(database, organization_id, 4)
+    executions = store(database)
+
+    shared = await claimed(executions, next(leases), 8, pool_of(ins_a=5))
+    own = await claimed(executions, next(leases), 8, pool_of("org_b", ins_b=3))
+
+    assert by_organization(shared) == {"org_a": 3, "org_c": 2}
+    assert own == sorted(own)[:3]
+    assert by_organization(own) == {"org_b": 3}
+
+
+async def test_what_is_on_its_way_to_another_pool_takes_none_of_its_places(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", servers="dedicated")
+    await waiting(database, "org_a", 3, status="dispatching")
+    await waiting(database, "org_b", 3)
+
+    assert len(await claimed(store(database), next(leases), 8, pool_of("org_b", ins_b=2))) == 2
+
+
+async def test_an_organization_alone_on_its_servers_keeps_nothing_free_for_others(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", servers="dedicated")
+    await has_run(database, "org_a", for_s=100, ended_s_ago=1)
+    await waiting(database, "org_b", 20)
+
+    assert len(await claimed(store(database), next(leases), 20, pool_of("org_b", ins_b=10))) == 10
+
+
+async def test_batch_requests_are_counted_in_their_own_pool_and_have_a_place_on_the_smallest(
+    database: Database, leases: Iterator[Lease]
+) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", servers="dedicated")
+    await waiting(database, "org_a", 8, status="running", batch=True)
+    await waiting(database, "org_b", 2, batch=True)
+
+    assert len(await claimed(store(database), next(leases), 8, pool_of("org_b", ins_b=1))) == 1
+
+
+@pytest.mark.parametrize("columns", [{"suspect": True}, {}], ids=["taken over", "old"])
+async def test_what_must_not_wait_longer_gets_the_first_place_of_its_own_pool_only(
+    database: Database, leases: Iterator[Lease], columns: Mapping[str, Any]
+) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", servers="dedicated")
+    await waiting(database, "org_b", 1, **columns)
+    await database.system().execute("UPDATE executions SET created_at = now() - interval '1 h'")
+    await waiting(database, "org_a", 20)
+    executions = store(database)
+
+    taken = [one for _ in range(10) for one in await claimed(executions, next(leases), 1)]
+
+    assert by_organization(taken) == {"org_a": 10}
+
+
+async def test_lines_are_the_shared_one_and_those_apart_in_which_something_is_ready(database: Database) -> None:
+    await organizations(database, "org_a")
+    await organizations(database, "org_b", "org_c", "org_d", servers="dedicated")
+    for organization_id in ("org_a", "org_b", "org_c"):
+        await waiting(database, organization_id, 1)
+    await database.system().execute(
+        "UPDATE executions SET not_before = now() + interval '1 h' WHERE organization_id = 'org_c'"
+    )
+
+    assert await store(database).lines() == [None, "org_b"]
+
+
 async def test_the_use_is_what_a_recount_of_the_attempts_says(database: Database) -> None:
     await organizations(database, "org_a", "org_b")
     for organization_id, for_s, ago in (("org_a", 30, 300), ("org_a", 10, 0), ("org_b", 7, 600)):
@@ -425,7 +498,7 @@ async def test_calls_of_another_orchestrator_take_no_places_of_servers(
     await waiting(database, "org_a", 1)
     await waiting(database, "org_b", 1, batch=True)
 
-    taken = await claimed(store(database), next(leases), 2, servers={"ins_a": 20})
+    taken = await claimed(store(database), next(leases), 2, pool=pool_of(ins_a=20))
 
     assert by_organization(taken) == {"org_a": 1, "org_b": 1}
 
@@ -433,7 +506,7 @@ async def test_calls_of_another_orchestrator_take_no_places_of_servers(
 async def test_two_orchestrators_that_claim_by_turns_both_look_after_what_waits_for_long(database: Database) -> None:
     turns = FairTurns(database, PLANS, FairPolicy())
 
-    seen = [await turns.params(one, SERVERS) for _ in range(20) for one in ("delegate", "opencode")]
+    seen = [await turns.params(one, POOL) for _ in range(20) for one in ("delegate", "opencode")]
 
     of_opencode = seen[1::2]
     assert {one["taken_over"] for one in of_opencode} == {True, False}

@@ -11,14 +11,14 @@ from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.inbound import PostgresInbound
 from nubabel_workers.adapters.storage.notifications import PostgresNotifications
 from nubabel_workers.domain.leases import Lease
-from tests.integration.storage.seeds import SERVERS, ExecutionSeed, add_execution, add_organization, fair_turns
+from tests.integration.storage.seeds import POOL, ExecutionSeed, add_execution, add_organization, fair_turns
 
 pytestmark = pytest.mark.integration
 
 
 async def claimed(database: Database) -> list[str]:
     executions = PostgresExecutions(database, SystemClock(), SystemChance(), fair_turns(database), lease_s=10)
-    rows = await executions.claim_queued(execution_id=None, limit=10, servers=SERVERS, lease=Lease("lse_1", 1e12))
+    rows = await executions.claim_queued(pool=POOL, limit=10, lease=Lease("lse_1", 1e12))
     return [row.execution.id for row in rows]
 
 

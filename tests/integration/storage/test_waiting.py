@@ -33,7 +33,7 @@ async def test_what_is_spaced_out_comes_at_the_servers_pace_in_its_order(
 ) -> None:
     await seed(database, 6)
 
-    assert await waiting.space_out(per_s=2) == 6
+    assert await waiting.space_out(None, per_s=2) == 6
 
     assert await waits(database) == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5, 3.0], abs=0.4)
 
@@ -42,10 +42,10 @@ async def test_what_comes_later_is_placed_behind_what_has_its_moment(
     waiting: PostgresWaiting, database: Database
 ) -> None:
     await seed(database, 4)
-    await waiting.space_out(per_s=0.1)
+    await waiting.space_out(None, per_s=0.1)
     await seed(database, 1, first=5)
 
-    assert await waiting.space_out(per_s=0.1) == 1
+    assert await waiting.space_out(None, per_s=0.1) == 1
 
     assert (await waits(database))[-1] == pytest.approx(50, abs=5)
 
@@ -53,10 +53,10 @@ async def test_what_comes_later_is_placed_behind_what_has_its_moment(
 async def test_who_has_few_is_not_placed_behind_who_has_many(waiting: PostgresWaiting, database: Database) -> None:
     await add_organization(database, "org_b")
     await seed(database, 20)
-    await waiting.space_out(per_s=0.1)
+    await waiting.space_out(None, per_s=0.1)
     await seed(database, 2, first=21, organization="org_b")
 
-    await waiting.space_out(per_s=0.1)
+    await waiting.space_out(None, per_s=0.1)
 
     assert (await waits(database))[-2:] == pytest.approx([10, 30], abs=5)  # first, and third after the first of both
 
@@ -66,16 +66,31 @@ async def test_what_is_spaced_out_together_alternates(waiting: PostgresWaiting, 
     await seed(database, 3)
     await seed(database, 2, first=4, organization="org_b")
 
-    await waiting.space_out(per_s=0.1)
+    await waiting.space_out(None, per_s=0.1)
 
     assert await waits(database) == pytest.approx([10, 30, 50, 10, 30], abs=5)
+
+
+@pytest.mark.parametrize(("pool", "put_off"), [(None, ["org_a"]), ("org_b", ["org_b"]), ("org_c", [])])
+async def test_only_those_of_the_pool_wait_for_it(
+    waiting: PostgresWaiting, database: Database, pool: str | None, put_off: list[str]
+) -> None:
+    await add_organization(database, "org_b")
+    await database.system().execute("UPDATE organizations SET servers = 'dedicated' WHERE id = 'org_b'")
+    await seed(database, 1)
+    await seed(database, 1, first=2, organization="org_b")
+
+    assert await waiting.put_off(pool, wait_s=60) == len(put_off)
+
+    late = await database.system().all("SELECT organization_id FROM executions WHERE not_before > now()")
+    assert [row["organization_id"] for row in late] == put_off
 
 
 async def test_the_timeline_says_once_what_is_waited_for(waiting: PostgresWaiting, database: Database) -> None:
     await seed(database, 1)
 
     for _ in range(2):
-        await waiting.space_out(per_s=1000)
+        await waiting.space_out(None, per_s=1000)
         await database.system().execute("UPDATE executions SET not_before = now()")
 
     (event,) = await database.system().all("SELECT kind, detail FROM execution_events")

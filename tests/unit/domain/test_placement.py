@@ -9,7 +9,7 @@ from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.directories import ROOM
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
-from nubabel_workers.domain.placement import AWAY, FULL, OWN, Placement, PlaceWait, takes_now
+from nubabel_workers.domain.placement import AWAY, FULL, NO_SERVER_WAIT_S, OWN, Placement, PlaceWait, takes_now
 from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
 EXECUTION = Execution(
@@ -144,8 +144,45 @@ def test_a_session_moves_with_its_organization_unless_a_prompt_of_it_may_have_ar
     assert (moved.id, stayed.id) == (now, before)
 
 
-def test_free_slots_are_counted_over_all_servers() -> None:
-    assert Placement([server("a", in_flight=1), server("b"), server("c", in_flight=5)]).free_slots() == 3
+def test_free_places_are_counted_over_all_servers_of_a_pool() -> None:
+    own = server("own", organization_id=OrganizationId("org_1"), in_flight=1)
+    placement = Placement([server("a", in_flight=1), server("b"), server("c", in_flight=5), own])
+
+    assert (placement.pool(None).free, placement.pool("org_1").free) == (3, 1)
+    assert placement.pool("org_1").takes == {"own": 2}
+
+
+@pytest.mark.parametrize("why", [{"status": "draining"}, {"healthy": False}, {"strain": "late"}])
+def test_a_server_without_new_sessions_has_places_for_its_own_that_wait(why: dict[str, object]) -> None:
+    leaving = server("a", capacity_runs=10, in_flight=3, awaited=2, **why)
+
+    assert Placement([leaving, server("b", in_flight=1)]).pool(None).takes == {"a": 5, "b": 2}
+
+
+@pytest.mark.parametrize("why", [{"status": "draining"}, {"healthy": False}, {"refused": True}])
+def test_where_no_server_takes_new_sessions_nobody_says_how_many(why: dict[str, object]) -> None:
+    pool = Placement([server("a", **why)]).pool(None)
+
+    assert (pool.takes, pool.free, pool.away_for_s) == (None, None, None)
+
+
+def test_where_there_is_no_server_all_wait_until_somebody_looks_again_but_for_prompts_on_shared_ones() -> None:
+    shared = server("shared")
+
+    assert Placement([]).pool(None).away_for_s == NO_SERVER_WAIT_S
+    assert Placement([shared]).pool("org_1").away_for_s is None
+    assert Placement([shared]).pool("org_1").takes is None
+
+
+def test_a_pools_pace_is_that_of_its_servers_once_each_has_taken_its_share() -> None:
+    own = server("own", organization_id=OrganizationId("org_1"), submits_per_second=7)
+    away, leaving = server("away", healthy=False), server("leaving", status="draining")
+    pool = Placement([server("a"), server("b", submits_per_second=5), away, leaving, own]).pool(None)
+
+    assert pool.pace_of({"a"}) is None
+    assert pool.pace_of({"a", "b"}) == server("a").submits_per_second + 5
+    assert Placement([own, server("a")]).pool("org_1").pace_of({"own"}) == 7
+    assert Placement([leaving]).pool(None).pace_of({"leaving"}) is None
 
 
 OPEN = Gate(BreakerState.OPEN, wait_s=4)
@@ -157,7 +194,7 @@ PINNED = replace(EXECUTION, instance_id=InstanceId("a"))
 def test_a_server_whose_breaker_is_open_gets_nothing() -> None:
     placement = Placement([server("a"), server("b", in_flight=1)], {"a": OPEN})
 
-    assert placement.free_slots() == 1
+    assert placement.pool(None).free == 1
     assert [placed_on(placement) for _ in range(2)] == ["b", None]
     assert placed_on(placement, PINNED) is None
 
@@ -165,7 +202,7 @@ def test_a_server_whose_breaker_is_open_gets_nothing() -> None:
 def test_a_half_open_breaker_lets_one_pass() -> None:
     placement = Placement([server("a")], {"a": HALF_OPEN})
 
-    assert placement.free_slots() == 1
+    assert placement.pool(None).free == 1
     assert [placed_on(placement, PINNED) for _ in range(2)] == ["a", None]
 
 
@@ -177,14 +214,15 @@ def test_a_new_session_may_be_the_probe_of_a_server_that_was_unreachable_when_th
 
 
 def test_a_probe_on_its_way_lets_no_other_pass() -> None:
-    assert Placement([server("a")], {"a": PROBED}).free_slots() == 0
+    assert Placement([server("a")], {"a": PROBED}).pool(None).free == 0
 
 
 @pytest.mark.parametrize(
     ("servers", "gates", "execution", "expected"),
     [
         pytest.param([server("a", in_flight=2)], {}, EXECUTION, PlaceWait(FULL), id="full"),
-        pytest.param([], {}, EXECUTION, PlaceWait(FULL), id="none at all"),
+        pytest.param([], {}, EXECUTION, PlaceWait(AWAY), id="none at all"),
+        pytest.param([server("a", status="draining")], {}, EXECUTION, PlaceWait(AWAY), id="only one that drains"),
         pytest.param([server("a", healthy=False)], {}, EXECUTION, PlaceWait(AWAY), id="unreachable"),
         pytest.param(
             [server("a", healthy=False, in_flight=2)], {}, PINNED, PlaceWait(FULL), id="its own, full, may be asked"
@@ -209,7 +247,7 @@ def test_what_an_execution_without_a_place_waits_for(
     ],
 )
 def test_all_are_away_when_every_breaker_is_open(gates: dict[str, Gate], wait_s: float | None) -> None:
-    assert Placement([server("a"), server("b"), server("c", status="removed")], gates).all_away_for_s() == wait_s
+    assert Placement([server("a"), server("b"), server("c", status="removed")], gates).pool(None).away_for_s == wait_s
 
 
 @pytest.mark.parametrize(
@@ -237,7 +275,7 @@ def test_a_server_that_came_back_gets_no_more_than_it_takes_now_also_of_its_own_
     placement = Placement([back, server("b", capacity_runs=20)])
     of_its_own = replace(EXECUTION, instance_id=InstanceId("a"))
 
-    assert (placement.free_slots(), sum(placement.takes().values())) == (24, 24)
+    assert (placement.pool(None).free, sum((placement.pool(None).takes or {}).values())) == (24, 24)
     assert [placed_on(placement, of_its_own) for _ in range(5)] == ["a", "a", "a", "a", None]
     assert placement.wait_for(of_its_own) == PlaceWait(FULL)
     assert placed_on(placement) == "b"
@@ -273,7 +311,7 @@ def test_what_got_its_place_is_not_waited_for_any_more() -> None:
 def test_what_already_runs_there_is_not_counted_below_nothing() -> None:
     placement = Placement([server("a", capacity_runs=20, recovered_ago_s=0.0, in_flight=15)])
 
-    assert placement.free_slots() == 0
+    assert placement.pool(None).free == 0
     assert placed_on(placement) is None
 
 
