@@ -7,6 +7,8 @@ together without a transaction: whichever of them a crash leaves out, the messag
 Without a gap: kombu pops a message (BRPOP) and writes it down as fetched in a second step; a worker that is killed in
 between, or while it waits for the next message, takes one along. A channel that consumes a single queue moves it
 (BLMOVE) to a list of fetched items instead, from which the reservation removes it; items that stay there go back.
+
+Every priority: what producers left in a queue's lists of other priorities is moved to the one that is consumed.
 """
 
 import functools
@@ -26,10 +28,11 @@ from kombu.utils.uuid import uuid
 
 from nubabel_workers.adapters.broker.envelopes import BadEnvelopeError, check_envelope, settle_delivery
 from nubabel_workers.adapters.broker.hints import flag_of
+from nubabel_workers.adapters.broker.priority_lists import move_to_queue
 
 _FETCH = "BRPOP"
 _MOVE = "BLMOVE"
-_SWEEP_S = 2.0  # far longer than a living worker leaves an item unreserved
+_SWEEP_S = 2.0  # far longer than a living worker leaves an item unreserved; and no long wait for a low priority
 _PUT_BACK = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then
     redis.call('RPUSH', KEYS[2], ARGV[1])
@@ -153,6 +156,7 @@ class GuardedChannel(LeanChannel):
 
     refuse: ClassVar[RefuseItem]
     _swept_at = 0.0
+    _gathered_at = 0.0
     _seen_fetched: frozenset[bytes] = frozenset()
     _queue_cycle: Any  # kombu's, not in the stubs
 
@@ -162,6 +166,7 @@ class GuardedChannel(LeanChannel):
         return functools.partial(GuardedClient, refuse=type(self).refuse)
 
     def _brpop_start(self, timeout: int | None = None) -> None:
+        self._gather_priorities()
         if len(self.active_queues) != 1 or list(self.priority_steps) != [0]:
             self.client.moving_from = None
             super()._brpop_start(timeout)  # type: ignore[misc]  # not in the stubs
@@ -173,6 +178,20 @@ class GuardedChannel(LeanChannel):
         self._brpop_sent_at = time.monotonic()
         wait_s = timeout or self.brpop_timeout
         self.client.connection.send_command(_MOVE, queue, _fetched_list(queue), "RIGHT", "LEFT", wait_s)
+
+    def _gather_priorities(self) -> None:
+        """Not in the fetch itself: BLMOVE takes one list, and a BRPOP of many would bring its gap back."""
+        if time.monotonic() - self._gathered_at < _SWEEP_S:
+            return
+        more_lie_there = False
+        with self.conn_or_acquire() as client:
+            for queue in self.active_queues:
+                moved, more = move_to_queue(client, queue)
+                more_lie_there |= more
+                if moved:
+                    log.info("broker.prioritized_messages_moved", queue=queue, messages=moved)
+        if not more_lie_there:
+            self._gathered_at = time.monotonic()
 
     def forget_fetched(self, pipe: Any) -> None:
         """Add to a reservation that the item needs no looking after any more."""

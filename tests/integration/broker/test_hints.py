@@ -277,6 +277,16 @@ async def test_queue_lengths_count_waiting_and_held_messages(
         assert await queues.lengths() == {"orchestration": 0, "notifications": 1, "unacknowledged": 1}
 
 
+async def test_queue_lengths_count_what_producers_left_under_other_priorities(broker_url: str) -> None:
+    async with redis.asyncio.Redis.from_url(broker_url) as broker:
+        for name in ("orchestration", "orchestration\x06\x163", "orchestration\x06\x169"):
+            await broker.lpush(name, "a message")
+
+        lengths = await BrokerQueues(broker, ("orchestration", "notifications")).lengths()
+
+    assert lengths == {"orchestration": 3, "notifications": 0, "unacknowledged": 0}
+
+
 async def test_queue_lengths_of_a_broker_that_is_away_are_unavailable(own_valkey: EmbeddedValkey) -> None:
     broker = redis.asyncio.Redis.from_url(own_valkey.broker_url)
     queues = BrokerQueues(broker, ("orchestration",))

@@ -48,6 +48,11 @@ async def dispatch(files: Files, row_id: str, _delivery_id: str) -> str:
     return f"1 dispatched {row_id}"
 
 
+async def process(files: Files, row_id: str, _delivery_id: str) -> str:
+    files.append("done", row_id.encode())
+    return f"1 processed {row_id}"
+
+
 async def submit(files: Files, content: dict[str, Any], delivery_id: str) -> str:
     if content.get("bug"):
         raise KeyError("a bug of ours")
@@ -72,6 +77,8 @@ async def park(files: Files, content: dict[str, Any], _delivery_id: str) -> str:
 
 async def deliver(files: Files, row_id: str, _delivery_id: str) -> str:
     """For measurements: nothing but the hop."""
+    if row_id.startswith("written"):
+        files.append("done", row_id.encode())
     if row_id == "last":
         files.append("done", str(time.monotonic()).encode())
     return "1 delivered"
@@ -86,6 +93,7 @@ async def open_files(_metrics: ProcessMetrics) -> AsyncIterator[Files]:
 
 
 TASKS: tuple[TaskDefinition[Files], ...] = (
+    TaskDefinition(TaskName.PROCESS_SLACK_EVENTS, process),
     TaskDefinition(TaskName.DISPATCH, dispatch),
     TaskDefinition(TaskName.DELIVER, deliver),
     TaskDefinition(TaskName.SUBMIT, submit, Carries.CONTENT),
