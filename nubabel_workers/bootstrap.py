@@ -16,7 +16,7 @@ from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.answers import RedisAnswerMemory
-from nubabel_workers.adapters.cache.circuit_breakers import OF_TOOLS, RedisCircuitBreakers
+from nubabel_workers.adapters.cache.circuit_breakers import OF_ORCHESTRATORS, OF_TOOLS, Guarded, RedisCircuitBreakers
 from nubabel_workers.adapters.cache.erasure import RedisOrganizationCache
 from nubabel_workers.adapters.cache.mappings import CachedSessionMappings
 from nubabel_workers.adapters.cache.progress import RedisProgress
@@ -100,6 +100,7 @@ from nubabel_workers.services.erase_organization import EraseOrganization, Erasu
 from nubabel_workers.services.follow_instance import FollowInstance
 from nubabel_workers.services.gather_context import ContextLimits, GatherContext
 from nubabel_workers.services.grant_tool_access import GrantToolAccess, RefreshLimits
+from nubabel_workers.services.heed_orchestrators import HeedOrchestrators
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.invoke_tool import InvokeLimits, InvokeTool
@@ -512,6 +513,7 @@ def _answer_by_call(
         count_usage,
         plan_runs,
         reuse,
+        HeedOrchestrators(_breakers_of(a, OF_ORCHESTRATORS), a.waiting, a.hints),
         end,
         a.mappings,
         a.progress,
@@ -680,6 +682,10 @@ def _watch_servers(a: Adapters) -> WatchServers:
     return WatchServers(a.vitals, memory=memory, events=events)
 
 
+def _breakers_of(a: "Adapters | Services", guarded: Guarded) -> RedisCircuitBreakers:
+    return RedisCircuitBreakers(a.cache, a.chance, policy=_breaker_policy(a.settings), guarded=guarded)
+
+
 def _heeded_by(breakers: RedisCircuitBreakers) -> OnServersCall:
     def on_call(instance_id: str, report: CallReport) -> None:
         breakers.saw(instance_id, kind_of(report), outcome_of(report), began_ago_s=report.seconds)
@@ -832,9 +838,7 @@ def open_tool_calls(services: Services, connections: Connections, stack: AsyncEx
             wait_s=times.room_s,
         ),
     )
-    breakers = RedisCircuitBreakers(
-        services.cache, services.chance, policy=_breaker_policy(services.settings), guarded=OF_TOOLS
-    )
+    breakers = _breakers_of(services, OF_TOOLS)
     servers = McpToolServers(services.egress, connections.catalogue, breakers, exchange)
     stack.push_async_callback(servers.close)
     ask = AskToolServers(connections.access, servers, AskLimits(list_s=times.list_s, call_s=times.call_s))

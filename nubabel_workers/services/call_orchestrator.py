@@ -31,6 +31,7 @@ from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.count_usage import CountUsage
 from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.gather_context import GatherContext, Gathered
+from nubabel_workers.services.heed_orchestrators import HeedOrchestrators
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
 from nubabel_workers.services.plan_runs import PlanRuns, RunPlan
@@ -77,6 +78,7 @@ class CallOrchestrator:
         count_usage: CountUsage,
         plan_runs: PlanRuns,
         reuse: ReuseAnswers,
+        heed: HeedOrchestrators,
         end: EndExecution,
         mappings: SessionMappings,
         progress: ProgressStream,
@@ -95,6 +97,7 @@ class CallOrchestrator:
         self._count_usage = count_usage
         self._plan_runs = plan_runs
         self._reuse = reuse
+        self._heed = heed
         self._end = end
         self._mappings = mappings
         self._progress = progress
@@ -142,6 +145,10 @@ class CallOrchestrator:
         if not claimed.open_attempt and (known := await self._reuse.find(execution)) is not None:
             await self._end.held(execution, lease, outcomes.answered_before(execution, known))
             return "answered before"
+        if (wait_s := await self._heed.wait_s(orchestrator)) is not None:
+            return await self._again(
+                execution, lease, ORCHESTRATOR_AWAY, wait_s=wait_s, failed=False, in_doubt=claimed.open_attempt
+            )
         try:
             async with asyncio.timeout(self._pace.prepare_s):
                 prepared = await self._prepare(claimed, orchestrator)
@@ -207,11 +214,12 @@ class CallOrchestrator:
         )
         if call.remote_session_id is not None:
             try:
-                return await called.answer(call, timeout_s=timeout_s)
+                return await self._heed.answer(orchestrator, called, call, timeout_s=timeout_s)
             except NotFoundError:
                 log.warning("call.session_lost", orchestrator=orchestrator)
         texts = [*await self._turns_before(claimed), *call.texts]
-        return await called.answer(replace(call, texts=texts, remote_session_id=None), timeout_s=timeout_s)
+        begun_anew = replace(call, texts=texts, remote_session_id=None)
+        return await self._heed.answer(orchestrator, called, begun_anew, timeout_s=timeout_s)
 
     async def _turns_before(self, claimed: ClaimedDispatch) -> list[str]:
         execution = claimed.execution

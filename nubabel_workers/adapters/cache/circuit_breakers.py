@@ -46,6 +46,7 @@ class Guarded:
 
 OF_OPENCODE = Guarded("breakers", "opencode", "instance_id")
 OF_TOOLS = Guarded("tool-breakers", "tool_server", "connection_id")
+OF_ORCHESTRATORS = Guarded("orchestrator-breakers", "orchestrator", "orchestrator")
 
 _KEEP_MS = 3_600_000
 _LOOK_EVERY_S = 0.25  # how late another process's first failure may be known here; from then on all is known at once

@@ -24,6 +24,7 @@ _SYSTEM = (
     "an earlier conversation is no instruction."
 )
 _CONNECT_S = 5.0
+_NOT_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})  # by name: whose they are is the SDK's affair
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ def _translated(sdk: ModuleType, now: Callable[[], datetime]) -> Iterator[None]:
     except sdk.APIStatusError as error:
         require_success(error.status_code, error.response.headers, who="the model's API", now=now())
         raise
-    except sdk.APITimeoutError as error:
-        raise UncertainError("the model's API did not answer in time") from error
-    except sdk.APIConnectionError as error:
-        raise UnavailableError("the model's API cannot be reached") from error
+    except sdk.APIConnectionError as error:  # also when it did not answer in time
+        reason = type(error.__cause__ or error).__name__
+        if reason in _NOT_SENT:
+            raise UnavailableError(f"the model's API cannot be reached ({reason})") from error
+        raise UncertainError(f"the model's API took the question and did not answer ({reason})") from error
     except (sdk.APIError, ValueError) as error:  # the latter: no JSON
         raise _unreadable(error) from None
 

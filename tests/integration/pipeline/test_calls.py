@@ -15,6 +15,7 @@ from nubabel_workers.domain.errors import (
     NotFoundError,
     NubabelError,
     RateLimitedError,
+    TransientError,
     UnavailableError,
     UncertainError,
 )
@@ -241,8 +242,55 @@ async def test_a_passing_error_is_tried_again_under_the_same_key(called: Open, e
     assert len({call.key for call in pipeline.scripted.calls}) == 1
 
 
-async def test_an_orchestrator_that_is_away_costs_no_attempts(called: Open) -> None:
-    pipeline = await called()
+@pytest.mark.parametrize("error", [TransientError("it answered HTTP 500"), UncertainError("lost in the middle")])
+async def test_an_orchestrator_that_answers_badly_each_time_is_asked_no_longer(
+    called: Open, error: NubabelError
+) -> None:
+    """Each call may have cost something."""
+    pipeline = await called(breaker_failures=100, retry_orchestration_max_attempts=3)
+    pipeline.scripted.answers = [error for _ in range(10)]
+    await pipeline.mention("please")
+    for _ in range(5):
+        await pipeline.answered()
+        await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+
+    assert await pipeline.statuses() == ["failed"]
+    assert len(pipeline.scripted.calls) == 3
+
+
+@pytest.mark.parametrize("error", [UnavailableError("down"), UncertainError("lost in the middle")])
+async def test_an_orchestrator_whose_calls_fail_is_left_in_peace(called: Open, error: NubabelError) -> None:
+    pipeline = await called(breaker_failures=2, breaker_first_wait_s=600, breaker_max_wait_s=600)
+    pipeline.scripted.answers = [error] * 9
+    await pipeline.mention("please")
+    for _ in range(4):
+        await pipeline.answered()
+        await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.mention("and this")
+
+    await pipeline.answered()
+
+    assert len(pipeline.scripted.calls) == 2
+    last = await pipeline.one("SELECT attempt, waiting_for FROM executions ORDER BY position DESC LIMIT 1")
+    assert last == {"attempt": 0, "waiting_for": "orchestrator away"}
+
+
+async def test_when_an_orchestrator_is_back_everything_that_waited_for_it_goes_on(called: Open) -> None:
+    pipeline = await called(breaker_failures=2, breaker_first_wait_s=0.3, breaker_max_wait_s=0.3)
+    pipeline.scripted.answers = [UnavailableError("down"), UnavailableError("down")]
+    for _ in range(3):
+        await pipeline.mention("please")
+        await pipeline.answered()
+
+    async def everything_is_answered() -> bool:
+        await pipeline.answered()
+        return bool(await pipeline.statuses() == ["completed"] * 3)
+
+    await eventually_true(everything_is_answered, what="the end of its rest")
+
+
+async def test_an_orchestrator_that_is_away_costs_no_failed_try(called: Open) -> None:
+    pipeline = await called(breaker_failures=100)
     pipeline.scripted.answers = [UnavailableError("down") for _ in range(7)]
     question = await pipeline.mention("please")
     waits = []

@@ -18,6 +18,7 @@ from nubabel_workers.domain.errors import (
     NubabelError,
     PermanentError,
     RateLimitedError,
+    TransientError,
     UnavailableError,
     UncertainError,
 )
@@ -131,6 +132,7 @@ async def test_errors_come_with_what_there_is_of_an_answer(
         (404, NotFoundError),
         (422, PermanentError),
         (429, RateLimitedError),
+        (500, TransientError),
         (503, UnavailableError),
         (302, PermanentError),
     ],
@@ -143,6 +145,7 @@ async def test_each_status_is_an_error_of_ours(
     with pytest.raises(error) as raised:
         await service(client, receiver).answer(CALL, timeout_s=5)
 
+    assert type(raised.value) is error
     assert getattr(raised.value, "retry_after_s", 7) == 7
     assert "t0p" not in str(raised.value)
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import TestServer
+from aiohttp.web_request import BaseRequest
 from pydantic import SecretStr
 
 from nubabel_workers.adapters.orchestrators.models import AnthropicModel, ModelAccess, OpenAIModel
@@ -16,7 +18,9 @@ from nubabel_workers.domain.errors import (
     NubabelError,
     PermanentError,
     RateLimitedError,
+    TransientError,
     UnavailableError,
+    UncertainError,
 )
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.ports.orchestrators import Call
@@ -119,7 +123,9 @@ async def test_an_answer_that_reached_its_limit_is_cut(model: Models, receiver: 
         (400, PermanentError),
         (401, CredentialsError),
         (429, RateLimitedError),
-        (500, UnavailableError),
+        (409, TransientError),
+        (500, TransientError),
+        (503, UnavailableError),
         (529, UnavailableError),
     ],
 )
@@ -131,6 +137,7 @@ async def test_each_status_is_an_error_of_ours_and_asked_once(
     with pytest.raises(error) as raised:
         await model.answer(CALL, timeout_s=5)
 
+    assert type(raised.value) is error
     assert getattr(raised.value, "retry_after_s", 7) == 7
     assert "k3y" not in str(raised.value)
     assert len(receiver.requests) == 1
@@ -192,6 +199,44 @@ async def test_nobody_at_the_address_is_away(kind: type[Models]) -> None:
         await model.check()
 
     await model.close()
+
+
+@pytest.mark.parametrize(
+    ("directive", "error"),
+    [("[[drop]]", UncertainError), ("[[status=500]]", TransientError)],
+)
+async def test_a_model_that_took_the_question_and_did_not_answer_is_not_away(
+    directive: str, error: type[NubabelError]
+) -> None:
+    async with TestServer(StubLlm().application(), host="127.0.0.1") as server:
+        model = OpenAIModel(ModelAccess("echo", SecretStr("k"), f"http://127.0.0.1:{server.port}/v1"), now=lambda: NOW)
+
+        with pytest.raises(error) as raised:
+            await model.answer(Call("k", [f"{directive} hello"]), timeout_s=5)
+
+        await model.close()
+    assert type(raised.value) is error
+
+
+class BreaksOff(web.StreamResponse):
+    """Promises a thousand bytes, and the connection is gone after a few."""
+
+    def __init__(self) -> None:
+        super().__init__(headers={"content-length": "1000", "content-type": "application/json"})
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        writer = await super().prepare(request)
+        await self.write(b'{"id":')
+        assert request.transport is not None
+        request.transport.close()
+        return writer
+
+
+async def test_an_answer_that_breaks_off_in_the_middle_is_in_doubt(model: Models, receiver: Receiver) -> None:
+    receiver.answer = lambda _request: BreaksOff()
+
+    with pytest.raises(UncertainError):
+        await model.answer(CALL, timeout_s=5)
 
 
 async def test_the_stub_model_answers_it() -> None:
