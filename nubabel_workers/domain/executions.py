@@ -95,7 +95,7 @@ class EventKind(StrEnum):
     RESUMED = "resumed"
     RETRY = "retry"
     RESUBMIT = "resubmit"
-    SESSION_REPLACED = "session_replaced"
+    SESSION_REPLACED = "session_replaced"  # detail.reason: a SessionLeft
     CANCEL_REQUESTED = "cancel_requested"
     ABORTED = "aborted"
     STRAY_RUN_STOPPED = "stray_run_stopped"
@@ -107,6 +107,17 @@ class EventKind(StrEnum):
     MOVED = "moved"  # the rollout was changed: another orchestrator answers it
     REPLAYED = "replayed"
     CONNECTION_REFUSED = "connection_refused"
+
+
+class SessionLeft(StrEnum):
+    """Why a conversation does not go on in the OpenCode session that it had: detail.reason of SESSION_REPLACED."""
+
+    POLICY = "policy"  # its organization is to run on other servers now
+    REMOVED = "removed"  # its server was taken out of use
+    GIVEN_UP = "given_up"  # its server stayed away
+    LOST = "lost"  # its server does not know it any more
+    FOREIGN = "foreign"  # its server spoke of another's session
+    UNSTOPPED = "unstopped"  # what ran in it did not stop
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from nubabel_workers.domain.circuit_breaker import Gate
 from nubabel_workers.domain.directories import ROOM, own_directory
-from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.executions import Execution, SessionLeft
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.tenants import Instance, ServersPolicy
 
@@ -251,6 +251,13 @@ class _Directories:
             return False
         stays = execution.opencode_session_id is not None and execution.instance_id == self._instance.id
         return not stays or execution.opencode_directory == own.path
+
+
+def why_left(instance: Instance | None, organization_id: str, servers: ServersPolicy) -> SessionLeft:
+    """Of the server that a session had, when it is placed on another one."""
+    if instance is None or instance.status == "removed":
+        return SessionLeft.REMOVED
+    return SessionLeft.GIVEN_UP if _may_serve(instance, organization_id, servers) else SessionLeft.POLICY
 
 
 def _may_serve(instance: Instance, organization_id: str, servers: ServersPolicy) -> bool:

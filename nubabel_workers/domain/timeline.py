@@ -7,7 +7,7 @@ from typing import Any
 
 from nubabel_workers.domain.administration import SessionWait
 from nubabel_workers.domain.decimals import in_full
-from nubabel_workers.domain.executions import EventKind, TimelineEvent
+from nubabel_workers.domain.executions import EventKind, SessionLeft, TimelineEvent
 
 _WAITS = {
     "capacity": "a free place: every suitable OpenCode server was full",
@@ -20,6 +20,17 @@ _WAITS = {
     "directories": "an OpenCode server that can work for one more organization",
     "directory": "its organization's directory on the OpenCode server: only so many are loaded at a time",
 }
+_NEW_SESSION = "a new OpenCode session gets what was said before"
+_NEXT_PROMPT = "the next prompt begins a new one with what was said before"
+_REPLACED: Mapping[str, str] = {
+    SessionLeft.POLICY: f"its organization's policy moved it to other servers: {_NEW_SESSION} and goes on there",
+    SessionLeft.REMOVED: f"its OpenCode server was taken out of use: {_NEW_SESSION} and goes on elsewhere",
+    SessionLeft.GIVEN_UP: f"its OpenCode server stayed away: {_NEW_SESSION} and goes on elsewhere",
+    SessionLeft.LOST: f"its OpenCode server does not know its session any more: {_NEXT_PROMPT}",
+    SessionLeft.FOREIGN: f"its OpenCode server spoke of another's session: {_NEXT_PROMPT}",
+    SessionLeft.UNSTOPPED: f"what ran in its OpenCode session did not stop: {_NEXT_PROMPT}",
+}
+_REPLACED_UNTOLD = "its OpenCode session is gone or cannot be used; a new one is made"  # by a release that did not say
 _WORKED = "OpenCode worked on it"
 _QUEUED = "waited for its turn"
 _TOLD = "until the answer was delivered"
@@ -202,7 +213,7 @@ _WORDS: Mapping[EventKind, Callable[[Mapping[str, Any]], str]] = {
     ),
     EventKind.RETRY: lambda d: f"the attempt failed: {d.get('reason', 'no reason known')}{_again(d)}",
     EventKind.RESUBMIT: lambda d: f"the run was lost: {d.get('reason', 'no reason known')}{_again(d)}",
-    EventKind.SESSION_REPLACED: lambda _: "its OpenCode session is gone or cannot be used; a new one is made",
+    EventKind.SESSION_REPLACED: lambda d: _REPLACED.get(d.get("reason", ""), _REPLACED_UNTOLD),
     EventKind.CANCEL_REQUESTED: lambda d: f"cancellation asked for: {d.get('reason', 'no reason given')}",
     EventKind.ABORTED: lambda _: "OpenCode was told to stop",
     EventKind.STRAY_RUN_STOPPED: lambda _: "OpenCode was told to stop a run that belonged to nobody any more",

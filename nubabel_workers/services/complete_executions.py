@@ -9,7 +9,7 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET, Shortage
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import ForeignSessionError, NotFoundError, NubabelError, TransientError
-from nubabel_workers.domain.executions import EventKind, Execution, Status
+from nubabel_workers.domain.executions import EventKind, Execution, SessionLeft, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.opencode_models import UNKNOWN_MODEL, missing_model
@@ -154,7 +154,7 @@ class CompleteExecutions:
         try:
             server, verdict = await self._observe.look(claimed, batch, lease)
         except NotFoundError:
-            await self._leave_session(execution, lease)
+            await self._leave_session(execution, lease, SessionLeft.LOST)
             if claimed.cancel_requested or claimed.past_deadline:
                 return await self._end_stopped(claimed, LOST, lease)
             return await self._again(execution, lease, TransientError("the session is lost on its server"), LOST)
@@ -222,7 +222,7 @@ class CompleteExecutions:
         if stopped.kind in _ENDED_BY_ITSELF:
             return await self._act_on(claimed, stopped, lease)
         if stopped.kind is VerdictKind.RUNNING:  # the next run must not meet it
-            await self._leave_session(execution, lease)
+            await self._leave_session(execution, lease, SessionLeft.UNSTOPPED)
         return await self._budgets.pause(execution, lease, shortage, stopped)
 
     async def _stop_and_try_again(
@@ -233,11 +233,11 @@ class CompleteExecutions:
         if stopped.kind is VerdictKind.SUCCEEDED:  # the model answered at the last moment
             return await self._act_on(claimed, stopped, lease)
         if stopped.kind is VerdictKind.RUNNING:  # the next attempt must not meet it
-            await self._leave_session(execution, lease)
+            await self._leave_session(execution, lease, SessionLeft.UNSTOPPED)
         return await self._again(execution, lease, error, replace(stopped, kind=VerdictKind.CANCELLED))
 
-    async def _leave_session(self, execution: Execution, lease: Lease) -> None:
-        await self._executions.forget_opencode_session(execution, lease)
+    async def _leave_session(self, execution: Execution, lease: Lease, because: SessionLeft) -> None:
+        await self._executions.forget_opencode_session(execution, lease, because=because)
         await self._mappings.forget(execution.organization_id, execution.session_id)
 
     async def _act_on(self, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
@@ -297,7 +297,7 @@ class CompleteExecutions:
         execution = claimed.execution
         if isinstance(error, ForeignSessionError):
             await self._foreign.run(execution, str(execution.instance_id), error)
-            await self._leave_session(execution, lease)
+            await self._leave_session(execution, lease, SessionLeft.FOREIGN)
             reason = DeadLetterReason.PERMANENT_ERROR
             return await self._fail(execution, lease, error.code, str(error), reason, run=UNSEEN)
         log.warning("execution.check_failed", error=str(error))

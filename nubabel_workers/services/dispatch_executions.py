@@ -12,10 +12,10 @@ from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.directories import ROOM, DirectoryWaitError
 from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
-from nubabel_workers.domain.executions import EventKind, Execution, Status
+from nubabel_workers.domain.executions import EventKind, Execution, SessionLeft, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import AWAY, OWN, PACE, Placement, PlaceWait
+from nubabel_workers.domain.placement import AWAY, OWN, PACE, Placement, PlaceWait, why_left
 from nubabel_workers.domain.ports import (
     Chance,
     CircuitBreakers,
@@ -265,7 +265,10 @@ class DispatchExecutions:
             return "answered before"
         if started is None:
             try:
-                started = await self._submit_prompt.submit(execution, instance, lease, masking=claimed.masking)
+                left = await self._why_left(claimed, instance)
+                started = await self._submit_prompt.submit(
+                    execution, instance, lease, masking=claimed.masking, left=left
+                )
             except BudgetReachedError as error:
                 return await self._budgets.wait(execution, lease, error.shortage)
             except DirectoryWaitError as error:
@@ -275,6 +278,14 @@ class DispatchExecutions:
             self._hints.publish(Hint(HintTask.COMPLETE, execution.id, execution.organization_id))
         await self._progress.append(execution.organization_id, execution.id, state_event(Status.RUNNING))
         return "dispatched"
+
+    async def _why_left(self, claimed: ClaimedDispatch, instance: Instance) -> SessionLeft | None:
+        """None: its session's server is this one, or it had none."""
+        execution = claimed.execution
+        if execution.instance_id in {None, instance.id}:
+            return None
+        before = await self._instances.find(str(execution.instance_id))
+        return why_left(before, execution.organization_id, claimed.servers)
 
     async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
         if isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError):

@@ -17,7 +17,7 @@ from nubabel_workers.domain.errors import (
     TransientError,
     UncertainError,
 )
-from nubabel_workers.domain.executions import Execution
+from nubabel_workers.domain.executions import Execution, SessionLeft
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
@@ -129,22 +129,37 @@ class SubmitPrompt:
         return await self._mark_running(execution, lease, check_after_s=0)
 
     async def submit(
-        self, execution: Execution, instance: Instance, lease: Lease, *, masking: MaskingPolicy
+        self,
+        execution: Execution,
+        instance: Instance,
+        lease: Lease,
+        *,
+        masking: MaskingPolicy,
+        left: SessionLeft | None = None,
     ) -> Started:
-        """Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
+        """left: why its session's server was left, where it is another than this instance.
+
+        Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
 
         Raises PromptRefusedError when the policy lets the prompt not leave, BudgetReachedError where one of the
         organization's caps leaves no room for it, DirectoryWaitError while its directory cannot be used: it was not
         sent.
         """
         try:
-            return await self._submit(execution, instance, lease, masking)
+            return await self._submit(execution, instance, lease, masking, left)
         except ForeignSessionError as error:
             await self._foreign.run(execution, instance.id, error)
-            await self._leave_session(execution, lease)
+            await self._leave_session(execution, lease, SessionLeft.FOREIGN)
             raise
 
-    async def _submit(self, execution: Execution, instance: Instance, lease: Lease, masking: MaskingPolicy) -> Started:
+    async def _submit(
+        self,
+        execution: Execution,
+        instance: Instance,
+        lease: Lease,
+        masking: MaskingPolicy,
+        left: SessionLeft | None,
+    ) -> Started:
         server = self._servers.server(instance)
         run = await self._plan_runs.of(execution, instance.agents)
         analysis = run.analysis
@@ -157,8 +172,8 @@ class SubmitPrompt:
         outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
         gathered = gathered.noting(outgoing.notes)
         if execution.opencode_session_id is not None and execution.instance_id != instance.id:
-            log.warning("opencode.server_left", instance_id=execution.instance_id)
-            await self._leave_session(execution, lease)
+            log.warning("opencode.server_left", instance_id=execution.instance_id, because=left)
+            await self._leave_session(execution, lease, left)
         elif execution.opencode_session_id is not None:
             try:
                 known = await self._known_in(server, execution, execution.opencode_session_id)
@@ -179,7 +194,7 @@ class SubmitPrompt:
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
-                await self._leave_session(execution, lease)
+                await self._leave_session(execution, lease, SessionLeft.LOST)
                 where = await self._directories.for_new_session(instance, execution.organization_id)
         session_id = await self._new_session(server, execution, where)
         if not execution.begins_session:
@@ -189,8 +204,8 @@ class SubmitPrompt:
         plan = _Plan(session_id, message_id, analysis, gathered, outgoing, hold, run.deadline_s, where)
         return await self._post(server, execution, instance, lease, plan)
 
-    async def _leave_session(self, execution: Execution, lease: Lease) -> None:
-        await self._executions.forget_opencode_session(execution, lease)
+    async def _leave_session(self, execution: Execution, lease: Lease, because: SessionLeft | None) -> None:
+        await self._executions.forget_opencode_session(execution, lease, because=because)
         await self._mappings.forget(execution.organization_id, execution.session_id)
 
     async def _known_in(self, server: OpenCodeServer, execution: Execution, session_id: str) -> tuple[str, ...] | None:

@@ -516,8 +516,9 @@ att AS (
   FROM exe WHERE a.execution_id = exe.id AND a.ended_at IS NULL
 ),
 timeline AS (
-  INSERT INTO execution_events (organization_id, execution_id, kind)
-  SELECT organization_id, id, 'session_replaced' FROM exe
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'session_replaced',
+    jsonb_strip_nulls(jsonb_build_object('reason', %(because)s::text)) FROM exe
 )
 SELECT id FROM exe
 """

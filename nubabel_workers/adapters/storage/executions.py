@@ -31,6 +31,7 @@ from nubabel_workers.domain.executions import (
     EventKind,
     Execution,
     NewExecution,
+    SessionLeft,
     Status,
     TimelineEvent,
     Usage,
@@ -325,9 +326,9 @@ class PostgresExecutions:
         await scope.execute(sql.REQUEST_CANCEL, {"id": execution_id, "reason": reason})
         return await self.find(organization_id, execution_id)
 
-    async def forget_opencode_session(self, execution: Execution, lease: Lease) -> None:
+    async def forget_opencode_session(self, execution: Execution, lease: Lease, *, because: SessionLeft | None) -> None:
         row = await self._database.tenant(execution.organization_id).one(
-            sql.FORGET_SESSION, {"id": execution.id, "lease": lease.token}
+            sql.FORGET_SESSION, {"id": execution.id, "lease": lease.token, "because": because and because.value}
         )
         held(row)
 

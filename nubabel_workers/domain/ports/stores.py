@@ -14,6 +14,7 @@ from nubabel_workers.domain.executions import (
     Execution,
     ExecutionError,
     NewExecution,
+    SessionLeft,
     Status,
     TimelineEvent,
     Usage,
@@ -305,8 +306,8 @@ class ExecutionStore(Protocol):
         """Which of these sessions had runs of ours and have none now, nor a moment ago: session -> last execution."""
         ...
 
-    async def forget_opencode_session(self, execution: Execution, lease: Lease) -> None:
-        """The session is lost on its server: the next dispatch makes a new one."""
+    async def forget_opencode_session(self, execution: Execution, lease: Lease, *, because: SessionLeft | None) -> None:
+        """It is not gone on with: the next dispatch makes a new one. because: for the timeline; None: nobody knows."""
         ...
 
 

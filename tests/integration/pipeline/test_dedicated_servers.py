@@ -82,6 +82,31 @@ async def test_what_runs_ends_where_it_is_and_the_conversation_goes_on_in_the_ne
     assert await pipeline.statuses() == ["completed", "completed"]
     assert "Ada" in pipeline.replies(question)[1]
     assert len(own.simulator.store.sessions) == 1
+    assert await session_left(pipeline) == {"detail": {"reason": "policy"}}
+
+
+async def session_left(pipeline: Pipeline) -> dict[str, Any]:
+    return await pipeline.one("SELECT detail FROM execution_events WHERE kind = 'session_replaced'")
+
+
+async def test_a_conversation_whose_server_is_removed_is_told_apart_from_one_that_was_moved(
+    pipeline: Pipeline, own: RunningSimulator
+) -> None:
+    await add_own_server(pipeline, own)
+    await set_servers(pipeline, ServersPolicy.DEDICATED)
+    question = await pipeline.mention("my name is Ada")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await run_ends(pipeline, own)
+    await pipeline.complete()
+    await pipeline.services.instances.set_status("ins_own", "removed", only_if_idle=True, actor="tests")
+    await set_servers(pipeline, ServersPolicy.SHARED)
+    await pipeline.say("what is my name?", thread_ts=question.ts)
+    await pipeline.take_events()
+
+    await pipeline.dispatch()
+
+    assert await session_left(pipeline) == {"detail": {"reason": "removed"}}
 
 
 async def test_without_a_server_of_its_own_it_waits_and_the_timeline_says_for_what(pipeline: Pipeline) -> None:

@@ -15,7 +15,7 @@ from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.errors import LeaseLostError
-from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, Status, Usage
+from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, SessionLeft, Status, Usage
 from nubabel_workers.domain.hints import LONG_LINE
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.leases import Lease
@@ -383,12 +383,14 @@ async def test_the_lost_session_is_forgotten_and_earlier_turns_are_kept(
     second = (await claim_one(executions, lease)).execution
     assert second.opencode_session_id == "ses_oc1"
 
-    await executions.forget_opencode_session(second, lease)
+    await executions.forget_opencode_session(second, lease, because=SessionLeft.LOST)
 
     found = await executions.find(ORGANIZATION, second.id)
     assert found is not None
     assert found.opencode_session_id is None
     assert await executions.earlier_turns(second, limit=5) == [("What is 6 x 7?", "42")]
+    (replaced,) = [one for one in await executions.timeline(ORGANIZATION, second.id) if one.kind == "session_replaced"]
+    assert replaced.detail == {"reason": "lost"}
 
 
 async def test_times_come_from_the_database(executions: PostgresExecutions) -> None:

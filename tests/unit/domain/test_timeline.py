@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nubabel_workers.domain.administration import SessionWait
-from nubabel_workers.domain.executions import EventKind, TimelineEvent
+from nubabel_workers.domain.executions import EventKind, SessionLeft, TimelineEvent
 from nubabel_workers.domain.ids import ExecutionId
 from nubabel_workers.domain.timeline import Span, narrate, time_spent
 
@@ -158,10 +158,24 @@ def test_every_event_has_words_even_without_details(kind: EventKind) -> None:
         ),
         (_event(0, EventKind.ASK_REJECTED, permission="bash"), "OpenCode asked for bash: refused"),
         (_event(0, EventKind.REPLAYED, by="cli:anna"), "replayed by cli:anna"),
+        (
+            _event(0, EventKind.SESSION_REPLACED, reason="policy"),
+            "its organization's policy moved it to other servers: a new OpenCode session gets what was said before",
+        ),
+        (_event(0, EventKind.SESSION_REPLACED, reason="removed"), "its OpenCode server was taken out of use: "),
+        (_event(0, EventKind.SESSION_REPLACED), "its OpenCode session is gone or cannot be used"),
     ],
 )
 def test_details_are_put_into_words(event: TimelineEvent, words: str) -> None:
     assert narrate([event])[0].words.startswith(words)
+
+
+@pytest.mark.parametrize("why", SessionLeft)
+def test_each_reason_to_leave_a_session_has_words_of_its_own(why: SessionLeft) -> None:
+    (told,) = narrate([_event(0, EventKind.SESSION_REPLACED, reason=why.value)])
+    (untold,) = narrate([_event(0, EventKind.SESSION_REPLACED)])
+
+    assert told.words != untold.words
 
 
 def test_no_events_are_no_story() -> None:
