@@ -13,7 +13,8 @@ from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import NotFoundError
-from nubabel_workers.domain.groups import ExecutionGroup, GroupState, GroupSummary
+from nubabel_workers.domain.executions import FINAL
+from nubabel_workers.domain.groups import ExecutionGroup, GroupItem, GroupState, GroupSummary
 
 commands = typer.Typer(help="Dispatched batches: list, show, cancel.", no_args_is_help=True)
 
@@ -106,6 +107,12 @@ async def _owner(administration: Administration, batch_id: str) -> str:
     return owner
 
 
+def _why(item: GroupItem) -> str:
+    if item.error is not None:
+        return item.error.code
+    return "asked to stop" if item.cancel_requested and item.status not in FINAL else ""
+
+
 def _print(group: ExecutionGroup, now: datetime) -> None:
     took = duration(((group.finished_at or now) - group.created_at).total_seconds())
     print_line((f"{group.id}  ", "bold"), (group.state.value, styled(group.state.value)), (f"  {took}", ""))
@@ -120,10 +127,7 @@ def _print(group: ExecutionGroup, now: datetime) -> None:
     say()
     table(
         [Column("EXECUTION"), Column("STATUS"), Column("SESSION"), Column("WHY", whole=False)],
-        [
-            (item.execution_id, item.status.value, item.session_id, item.error.code if item.error else "")
-            for item in group.items
-        ],
+        [(item.execution_id, item.status.value, item.session_id, _why(item)) for item in group.items],
         empty="its executions are gone",
     )
     note("one of them: nubabel executions show EXECUTION")

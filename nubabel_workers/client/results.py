@@ -131,6 +131,7 @@ class BatchItem(_Result):
     id: str
     session_id: str
     status: Status
+    cancel_requested: bool = False
     output: str | None = None
     output_cut: bool = False
     notes: tuple[str, ...] = ()
@@ -152,6 +153,7 @@ class Batch(_Result):
     id: str
     state: str
     final: bool
+    cancel_requested: bool = False
     on_failure: str = "report"
     executions: tuple[BatchItem, ...] = ()
     created_at: datetime

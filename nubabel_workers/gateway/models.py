@@ -188,6 +188,7 @@ class BatchItemView(BaseModel):
     id: str
     session_id: str
     status: Status
+    cancel_requested: bool = Field(default=False, description="It was asked to stop, by itself or with the batch.")
     output: str | None = Field(description="The answer, in Markdown; null until there is one.")
     output_cut: bool = Field(description="true: the answer was longer than is kept.")
     notes: list[str] = Field(description="What should be known beside the answer.")
@@ -201,6 +202,7 @@ class BatchItemView(BaseModel):
             id=item.execution_id,
             session_id=item.session_id,
             status=item.status,
+            cancel_requested=item.cancel_requested,
             output=item.output,
             output_cut=item.output_cut,
             notes=list(item.notes),
@@ -216,6 +218,7 @@ class BatchView(BaseModel):
     id: str
     state: GroupState
     final: bool = Field(description="true: all have ended, and whoever is to be told is told.")
+    cancel_requested: bool = Field(default=False, description="It was asked to stop; runs have to be ended first.")
     on_failure: OnFailure
     executions: list[BatchItemView] = Field(description="In the order in which you asked.")
     created_at: datetime
@@ -227,6 +230,7 @@ class BatchView(BaseModel):
             id=group.id,
             state=group.state,
             final=group.state is not GroupState.RUNNING,
+            cancel_requested=group.cancel_reason is not None,
             on_failure=group.on_failure,
             executions=[BatchItemView.of(item) for item in group.items],
             created_at=group.created_at,

@@ -84,6 +84,19 @@ async def test_a_cancelled_batch_ends_its_queued_executions(http: httpx.AsyncCli
     assert (again.status_code, again.json()) == (200, answer.json())
 
 
+async def test_a_cancelled_batch_whose_runs_have_to_be_ended_first_says_that_it_was_asked_to_stop(
+    door: FrontDoor, http: httpx.AsyncClient
+) -> None:
+    batch = (await submitted(http)).json()
+    door.executions.move(batch["executions"][0]["id"], Status.RUNNING)
+
+    answer = (await http.post(f"/v1/batches/{batch['id']}/cancel")).json()
+
+    assert (batch["cancel_requested"], answer["cancel_requested"], answer["final"]) == (False, True, False)
+    stands = [(one["status"], one["cancel_requested"]) for one in answer["executions"]]
+    assert stands == [("running", True), ("cancelled", True)]
+
+
 async def test_one_reply_is_told_when_the_last_one_ends(door: FrontDoor, http: httpx.AsyncClient) -> None:
     door.tenants.webhook_secrets[ACME.id] = "whsec_x"
     batch = (await submitted(http, {**TWO, "callback_url": "https://a.example/hook"})).json()
