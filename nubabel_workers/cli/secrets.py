@@ -1,6 +1,7 @@
 """`nubabel keys` and `nubabel webhooks`: keys for secrets at rest, secrets that sign webhooks."""
 
 import re
+from collections.abc import Sequence
 from secrets import token_bytes
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from nubabel_workers.domain.credentials import ENTROPY_BYTES, operator_setting, 
 from nubabel_workers.domain.errors import InvalidInputError
 
 _OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
+
+_NAMED_ROWS = 5  # in a sentence
 
 keys = typer.Typer(help="Encryption keys and operators' tokens: generate, rotate.", no_args_is_help=True)
 webhooks = typer.Typer(help="Webhooks to upstream services: give an organization a new secret.", no_args_is_help=True)
@@ -60,11 +63,19 @@ def rotate(context: typer.Context, as_json: AsJson = False) -> None:
         say_json(report)
     else:
         say(f"{report.rotated} secrets re-encrypted, {report.current} were under the first key already")
-    for table, row_id in report.unreadable:
-        complain(f"{table} {row_id}: no configured key decrypts its secret; give it a new one")
     if report.unreadable:
+        complain(_words_for_unreadable(report.unreadable))
         raise typer.Exit(EXIT_FAILED)
     note("keys behind the first one are not needed any more")
+
+
+def _words_for_unreadable(unreadable: Sequence[tuple[str, str]]) -> str:
+    rows = list(dict.fromkeys(f"{table} {row_id}" for table, row_id in unreadable))
+    more = f" and {len(rows) - _NAMED_ROWS} more" if len(rows) > _NAMED_ROWS else ""
+    return (
+        f"{len(unreadable)} secrets were encrypted with a key that is not in NUBABEL_ENCRYPTION_KEYS: put that key"
+        f" back, behind the first, and rotate again. They are of {', '.join(rows[:_NAMED_ROWS])}{more}"
+    )
 
 
 @webhooks.command()

@@ -87,6 +87,8 @@ def _wired(
     access = PostgresAccess(database, cipher)
     workspaces = PostgresWorkspaces(database, cipher)
     audit = PostgresAuditTrail(database)
+    secrets_at_rest = PostgresKeyRotation(database, cipher)
+    keys = ManageKeys(secrets_at_rest, secrets_at_rest, audit)
     instances = ManageInstances(
         services.instances,
         services.instances,
@@ -116,7 +118,7 @@ def _wired(
         workspaces=manage_workspaces(services),
         tokens=ManageTokens(access, chance, secrets.token_bytes),
         submit_keys=ManageSubmitKeys(access, chance, secrets.token_bytes),
-        keys=ManageKeys(PostgresKeyRotation(database, cipher), audit),
+        keys=keys,
         instances=instances,
         unserved=find_unserved,
         callback_keys=ManageCallbackKeys(services.instances, secrets.token_bytes),
@@ -125,7 +127,7 @@ def _wired(
         usage=ReadUsage(PostgresUsageReports(database), services.clock),
         budgets=services.keep_budgets,
         health=CheckHealth(
-            _probes(services, broker, limits),
+            _probes(services, broker, limits, keys),
             frozenset({_POSTGRESQL, _SCHEMA}),
             services.instances,
             instances,
@@ -184,7 +186,7 @@ def _installation_links(services: Services, stack: AsyncExitStack) -> Installati
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 
-def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> list[Probe]:
+def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits, keys: ManageKeys) -> list[Probe]:
     database = PostgresReadiness(services.database)
     queues = BrokerQueues(broker, list(QueueName))
 
@@ -232,6 +234,12 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits) -> 
             "plans",
             plans_known,
             "describe them in the file that NUBABEL_PLANS_FILE names, or: nubabel orgs set-policy ORG --plan PLAN",
+            needs=_SCHEMA,
+        ),
+        Probe(
+            "encryption keys",
+            keys.check,
+            "put that key back, behind the first, and restart; then: nubabel keys rotate",
             needs=_SCHEMA,
         ),
         Probe(_BROKER, broker_answers, start.format("NUBABEL_BROKER_URL")),

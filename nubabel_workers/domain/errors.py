@@ -11,6 +11,7 @@ NubabelError
     InvalidInputError     what somebody sent does not fit; the message says what to change
     NotFoundError         the thing named does not exist (or belongs to another organization)
     CredentialsError      a token or password was refused; an administrator must act
+      SecretUnreadableError  stored here, encrypted with a key that this process was not given
     PromptRefusedError    the organization's policy lets nothing like that leave; the caller is told what kind
     ForeignSessionError   OpenCode gave us what belongs to another: nothing of it is used, and somebody is told
   UncertainError          sent, no clear answer: look before repeating
@@ -76,6 +77,13 @@ class CredentialsError(PermanentError):
 
     def __init__(self, message: str, *, code: str = "credentials_refused") -> None:
         super().__init__(message, code=code)
+
+
+class SecretUnreadableError(CredentialsError):
+    """A stored secret was encrypted with a key that is not configured; the secret itself may well be good."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="secret_unreadable")
 
 
 class PromptRefusedError(PermanentError):

@@ -155,6 +155,7 @@ class Instance:
     password: SecretStr | None
     directory: str | None = None  # where its sessions live; None is the server's own working directory
     organization_id: OrganizationId | None = None  # dedicated to this one; None is shared
+    unreadable: bool = False  # the stored password: it was encrypted with a key that this process was not given
     status: str = "active"  # active, draining, removed
     capacity_runs: int = 50
     submits_per_second: int = 20

@@ -7,7 +7,7 @@ from functools import partial
 
 from nubabel_workers.domain.administration import WorkspaceSummary
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
-from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError
+from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError, SecretUnreadableError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
 from nubabel_workers.domain.tenants import Instance, ServersPolicy
@@ -111,6 +111,8 @@ class CheckHealth:
             detail, ok = f"no answer within {self._timeout_s:g} s", False
         except _UnfitError as error:
             detail, ok, advice = str(error), False, error.advice
+        except SecretUnreadableError:  # what to do about it is told once, by the probe of the keys
+            detail, ok, advice = "not looked at: its stored secret cannot be decrypted", False, ""
         except NubabelError as error:
             detail, ok = str(error), False
         latency_ms = (self._clock.monotonic() - started) * 1000
@@ -127,6 +129,8 @@ class CheckHealth:
         out_of_use = f"; to take it out of use: nubabel instances drain {instance.id}"
 
         async def check() -> str:
+            if instance.unreadable:
+                raise SecretUnreadableError(instance.health_detail)
             found = await self._manage_instances.look_at(instance)
             breaker = "" if gate.lets_all else f"; circuit breaker {gate.words}"
             if found.problem is not None:
@@ -139,8 +143,11 @@ class CheckHealth:
 
     async def _unserved_probes(self) -> list[Probe]:
         """None where every organization has a server. Looked for after the servers: they were seen just now."""
+        instances = await self._instances.loads()
+        if any(instance.unreadable for instance in instances):
+            return []  # they may serve: what is missing is a key, not a server
         found = await self._find_unserved.all()
-        if not any(one.status == "active" for one in await self._instances.loads()):
+        if not any(one.status == "active" for one in instances):
             found = [one for one in found if one.servers is ServersPolicy.DEDICATED]  # the others are told of by then
         return [Probe(one.name, partial(_nobody_serves, one), one.advice) for one in found]
 

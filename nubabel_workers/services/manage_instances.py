@@ -182,6 +182,8 @@ class ManageInstances:
         )
 
     async def _ask(self, instance: Instance) -> InstanceCheck:
+        if instance.unreadable:  # without its password the server would only refuse us
+            return InstanceCheck(instance, problem=instance.health_detail, advice=_advice_without_key(instance))
         server = self._servers.server(instance)
         try:
             version = await server.version()
@@ -205,6 +207,13 @@ class ManageInstances:
         if instance is None:
             raise NotFoundError(f"there is no OpenCode server {instance_id!r}; `nubabel instances list` shows them")
         return instance
+
+
+def _advice_without_key(instance: Instance) -> str:
+    return (
+        "put the key back into NUBABEL_ENCRYPTION_KEYS, behind the first; only if it is lost, give the password again: "
+        f"nubabel instances set {instance.id} --password-stdin"
+    )
 
 
 def _advice_after(error: NubabelError, instance: Instance) -> str:

@@ -391,6 +391,10 @@ class FakeRotation:
     async def rotate(self) -> RotationReport:
         return self.report
 
+    async def readable(self) -> tuple[int, int]:
+        good = self.report.rotated + self.report.current
+        return good, good + len(self.report.unreadable)
+
 
 @dataclass
 class FakeDeadLetterRegistry:

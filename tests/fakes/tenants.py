@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from nubabel_workers.domain.credentials import hash_token, service_token_text
+from nubabel_workers.domain.errors import SecretUnreadableError
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId
 from nubabel_workers.domain.ports import TenantStore
 from nubabel_workers.domain.tenants import Organization, ServiceToken, SubmitKey, Workspace
@@ -19,6 +20,7 @@ class FakeTenants(TenantStore):
     submit_keys: dict[str, SubmitKey] = field(default_factory=dict)
     webhook_secrets: dict[str, str] = field(default_factory=dict)
     nonces: set[tuple[str, str]] = field(default_factory=set)
+    unreadable_workspaces: set[str] = field(default_factory=set)
 
     def add_organization(self, organization: Organization) -> Organization:
         self.organizations[organization.id] = organization
@@ -41,6 +43,8 @@ class FakeTenants(TenantStore):
         return self.organizations.get(organization_id)
 
     async def workspace(self, organization_id: str, workspace_id: str, *, afresh: bool = False) -> Workspace | None:
+        if workspace_id in self.unreadable_workspaces:
+            raise SecretUnreadableError("a stored bot-token cannot be decrypted")
         found = self.workspaces.get(workspace_id)
         return found if found is not None and found.organization_id == organization_id else None
 

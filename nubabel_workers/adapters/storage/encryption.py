@@ -7,7 +7,7 @@ from enum import StrEnum
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
 
-from nubabel_workers.domain.errors import CredentialsError, InvalidInputError
+from nubabel_workers.domain.errors import CredentialsError, InvalidInputError, SecretUnreadableError
 
 _END_OF_BINDING = b"\0"
 
@@ -51,13 +51,13 @@ class TokenCipher:
         return self._first.encrypt(_binding(purpose, owner) + secret.get_secret_value().encode())
 
     def decrypt(self, sealed: bytes, purpose: SecretPurpose, *owner: str) -> SecretStr:
-        """Raises CredentialsError when no key fits or when the secret was stored for something else."""
+        """Raises SecretUnreadableError when no key fits, CredentialsError when it was stored for something else."""
         try:
             plain = self._any.decrypt(sealed)
         except InvalidToken:
-            raise CredentialsError(
-                f"a stored {purpose} cannot be decrypted: the key it was encrypted with is not configured any more",
-                code="secret_unreadable",
+            raise SecretUnreadableError(
+                f"a stored {purpose} cannot be decrypted: it was encrypted with a key that is not in"
+                " NUBABEL_ENCRYPTION_KEYS; put that key back"
             ) from None
         binding = _binding(purpose, owner)
         if not plain.startswith(binding):
@@ -72,6 +72,14 @@ class TokenCipher:
         """Whether the first key was used, so that rotation has nothing to do."""
         try:
             self._first.extract_timestamp(sealed)
+        except InvalidToken:
+            return False
+        return True
+
+    def fits(self, sealed: bytes) -> bool:
+        """Whether one of the keys decrypts it."""
+        try:
+            self._any.decrypt(sealed)
         except InvalidToken:
             return False
         return True

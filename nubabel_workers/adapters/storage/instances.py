@@ -356,7 +356,7 @@ class PostgresInstances:
             password = self._open(row["id"], row["password"])
         except CredentialsError as error:
             log.error("instance.password_unreadable", instance_id=row["id"], error=str(error))  # noqa: TRY400 - known
-            row = {**row, "healthy": False, "health_detail": str(error)}
+            row = {**row, "healthy": False, "health_detail": str(error), "unreadable": True}
         return Instance(
             **{
                 **row,

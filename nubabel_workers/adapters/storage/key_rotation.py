@@ -21,8 +21,11 @@ SECRET_COLUMNS = (
 )
 
 
+_LOOKED_AT = 500  # secrets of a column: a key that is missing is missing for many
+
+
 class PostgresKeyRotation:
-    """KeyRotation. Repeating it is harmless: what is under the first key already is left alone."""
+    """KeyRotation and StoredSecrets. Repeating it is harmless: what is under the first key already is left alone."""
 
     def __init__(self, database: Database, cipher: TokenCipher, *, batch: int = 200) -> None:
         self._database = database
@@ -34,6 +37,23 @@ class PostgresKeyRotation:
         for table, column in SECRET_COLUMNS:
             report = report + await self._rotate_column(table, column)
         return report
+
+    async def readable(self) -> tuple[int, int]:
+        found = [
+            self._cipher.fits(row["sealed"])
+            for table, column in SECRET_COLUMNS
+            for row in await self._newest_rows(table, column)
+        ]
+        return sum(found), len(found)
+
+    async def _newest_rows(self, table: str, column: str) -> list[dict[str, Any]]:
+        return await self._database.system().all(
+            f"""
+            SELECT {column} AS sealed FROM {table}
+            WHERE length({column}) > 0 ORDER BY id DESC LIMIT %(limit)s
+            """,
+            {"limit": _LOOKED_AT},
+        )
 
     async def _rotate_column(self, table: str, column: str) -> RotationReport:
         report, after = RotationReport(), ""

@@ -241,6 +241,12 @@ class KeyRotation(Protocol):
     async def rotate(self) -> RotationReport: ...
 
 
+class StoredSecrets(Protocol):
+    async def readable(self) -> tuple[int, int]:
+        """How many stored secrets the configured keys decrypt, of how many looked at: the newest of each kind."""
+        ...
+
+
 class RestoreMarks(Protocol):
     async def mark(self, *, actor: str) -> RestoreReport:
         """Put what the restored rows would tell in doubt: it may have been told after the backup."""

@@ -111,6 +111,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     ports.AnswerMemory: "a cache, which may forget: tests/integration/pipeline/test_reuse.py",
     ports.GroupStore: "tests/integration/pipeline/test_dispatched_batches.py: dies before and after each of its calls",
     administration.GroupReports: "reads and changes nothing",
+    administration.StoredSecrets: "reads and changes nothing",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 

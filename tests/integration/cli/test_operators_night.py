@@ -198,3 +198,20 @@ def test_a_broker_that_is_away_stops_no_request(acme: Shell) -> None:
 
     assert accepted.exit_code == 0  # stored; the scheduler publishes the hint later
     assert "the broker cannot be reached" in acme.type("doctor").stdout
+
+
+def test_a_key_that_is_missing_is_told_once_and_nothing_else_is_blamed(acme: Shell) -> None:
+    acme.type("instances", "add", "http://127.0.0.1:9", "--password-stdin", typed="pw\n")
+    right = acme.environment["NUBABEL_ENCRYPTION_KEYS"]
+    acme.environment["NUBABEL_ENCRYPTION_KEYS"] = acme.type("keys", "generate").stdout.strip()
+
+    told = acme.type("doctor").stdout
+    rotated = acme.type("keys", "rotate")
+
+    assert "1 of 1 stored secrets were encrypted with a key that is not in NUBABEL_ENCRYPTION_KEYS" in told
+    assert told.count("put that key back") == 1
+    assert "not looked at: its stored secret cannot be decrypted" in told
+    assert "password" not in told
+    assert (rotated.exit_code, rotated.stderr.count("put that key back")) == (1, 1)
+    acme.environment["NUBABEL_ENCRYPTION_KEYS"] += f",{right}"
+    assert acme.json("keys", "rotate")["rotated"] == 1

@@ -142,7 +142,8 @@ async def test_a_server_whose_password_is_unreadable_is_unfit_and_spares_the_oth
     found = {one.id: one for one in await instances.loads()}
 
     assert (found[InstanceId("ins_1")].healthy, found[InstanceId("ins_1")].password) == (False, None)
-    assert "cannot be decrypted" in found[InstanceId("ins_1")].health_detail
+    assert found[InstanceId("ins_1")].unreadable
+    assert "not in NUBABEL_ENCRYPTION_KEYS; put that key back" in found[InstanceId("ins_1")].health_detail
     assert found[InstanceId("ins_2")].healthy
 
 

@@ -89,6 +89,18 @@ async def test_a_secret_of_a_lost_key_is_named_and_does_not_stop_the_others(data
     assert report == RotationReport(rotated=9, current=0, unreadable=(("organizations", "org_lost"),))
 
 
+async def test_it_is_counted_how_many_secrets_the_keys_decrypt(database: Database) -> None:
+    lost, new = generate_key(), generate_key()
+    await _store_secrets(database, TokenCipher([lost]))
+    await add_organization(database, "org_new")
+    await PostgresOrganizations(database, TokenCipher([new])).set_webhook_secret(
+        "org_new", SecretStr("whsec_x"), actor="t"
+    )
+
+    assert await PostgresKeyRotation(database, TokenCipher([new])).readable() == (1, 10)
+    assert await PostgresKeyRotation(database, TokenCipher([new, lost])).readable() == (10, 10)
+
+
 async def test_the_forgotten_token_of_an_ended_workspace_is_passed_over(database: Database) -> None:
     old, new = generate_key(), generate_key()
     await _store_secrets(database, TokenCipher([old]))

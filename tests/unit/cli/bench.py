@@ -259,7 +259,7 @@ class Bench:
             workspaces=ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
             tokens=ManageTokens(self.access, self.chance, bytes),
             submit_keys=ManageSubmitKeys(self.access, self.chance, bytes),
-            keys=ManageKeys(self.rotation, self.audit),
+            keys=ManageKeys(self.rotation, self.rotation, self.audit),
             instances=instances,
             unserved=find_unserved,
             callback_keys=ManageCallbackKeys(self.instances, secrets.token_bytes),

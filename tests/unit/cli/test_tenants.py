@@ -279,9 +279,14 @@ def test_a_rotation_counts_what_it_did(bench: Bench) -> None:
 
 
 def test_a_rotation_that_could_not_read_a_secret_fails_and_names_it(bench: Bench) -> None:
-    bench.rotation.report = RotationReport(rotated=1, unreadable=(("workspaces", "wsp_1"),))
+    unreadable = (("workspaces", "wsp_1"), *(("instances", f"ins_{number}") for number in range(8)))
+    bench.rotation.report = RotationReport(rotated=1, unreadable=unreadable)
 
     result = bench.type("keys", "rotate")
 
     assert result.exit_code == 1
-    assert "workspaces wsp_1" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "9 secrets were encrypted with a key that is not in NUBABEL_ENCRYPTION_KEYS: put" in result.stderr
+    assert "workspaces wsp_1, instances ins_0" in result.stderr
+    assert "and 4 more" in result.stderr
+    assert "new one" not in result.stderr

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 from pydantic import SecretStr
 
+from nubabel_workers.domain.administration import RotationReport
 from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId, WorkspaceId
@@ -15,10 +16,13 @@ from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy
 from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
 from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_instances import ManageInstances
+from nubabel_workers.services.manage_keys import ManageKeys
 from tests.fakes.administration import (
+    FakeAudit,
     FakeBot,
     FakeInstances,
     FakeOrganizations,
+    FakeRotation,
     FakeSlackIdentity,
     FakeWorkspaces,
 )
@@ -134,6 +138,27 @@ async def test_a_strained_server_is_told_with_what_is_wrong_and_what_to_do(bench
 
     assert (found.ok, found.detail) == (False, "its events come 14 s late")
     assert "start the server at http://oc anew" in found.advice
+
+
+async def test_what_a_missing_key_hides_is_not_blamed_on_others(bench: Bench) -> None:
+    rotation = FakeRotation(RotationReport(current=2, unreadable=(("instances", "ins_1"), ("workspaces", "wsp_1"))))
+    bench.probes = [Probe("encryption keys", ManageKeys(rotation, rotation, FakeAudit()).check, "put that key back")]
+    bench.add_instance()
+    bench.instances.rows["ins_1"] = replace(
+        bench.instances.rows["ins_1"], unreadable=True, healthy=False, health_detail="cannot be decrypted"
+    )
+    await bench.add_workspace()
+    bench.tenants.unreadable_workspaces.add("wsp_1")
+
+    found = await bench.run()
+
+    keys = found.pop("encryption keys")
+    assert keys.detail == "2 of 4 stored secrets were encrypted with a key that is not in NUBABEL_ENCRYPTION_KEYS"
+    assert keys.advice == "put that key back"
+    assert {(one.name, one.detail, one.advice) for one in found.values()} == {
+        ("OpenCode ins_1", "not looked at: its stored secret cannot be decrypted", ""),
+        ("Slack Acme", "not looked at: its stored secret cannot be decrypted", ""),
+    }
 
 
 async def test_an_open_circuit_breaker_is_told(bench: Bench) -> None:
