@@ -25,34 +25,53 @@ class PromptFile:
         return f"data:{self.mime_type};base64,{base64.b64encode(self.content).decode()}"
 
 
-def thread_context(messages: Sequence[ThreadMessage]) -> str:
-    """Earlier messages as one block; the newest are kept when there is too much. Empty for no messages."""
+@dataclass(frozen=True)
+class ThreadContext:
+    """newest, left_out: how many messages stand after the root, and how many are missing between them and it."""
+
+    text: str
+    newest: int = 0
+    left_out: int = 0
+
+
+def thread_context(messages: Sequence[ThreadMessage], *, newest_unread: bool = False) -> ThreadContext:
+    """Earlier messages as one block: the root, which says what it is about, and the newest that fit. Empty for none.
+
+    newest_unread: those after the messages could not be read.
+    """
     lines = [
         f"<{message.user or 'unknown'}{' (bot)' if message.is_bot else ''}> {_shortened(message.text)}"
         for message in messages
     ]
-    return _block(_THREAD_HEAD, lines)
+    if not lines:
+        return ThreadContext("")
+    root, *replies = lines
+    kept = _newest(replies, room=_MAX_CONTEXT_CHARACTERS - len(root))
+    left_out = len(replies) - len(kept)
+    gap = [f"({left_out} messages left out here)"] if left_out else []
+    end = ["(newer messages could not be read)"] if newest_unread else []
+    return ThreadContext("\n".join([_THREAD_HEAD, root, *gap, *kept, *end]), newest=len(kept), left_out=left_out)
 
 
 def earlier_turns(turns: Sequence[tuple[str, str]]) -> str:
     """(question, answer) pairs of a session that was lost on its server. Empty for no turns."""
     lines = [f"User: {_shortened(question)}\nAssistant: {_shortened(answer)}" for question, answer in turns]
-    return _block(_TURNS_HEAD, lines)
+    kept = _newest(lines, room=_MAX_CONTEXT_CHARACTERS)
+    if not kept:
+        return ""
+    left_out = len(lines) - len(kept)
+    gap = [f"({left_out} older left out)"] if left_out else []
+    return "\n".join([_TURNS_HEAD, *gap, *kept])
 
 
-def _block(head: str, lines: Sequence[str]) -> str:
+def _newest(lines: Sequence[str], *, room: int) -> list[str]:
     kept: list[str] = []
-    room = _MAX_CONTEXT_CHARACTERS
     for line in reversed(lines):
         if len(line) > room:
             break
         kept.append(line)
         room -= len(line)
-    if not kept:
-        return ""
-    omitted = len(lines) - len(kept)
-    head = f"{head}\n({omitted} older left out)" if omitted else head
-    return "\n".join([head, *reversed(kept)])
+    return kept[::-1]
 
 
 def _shortened(text: str) -> str:

@@ -89,10 +89,10 @@ class ThreadMessage:
 
 @dataclass(frozen=True, slots=True)
 class ThreadExcerpt:
-    """What one read of a thread brought, oldest first; more_unread: Slack has more than its quota let us see."""
+    """What one read of a thread brought, oldest first. next_cursor: where the newer ones begin, None at the end."""
 
     messages: tuple[ThreadMessage, ...]
-    more_unread: bool
+    next_cursor: str | None = None
 
 
 _MESSAGE_KINDS = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})

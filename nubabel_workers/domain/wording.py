@@ -111,9 +111,17 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.ENGLISH: "I could not read the earlier messages of this thread (Slack's limit).",
         Language.KOREAN: "Slack 제한 때문에 이 스레드의 이전 메시지를 읽지 못했습니다.",
     },
-    "context_partly_read": {
-        Language.ENGLISH: "I read only a part of this thread's earlier messages.",
-        Language.KOREAN: "이 스레드의 이전 메시지 중 일부만 읽었습니다.",
+    "context_newest_unread": {
+        Language.ENGLISH: "Of this thread I could read only the first {read} messages, not the newest ones before your "
+        "question (Slack's limit). If they matter, please repeat them in a question.",
+        Language.KOREAN: "Slack 제한 때문에 이 스레드의 처음 메시지 {read}개만 읽었고, 질문 직전의 최신 메시지는 "
+        "읽지 못했습니다. 필요한 내용이면 질문에 다시 적어 주세요.",
+    },
+    "context_left_out": {
+        Language.ENGLISH: "Of this long thread I took in its first message and the newest {newest}, without the "
+        "{left_out} between them.",
+        Language.KOREAN: "긴 스레드여서 첫 메시지와 최신 메시지 {newest}개만 참고했고, 그 사이의 {left_out}개는 "
+        "제외했습니다.",
     },
     "files_left_out": {
         Language.ENGLISH: "Not read: {names}.",

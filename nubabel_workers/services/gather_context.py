@@ -11,11 +11,13 @@ from nubabel_workers.domain.executions import Attachment, Execution
 from nubabel_workers.domain.notifications import SlackTarget, reply_target, slack_read_quota
 from nubabel_workers.domain.ports import Messenger, TenantStore, Throttle
 from nubabel_workers.domain.prompts import PromptFile, thread_context
-from nubabel_workers.domain.slack_events import ThreadExcerpt
+from nubabel_workers.domain.slack_events import ThreadExcerpt, ThreadMessage
 from nubabel_workers.domain.tenants import Workspace
 from nubabel_workers.domain.wording import Language, language_of, say
 
 log = structlog.get_logger(__name__)
+
+_MAX_PAGES = 10  # of one thread: calls of a quota that everybody in the workspace shares, and time of the run's begin
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,23 @@ class GatherContext:
     async def _read_thread(
         self, workspace: Workspace, target: SlackTarget, language: Language
     ) -> tuple[str, list[str]]:
-        history = await self._history(workspace, target)
-        if history is None:
+        """Pages come oldest first, and the newest matter most: read to the end, or say that they are missing."""
+        messages: list[ThreadMessage] = []
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            page = await self._page(workspace, target, cursor)
+            if page is None:
+                break
+            messages += page.messages
+            cursor = page.next_cursor
+            if cursor is None:
+                return _whole(messages, language)
+        if not messages:
             return "", [say("context_unread", language)]
-        notes = [say("context_partly_read", language)] if history.more_unread else []
-        return thread_context(history.messages), notes
+        note = say("context_newest_unread", language, read=str(len(messages)))
+        return thread_context(messages, newest_unread=True).text, [note]
 
-    async def _history(self, workspace: Workspace, target: SlackTarget) -> ThreadExcerpt | None:
+    async def _page(self, workspace: Workspace, target: SlackTarget, cursor: str | None) -> ThreadExcerpt | None:
         quota = slack_read_quota(workspace.organization_id, target)
         if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
             log.info("slack.thread_not_read", reason="quota")
@@ -89,6 +101,7 @@ class GatherContext:
                 thread_ts=target.thread_ts,
                 before_ts=target.message_ts,
                 limit=self._limits.read_page,
+                cursor=cursor,
             )
         except NubabelError as error:
             log.info("slack.thread_not_read", reason=str(error))
@@ -116,6 +129,14 @@ class GatherContext:
             log.info("slack.file_not_read", reason=str(error))
             return None
         return PromptFile(attachment.name, attachment.mime_type or "application/octet-stream", content)
+
+
+def _whole(messages: Sequence[ThreadMessage], language: Language) -> tuple[str, list[str]]:
+    context = thread_context(messages)
+    if not context.left_out:
+        return context.text, []
+    counts = {"newest": str(context.newest), "left_out": str(context.left_out)}
+    return context.text, [say("context_left_out", language, **counts)]
 
 
 def _remembered(execution: Execution) -> tuple[str, list[str]]:

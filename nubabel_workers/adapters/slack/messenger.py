@@ -161,13 +161,23 @@ class SlackMessenger:
         return None
 
     async def thread_messages(
-        self, token: SecretStr, *, channel: str, thread_ts: str, limit: int, before_ts: str | None = None
+        self,
+        token: SecretStr,
+        *,
+        channel: str,
+        thread_ts: str,
+        limit: int,
+        before_ts: str | None = None,
+        cursor: str | None = None,
     ) -> ThreadExcerpt:
-        """The thread's root and what follows it, at most limit messages; one call of the read quota.
+        """A page of the thread, at most limit messages, oldest first, its root on the first page only.
 
-        before_ts: leave out that message and later ones (the mention that asks has its own place).
+        before_ts: leave out that message and later ones (the mention that asks has its own place). Slack has no way to
+        ask for the newest page, so whoever wants it follows the cursors.
+        Source: https://docs.slack.dev/reference/methods/conversations.replies
         """
-        answer = await self._read_thread(token, channel, thread_ts, latest=before_ts, inclusive=False, limit=limit)
+        bounds = {"latest": before_ts, "inclusive": False, "limit": limit, "cursor": cursor}
+        answer = await self._read_thread(token, channel, thread_ts, **bounds)
         messages = tuple(
             ThreadMessage(
                 user=_text(message.get("user")) or _text(message.get("bot_id")),
@@ -177,9 +187,11 @@ class SlackMessenger:
                 files=files_of(message),
             )
             for message in _messages(answer)
-            if message.get("subtype") in _SPOKEN_SUBTYPES and message.get("ts") != before_ts
+            if message.get("subtype") in _SPOKEN_SUBTYPES
+            and message.get("ts") != before_ts
+            and not (cursor and message.get("ts") == thread_ts)
         )
-        return ThreadExcerpt(messages=messages, more_unread=answer.get("has_more") is True)
+        return ThreadExcerpt(messages, next_cursor=_next_cursor(answer))
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes:
         """The content of an attached file. Our token only travels to Slack's own hosts, and never along a redirect.
@@ -312,6 +324,13 @@ def _actions(button: Button) -> dict[str, Any]:
         "text": {"type": "plain_text", "text": button.label},
     }
     return {"type": "actions", "elements": [element]}
+
+
+def _next_cursor(answer: Mapping[str, Any]) -> str | None:
+    """None at the end, of which Slack says so in two ways."""
+    told = answer.get("response_metadata")
+    cursor = _text(told.get("next_cursor")) if isinstance(told, dict) else ""
+    return cursor if cursor and answer.get("has_more") is True else None
 
 
 def _messages(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

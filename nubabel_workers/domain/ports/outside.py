@@ -137,8 +137,17 @@ class Messenger(Protocol):
     ) -> str | None: ...
 
     async def thread_messages(
-        self, token: SecretStr, *, channel: str, thread_ts: str, limit: int, before_ts: str | None = None
-    ) -> ThreadExcerpt: ...
+        self,
+        token: SecretStr,
+        *,
+        channel: str,
+        thread_ts: str,
+        limit: int,
+        before_ts: str | None = None,
+        cursor: str | None = None,
+    ) -> ThreadExcerpt:
+        """One page of a thread: the oldest, its root first, or the one at the cursor. One call of the read quota."""
+        ...
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...
 

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import web
@@ -172,7 +172,11 @@ class WebApi:
         return {}
 
     def _replies(self, workspace: Workspace, args: Json) -> Json:
-        """Oldest first; the root comes whatever `oldest` says, as it does at Slack."""
+        """Oldest first, a page at a time. The root comes first on every page, whatever `oldest` and `cursor` say.
+
+        Source: https://docs.slack.dev/reference/methods/conversations.replies; of the root, what exporters of whole
+        threads found.
+        """
         channel = self._world.channel(workspace, str(args.get("channel")))
         wait_s = self._limiter.take(("read", workspace.team_id), _per_second(self._limits.reads_per_minute))
         if wait_s is not None:
@@ -188,14 +192,17 @@ class WebApi:
             if (position == 0 or _after_ts(message.ts, oldest, inclusive=inclusive))
             and (message.ts < latest or (inclusive and message.ts == latest))
         ]
-        limit = min(int(args.get("limit") or _DEFAULT_PAGE), self._limits.max_messages_per_read)
+        limit = max(2, min(int(args.get("limit") or _DEFAULT_PAGE), self._limits.max_messages_per_read))
+        page, rest = _page(chosen, limit=limit, cursor=args.get("cursor"))
         with_metadata = _true(args.get("include_all_metadata"))
         shown = [
             message.wire(workspace.team_id)
             | ({"metadata": message.metadata} if with_metadata and message.metadata else {})
-            for message in chosen[:limit]
+            for message in page
         ]
-        return {"messages": shown, "has_more": len(chosen) > limit}
+        shown[0] |= {"reply_count": len(thread) - 1} if len(thread) > 1 and page[0] is thread[0] else {}
+        more = {"response_metadata": {"next_cursor": _cursor(rest[0].ts)}} if rest else {}
+        return {"messages": shown, "has_more": bool(rest)} | more
 
     def _open_connection(self, request: web.Request, token: str | None) -> Json:
         if token != self._app_token:
@@ -310,6 +317,21 @@ def _team_of(world: SlackWorld, token: str | None) -> str:
         return world.authorized(token).team_id
     except ApiError:
         return ""
+
+
+def _page(chosen: Sequence[Message], *, limit: int, cursor: str | None) -> tuple[Sequence[Message], Sequence[Message]]:
+    """What one answer shows, and what is left for those after it."""
+    root, replies = chosen[:1], chosen[1:]
+    if cursor:
+        begins = [position for position, message in enumerate(replies) if _cursor(message.ts) == cursor]
+        if not begins:
+            raise ApiError("invalid_cursor")
+        replies = replies[begins[0] :]
+    return [*root, *replies[: limit - 1]], replies[limit - 1 :]
+
+
+def _cursor(ts: str) -> str:
+    return base64.b64encode(f"next_ts:{ts}".encode()).decode()
 
 
 def _after_ts(ts: str, oldest: str, *, inclusive: bool) -> bool:

@@ -340,28 +340,24 @@ async def test_two_tenants_with_the_same_channel_id_stay_apart(
         assert [slack.workspace(team).channels[CHANNEL].messages[ts].body for ts in replies] == [f"for {team}"]
 
 
-async def test_thread_is_read_up_to_the_limit_and_says_what_was_left(
+async def test_a_thread_is_read_page_by_page_each_message_once(
     slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr
 ) -> None:
     root = slack.say("the &lt;root&gt;", files=[{"name": "a.csv", "content": "1,2"}])
-    replies = [slack.say(f"reply {number}", thread_ts=root.ts) for number in range(5)]
+    replies = [slack.say(f"reply {number}", thread_ts=root.ts) for number in range(4)]
     await post(messenger, token, root, markdown="an answer")
+    read = {"channel": CHANNEL, "thread_ts": root.ts}
 
-    some = await messenger.thread_messages(token, channel=CHANNEL, thread_ts=root.ts, limit=3)
-    before = await messenger.thread_messages(
-        token, channel=CHANNEL, thread_ts=root.ts, limit=50, before_ts=replies[2].ts
-    )
-    everything = await messenger.thread_messages(token, channel=CHANNEL, thread_ts=root.ts, limit=50)
+    first = await messenger.thread_messages(token, **read, limit=3)
+    second = await messenger.thread_messages(token, **read, limit=3, cursor=first.next_cursor)
+    last = await messenger.thread_messages(token, **read, limit=3, cursor=second.next_cursor)
+    before = await messenger.thread_messages(token, **read, limit=50, before_ts=replies[2].ts)
 
-    assert [message.text for message in some.messages] == ["the <root>", "reply 0", "reply 1"]
-    assert some.more_unread
-    assert some.messages[0].files[0].name == "a.csv"
+    pages = [[message.text for message in page.messages] for page in (first, second, last)]
+    assert pages == [["the <root>", "reply 0", "reply 1"], ["reply 2", "reply 3"], ["an answer"]]
+    assert first.messages[0].files[0].name == "a.csv"
+    assert (last.messages[-1].is_bot, last.next_cursor) == (True, None)
     assert [message.text for message in before.messages] == ["the <root>", "reply 0", "reply 1"]
-    assert (everything.messages[-1].text, everything.messages[-1].is_bot, everything.more_unread) == (
-        "an answer",
-        True,
-        False,
-    )
 
 
 async def test_identity_of_a_token(slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr) -> None:

@@ -147,6 +147,32 @@ async def test_read_quota_limits_calls_and_messages(http: aiohttp.ClientSession)
     assert (len(page["messages"]), page["has_more"], status) == (15, True, 429)
 
 
+async def test_a_thread_is_paged_oldest_first_its_root_on_every_page(http: aiohttp.ClientSession) -> None:
+    async with SlackSimulator() as slack:
+        root = slack.say("root")
+        for number in range(5):
+            slack.say(f"reply {number}", thread_ts=root.ts)
+        read = {"channel": CHANNEL, "ts": root.ts, "limit": 3}
+        _, first = await call(http, slack, "conversations.replies", **read)
+        _, second = await call(
+            http, slack, "conversations.replies", **read, cursor=first["response_metadata"]["next_cursor"]
+        )
+        _, last = await call(
+            http, slack, "conversations.replies", **read, cursor=second["response_metadata"]["next_cursor"]
+        )
+        _, refused = await call(http, slack, "conversations.replies", **read, cursor="of nobody")
+
+    assert [[message["text"] for message in page["messages"]] for page in (first, second, last)] == [
+        ["root", "reply 0", "reply 1"],
+        ["root", "reply 2", "reply 3"],
+        ["root", "reply 4"],
+    ]
+    assert first["messages"][0]["reply_count"] == 5
+    assert [page["has_more"] for page in (first, second, last)] == [True, True, False]
+    assert "response_metadata" not in last
+    assert refused["error"] == "invalid_cursor"
+
+
 def markdown(chars: int) -> list[dict[str, str]]:
     return [{"type": "markdown", "text": "x" * chars}]
 

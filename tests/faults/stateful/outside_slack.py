@@ -118,9 +118,16 @@ class FakeMessenger:
         return next((message.ts for message in found if message.ts > oldest), None)
 
     async def thread_messages(
-        self, token: SecretStr, *, channel: str, thread_ts: str, limit: int, before_ts: str | None = None
+        self,
+        token: SecretStr,
+        *,
+        channel: str,
+        thread_ts: str,
+        limit: int,
+        before_ts: str | None = None,
+        cursor: str | None = None,
     ) -> ThreadExcerpt:
-        return ThreadExcerpt((), more_unread=False)
+        return ThreadExcerpt(())
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes:
         raise UnavailableError("no files here")

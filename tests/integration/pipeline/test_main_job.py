@@ -110,6 +110,20 @@ async def test_a_mention_inside_a_thread_brings_the_earlier_messages_as_context(
     assert "since the last deploy" in str(context["thread"])
 
 
+async def test_a_mention_in_a_long_thread_brings_its_root_and_its_newest_messages(pipeline: Pipeline) -> None:
+    root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
+    for number in range(120):
+        pipeline.slack.say(f"message {number}.", team=TEAM, channel=CHANNEL, thread_ts=root.ts)
+    await pipeline.mention("why?", thread_ts=root.ts)
+
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    context = await pipeline.one("SELECT context->>'thread' AS thread FROM executions")
+    assert "the build is red" in str(context["thread"])
+    assert "message 119." in str(context["thread"])
+
+
 async def test_a_thread_that_may_not_be_read_is_said_beside_the_answer(pipeline: Pipeline) -> None:
     root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
     pipeline.slack.faults.plan(Fault("conversations.replies", FaultKind.RATE_LIMITED, seconds=30))

@@ -10,16 +10,30 @@ def message(text: str, *, is_bot: bool = False) -> ThreadMessage:
 
 
 def test_earlier_messages_stand_in_their_order_with_their_authors() -> None:
-    text = thread_context([message("first"), message("second", is_bot=True)])
+    context = thread_context([message("first"), message("second", is_bot=True)])
 
-    assert text.splitlines()[1:] == ["<U1> first", "<U1 (bot)> second"]
+    assert context.text.splitlines()[1:] == ["<U1> first", "<U1 (bot)> second"]
+    assert context.left_out == 0
 
 
-def test_too_much_context_keeps_the_newest_and_says_how_much_is_missing() -> None:
-    text = thread_context([message("x" * 5_000) for _ in range(6)])
+def test_too_long_a_thread_keeps_its_root_and_the_newest_and_says_how_much_is_missing_between() -> None:
+    context = thread_context([message(f"{number} {'x' * 4_900}") for number in range(7)])
 
-    assert "(2 older left out)" in text
-    assert text.count("<U1>") == 4
+    assert [line[:6] for line in context.text.splitlines()[1:]] == ["<U1> 0", "(3 mes", "<U1> 4", "<U1> 5", "<U1> 6"]
+    assert (context.newest, context.left_out) == (3, 3)
+
+
+def test_a_thread_whose_newest_could_not_be_read_says_so_at_its_end() -> None:
+    context = thread_context([message("the root"), message("first")], newest_unread=True)
+
+    assert context.text.splitlines()[1:] == ["<U1> the root", "<U1> first", "(newer messages could not be read)"]
+
+
+def test_too_many_turns_keep_the_newest_and_say_how_much_is_missing() -> None:
+    text = earlier_turns([("x" * 5_000, "y" * 5_000) for _ in range(3)])
+
+    assert "(1 older left out)" in text
+    assert text.count("User:") == 2
 
 
 def test_one_long_message_is_shortened_in_its_middle_and_pushes_out_no_other() -> None:
@@ -32,7 +46,7 @@ def test_one_long_message_is_shortened_in_its_middle_and_pushes_out_no_other() -
 
 
 def test_no_messages_are_no_context() -> None:
-    assert thread_context([]) == ""
+    assert thread_context([]).text == ""
     assert earlier_turns([]) == ""
 
 

@@ -1,0 +1,129 @@
+"""Of a long thread the newest messages matter most; what could not be read is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from nubabel_workers.domain.errors import RateLimitedError
+from nubabel_workers.domain.executions import Execution, Status
+from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
+from nubabel_workers.domain.notifications import SlackTarget
+from nubabel_workers.domain.ports import Messenger
+from nubabel_workers.domain.slack_events import ThreadExcerpt, ThreadMessage
+from nubabel_workers.domain.tenants import Workspace
+from nubabel_workers.services.gather_context import ContextLimits, GatherContext, Gathered
+from tests.fakes.clock import START, FakeClock
+from tests.fakes.tenants import FakeTenants
+from tests.fakes.throttle import FakeThrottle
+
+PAGE = 15
+
+
+@dataclass
+class LongThread:
+    """Slack's way: oldest first, a page at a time. refuses_from: the call from which on it says 429."""
+
+    texts: Sequence[str]
+    refuses_from: int = 1_000
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    async def thread_messages(self, _token: SecretStr, **asked: Any) -> ThreadExcerpt:
+        self.calls.append(asked)
+        if len(self.calls) >= self.refuses_from:
+            raise RateLimitedError("conversations.replies: ratelimited", retry_after_s=60)
+        begin = int(asked["cursor"] or 0)
+        end = begin + asked["limit"]
+        messages = tuple(ThreadMessage("U1", text, f"{number}.1", False) for number, text in enumerate(self.texts))
+        return ThreadExcerpt(messages[begin:end], next_cursor=str(end) if end < len(messages) else None)
+
+
+def replies(number: int) -> list[str]:
+    return ["the root", *(f"reply {one}." for one in range(1, number))]
+
+
+async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?") -> Gathered:
+    workspace = Workspace(
+        WorkspaceId("wsp_1"), OrganizationId("org_1"), "T1", None, "Acme", "UBOT", None, SecretStr("xoxb-1"), True
+    )
+    tenants = FakeTenants(workspaces={"wsp_1": workspace})
+    limits = ContextLimits(read_quota_per_minute=quota, read_page=PAGE)
+    gather = GatherContext(cast("Messenger", thread), tenants, FakeThrottle(FakeClock()), limits=limits)
+    return await gather.gather(
+        Execution(
+            ExecutionId("exe_1"),
+            OrganizationId("org_1"),
+            SessionId("ses_1"),
+            "slack",
+            Status.DISPATCHING,
+            question,
+            START,
+            reply=SlackTarget("wsp_1", "C1", "0.1", "99.1").as_dict(),
+            wants_thread_context=True,
+        )
+    )
+
+
+async def test_a_thread_of_several_pages_is_read_to_its_end() -> None:
+    thread = LongThread(replies(40))
+
+    context = await gathered(thread)
+
+    assert [call["cursor"] for call in thread.calls] == [None, "15", "30"]
+    assert context.thread.splitlines()[1:] == [f"<U1> {text}" for text in replies(40)]
+    assert context.notes == []
+
+
+async def test_of_more_than_a_prompt_takes_the_root_and_the_newest_are_kept_and_the_gap_is_told() -> None:
+    context = await gathered(LongThread(["the root", *(f"{number}: {'x' * 4_000}" for number in range(1, 20))]))
+
+    assert "<U1> the root" in context.thread
+    assert "<U1> 19: " in context.thread
+    assert context.notes == [
+        "Of this long thread I took in its first message and the newest 5, without the 14 between them."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("why?", "I could read only the first 15 messages, not the newest ones before your question"),
+        ("왜?", "이 스레드의 처음 메시지 15개만 읽었고, 질문 직전의 최신 메시지는 읽지 못했습니다"),
+    ],
+)
+async def test_where_the_quota_ends_before_the_thread_the_agent_and_the_person_are_told_that_the_newest_are_missing(
+    question: str, said: str
+) -> None:
+    thread = LongThread(replies(40))
+
+    context = await gathered(thread, quota=1, question=question)
+
+    assert len(thread.calls) == 1
+    assert context.thread.endswith("(newer messages could not be read)")
+    (note,) = context.notes
+    assert said in note
+
+
+async def test_what_was_read_until_slack_said_no_is_kept() -> None:
+    context = await gathered(LongThread(replies(40), refuses_from=3))
+
+    assert "reply 29." in context.thread
+    assert "the first 30 messages" in context.notes[0]
+
+
+async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
+    thread = LongThread(replies(1_000))
+
+    context = await gathered(thread)
+
+    assert len(thread.calls) == 10
+    assert "the first 150 messages" in context.notes[0]
+
+
+async def test_a_thread_of_which_nothing_can_be_read_is_said_so() -> None:
+    context = await gathered(LongThread(replies(3), refuses_from=1))
+
+    assert context.thread == ""
+    assert context.notes == ["I could not read the earlier messages of this thread (Slack's limit)."]
