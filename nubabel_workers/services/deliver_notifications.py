@@ -34,7 +34,7 @@ from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.sidecar import callback_body
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
-from nubabel_workers.services.deliver_to_slack import DeliverToSlack, LookUpLaterError
+from nubabel_workers.services.deliver_to_slack import WORKSPACE_ENDED, DeliverToSlack, LookUpLaterError
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.written_down import in_doubt_unless_written
 
@@ -42,10 +42,10 @@ log = structlog.get_logger(__name__)
 
 # Decorations: their loss is not worth a dead letter, a repeat of them no harm.
 _DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
-# What Slack says of a thread that is gone. Where its question was cancelled nobody waits for a word any more; an
-# answer that cannot be told is a dead letter.
-_THREAD_GONE = frozenset({"thread_not_found", "message_not_found"})
 _TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
+# Of a thread or an installation that is gone. Where its question was cancelled nobody waits for a word any more, and no
+# operator can do anything (the end of a workspace is in the audit log); an answer that cannot be told is a dead letter.
+_NOBODY_THERE = frozenset({"thread_not_found", "message_not_found", WORKSPACE_ENDED}) | _TOKEN_ENDED
 _LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
 _LIMIT_WAIT_S = 5.0  # where Slack does not say how long its limit holds
 _LIMIT_SPREAD_S = 0.5
@@ -181,7 +181,7 @@ class DeliverNotifications:
             uncertain = notification.uncertain or decision.look_first
             await self._again(claimed, lease, error, decision.wait_s, uncertain=uncertain)
             return "again"
-        unheard = decision.code in _THREAD_GONE and notification.payload.get("status") == Status.CANCELLED
+        unheard = decision.code in _NOBODY_THERE and notification.payload.get("status") == Status.CANCELLED
         if notification.kind in _DECORATIONS or notification.is_edit or unheard:
             await self._notifications.drop(notification, lease, reason=str(error))
             return "dropped"

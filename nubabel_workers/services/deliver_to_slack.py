@@ -44,6 +44,7 @@ from nubabel_workers.services.written_down import in_doubt_unless_written
 log = structlog.get_logger(__name__)
 
 WORKING_REACTION = "eyes"
+WORKSPACE_ENDED = "workspace_ended"  # code of an error: the app is not installed there any more
 _MAX_CALL_S = 10.0
 _SIGN_S = 2.0  # the answer stands already, and is not yet written down as told
 _TAKEN_WITHIN_S = 60.0  # a post that Slack did not answer in time, and that is not there after that, was not taken
@@ -85,7 +86,7 @@ class DeliverToSlack:
             raise PermanentError("the notification names no Slack conversation", code="bad_destination")
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
         if workspace is None or not workspace.active:
-            raise PermanentError("the app is not installed in this workspace any more", code="workspace_ended")
+            raise PermanentError("the app is not installed in this workspace any more", code=WORKSPACE_ENDED)
         edits = notification.kind is NotificationKind.PROGRESS or notification.is_edit
         limited = NotificationKind.PROGRESS if edits else notification.kind
         limit = _limit_key(limited, notification.organization_id, target)

@@ -247,9 +247,11 @@ async def test_a_message_that_was_stored_before_the_app_was_removed_starts_nothi
     assert await pipeline.statuses() == []
 
 
-async def test_what_runs_when_the_app_is_removed_is_aborted_and_its_end_is_an_explained_dead_letter(
-    pipeline: Pipeline,
+@pytest.mark.parametrize("known", [True, False], ids=["known by then", "shown by its token"])
+async def test_what_runs_when_the_app_is_removed_is_aborted_and_no_dead_letter_asks_anybody_to_tell_its_end(
+    pipeline: Pipeline, known: bool
 ) -> None:
+    """known: whether the workspace is known to be over, or Slack says so of the token."""
     await pipeline.mention("[[hang]] think for ever")
     await pipeline.take_events()
     await pipeline.dispatch()
@@ -257,12 +259,19 @@ async def test_what_runs_when_the_app_is_removed_is_aborted_and_its_end_is_an_ex
 
     await pipeline.take_events()
     await pipeline.complete()
+    if not known:
+        await pipeline.install()
+        pipeline.slack.faults.plan(Fault("*", FaultKind.ERROR, times=99, code="token_revoked"))
     await pipeline.deliver()
 
     assert await pipeline.statuses() == ["cancelled"]
     assert await pipeline._nothing_runs()
-    letter = await pipeline.one("SELECT error FROM dead_letters")
-    assert "workspace_ended" in str(letter["error"])
+    assert await pipeline.one("SELECT count(*) AS n FROM dead_letters") == {"n": 0}
+    told = await pipeline.one("SELECT status, error FROM notifications WHERE kind = 'outcome'")
+    assert told["status"] == "dropped"
+    assert ("not installed" if known else "token_revoked") in str(told["error"])
+    audited = await pipeline.one("SELECT detail->>'reason' AS reason FROM audit_log WHERE action = 'workspace.ended'")
+    assert audited["reason"] == "uninstalled"
 
 
 async def test_more_than_the_server_takes_in_a_second_gets_its_moments_in_one_statement(pipeline: Pipeline) -> None:
