@@ -43,15 +43,15 @@ _STOP_TEXTS = {REPLACED: "replaced", STOPPED_WITH_THE_REST: "stopped_with_the_re
 
 
 def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
-    """OpenCode answered; a cut answer says so."""
-    language = language_of(execution.prompt)
+    """There is an answer; a cut one says so."""
     text = _with_earlier(execution, _storable(verdict.text))
-    said = [text, say("cut", language)] if verdict.cut else [text]
+    if verdict.cut:
+        notes = [say("cut", language_of(execution.prompt)), *notes]
     return _finish(
         execution,
         Status.COMPLETED,
         verdict="succeeded",
-        markdown=_with_notes("\n\n".join(said), notes),
+        markdown=_with_notes(text, notes),
         output=text,
         run=verdict,
         notes=notes,
@@ -61,7 +61,9 @@ def answered(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Fi
 
 
 def answered_by_nobody(execution: Execution, verdict: Verdict, notes: Sequence[str]) -> Finish:
-    """A fixed sentence instead of an answer: it is told like one, and counted apart."""
+    """A fixed sentence instead of an answer: it is told like one, and counted apart. Upstream, where a program reads
+    it, a note says so; a person reads the sentence itself.
+    """
     return _finish(
         execution,
         Status.COMPLETED,
@@ -69,7 +71,7 @@ def answered_by_nobody(execution: Execution, verdict: Verdict, notes: Sequence[s
         markdown=_with_notes(verdict.text, notes),
         output=verdict.text,
         run=verdict,
-        notes=notes,
+        notes=[say("canned", language_of(execution.prompt)), *notes],
     )
 
 

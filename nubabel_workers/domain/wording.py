@@ -91,8 +91,8 @@ _TEXTS: dict[str, dict[Language, str]] = {
     },
     "partial": {Language.ENGLISH: "What there was until then:", Language.KOREAN: "그때까지의 내용:"},
     "cut": {
-        Language.ENGLISH: "_The answer reached its length limit and is cut here._",
-        Language.KOREAN: "_답변이 길이 제한에 도달해 여기서 잘렸습니다._",
+        Language.ENGLISH: "The answer reached its length limit and is cut here.",
+        Language.KOREAN: "답변이 길이 제한에 도달해 여기서 잘렸습니다.",
     },
     "late": {
         Language.ENGLISH: "This takes longer than usual. Your request is kept and will be answered here.",
@@ -217,6 +217,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "no_model": {
         Language.ENGLISH: "I cannot answer right now: no model is connected. An administrator has to configure one.",
         Language.KOREAN: "지금은 답변할 수 없습니다. 연결된 모델이 없으니 관리자가 설정해야 합니다.",
+    },
+    "canned": {
+        Language.ENGLISH: "No model worked on this: the text is a fixed sentence, not an answer.",
+        Language.KOREAN: "모델이 처리하지 않은 요청입니다. 본문은 답변이 아니라 정해진 안내 문장입니다.",
     },
     "working": {Language.ENGLISH: "Working on it…", Language.KOREAN: "작업 중입니다…"},
 }

@@ -136,7 +136,7 @@ class ExecutionView(BaseModel):
     source: str = Field(description="Where it came from: slack, api, broker or cli.")
     user_id: str | None
     output: str | None = Field(description="The answer, in Markdown; null until there is one.")
-    output_cut: bool = Field(description="true: the answer was longer than is kept.")
+    output_cut: bool = Field(description="true: the answer reached its length limit and ends there; a note says so.")
     notes: list[str] = Field(description="What should be known beside the answer, e.g. what could not be read.")
     error: ErrorView | None
     usage: UsageView | None
@@ -190,7 +190,7 @@ class BatchItemView(BaseModel):
     status: Status
     cancel_requested: bool = Field(default=False, description="It was asked to stop, by itself or with the batch.")
     output: str | None = Field(description="The answer, in Markdown; null until there is one.")
-    output_cut: bool = Field(description="true: the answer was longer than is kept.")
+    output_cut: bool = Field(description="true: the answer reached its length limit and ends there; a note says so.")
     notes: list[str] = Field(description="What should be known beside the answer.")
     error: ErrorView | None
     usage: UsageView | None

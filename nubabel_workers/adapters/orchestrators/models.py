@@ -3,11 +3,12 @@
 One question, one answer: no tools, no files, no agent. The SDKs' own retries are off; the row is tried again by us.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import ModuleType
+from typing import Generic, TypeVar
 
 import anthropic
 import openai
@@ -54,35 +55,44 @@ def _translated(sdk: ModuleType, now: Callable[[], datetime]) -> Iterator[None]:
         raise _unreadable(error) from None
 
 
-async def _told_of(access: ModelAccess, retrieve: Callable[..., Awaitable[object]]) -> str:
-    """What the API tells of the model: that costs nothing, an answer would. Not every compatible server tells."""
-    try:
-        found = await retrieve(access.model, timeout=_CONNECT_S)
-    except (anthropic.NotFoundError, openai.NotFoundError):
-        if access.base_url is None:
-            raise NotFoundError(f"the model's API knows no model {access.model!r}") from None
-        return f"it answers, and tells nothing of {access.model}: the first request shows whether it is there"
-    if not isinstance(getattr(found, "id", None), str):
-        raise PermanentError("the model's API answered with something else than a model", code="answer_unreadable")
-    return f"it answers and has {access.model}"
+_Client = TypeVar("_Client", anthropic.AsyncAnthropic, openai.AsyncOpenAI)
 
 
-class AnthropicModel:
-    """Implements ports.orchestrators.CallableOrchestrator."""
+class _Model(Generic[_Client]):
+    """What both have in common: a client for one model, its end, and a look at whether the model is there."""
 
-    def __init__(self, access: ModelAccess, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, sdk: ModuleType, client: type[_Client], access: ModelAccess, now: Callable[[], datetime]
+    ) -> None:
+        self._sdk = sdk
         self._access = access
         self._now = now
-        self._client = anthropic.AsyncAnthropic(
-            api_key=access.api_key.get_secret_value(), base_url=access.base_url, max_retries=0
-        )
+        api_key = access.api_key.get_secret_value()
+        self._client: _Client = client(api_key=api_key, base_url=access.base_url, max_retries=0)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def check(self) -> str:
-        with _translated(anthropic, self._now):
-            return await _told_of(self._access, self._client.models.retrieve)
+        """What the API tells of the model: that costs nothing, an answer would. Not every compatible server tells."""
+        access = self._access
+        with _translated(self._sdk, self._now):
+            try:
+                found = await self._client.models.retrieve(access.model, timeout=_CONNECT_S)
+            except (anthropic.NotFoundError, openai.NotFoundError):
+                if access.base_url is None:
+                    raise NotFoundError(f"the model's API knows no model {access.model!r}") from None
+                return f"it answers, and tells nothing of {access.model}: the first request shows whether it is there"
+        if not isinstance(getattr(found, "id", None), str):
+            raise PermanentError("the model's API answered with something else than a model", code="answer_unreadable")
+        return f"it answers and has {access.model}"
+
+
+class AnthropicModel(_Model[anthropic.AsyncAnthropic]):
+    """Implements ports.orchestrators.CallableOrchestrator."""
+
+    def __init__(self, access: ModelAccess, *, now: Callable[[], datetime]) -> None:
+        super().__init__(anthropic, anthropic.AsyncAnthropic, access, now)
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
         with _translated(anthropic, self._now):
@@ -110,22 +120,11 @@ class AnthropicModel:
             raise _unreadable(error) from None
 
 
-class OpenAIModel:
+class OpenAIModel(_Model[openai.AsyncOpenAI]):
     """Implements ports.orchestrators.CallableOrchestrator: chat completions, which every compatible server has."""
 
     def __init__(self, access: ModelAccess, *, now: Callable[[], datetime]) -> None:
-        self._access = access
-        self._now = now
-        self._client = openai.AsyncOpenAI(
-            api_key=access.api_key.get_secret_value(), base_url=access.base_url, max_retries=0
-        )
-
-    async def close(self) -> None:
-        await self._client.close()
-
-    async def check(self) -> str:
-        with _translated(openai, self._now):
-            return await _told_of(self._access, self._client.models.retrieve)
+        super().__init__(openai, openai.AsyncOpenAI, access, now)
 
     async def answer(self, call: Call, *, timeout_s: float) -> CallAnswer:
         with _translated(openai, self._now):

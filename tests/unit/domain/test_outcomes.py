@@ -41,6 +41,39 @@ def test_a_cut_answer_says_so_but_is_stored_as_it_came() -> None:
     assert finish.output_cut
 
 
+@pytest.mark.parametrize(
+    ("question", "note"),
+    [
+        ("why?", "The answer reached its length limit and is cut here."),
+        ("왜?", "답변이 길이 제한에 도달해 여기서 잘렸습니다."),
+    ],
+)
+def test_whoever_reads_the_notes_learns_that_the_answer_is_cut(question: str, note: str) -> None:
+    upstream = replace(EXECUTION, prompt=question, reply=WebhookTarget("https://up.example/hook").as_dict())
+
+    finish = outcomes.answered(upstream, replace(ANSWER, cut=True), ["Not read: a.bin."])
+
+    assert finish.notes == [note, "Not read: a.bin."]
+    assert finish.notifications[0].payload["data"]["notes"] == finish.notes
+    assert finish.notifications[0].payload["data"]["output"] == "42"
+
+
+def test_the_sentence_of_an_installation_without_a_model_is_marked_for_upstream_callers() -> None:
+    upstream = replace(EXECUTION, reply=WebhookTarget("https://up.example/hook").as_dict())
+
+    finish = outcomes.answered_by_nobody(upstream, Verdict(VerdictKind.SUCCEEDED, text="No model."), ())
+
+    (note,) = finish.notifications[0].payload["data"]["notes"]
+    assert note == "No model worked on this: the text is a fixed sentence, not an answer."
+    assert finish.notes == [note]
+
+
+def test_people_are_not_told_twice_that_there_is_no_model() -> None:
+    finish = outcomes.answered_by_nobody(IN_SLACK, Verdict(VerdictKind.SUCCEEDED, text="No model."), ["Not read: a."])
+
+    assert told(finish) == "No model.\n\n_Not read: a._"
+
+
 def test_notes_stand_beside_the_answer() -> None:
     assert told(outcomes.answered(IN_SLACK, ANSWER, ["Not read: a.bin."])) == "42\n\n_Not read: a.bin._"
 
