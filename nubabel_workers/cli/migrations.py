@@ -1,6 +1,7 @@
 """Migrations as a command makes them: as the database's owner."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -53,10 +54,9 @@ def open_migrations() -> OwnerMigrations:
     return OwnerMigrations(settings.database_url, [(role, url) for role, url in given if url is not None])
 
 
-class _translated:  # noqa: N801 - reads as a statement
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, OperationalError):
-            raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error

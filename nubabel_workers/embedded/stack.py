@@ -213,6 +213,7 @@ class Stack:
         write_env_file(self.env_file, self.environment)
         servers = len(self.opencode.servers) + len(self.options.servers_elsewhere)
         ready = self.processes.start_all(self.environment, self.options.copies, servers=servers)
+        self._background.add(ready)
         self._services = await self._parts.enter_async_context(
             open_services(settings, application_name="nubabel-stack")
         )

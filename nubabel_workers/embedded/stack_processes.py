@@ -76,7 +76,9 @@ class StackProcesses:
             if _kind(name) not in {"web", "flower"}
         }
 
-    def start_all(self, environment: Mapping[str, str], copies: Mapping[str, int], *, servers: int) -> Awaitable[None]:
+    def start_all(
+        self, environment: Mapping[str, str], copies: Mapping[str, int], *, servers: int
+    ) -> "asyncio.Task[None]":
         """Start every process of the Procfile, as often as copies says (once, where it says nothing).
 
         Returns what to wait for: each is ready, and the listeners follow that many OpenCode servers.
@@ -90,7 +92,7 @@ class StackProcesses:
         ready = {name: self._readiness(name) for name in self._specs}
         for spec in self._specs.values():
             self._supervisor.start(spec)
-        return self._all_ready(ready, following)
+        return asyncio.create_task(self._all_ready(ready, following))
 
     async def start(self, name: str) -> None:
         """Start a stopped process and wait until it is ready."""
