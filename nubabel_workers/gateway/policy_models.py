@@ -1,5 +1,6 @@
 """Policies of an organization as the API shows and takes them."""
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -8,12 +9,14 @@ from nubabel_workers.domain.budget_button import MAX_APPROVERS
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import (
     BusyPolicy,
+    Instance,
     NearCap,
     Organization,
     PolicyChange,
     RepeatedQuestions,
     ServersPolicy,
 )
+from nubabel_workers.domain.unserved import unserved
 
 _BUSY = "What a follow-up does while its session still works: wait, replace what runs, or be refused."
 _MASKING = "What becomes of keys, card numbers, mail addresses and national ids in prompts."
@@ -59,9 +62,11 @@ class PoliciesView(BaseModel):
     near_cap: NearCap = Field(description=_NEAR_CAP)
     repeated_questions: RepeatedQuestions = Field(description=_REPEATED)
     budget_approvers: list[str] = Field(description=_APPROVERS)
+    unserved: str | None = Field(description="Why nothing it asks can begin: no server that may serve it takes work.")
 
     @classmethod
-    def of(cls, organization: Organization) -> "PoliciesView":
+    def of(cls, organization: Organization, servers: Sequence[Instance]) -> "PoliciesView":
+        found = unserved([organization], servers)
         return cls(
             organization_id=organization.id,
             busy_policy=organization.busy_policy,
@@ -70,4 +75,5 @@ class PoliciesView(BaseModel):
             near_cap=organization.near_cap,
             repeated_questions=organization.repeated_questions,
             budget_approvers=list(organization.budget_approvers),
+            unserved=found[0].words if found else None,
         )

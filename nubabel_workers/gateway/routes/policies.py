@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/operator/organizations/{organization_id}/policies
 
 @router.get("", summary="Read an organization's policies", responses=problems(401, 404, 422, 503))
 async def read_policies(organization_id: OrganizationId, _operator: Operator, parts: Parts) -> PoliciesView:
-    return PoliciesView.of(await parts.manage_organizations.by_id(organization_id))
+    return PoliciesView.of(await parts.manage_organizations.by_id(organization_id), await parts.servers())
 
 
 @router.patch("", summary="Change an organization's policies", responses=problems(*CHANGE_PROBLEMS))
@@ -23,4 +23,4 @@ async def change_policies(
     """Every process obeys within seconds; the audit log gets the new values. What runs ends where it is."""
     organization = await parts.manage_organizations.by_id(organization_id)
     changed = await parts.manage_organizations.set_policy(organization, body.change(), actor=operator)
-    return PoliciesView.of(changed)
+    return PoliciesView.of(changed, await parts.servers())

@@ -3,6 +3,8 @@
 import httpx
 import pytest
 
+from nubabel_workers.domain.ids import InstanceId
+from nubabel_workers.domain.tenants import Instance
 from tests.fakes.front_door import ACME, OPERATORS, FrontDoor
 from tests.unit.gateway.test_dead_letters import fits
 
@@ -10,7 +12,13 @@ PATH = f"/v1/operator/organizations/{ACME.id}/policies"
 NIGHT = {"authorization": f"Bearer {OPERATORS['night'].get_secret_value()}"}
 
 
-async def test_operators_read_policies(http: httpx.AsyncClient) -> None:
+def shared(door: FrontDoor) -> None:
+    door.callbacks.instances.rows["ins_1"] = Instance(InstanceId("ins_1"), "http://opencode", "", None)
+
+
+async def test_operators_read_policies(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    shared(door)
+
     answer = fits(await http.get(PATH, headers=NIGHT), "PoliciesView")
 
     assert answer == {
@@ -21,7 +29,19 @@ async def test_operators_read_policies(http: httpx.AsyncClient) -> None:
         "near_cap": "keep",
         "repeated_questions": "run",
         "budget_approvers": [],
+        "unserved": None,
     }
+
+
+async def test_who_is_moved_to_servers_of_its_own_that_it_does_not_have_is_told_so(
+    door: FrontDoor, http: httpx.AsyncClient
+) -> None:
+    shared(door)
+
+    answer = fits(await http.patch(PATH, headers=NIGHT, json={"servers": "dedicated"}), "PoliciesView")
+
+    assert answer["servers"] == "dedicated"
+    assert "only on servers of its own, and there is none" in answer["unserved"]
 
 
 async def test_what_is_not_named_stays_as_it_is(door: FrontDoor, http: httpx.AsyncClient) -> None:
