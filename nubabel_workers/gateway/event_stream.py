@@ -73,7 +73,7 @@ class ExecutionEvents:
         self._clock = clock
         self._pace = pace
         self._last = FROM_THE_BEGINNING
-        self._told: Status | None = None
+        self._told: tuple[Status, str | None] | None = None
         self._read_to_the_end = False  # the cache's own last word was seen
         self._ends_at = clock.monotonic() + pace.max_s
         self._next_look = clock.monotonic() + pace.row_check_s
@@ -101,11 +101,17 @@ class ExecutionEvents:
     @property
     def _stands_elsewhere(self) -> bool:
         """Than was told. Its end has an event of its own."""
-        return self._execution.status is not self._told and not self._ended
+        return self._stands != self._told and not self._ended
+
+    @property
+    def _stands(self) -> tuple[Status, str | None]:
+        """Its status, and while it waits what it was put back for."""
+        reason = self._execution.waiting_for if self._execution.status is Status.QUEUED else None
+        return self._execution.status, reason
 
     async def _state(self) -> StreamEvent:
-        self._told = self._execution.status
-        state = state_event(self._told)
+        self._told = self._stands
+        state = state_event(self._execution.status)
         try:
             waiting = await self._waiting.of(self._execution)
         except TransientError as error:  # what it waits for can be asked for again

@@ -123,6 +123,21 @@ async def test_each_state_is_told_once_as_the_row_has_it(door: FrontDoor) -> Non
     assert names(seen)[-1] == "done"
 
 
+async def test_what_an_execution_waits_for_is_told_again_when_that_is_something_else(door: FrontDoor) -> None:
+    execution = await submitted(door, Status.QUEUED)
+    seen: list[StreamEvent] = []
+    task = asyncio.create_task(collect(stream_of(door, execution).after(""), seen))
+
+    for told, reason in enumerate(("server away", "pace"), start=1):
+        await told_so_many(seen, told)
+        door.executions.move(execution.id, Status.QUEUED, waiting_for=reason)
+    await told_so_many(seen, 3)
+    door.executions.move(execution.id, Status.COMPLETED)
+    await asyncio.wait_for(task, 5)
+
+    assert names(seen) == ["state", "state", "state", "done"]
+
+
 async def test_whoever_comes_after_the_end_is_told_all_that_happened(door: FrontDoor) -> None:
     execution = await submitted(door, Status.COMPLETED)
     for event in (
