@@ -133,6 +133,7 @@ def _wired(
             instances,
             find_unserved,
             workspaces,
+            manage_workspaces(services),
             services.tenants,
             services.messenger,
             services.clock,

@@ -82,7 +82,7 @@ def list_all(context: typer.Context, organization: OrganizationOption = None, as
                 one.id,
                 one.team_name,
                 one.team_id or f"all of {one.enterprise_id}",
-                "active" if one.active else "ended",
+                _state(one),
                 one.organization_id,
                 ago(one.installed_at, now),
             )
@@ -95,6 +95,12 @@ def list_all(context: typer.Context, organization: OrganizationOption = None, as
         return
     titles = ("ID", "NAME", "TEAM", "STATE", "ORGANIZATION", "INSTALLED")
     table([Column(title) for title in titles], rows, empty="no workspace yet: nubabel workspaces add ORG")
+
+
+def _state(workspace: WorkspaceSummary) -> str:
+    if workspace.active:
+        return "active"
+    return f"ended: {workspace.ended_reason}" if workspace.ended_reason else "ended"
 
 
 @commands.command()

@@ -114,6 +114,7 @@ class WorkspaceSummary:
     active: bool
     installed_at: datetime
     revoked_at: datetime | None
+    ended_reason: str | None = None  # of one that is over: Slack's own word, or what an operator gave
 
 
 @dataclass(frozen=True)

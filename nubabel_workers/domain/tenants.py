@@ -79,6 +79,11 @@ class PolicyChange:
         }
 
 
+# What Slack says of a token that is over for good: somebody removed the app, or closed the workspace.
+TOKEN_REVOKED = frozenset({"account_inactive", "token_revoked"})
+TOKEN_ENDED = TOKEN_REVOKED | {"invalid_auth", "not_authed"}
+
+
 @dataclass(frozen=True)
 class Workspace:
     """A Slack installation. The token is decrypted; it never appears in a repr or a log."""

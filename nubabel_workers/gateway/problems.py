@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import Scope
 
 from nubabel_workers.domain.admission import MINUTE_S, REQUESTS, LimitReachedError, Refusal
@@ -30,6 +31,7 @@ from nubabel_workers.domain.errors import (
     TransientError,
     UncertainError,
 )
+from nubabel_workers.gateway.browser_pages import refusal_page, wants_page
 
 MEDIA_TYPE = "application/problem+json"
 _DEFAULT_RETRY_AFTER_S = 1
@@ -105,7 +107,12 @@ class ProblemError(Exception):
         self.errors = errors
 
 
-def problem_response(scope: Scope, problem: ProblemError) -> JSONResponse:
+def problem_response(scope: Scope, problem: ProblemError) -> Response:
+    correlation_id = scope.get("state", {}).get("correlation_id", "")
+    if wants_page(scope):
+        return refusal_page(
+            problem.detail, status=problem.status, correlation_id=correlation_id, headers=problem.headers
+        )
     body = Problem(
         type=f"urn:nubabel:problem:{problem.code.replace('_', '-')}",
         title=HTTPStatus(problem.status).phrase,
@@ -113,7 +120,7 @@ def problem_response(scope: Scope, problem: ProblemError) -> JSONResponse:
         detail=problem.detail,
         instance=scope.get("path", ""),
         code=problem.code,
-        correlation_id=scope.get("state", {}).get("correlation_id", ""),
+        correlation_id=correlation_id,
         errors=list(problem.errors),
     )
     return JSONResponse(
@@ -168,12 +175,12 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
-async def _answer_refusal(request: Request, error: Exception) -> JSONResponse:
+async def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
     return problem_response(request.scope, error)
 
 
-async def _answer_domain_error(request: Request, error: Exception) -> JSONResponse:
+async def _answer_domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, NubabelError)  # noqa: S101 - registered for this class
     problem = from_domain(error)
     if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -181,7 +188,7 @@ async def _answer_domain_error(request: Request, error: Exception) -> JSONRespon
     return problem_response(request.scope, problem)
 
 
-async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
+async def _answer_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
     about_body = [words for found in error.errors() if (words := words_about_body(found, request)) is not None]
     errors = [_field_error(found, request) for found in error.errors()]
@@ -197,7 +204,7 @@ async def _answer_invalid_request(request: Request, error: Exception) -> JSONRes
     return problem_response(request.scope, refusal)
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     status = HTTPStatus(error.status_code)
     code = _CODES.get(status, status.name.lower())

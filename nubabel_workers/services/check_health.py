@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from nubabel_workers.domain.administration import WorkspaceSummary
@@ -10,12 +11,14 @@ from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError, SecretUnreadableError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
-from nubabel_workers.domain.tenants import Instance, ServersPolicy
+from nubabel_workers.domain.tenants import TOKEN_REVOKED, Instance, ServersPolicy, Workspace
 from nubabel_workers.domain.unserved import Unserved
 from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_instances import ManageInstances
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 _MAX_WORKSPACES = 20  # asked per run: Slack counts the calls
+_ENDED_LATELY = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class CheckHealth:
         manage_instances: ManageInstances,
         find_unserved: FindUnserved,
         workspaces: WorkspaceRegistry,
+        manage_workspaces: ManageWorkspaces,
         tenants: TenantStore,
         slack: SlackIdentity,
         clock: Clock,
@@ -70,6 +74,7 @@ class CheckHealth:
         self._manage_instances = manage_instances
         self._find_unserved = find_unserved
         self._workspaces = workspaces
+        self._manage_workspaces = manage_workspaces
         self._tenants = tenants
         self._slack = slack
         self._clock = clock
@@ -152,24 +157,56 @@ class CheckHealth:
         return [Probe(one.name, partial(_nobody_serves, one), one.advice) for one in found]
 
     async def _workspace_probes(self) -> list[Probe]:
-        active = [one for one in await self._workspaces.list(None) if one.active]
-        return [self._workspace_probe(one) for one in active[:_MAX_WORKSPACES]]
+        """Those in use, and those that ended lately: they are no failure, but somebody may wonder."""
+        every, since = await self._workspaces.list(None), self._clock.now() - _ENDED_LATELY
+        active = [one for one in every if one.active]
+        ended = [one for one in every if one.revoked_at is not None and one.revoked_at > since]
+        return [
+            *(self._workspace_probe(one) for one in active[:_MAX_WORKSPACES]),
+            *(Probe(_name_of(one), partial(_ended, one), "") for one in ended[:_MAX_WORKSPACES]),
+        ]
 
     def _workspace_probe(self, summary: WorkspaceSummary) -> Probe:
         async def check() -> str:
-            workspace = await self._tenants.workspace(summary.organization_id, summary.id)
+            workspace = await self._tenants.workspace(summary.organization_id, summary.id, afresh=True)
             if workspace is None or not workspace.active:
                 return "ended, or its organization is disabled: nothing to check"
-            bot = await self._slack.auth_test(workspace.bot_token)
+            try:
+                bot = await self._slack.auth_test(workspace.bot_token)
+            except CredentialsError as refused:
+                raise await self._after_refusal(workspace, refused) from refused
             if bot.team_id != workspace.team_id:
                 raise CredentialsError(f"the stored token belongs to the workspace {bot.team_id}")
             return f"{bot.team_name or bot.team_id}, bot {bot.bot_user_id}"
 
         return Probe(
-            f"Slack {summary.team_name or summary.team_id}",
+            _name_of(summary),
             check,
             f"install the app again, or give a new token: nubabel workspaces add {summary.organization_id}",
         )
+
+    async def _after_refusal(self, asked: Workspace, refused: CredentialsError) -> CredentialsError:
+        """A workspace whose token Slack took back is over, whoever hears of it first; other refusals may pass."""
+        if refused.code not in TOKEN_REVOKED:
+            return refused
+        now = await self._tenants.workspace(asked.organization_id, asked.id, afresh=True)
+        if now is None or now.bot_token != asked.bot_token:
+            return refused
+        ended = await self._manage_workspaces.remove(asked.id, actor="doctor", reason=refused.code)
+        words = f"{refused}: the workspace is ended now, {len(ended.cancelled)} of its executions are cancelled"
+        return CredentialsError(words, code=refused.code)
+
+
+def _name_of(summary: WorkspaceSummary) -> str:
+    return f"Slack {summary.team_name or summary.team_id}"
+
+
+async def _ended(summary: WorkspaceSummary) -> str:
+    why = f" ({summary.ended_reason})" if summary.ended_reason else ""
+    return (
+        f"ended {summary.revoked_at:%Y-%m-%d %H:%M} UTC{why}: nobody is answered there. To use it again: "
+        f"nubabel workspaces add {summary.organization_id}"
+    )
 
 
 async def _not_looked_at(probe: Probe) -> Finding:

@@ -32,6 +32,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.sidecar import callback_body
+from nubabel_workers.domain.tenants import TOKEN_ENDED
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import WORKSPACE_ENDED, DeliverToSlack, LookUpLaterError
@@ -42,10 +43,9 @@ log = structlog.get_logger(__name__)
 
 # Decorations: their loss is not worth a dead letter, a repeat of them no harm.
 _DECORATIONS = frozenset({NotificationKind.WORKING, NotificationKind.PROGRESS})
-_TOKEN_ENDED = frozenset({"invalid_auth", "account_inactive", "token_revoked", "not_authed"})
 # Of a thread or an installation that is gone. Where its question was cancelled nobody waits for a word any more, and no
 # operator can do anything (the end of a workspace is in the audit log); an answer that cannot be told is a dead letter.
-_NOBODY_THERE = frozenset({"thread_not_found", "message_not_found", WORKSPACE_ENDED}) | _TOKEN_ENDED
+_NOBODY_THERE = frozenset({"thread_not_found", "message_not_found", WORKSPACE_ENDED}) | TOKEN_ENDED
 _LOOK_AFTER_S = 2.0  # Slack shows a post to readers a moment after it took it
 _LIMIT_WAIT_S = 5.0  # where Slack does not say how long its limit holds
 _LIMIT_SPREAD_S = 0.5
@@ -163,7 +163,7 @@ class DeliverNotifications:
     async def _after_failure(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
         notification = claimed.notification
         log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
-        if isinstance(error, CredentialsError) and error.code in _TOKEN_ENDED:
+        if isinstance(error, CredentialsError) and error.code in TOKEN_ENDED:
             await self._end_workspace(claimed, error)
         return await self._retry_or_park(claimed, lease, error)
 

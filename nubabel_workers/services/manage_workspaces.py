@@ -63,8 +63,8 @@ class ManageWorkspaces:
         before = await self._workspaces.installed(installation.key)
         if before is not None and before.organization_id != organization.id:
             raise InvalidInputError(
-                f"the Slack workspace {installation.team_name!r} belongs to another organization "
-                f"({before.organization_id}); its data stays there, so it cannot be moved"
+                f"the Slack workspace {installation.team_name!r} belongs to another organization: its data stays "
+                "there, so it cannot be moved"
             )
         workspace_id = before.id if before is not None else self._chance.new_id("wsp")
         saved = await self._workspaces.save(organization.id, workspace_id, installation, actor=actor)

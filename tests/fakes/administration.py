@@ -212,7 +212,7 @@ class FakeWorkspaces:
 
     async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
         before = self.rows[workspace_id]
-        self.rows[workspace_id] = replace(before, active=False, revoked_at=NOW)
+        self.rows[workspace_id] = replace(before, active=False, revoked_at=NOW, ended_reason=reason)
         self.actors.append(actor)
         return before.active
 
@@ -360,11 +360,12 @@ class FakeBot:
 @dataclass
 class FakeSlackIdentity:
     bots: dict[str, FakeBot] = field(default_factory=dict)  # by token; any other is refused
+    refusal: str = "invalid_auth"
 
     async def auth_test(self, token: SecretStr) -> FakeBot:
         bot = self.bots.get(token.get_secret_value())
         if bot is None:
-            raise CredentialsError("auth.test: Slack answered invalid_auth", code="invalid_auth")
+            raise CredentialsError(f"auth.test: Slack answered {self.refusal}", code=self.refusal)
         return bot
 
 

@@ -63,7 +63,10 @@ class InstallState:
         """Return the organization; InvalidInputError when the state is not ours, not this browser's, or too old."""
         claims = self._claims(state)
         if not hmac.compare_digest(str(claims["nonce"]).encode(), nonce.encode()):
-            raise InvalidInputError("the installation was started in another browser", code="invalid_state")
+            raise InvalidInputError(
+                "the installation was started in another browser: open the link and agree in one browser",
+                code="invalid_state",
+            )
         if now.timestamp() > float(claims["until"]):
             raise InvalidInputError("the installation took too long: start it again", code="expired_state")
         return str(claims["organization"])
@@ -76,7 +79,9 @@ class InstallState:
         except ValueError:
             genuine = False
         if not genuine:
-            raise InvalidInputError("the state parameter is not one of ours", code="invalid_state")
+            raise InvalidInputError(
+                "this link is incomplete, or not one of ours: ask for a new one", code="invalid_state"
+            )
         claims: dict[str, Any] = orjson.loads(raw)
         return claims
 

@@ -8,8 +8,12 @@ from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCiph
 from nubabel_workers.adapters.storage.tenants import END_WORKSPACE
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, Installation, WorkspaceSummary
 
-_SUMMARY = """id, organization_id, team_id, enterprise_id, team_name, bot_user_id, status = 'active' AS active,
-              installed_at, revoked_at"""
+_SUMMARY = f"""id, organization_id, team_id, enterprise_id, team_name, bot_user_id, status = 'active' AS active,
+              installed_at, revoked_at, CASE WHEN status <> 'active' THEN (
+                SELECT a.detail->>'reason' FROM audit_log a
+                WHERE a.organization_id = workspaces.organization_id AND a.subject = workspaces.id
+                  AND a.action = '{AuditAction.WORKSPACE_ENDED}'
+                ORDER BY a.id DESC LIMIT 1) END AS ended_reason"""
 
 
 class PostgresWorkspaces:

@@ -1,16 +1,16 @@
 """An organization's connections to MCP servers: what `nubabel connections` does, by the same services."""
 
 import hashlib
-import html
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.oauth import AUTHORIZATION_S
 from nubabel_workers.gateway.authentication import Authenticated, Caller
+from nubabel_workers.gateway.browser_pages import PAGE_HEADERS, BrowserRoute, page
 from nubabel_workers.gateway.connection_models import (
     AllowedToolsBody,
     AuthorizationLinkView,
@@ -29,7 +29,8 @@ from nubabel_workers.gateway.problems import ProblemError
 from nubabel_workers.services.authorize_connection import AUTHORIZE_PATH, CALLBACK_PATH
 
 router = APIRouter(prefix="/v1", tags=["connections"])
-browsers = APIRouter(include_in_schema=False)  # not part of the published API: people's browsers are the only callers
+# Not part of the published API: people's browsers are the only callers.
+browsers = APIRouter(include_in_schema=False, route_class=BrowserRoute)
 
 Named = Annotated[
     str,
@@ -42,8 +43,6 @@ Named = Annotated[
 State = Annotated[str, Query(min_length=1, max_length=128)]
 _BODY = (400, 408, 413)
 _COOKIE_PATH = "/connections"
-_PAGE = "<!doctype html><html lang=en><title>Nubabel</title><p>{name} is connected. You can close this page.</html>"
-_PAGE_HEADERS = {"referrer-policy": "no-referrer", "cache-control": "no-store"}  # its address holds the code
 
 
 @router.get("/tool-providers", summary="What can be connected by name", responses=problems(401, 403, 503))
@@ -194,7 +193,7 @@ async def begin_in_browser(state: State, parts: Parts) -> Response:
         httponly=True,
         samesite="lax",  # the way back begins at the provider
     )
-    answer.headers.update(_PAGE_HEADERS)
+    answer.headers.update(PAGE_HEADERS)
     return answer
 
 
@@ -210,8 +209,7 @@ async def complete_in_browser(
     details = await parts.connections.authorize.complete(
         state=state, browser_state=request.cookies.get(_cookie(state), ""), code=code, issuer=iss, error=error
     )
-    name = html.escape(details.connection.provider)
-    answer = HTMLResponse(_PAGE.format(name=name), headers=_PAGE_HEADERS)
+    answer = page(f"{details.connection.provider} is connected. You can close this page.")
     answer.delete_cookie(_cookie(state), path=_COOKIE_PATH)
     return answer
 

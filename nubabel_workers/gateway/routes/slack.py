@@ -1,21 +1,20 @@
 """What Slack calls (events), and where a browser installs the app into a workspace."""
 
-import html
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nubabel_workers.gateway.browser_pages import BrowserRoute, page
 from nubabel_workers.gateway.dependencies import SlackParts
 from nubabel_workers.gateway.problems import ProblemError, problem_response
 from nubabel_workers.services.install_workspace import InstallWorkspace
 
 _COOKIE = "nubabel_install"
 _COOKIE_S = 600
-_PAGE = "<!doctype html><html lang=en><title>Nubabel</title><p>Nubabel is installed in {name}.</html>"
 
 _MEANINGS = {
     HTTPStatus.BAD_REQUEST: "nothing that Slack sends",
@@ -29,7 +28,7 @@ Signed = Annotated[str, Query(min_length=1, max_length=2048)]
 
 def slack_router(slack: SlackParts, *, secure_cookies: bool) -> APIRouter:
     """Not part of the published API: browsers that come from Slack are the only callers."""
-    router = APIRouter(prefix="/slack", include_in_schema=False)
+    router = APIRouter(prefix="/slack", include_in_schema=False, route_class=BrowserRoute)
     if slack.install is not None:
         _add_installation(router, slack.install, secure_cookies=secure_cookies)
     return router
@@ -87,7 +86,6 @@ def _add_installation(router: APIRouter, install: InstallWorkspace, *, secure_co
                 HTTPStatus.BAD_REQUEST, "installation_declined", "Slack installed nothing: it was declined there"
             )
         workspace = await install.complete(state=state, nonce=nonce, code=code)
-        name = html.escape(workspace.team_name or workspace.team_id)
-        answer = HTMLResponse(_PAGE.format(name=name))
+        answer = page(f"Nubabel is installed in {workspace.team_name or workspace.team_id}.")
         answer.delete_cookie(_COOKIE, path="/slack")
         return answer

@@ -275,6 +275,13 @@ async def test_an_ended_workspace_is_inactive_and_its_token_forgotten(
     assert found.bot_token.get_secret_value() == ""
     entries = await PostgresAuditTrail(database).list(organization_id="org_a", limit=1)
     assert (entries[0].actor, entries[0].detail) == ("slack", {"reason": "app_uninstalled"})
+    for organization in ("org_a", None):
+        (listed,) = await workspaces.list(organization)
+        assert (listed.active, listed.ended_reason) == (False, "app_uninstalled")
+
+    again = await workspaces.save("org_a", "wsp_1", installation(), actor="cli:anna")
+    assert again is not None
+    assert (again.active, again.ended_reason) == (True, None)
 
 
 async def test_a_workspace_ends_only_once_in_the_audit_log(

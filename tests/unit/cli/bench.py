@@ -274,6 +274,7 @@ class Bench:
                 instances,
                 find_unserved,
                 self.workspaces,
+                ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
                 self.tenants,
                 self.slack,
                 self.clock,

@@ -49,6 +49,14 @@ def test_a_terminals_control_characters_in_a_name_are_not_obeyed(bench: Bench) -
     assert "·[31m[bold]Ev·il" in listed
 
 
+def test_a_workspace_that_is_over_is_listed_with_the_reason(bench: Bench) -> None:
+    bench.type("workspaces", "add", "acme", typed="xoxb-1\n")
+    (workspace_id,) = bench.workspaces.rows
+    bench.type("workspaces", "remove", workspace_id, "--reason", "token_revoked")
+
+    assert "ended: token_revoked" in bench.type("workspaces", "list").stdout
+
+
 def test_an_organization_is_shown_with_what_belongs_to_it(bench: Bench) -> None:
     bench.type("workspaces", "add", "acme", typed="xoxb-1\n")
     bench.type("tokens", "create", "ci", "--org", "acme")

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.slack.oauth import InstallState
 from nubabel_workers.domain.administration import Installation, WorkspaceSummary
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.ids import OrganizationId, WorkspaceId
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.gateway.app import create_app
@@ -35,8 +36,11 @@ class FakeOAuth:
 class FakeWorkspaces:
     def __init__(self) -> None:
         self.installed: list[str] = []
+        self.refusal = ""
 
     async def install(self, organization: Organization, installation: Installation, *, actor: str) -> WorkspaceSummary:
+        if self.refusal:
+            raise InvalidInputError(self.refusal)
         self.installed.append(organization.id)
         return WorkspaceSummary(
             WorkspaceId("wsp_1"),
@@ -142,6 +146,38 @@ async def test_declining_at_slack_installs_nothing(
 
     assert (answer.status_code, answer.json()["code"]) == (400, "installation_declined")
     assert workspaces.installed == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        pytest.param("/slack/install?link=x", "link", id="a link that is not ours"),
+        pytest.param("/slack/install", "does not fit", id="no link"),
+        pytest.param("/slack/oauth_redirect?state=x&code=good", "", id="a state that is not ours"),
+    ],
+)
+async def test_a_refused_person_is_shown_a_page(browser: httpx.AsyncClient, asked: str, words: str) -> None:
+    answer = await browser.get(asked, headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/html; charset=utf-8")
+    assert words in answer.text
+    assert answer.headers["x-correlation-id"] in answer.text
+    assert "{" not in answer.text
+
+
+async def test_a_person_who_installs_another_organizations_workspace_is_shown_a_page_without_its_name(
+    browser: httpx.AsyncClient, install: InstallWorkspace, workspaces: FakeWorkspaces
+) -> None:
+    state = await state_after_leaving(browser, install)
+    workspaces.refusal = "the Slack workspace 'Team <One>' belongs to another organization"
+
+    answer = await browser.get(
+        "/slack/oauth_redirect", params={"state": state, "code": "good"}, headers={"accept": "text/html"}
+    )
+
+    assert answer.status_code == 422
+    assert "<p>The Slack workspace &#x27;Team &lt;One&gt;&#x27; belongs to another organization." in answer.text
+    assert answer.headers["cache-control"] == "no-store"
 
 
 async def test_without_slack_its_paths_do_not_exist(http: httpx.AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
 from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
+from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from tests.fakes.administration import (
     FakeAudit,
     FakeBot,
@@ -24,10 +26,11 @@ from tests.fakes.administration import (
     FakeOrganizations,
     FakeRotation,
     FakeSlackIdentity,
+    FakeWorkspaceCanceller,
     FakeWorkspaces,
 )
 from tests.fakes.breakers import FakeBreakers
-from tests.fakes.clock import FakeChance, FakeClock
+from tests.fakes.clock import START, FakeChance, FakeClock
 from tests.fakes.tenants import FakeTenants
 from tests.integration.storage.seeds import installation
 
@@ -77,6 +80,7 @@ class Bench:
     workspaces: FakeWorkspaces = field(default_factory=FakeWorkspaces)
     tenants: FakeTenants = field(default_factory=FakeTenants)
     slack: FakeSlackIdentity = field(default_factory=FakeSlackIdentity)
+    canceller: FakeWorkspaceCanceller = field(default_factory=FakeWorkspaceCanceller)
 
     async def run(self) -> dict[str, Finding]:
         manage = ManageInstances(
@@ -89,6 +93,7 @@ class Bench:
             manage,
             FindUnserved(self.organizations, self.instances),
             self.workspaces,
+            ManageWorkspaces(self.workspaces, self.slack, self.canceller, FakeChance()),
             self.tenants,
             self.slack,
             FakeClock(),
@@ -270,13 +275,42 @@ async def test_a_workspace_is_checked_with_its_stored_token(bench: Bench) -> Non
     assert (await bench.run())["Slack Acme"].ok
 
 
-async def test_a_revoked_slack_token_is_a_failure_with_the_command_that_helps(bench: Bench) -> None:
+async def test_a_refused_slack_token_is_a_failure_with_the_command_that_helps(bench: Bench) -> None:
     await bench.add_workspace()
 
     found = (await bench.run())["Slack Acme"]
 
     assert "invalid_auth" in found.detail
     assert "nubabel workspaces add org_a" in found.advice
+    assert bench.workspaces.rows["wsp_1"].active  # a wrong address of Slack's API would be answered so as well
+
+
+@pytest.mark.parametrize("code", ["token_revoked", "account_inactive"])
+async def test_a_workspace_whose_token_slack_took_back_is_ended_by_whoever_hears_of_it(bench: Bench, code: str) -> None:
+    await bench.add_workspace()
+    bench.slack.refusal = code
+    bench.canceller.open_executions["wsp_1"] = ["exe_1"]
+
+    found = (await bench.run())["Slack Acme"]
+
+    assert not found.ok
+    assert f"{code}: the workspace is ended now, 1 of its executions are cancelled" in found.detail
+    assert (bench.workspaces.rows["wsp_1"].active, bench.workspaces.rows["wsp_1"].ended_reason) == (False, code)
+
+
+async def test_a_workspace_that_ended_lately_is_named_with_the_reason_and_is_no_failure(bench: Bench) -> None:
+    await bench.add_workspace()
+    ended = replace(bench.workspaces.rows["wsp_1"], active=False, ended_reason="token_revoked")
+
+    bench.workspaces.rows["wsp_1"] = replace(ended, revoked_at=START - timedelta(days=1))
+    lately = (await bench.run())["Slack Acme"]
+    bench.workspaces.rows["wsp_1"] = replace(ended, revoked_at=START - timedelta(days=8))
+    long_ago = await bench.run()
+
+    assert lately.ok
+    assert lately.detail.startswith("ended 2026-11-20 12:00 UTC (token_revoked)")
+    assert "nubabel workspaces add org_a" in lately.detail
+    assert "Slack Acme" not in long_ago
 
 
 async def test_a_token_of_another_workspace_is_found_out(bench: Bench) -> None:

@@ -55,8 +55,11 @@ async def test_installing_again_keeps_the_workspaces_id(bench: Bench) -> None:
 async def test_another_organizations_workspace_is_refused(bench: Bench) -> None:
     await bench.manage().add(ACME, TOKEN, actor="cli:anna")
 
-    with pytest.raises(InvalidInputError, match="belongs to another organization"):
+    with pytest.raises(InvalidInputError, match="belongs to another organization") as refused:
         await bench.manage().add(BETA, TOKEN, actor="cli:eve")
+
+    assert ACME.id not in str(refused.value)
+    assert ACME.name not in str(refused.value).removeprefix("the Slack workspace 'Acme'")
 
     assert [one.organization_id for one in bench.workspaces.rows.values()] == ["org_a"]
 
