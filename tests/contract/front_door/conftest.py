@@ -8,7 +8,6 @@ import pytest
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.process import SystemChance, SystemClock
-from nubabel_workers.adapters.storage import schema
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.domain.ports import ExecutionStore, ProgressStream
@@ -28,8 +27,7 @@ async def executions(request: pytest.FixtureRequest) -> AsyncIterator[ExecutionS
         yield AcceptedExecutions(FakeClock(), FakeChance()).store()
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    owner: str = request.getfixturevalue("empty_database_url")
-    schema.upgrade(owner)
+    owner: str = request.getfixturevalue("database_url")
     name = urlsplit(owner).path.removeprefix("/")
     database = Database(
         server.url(name, user="nubabel_tenant"),

@@ -48,16 +48,21 @@ def _as(role: str, url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{role}:p%40ss@{parts.netloc.rpartition('@')[2]}"))
 
 
-@pytest.fixture
-def shell(empty_database_url: str, clean_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Shell:
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)  # no .env of a developer
     monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)  # the test run has its own
+
+
+@pytest.fixture
+def shell(empty_database_url: str, clean_redis: RedisServer) -> Shell:
     return Shell(empty_database_url, clean_redis)
 
 
 @pytest.fixture
-def acme(shell: Shell) -> Shell:
-    """An installation with one organization."""
+def acme(database_url: str, clean_redis: RedisServer) -> Shell:
+    """An installation with one organization. The tables are there already; `migrate` gives the roles passwords."""
+    shell = Shell(database_url, clean_redis)
     assert shell.type("migrate").exit_code == 0
     assert shell.type("orgs", "create", "Acme").exit_code == 0
     return shell

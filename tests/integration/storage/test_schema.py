@@ -44,10 +44,8 @@ def test_migrating_at_several_places_at_once_is_safe(empty_database_url: str) ->
     assert schema.current_revision(empty_database_url) == schema.head_revision()
 
 
-def test_row_level_security_is_on_for_every_tenant_table(empty_database_url: str) -> None:
-    schema.upgrade(empty_database_url)
-
-    with psycopg.connect(empty_database_url) as connection:
+def test_row_level_security_is_on_for_every_tenant_table(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
         rows = connection.execute("SELECT relname FROM pg_class WHERE relrowsecurity").fetchall()
 
     assert {row[0] for row in rows} == set(TENANT_TABLES)
@@ -55,11 +53,9 @@ def test_row_level_security_is_on_for_every_tenant_table(empty_database_url: str
     assert with_tenant - set(TENANT_TABLES) == {"instances"}  # shared or dedicated; read by the system role only
 
 
-def test_what_refers_to_rows_that_expire_is_found_by_an_index(empty_database_url: str) -> None:
+def test_what_refers_to_rows_that_expire_is_found_by_an_index(database_url: str) -> None:
     """Else each deleted row reads the whole table, and expiry takes longer than a statement may."""
-    schema.upgrade(empty_database_url)
-
-    with psycopg.connect(empty_database_url) as connection:
+    with psycopg.connect(database_url) as connection:
         without_index = connection.execute(
             """SELECT c.conrelid::regclass::text, c.conname FROM pg_constraint c
                WHERE c.contype = 'f' AND c.confrelid IN ('executions'::regclass, 'sessions'::regclass)
