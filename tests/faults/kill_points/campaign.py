@@ -89,6 +89,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     operators.connection_rests,
     operators.connection_is_checked,
     operators.server_comes_and_goes,
+    operators.server_is_changed,
     operators.looking_at_one,
     operators.dead_letter_is_discarded,
     operators.dead_letters_are_discarded_together,

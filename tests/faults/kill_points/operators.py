@@ -1,5 +1,7 @@
 """What operators type. One whose command is killed types it again, and what was changed is there once."""
 
+from nubabel_workers.embedded.stack_tenants import register_server
+from nubabel_workers.services.manage_instances import NewInstance
 from tests.faults.kill_points.conversations import Check, Scenario, Thread, answers, ask
 from tests.faults.kill_points.lane import Lane
 from tests.faults.kill_points.processes import CLI, LISTENER
@@ -136,7 +138,7 @@ async def _organization_with_tools(lane: Lane) -> str:
 
 async def server_comes_and_goes(lane: Lane) -> Check:
     """One that does not answer is registered, and the command says so. A listener tries to follow it until it goes."""
-    url = f"http://127.0.0.1:1/{lane.number()}"
+    url = _silent_server(lane)
     mark, kills = lane.mark(), lane.processes[LISTENER].kills
 
     def listener_did(call: str) -> bool:
@@ -146,14 +148,27 @@ async def server_comes_and_goes(lane: Lane) -> Check:
     await lane.type_until_it_ends(f"instances add {url}", may_complain=True)
     (added,) = await lane.ids("instances WHERE url = %(url)s", url=url)
     await lane.until(lambda: listener_did("instances.report_health"), "the listener's report")
-    for end_old in ("", "", " --end-old"):
-        await lane.type_until_it_ends(f"instances callback-key {added}{end_old}")
-    assert await lane.count(f"{_CALLBACK_KEYS} AND previous_callback_key IS NULL", id=added) == 1
-    await lane.type_until_it_ends(f"instances set {added} --max-directories 5")
     await lane.type_until_it_ends(f"instances remove {added}")
     await lane.until(lambda: listener_did("leadership.release"), "the listener's leaving")
     assert await lane.count("instances WHERE id = %(id)s AND status = 'removed'", id=added) == 1
     return _nothing_to_see
+
+
+async def server_is_changed(lane: Lane) -> Check:
+    """Apart from its coming and going, which takes long: each of these commands is killed at many points."""
+    server = await register_server(lane.services, NewInstance(_silent_server(lane), "opencode", None, 50, 1000))
+    for end_old in ("", "", " --end-old"):
+        await lane.type_until_it_ends(f"instances callback-key {server.id}{end_old}")
+    assert await lane.count(f"{_CALLBACK_KEYS} AND previous_callback_key IS NULL", id=server.id) == 1
+    await lane.type_until_it_ends(f"instances set {server.id} --max-directories 5")
+    assert await lane.count("instances WHERE id = %(id)s AND max_directories = 5", id=server.id) == 1
+    await lane.database("UPDATE instances SET status = 'removed' WHERE id = %(id)s", id=server.id)
+    return _nothing_to_see
+
+
+def _silent_server(lane: Lane) -> str:
+    """The URL of one that does not answer."""
+    return f"http://127.0.0.1:1/{lane.number()}"
 
 
 def looking(command: str) -> Scenario:
