@@ -18,7 +18,7 @@ class SlackEventKind(StrEnum):
     DIRECT_MESSAGE = "direct_message"  # a one-to-one conversation: everything in it is for the bot
     THREAD_REPLY = "thread_reply"  # no mention, but inside a thread: only relevant when that thread is ours
     DELETED = "deleted"  # a person's message is gone: stop working on it
-    EDITED = "edited"  # ignored on purpose; work that began goes on with the first wording
+    EDITED = "edited"  # a person changed the words; work that began goes on with the first ones, and that is said once
     BUTTON = "button"  # somebody pressed a button below one of our messages
     UNINSTALLED = "uninstalled"
     TOKENS_REVOKED = "tokens_revoked"
@@ -68,6 +68,8 @@ class SlackEvent:
             return f"msg:{self.channel}:{self.ts}"
         if self.kind is SlackEventKind.DELETED:
             return f"del:{self.channel}:{self.deleted_ts}"
+        if self.kind is SlackEventKind.EDITED:  # the first edit of a message stands for all
+            return f"edit:{self.channel}:{self.ts}"
         return f"evt:{self.event_id}"
 
     @property
@@ -237,11 +239,18 @@ def _classify_change(envelope: _Envelope, event: Mapping[str, Any], bot_user: st
     message = _mapping(event, "message")
     if message.get("subtype") == "tombstone":
         return _classify_deletion(envelope, event, _id(message, "ts", _TS), "previous_message", bot_user)
+    if _is_from_bot(message, bot_user):
+        return envelope.ignored("a bot's message was changed")
+    previous = event.get("previous_message")
+    text = _text(message, "text", default="")
+    if isinstance(previous, Mapping) and previous.get("text") == text:
+        return envelope.ignored("the words are the same")
     return envelope.event(
         SlackEventKind.EDITED,
         channel=_id(event, "channel"),
         channel_type=_channel_type(event),
         user=_text(message, "user", default=""),
+        text=plain_text(text, bot_user),
         ts=_id(message, "ts", _TS),
         thread_ts=_optional_id(message, "thread_ts", _TS) or _id(message, "ts", _TS),
     )

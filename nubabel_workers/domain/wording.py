@@ -99,6 +99,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "평소보다 오래 걸리고 있습니다. 요청은 보관되어 있으며 여기에 답변드리겠습니다.",
     },
     "late_why": {Language.ENGLISH: "It waits: {why}.", Language.KOREAN: "대기 사유: {why}."},
+    "edited": {
+        Language.ENGLISH: "You changed your question after I took it: I answer it as it was. To ask it as it is now, "
+        "write it here once more.",
+        Language.KOREAN: "질문을 받은 뒤에 내용이 수정되었습니다. 처음 질문에 답변드리며, 수정한 질문은 여기에 다시 "
+        "적어 주세요.",
+    },
     "replayed": {
         Language.ENGLISH: "Your request is being tried again. The answer comes here.",
         Language.KOREAN: "요청을 다시 처리하고 있습니다. 답변은 여기에 드리겠습니다.",

@@ -15,7 +15,6 @@ from nubabel_workers.domain.tenants import Workspace
 log = structlog.get_logger(__name__)
 
 _MAX_REMEMBERED = 1024  # twins come within a second; what comes later the store knows
-_NOT_STORED = frozenset({SlackEventKind.IGNORED, SlackEventKind.EDITED})
 
 
 class AcceptSlackEvent:
@@ -34,7 +33,7 @@ class AcceptSlackEvent:
         Raises InvalidInputError for a body that no Slack would send.
         """
         event = classify(body, None)
-        if event.kind in _NOT_STORED:
+        if event.kind is SlackEventKind.IGNORED:
             return
         workspace = await self._tenants.workspace_by_installation(event.enterprise_id, event.team_id)
         if workspace is None or not workspace.active:
@@ -43,7 +42,7 @@ class AcceptSlackEvent:
         await self._store(classify(body, workspace.bot_user_id), workspace)
 
     async def _store(self, event: SlackEvent, workspace: Workspace) -> None:
-        if event.kind in _NOT_STORED:
+        if event.kind is SlackEventKind.IGNORED:
             return
         correlation_id = self._chance.new_id("cor")
         event_id = await self._add_once(workspace, event, correlation_id)

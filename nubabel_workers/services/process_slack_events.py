@@ -9,7 +9,7 @@ import structlog
 from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_event
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.executions import Attachment, NewExecution, Status
+from nubabel_workers.domain.executions import FINAL, Attachment, NewExecution, Status
 from nubabel_workers.domain.hints import SIGN_WAIT_S, Hint, HintTask, turn_hint
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.leases import Lease
@@ -38,7 +38,6 @@ log = structlog.get_logger(__name__)
 _MESSAGES = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
 _APOLOGIES = {**dict.fromkeys(_MESSAGES, "failed"), SlackEventKind.BUTTON: "press_failed"}
 _ADDRESSED = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE})
-_WORKSPACE_ENDS = frozenset({SlackEventKind.UNINSTALLED, SlackEventKind.TOKENS_REVOKED})
 _STOPPED = "stopped in the thread"
 _DELETED = "the question was deleted"
 
@@ -145,12 +144,23 @@ class ProcessSlackEvents:
             return await self._park(claimed, lease, reason, "each worker that took it alone ended without a result")
         if event.kind in _MESSAGES:
             return await self._hear(claimed, batch)
-        if event.kind is SlackEventKind.BUTTON:
-            return await self._press(claimed, lease)
-        if event.kind is SlackEventKind.DELETED:
-            return await self._cancel_deleted(claimed, lease)
-        if event.kind in _WORKSPACE_ENDS:
-            return await self._end_workspace(claimed, lease)
+        return await self._notice(claimed, lease)
+
+    async def _notice(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        """What is no message but happens to one, or to the workspace."""
+        match claimed.event.kind:
+            case SlackEventKind.BUTTON:
+                return await self._press(claimed, lease)
+            case SlackEventKind.DELETED:
+                return await self._cancel_deleted(claimed, lease)
+            case SlackEventKind.EDITED:
+                return await self._note_edit(claimed, lease)
+            case SlackEventKind.UNINSTALLED | SlackEventKind.TOKENS_REVOKED:
+                return await self._end_workspace(claimed, lease)
+            case _:
+                return await self._ignore(claimed, lease)
+
+    async def _ignore(self, claimed: ClaimedInbound, lease: Lease) -> str:
         await self._end(claimed, lease, "nothing to do", None)
         return "ignored"
 
@@ -240,6 +250,20 @@ class ProcessSlackEvents:
             await self._canceller.cancel(claimed.organization_id, execution_id, reason=_DELETED)
         await self._inbound.done(claimed, lease, outcome="cancelled" if execution_id else "nothing to do")
         return "cancelled" if execution_id else "ignored"
+
+    async def _note_edit(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        """What is answered are the first words. Whoever changed them meanwhile learns it, once for a message."""
+        key = message_key(claimed.workspace_id, claimed.event.channel, claimed.event.ts)
+        execution_id = await self._executions.by_key(claimed.organization_id, key)
+        execution = await self._executions.find(claimed.organization_id, execution_id) if execution_id else None
+        if execution is None or execution.status in FINAL:
+            return await self._ignore(claimed, lease)
+        words = {"text": say("edited", language_of(claimed.event.text or execution.prompt))}
+        note = NewNotification(NotificationKind.NOTICE, _target(claimed).as_dict(), words)
+        notification_id = await self._inbound.done(claimed, lease, outcome="told of the first words", reply=note)
+        if notification_id is not None:
+            self._hints.publish(Hint(HintTask.DELIVER, notification_id, claimed.organization_id))
+        return "noted"
 
     async def _end_workspace(self, claimed: ClaimedInbound, lease: Lease) -> str:
         reason = str(claimed.event.kind)

@@ -139,7 +139,7 @@ async def test_deleting_the_question_ends_the_work(conversation: Conversation) -
     assert execution.status is Status.CANCELLED
 
 
-async def test_an_edit_after_the_start_changes_nothing(conversation: Conversation) -> None:
+async def test_an_edit_after_the_start_is_told_and_changes_nothing(conversation: Conversation) -> None:
     question = conversation.say("@nubabel original words [[delay=0.5]]")
     await conversation.until_status(question, Status.RUNNING)
 
@@ -150,7 +150,8 @@ async def test_an_edit_after_the_start_changes_nothing(conversation: Conversatio
         f"<@{conversation.workspace.bot_user_id}> other words",
     )
 
-    assert "original words" in (await conversation.reply(question)).body
+    await conversation.reply(question, "I answer it as it was")
+    await conversation.reply(question, "original words")
     await conversation.settled(question)
     assert await conversation.executions_in_channel() == 1
 

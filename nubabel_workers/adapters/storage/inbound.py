@@ -29,7 +29,7 @@ from nubabel_workers.domain.wording import language_of, say
 _ADDRESSED = frozenset({SlackEventKind.MENTION, SlackEventKind.DIRECT_MESSAGE, SlackEventKind.THREAD_REPLY})
 
 # A thread message without a mention counts only in a thread that is ours: one with a session, or with a mention that
-# is still on its way to one. A deletion counts only for a message that was stored.
+# is still on its way to one. A deletion or an edit counts only for a message that was stored.
 _ADD = """
 INSERT INTO inbound_events (
   id, organization_id, workspace_id, provider_event_id, dedupe_key, conversation_key, kind, event, correlation_id,
@@ -42,11 +42,11 @@ WHERE CASE %(kind)s::text
     OR EXISTS (
       SELECT 1 FROM inbound_events i
       WHERE i.workspace_id = %(workspace_id)s AND i.conversation_key = %(conversation_key)s AND i.status = 'ready')
-  WHEN 'deleted' THEN
-    EXISTS (
+  ELSE
+    %(kind)s NOT IN ('deleted', 'edited')
+    OR EXISTS (
       SELECT 1 FROM inbound_events i
-      WHERE i.workspace_id = %(workspace_id)s AND i.dedupe_key = %(deleted_message_key)s)
-  ELSE true
+      WHERE i.workspace_id = %(workspace_id)s AND i.dedupe_key = %(changed_message_key)s)
 END
 ON CONFLICT DO NOTHING
 RETURNING id
@@ -143,7 +143,7 @@ class PostgresInbound:
                 "dedupe_key": event.dedupe_key,
                 "conversation_key": event.conversation_key,
                 "session_key": f"slack:{workspace.id}:{event.conversation_key}",
-                "deleted_message_key": f"msg:{event.channel}:{event.deleted_ts}",
+                "changed_message_key": f"msg:{event.channel}:{event.deleted_ts or event.ts}",
                 "kind": event.kind.value,
                 "event": Jsonb(asdict(event)),
                 "correlation_id": correlation_id,

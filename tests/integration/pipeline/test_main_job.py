@@ -7,6 +7,7 @@ import pytest
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
+from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
 from tests.integration.pipeline.dying import work_until_quiet
 from tests.waiting import eventually_true
@@ -202,6 +203,58 @@ async def test_stopping_where_nothing_runs_is_answered(pipeline: Pipeline) -> No
     await pipeline.deliver()
 
     assert pipeline.replies(question) == ["Nothing is running in this conversation."]
+
+
+async def edit(pipeline: Pipeline, question: Message, text: str) -> None:
+    """As Slack tells of it, with an event of its own each time."""
+    previous = question.wire(TEAM)
+    pipeline.slack.world.edit_by_person(pipeline.slack.workspace(TEAM), CHANNEL, question.ts, text)
+    event: dict[str, object] = {"type": "message", "subtype": "message_changed", "channel": CHANNEL, "hidden": True}
+    event |= {"message": question.wire(TEAM), "previous_message": previous}
+    await pipeline.receive(pipeline.envelope(event))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("and of Busan?", "I answer it as it was"), ("부산은?", "처음 질문에 답변드리며")],
+    ids=["English", "Korean"],
+)
+async def test_a_question_that_is_changed_while_it_runs_is_told_once_that_its_first_words_are_answered(
+    pipeline: Pipeline, words: str, said: str
+) -> None:
+    question = await pipeline.mention("[[delay=0.5]] the weather of Seoul?")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    for text in (words, f"{words}!", f"{words}!!"):
+        await edit(pipeline, question, text)
+        await pipeline.take_events()
+    await pipeline.deliver()
+    await pipeline.run_ends()
+    await pipeline.complete()
+    await pipeline.deliver()
+
+    note, answer = pipeline.replies(question)
+    assert said in note
+    assert "Seoul" in answer
+    assert await pipeline.statuses() == ["completed"]
+
+
+async def test_a_question_that_is_changed_after_its_answer_is_left_alone(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("the weather of Seoul?")
+    await pipeline.answer_everything()
+
+    await edit(pipeline, question, "and of Busan?")
+    await pipeline.take_events()
+    await pipeline.deliver()
+
+    assert len(pipeline.replies(question)) == 1
+
+
+async def test_an_edit_of_what_was_not_said_to_the_bot_is_not_stored(pipeline: Pipeline) -> None:
+    await edit(pipeline, pipeline.slack.say("to the others", team=TEAM, channel=CHANNEL), "to all others")
+
+    assert await pipeline.one("SELECT count(*) AS n FROM inbound_events") == {"n": 0}
 
 
 async def test_deleting_the_question_before_it_started_cancels_it(pipeline: Pipeline) -> None:

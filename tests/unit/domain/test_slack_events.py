@@ -148,21 +148,35 @@ def test_attached_files_are_listed_and_broken_entries_left_out() -> None:
     ]
 
 
-def test_edit_is_recognised_and_keeps_the_original_message_id() -> None:
-    change = {
+def change(**message: Any) -> dict[str, Any]:
+    return {
         "type": "message",
         "subtype": "message_changed",
         "hidden": True,
         "channel": "C0GEN",
         "channel_type": "channel",
         "ts": "1795216390.000300",
-        "message": {"user": "U0ALICE", "text": "new", "ts": TS},
+        "message": {"user": "U0ALICE", "text": "new", "ts": TS, **message},
         "previous_message": {"user": "U0ALICE", "text": "old", "ts": TS},
     }
 
-    result = classified(change)
 
-    assert (result.kind, result.ts, result.dedupe_key) == (SlackEventKind.EDITED, TS, "evt:Ev0A1")
+def test_edit_is_recognised_and_the_first_of_a_message_stands_for_all() -> None:
+    result = classified(change())
+
+    assert (result.kind, result.ts, result.text) == (SlackEventKind.EDITED, TS, "new")
+    assert result.dedupe_key == f"edit:C0GEN:{TS}"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param({"text": "old", "attachments": [{"title": "a page"}]}, id="a link was unfurled"),
+        pytest.param({"bot_id": "B0NUB"}, id="our own progress"),
+    ],
+)
+def test_a_change_that_is_no_edit_of_a_persons_words_is_ignored(message: dict[str, Any]) -> None:
+    assert classified(change(**message)).kind is SlackEventKind.IGNORED
 
 
 def deletion(**fields: Any) -> dict[str, Any]:
