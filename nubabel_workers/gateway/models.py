@@ -11,6 +11,8 @@ from nubabel_workers.domain.waiting import Waiting
 from nubabel_workers.services.submit_execution import Submitted
 from nubabel_workers.services.submit_group import SubmittedGroup
 
+# What the operator's rules tell the agent is not the caller's affair.
+_SHOWN_OF_ANALYSIS = ("category", "skills", "agent", "model", "reasons")
 _EXECUTION_ID = "exe_01kahmz7p1h0v5v6m6bqz0x3ja"
 _SESSION_ID = "ses_01kahmz7p1v8w3r9d1c5n2k4ye"
 
@@ -166,7 +168,7 @@ class ExecutionView(BaseModel):
             notes=list(execution.notes),
             error=_error(execution.error),
             usage=_usage(execution.usage),
-            analysis=dict(execution.analysis),
+            analysis={name: execution.analysis[name] for name in _SHOWN_OF_ANALYSIS if name in execution.analysis},
             metadata=dict(execution.metadata),
             attempt=execution.attempt,
             created_at=execution.created_at,

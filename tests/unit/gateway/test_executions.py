@@ -36,6 +36,16 @@ async def test_an_accepted_request_is_stored_before_the_answer_and_hinted_after(
     assert door.hints.rows(HintTask.DISPATCH) == [row.id]
 
 
+async def test_what_was_chosen_for_it_is_shown_without_the_operators_words_to_the_agent(
+    door: FrontDoor, http: httpx.AsyncClient
+) -> None:
+    asked = (await http.post("/v1/executions", json=PROMPT)).json()["id"]
+    chosen = {"category": "quick", "skills": ["git-master"], "agent": "build", "model": None, "reasons": ["a word"]}
+    door.executions.move(asked, Status.RUNNING, analysis=chosen | {"instructions": "delegate to the category"})
+
+    assert (await http.get(f"/v1/executions/{asked}")).json()["analysis"] == chosen
+
+
 async def test_the_same_key_with_the_same_body_is_the_same_request(door: FrontDoor, http: httpx.AsyncClient) -> None:
     first = await http.post("/v1/executions", json=PROMPT, headers={"idempotency-key": "k1"})
     second = await http.post("/v1/executions", json=PROMPT, headers={"idempotency-key": "k1"})
