@@ -14,7 +14,7 @@ from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.invocation import AsJson, OrganizationArgument, actor, run
 from nubabel_workers.cli.output import complain, note, say, say_json
 from nubabel_workers.domain.administration import RotationReport
-from nubabel_workers.domain.credentials import ENTROPY_BYTES, operator_setting, operator_token_text
+from nubabel_workers.domain.credentials import ENTROPY_BYTES, WEBHOOK_OVERLAP_S, operator_setting, operator_token_text
 from nubabel_workers.domain.errors import InvalidInputError
 
 _OPERATOR_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
@@ -79,17 +79,41 @@ def _words_for_unreadable(unreadable: Sequence[tuple[str, str]]) -> str:
 
 
 @webhooks.command()
-def secret(context: typer.Context, organization: OrganizationArgument, as_json: AsJson = False) -> None:
-    """Give an organization a new secret for its webhooks, shown this once. The one before ends at once."""
+def secret(
+    context: typer.Context,
+    organization: OrganizationArgument,
+    end_old: Annotated[bool, typer.Option("--end-old", help="Make none: end the one before the newest.")] = False,
+    end_now: Annotated[
+        bool, typer.Option("--end-now", help="One has leaked: make one, and end every other at once.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give an organization a new secret for its webhooks, shown this once. For a day the one before signs as well.
 
-    async def work(administration: Administration) -> tuple[str, SecretStr]:
-        found = await administration.organizations.resolve(organization)
-        return found.id, await administration.organizations.new_webhook_secret(found, actor=actor(context))
+    Webhooks carry a signature with each of the two until then: a receiver takes the new one over when it likes.
+    """
+    if end_old and end_now:
+        raise InvalidInputError("give either --end-old or --end-now")
 
-    organization_id, issued = run(context, work)
-    text = issued.get_secret_value()
-    if as_json:
-        say_json({"organization_id": organization_id, "secret": text})
+    async def work(administration: Administration) -> tuple[str, SecretStr | bool]:
+        organizations = administration.organizations
+        found = await organizations.resolve(organization)
+        if end_old:
+            return found.id, await organizations.end_previous_webhook_secret(found, actor=actor(context))
+        overlap_s = 0 if end_now else WEBHOOK_OVERLAP_S
+        return found.id, await organizations.new_webhook_secret(found, actor=actor(context), overlap_s=overlap_s)
+
+    organization_id, done = run(context, work)
+    if isinstance(done, bool):
+        say("nothing is signed with the old secret any more, within seconds" if done else "there was no old secret")
         return
-    say(text)
-    note("keep it now, it is not shown again; the one before is not used any more")
+    if as_json:
+        say_json({"organization_id": organization_id, "secret": done.get_secret_value()})
+        return
+    say(done.get_secret_value())
+    if end_now:
+        note("keep it now, it is not shown again; the one before is not used any more, within seconds")
+        return
+    hours = f"{WEBHOOK_OVERLAP_S / 3600:.0f} h"
+    note(f"keep it now, it is not shown again; the one before signs as well for {hours}, or until")
+    note(f"nubabel webhooks secret {organization_id} --end-old")

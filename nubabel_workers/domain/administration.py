@@ -27,6 +27,7 @@ class AuditAction(StrEnum):
     ORGANIZATION_POLICY_SET = "organization.policy_set"
     ORGANIZATION_LIMITS_SET = "organization.limits_set"
     WEBHOOK_SECRET_SET = "organization.webhook_secret_set"  # noqa: S105 - an action's name
+    WEBHOOK_SECRET_ENDED = "organization.webhook_secret_ended"  # noqa: S105 - an action's name
     WORKSPACE_INSTALLED = "workspace.installed"
     WORKSPACE_ENDED = "workspace.ended"
     TOKEN_CREATED = "token.created"  # noqa: S105 - an action's name

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 ENTROPY_BYTES = 32
+WEBHOOK_OVERLAP_S = 24 * 3600.0  # a day for a receiver to take the new secret over
 
 _TOKEN_SHAPE = re.compile(r"nbt_[0-9a-z]{26}_[A-Za-z0-9_-]{43}")
 

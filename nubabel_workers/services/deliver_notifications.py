@@ -138,11 +138,11 @@ class DeliverNotifications:
 
     async def _call_webhook(self, claimed: ClaimedNotification, target: WebhookTarget) -> Sequence[str]:
         notification = claimed.notification
-        secret = await self._tenants.webhook_secret(notification.organization_id)
-        if secret is None:
+        secrets = await self._tenants.webhook_secrets(notification.organization_id)
+        if not secrets:
             raise PermanentError("the organization has no webhook secret any more", code="no_webhook_secret")
         await self._webhooks.send(
-            url=target.url, secret=secret, message_id=notification.id, payload=notification.payload
+            url=target.url, secrets=secrets, message_id=notification.id, payload=notification.payload
         )
         return [notification.id]
 
@@ -154,7 +154,7 @@ class DeliverNotifications:
             return None
         await self._webhooks.send(
             url=url,
-            secret=await self._tenants.webhook_secret(notification.organization_id),
+            secrets=await self._tenants.webhook_secrets(notification.organization_id),
             message_id=f"{notification.id}_{claimed.revision}" if is_progress else notification.id,
             payload=callback_body(notification, now=self._clock.now()),
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pydantic import SecretStr
 
 from nubabel_workers.domain.budget_button import checked_approvers
-from nubabel_workers.domain.credentials import ENTROPY_BYTES, webhook_secret_text
+from nubabel_workers.domain.credentials import ENTROPY_BYTES, WEBHOOK_OVERLAP_S, webhook_secret_text
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.limits import DEFAULT_PLAN
@@ -99,12 +99,20 @@ class ManageOrganizations:
             raise InvalidInputError(f"the organization {organization.id} is being erased: it cannot come back")
         return enabled
 
-    async def new_webhook_secret(self, organization: Organization, *, actor: str) -> SecretStr:
-        """Replaces the one before, at once. The result can be shown this once."""
+    async def new_webhook_secret(
+        self, organization: Organization, *, actor: str, overlap_s: float = WEBHOOK_OVERLAP_S
+    ) -> SecretStr:
+        """Webhooks are signed with the one before as well for overlap_s. The result can be shown this once."""
         secret = webhook_secret_text(self._random_bytes(ENTROPY_BYTES))
-        changed = await self._organizations.set_webhook_secret(organization.id, secret, actor=actor)
+        changed = await self._organizations.set_webhook_secret(
+            organization.id, secret, overlap_s=overlap_s, actor=actor
+        )
         _still_there(changed, organization)
         return secret
+
+    async def end_previous_webhook_secret(self, organization: Organization, *, actor: str) -> bool:
+        """Whether there was one. Nothing is signed with it any more within seconds."""
+        return await self._organizations.end_previous_webhook_secret(organization.id, actor=actor)
 
 
 def _still_there(changed: Organization | None, organization: Organization) -> Organization:

@@ -163,7 +163,7 @@ class SubmitExecution:
         if callback_url is None:
             return NoTarget()
         self._check_url(callback_url)
-        if await self._tenants.webhook_secret(organization.id) is None:
+        if not await self._tenants.webhook_secrets(organization.id):
             raise InvalidInputError(
                 "callback_url needs a webhook secret of the organization, with which the callback is signed",
                 code="no_webhook_secret",

@@ -45,6 +45,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 class FakeOrganizations:
     rows: dict[str, Organization] = field(default_factory=dict)
     secrets: dict[str, SecretStr] = field(default_factory=dict)
+    previous_secrets: dict[str, SecretStr] = field(default_factory=dict)
+    overlaps_s: dict[str, float] = field(default_factory=dict)
     actors: list[str] = field(default_factory=list)
 
     def put(self, organization: Organization) -> Organization:
@@ -89,12 +91,24 @@ class FakeOrganizations:
         self.actors.append(actor)
         return self.put(replace(before, disabled_at=NOW if disabled else None))
 
-    async def set_webhook_secret(self, organization_id: str, secret: SecretStr, *, actor: str) -> Organization | None:
+    async def set_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, overlap_s: float, actor: str
+    ) -> Organization | None:
         if organization_id not in self.rows:
             return None
         self.actors.append(actor)
+        before = self.secrets.get(organization_id)
+        if before is not None and overlap_s:
+            self.previous_secrets[organization_id] = before
+        else:
+            self.previous_secrets.pop(organization_id, None)
+        self.overlaps_s[organization_id] = overlap_s
         self.secrets[organization_id] = secret
         return self.rows[organization_id]
+
+    async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:
+        self.actors.append(actor)
+        return self.previous_secrets.pop(organization_id, None) is not None
 
     async def list(self) -> list[Organization]:
         return list(self.rows.values())

@@ -1,5 +1,6 @@
 """Organizations and their credentials, in dicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic import SecretStr
@@ -18,7 +19,7 @@ class FakeTenants(TenantStore):
     workspaces: dict[str, Workspace] = field(default_factory=dict)
     tokens: dict[bytes, ServiceToken] = field(default_factory=dict)
     submit_keys: dict[str, SubmitKey] = field(default_factory=dict)
-    webhook_secrets: dict[str, str] = field(default_factory=dict)
+    signing: dict[str, str] = field(default_factory=dict)  # organization -> its webhook secret
     nonces: set[tuple[str, str]] = field(default_factory=set)
     unreadable_workspaces: set[str] = field(default_factory=set)
 
@@ -68,5 +69,5 @@ class FakeTenants(TenantStore):
         self.nonces.add((key_id, nonce))
         return True
 
-    async def webhook_secret(self, organization_id: str) -> str | None:
-        return self.webhook_secrets.get(organization_id)
+    async def webhook_secrets(self, organization_id: str) -> Sequence[str]:
+        return [self.signing[organization_id]] if organization_id in self.signing else []

@@ -232,7 +232,7 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
         "tests", organization=organization, actor="tests"
     )
     side.submit_key_id, side.submit_secret = issued.key.id, issued.text
-    await organizations.set_webhook_secret(side.id, SecretStr(side.word("secret")), actor="tests")
+    await organizations.set_webhook_secret(side.id, SecretStr(side.word("secret")), overlap_s=0, actor="tests")
     await _connect_tools(world, side, tools)
     await _run_executions(world, side)
     await _call_a_tool(world, side)

@@ -8,11 +8,12 @@ from nubabel_workers.domain.administration import RotationReport
 
 # Every column that holds a secret of TokenCipher; a test compares this with the models.
 SECRET_COLUMNS = (
+    # In this order, here and below: a secret that is replaced meanwhile moves from the first column to the second.
     ("organizations", "webhook_secret"),
+    ("organizations", "previous_webhook_secret"),
     ("workspaces", "bot_token"),
     ("submit_keys", "secret"),
     ("instances", "password"),
-    # In this order: a key that is replaced meanwhile moves from the first column to the second.
     ("instances", "callback_key"),
     ("instances", "previous_callback_key"),
     ("mcp_connections", "credentials"),

@@ -86,6 +86,8 @@ class OrganizationRow(Base):
     budget_approvers: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     limits: Mapped[Json] = mapped_column(server_default=_EMPTY_OBJECT)
     webhook_secret: Mapped[bytes | None]  # encrypted
+    previous_webhook_secret: Mapped[bytes | None]  # encrypted; signs as well, until the next column says
+    previous_webhook_secret_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created()
     disabled_at: Mapped[datetime | None]
     erasing_at: Mapped[datetime | None]

@@ -114,21 +114,44 @@ class PostgresOrganizations:
             AuditEntry(actor, action, organization_id, organization_id),
         )
 
-    async def set_webhook_secret(self, organization_id: str, secret: SecretStr, *, actor: str) -> Organization | None:
+    async def set_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, overlap_s: float, actor: str
+    ) -> Organization | None:
+        sealed = self._cipher.encrypt(secret, SecretPurpose.WEBHOOK_SECRET, organization_id)
         return await self._change(
-            "webhook_secret = %(webhook_secret)s",
-            {"webhook_secret": self._cipher.encrypt(secret, SecretPurpose.WEBHOOK_SECRET, organization_id)},
+            """
+            webhook_secret = %(webhook_secret)s,
+            previous_webhook_secret = CASE WHEN %(overlap_s)s > 0 THEN webhook_secret END,
+            previous_webhook_secret_until =
+                CASE WHEN %(overlap_s)s > 0 AND webhook_secret IS NOT NULL
+                     THEN now() + make_interval(secs => %(overlap_s)s) END
+            """,
+            {"webhook_secret": sealed, "overlap_s": overlap_s},
             AuditEntry(actor, AuditAction.WEBHOOK_SECRET_SET, organization_id, organization_id),
         )
+
+    async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:
+        changed = await self._change(
+            "previous_webhook_secret = NULL, previous_webhook_secret_until = NULL",
+            {},
+            AuditEntry(actor, AuditAction.WEBHOOK_SECRET_ENDED, organization_id, organization_id),
+            condition="previous_webhook_secret_until > now()",
+        )
+        return changed is not None
 
     async def list(self) -> list[Organization]:
         rows = await self._database.system().all(f"SELECT {_COLUMNS} FROM organizations ORDER BY created_at, id")
         return [organization_of(row) for row in rows]
 
-    async def _change(self, assignments: str, params: dict[str, Any], entry: AuditEntry) -> Organization | None:
+    async def _change(
+        self, assignments: str, params: dict[str, Any], entry: AuditEntry, *, condition: str = "true"
+    ) -> Organization | None:
         organization_id = entry.subject
         row = await self._database.tenant(organization_id).one(
-            audited(f"UPDATE organizations SET {assignments} WHERE id = %(organization_id)s RETURNING {_COLUMNS}"),
+            audited(
+                f"UPDATE organizations SET {assignments} WHERE id = %(organization_id)s AND {condition}"
+                f" RETURNING {_COLUMNS}"
+            ),
             {"organization_id": organization_id, **params, **audit_params(entry)},
         )
         return organization_of(row) if row else None

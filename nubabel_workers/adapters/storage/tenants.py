@@ -4,7 +4,7 @@ Answers are remembered for a moment in this process, because ingress asks for th
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -70,7 +70,7 @@ class PostgresTenants:
         self._installations: BriefCache[str, Workspace] = cache(keep_workspaces_s)
         self._tokens: BriefCache[bytes, ServiceToken] = cache()
         self._submit_keys: BriefCache[str, SubmitKey] = cache()
-        self._webhook_secrets: BriefCache[str, str] = cache()
+        self._webhook_secrets: BriefCache[str, Sequence[str]] = cache()
 
     async def organization(self, organization_id: str) -> Organization | None:
         found = self._organizations.get(organization_id)
@@ -180,17 +180,24 @@ class PostgresTenants:
         )
         return inserted == 1
 
-    async def webhook_secret(self, organization_id: str) -> str | None:
+    async def webhook_secrets(self, organization_id: str) -> Sequence[str]:
         found = self._webhook_secrets.get(organization_id)
         if found is None:
             row = await self._database.tenant(organization_id).one(
-                "SELECT webhook_secret FROM organizations WHERE id = %(organization_id)s",
+                """
+                SELECT webhook_secret,
+                       CASE WHEN previous_webhook_secret_until > now() THEN previous_webhook_secret END AS previous
+                FROM organizations WHERE id = %(organization_id)s
+                """,
                 {"organization_id": organization_id},
             )
             if row is None or row["webhook_secret"] is None:
-                return None
-            secret = self._cipher.decrypt(row["webhook_secret"], SecretPurpose.WEBHOOK_SECRET, organization_id)
-            found = secret.get_secret_value()
+                return ()
+            found = tuple(
+                self._cipher.decrypt(sealed, SecretPurpose.WEBHOOK_SECRET, organization_id).get_secret_value()
+                for sealed in row.values()
+                if sealed is not None
+            )
             self._webhook_secrets.put(organization_id, found)
         return found
 

@@ -3,7 +3,7 @@
 Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,18 +36,20 @@ class StandardWebhookSender:
         self._timeout_s = timeout_s
 
     async def send(
-        self, *, url: str, secret: str | SecretStr | None, message_id: str, payload: Mapping[str, Any]
+        self, *, url: str, secrets: Sequence[str | SecretStr], message_id: str, payload: Mapping[str, Any]
     ) -> None:
         """Deliver one message; returning means that the receiver confirmed it.
 
         message_id is the same in every try: receivers recognise repeats by it, so a lost answer is merely transient.
-        secret None: not signed, for callers that never had one.
+        secrets: a receiver accepts what one of its signatures fits, so that a secret can be replaced without a gap.
+        None of them: not signed, for callers that never had one.
         Raises PermanentError (`webhook_gone` for HTTP 410: stop sending there), RateLimitedError, UnavailableError,
         CredentialsError for a secret that can't sign, InvalidInputError for the URL.
         """
         now = self._now().astimezone(UTC)
         body = orjson.dumps(payload)
-        headers = _headers(message_id, now) | (_signature(secret, message_id, now, body) if secret is not None else {})
+        signatures = [_signature(secret, message_id, now, body) for secret in secrets]
+        headers = _headers(message_id, now) | ({"webhook-signature": " ".join(signatures)} if signatures else {})
         try:
             response = await self._guard.request(
                 "POST", url, headers=headers, body=body, max_response_bytes=0, timeout_s=self._timeout_s
@@ -65,15 +67,14 @@ def _headers(message_id: str, now: datetime) -> dict[str, str]:
     }
 
 
-def _signature(secret: str | SecretStr, message_id: str, now: datetime, body: bytes) -> dict[str, str]:
+def _signature(secret: str | SecretStr, message_id: str, now: datetime, body: bytes) -> str:
     plain = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     try:
-        signature = Webhook(plain).sign(msg_id=message_id, timestamp=now, data=body.decode())
+        return Webhook(plain).sign(msg_id=message_id, timestamp=now, data=body.decode())
     except Exception as error:  # noqa: BLE001 - the library raises several unrelated types for an unusable secret
         raise CredentialsError(
             f"the webhook secret is unusable ({type(error).__name__})", code="webhook_secret_invalid"
         ) from None
-    return {"webhook-signature": signature}
 
 
 def _require_success(response: EgressResponse, now: datetime) -> None:

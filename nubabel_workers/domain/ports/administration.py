@@ -64,8 +64,14 @@ class OrganizationRegistry(Protocol):
     async def set_disabled(self, organization_id: str, *, disabled: bool, actor: str) -> Organization | None: ...
 
     async def set_webhook_secret(
-        self, organization_id: str, secret: SecretStr, *, actor: str
-    ) -> Organization | None: ...
+        self, organization_id: str, secret: SecretStr, *, overlap_s: float, actor: str
+    ) -> Organization | None:
+        """The one before signs as well for overlap_s; one before that ends."""
+        ...
+
+    async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:
+        """Only the newest signs from now on. False when no other did."""
+        ...
 
     async def list(self) -> list[Organization]: ...
 

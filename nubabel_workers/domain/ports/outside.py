@@ -167,6 +167,6 @@ class Supervisor(Protocol):
 
 
 class WebhookSender(Protocol):
-    async def send(self, *, url: str, secret: str | None, message_id: str, payload: Mapping[str, Any]) -> None:
-        """Secret None: not signed."""
+    async def send(self, *, url: str, secrets: Sequence[str], message_id: str, payload: Mapping[str, Any]) -> None:
+        """secrets: one signature with each; with none it is not signed."""
         ...

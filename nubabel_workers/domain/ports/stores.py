@@ -606,7 +606,9 @@ class TenantStore(Protocol):
         """False when the nonce was used before."""
         ...
 
-    async def webhook_secret(self, organization_id: str) -> str | None: ...
+    async def webhook_secrets(self, organization_id: str) -> Sequence[str]:
+        """With all of which a webhook is signed, the newest first; none: it has no secret."""
+        ...
 
 
 class RestartStore(Protocol):

@@ -46,7 +46,9 @@ async def _send(server: RawServer) -> None:
     guard = EgressGuard(EgressPolicy.parse([server.url.removeprefix("http://")]))
     sender = StandardWebhookSender(guard, now=lambda: datetime.now(UTC), timeout_s=3)
     try:
-        await sender.send(url=f"{server.url}/hook", secret=_SECRET, message_id="ntf_1", payload={"status": "completed"})
+        await sender.send(
+            url=f"{server.url}/hook", secrets=[_SECRET], message_id="ntf_1", payload={"status": "completed"}
+        )
     finally:
         await guard.close()
 

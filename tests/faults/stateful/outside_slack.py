@@ -1,7 +1,7 @@
 """Slack and webhooks at the port, over the simulator's world of channels; how each call is answered can be planned."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -151,7 +151,7 @@ class FakeWebhooks:
         self.received: list[tuple[str, Mapping[str, Any]]] = []
         self.plan: deque[Answer] = deque()
 
-    async def send(self, *, url: str, secret: str, message_id: str, payload: Mapping[str, Any]) -> None:
+    async def send(self, *, url: str, secrets: Sequence[str], message_id: str, payload: Mapping[str, Any]) -> None:
         answer = self.plan.popleft() if self.plan else Answer.OK
         if answer is Answer.BROKEN:
             raise UnavailableError("HTTP 503")

@@ -294,7 +294,7 @@ async def _add_tenants(world: World) -> None:
         )
     for organization in ORGANIZATIONS:
         world.rows.execute("INSERT INTO organizations (id, name) VALUES (%s, %s)", (organization, organization))
-        await organizations.set_webhook_secret(organization, _SECRET, actor="tests")
+        await organizations.set_webhook_secret(organization, _SECRET, overlap_s=0, actor="tests")
         workspace = world.slack.workspace(TEAMS[organization])
         await workspaces.save(
             organization,

@@ -132,7 +132,7 @@ class Steps:
 
     async def set_webhook_secret(self, secret: SecretStr) -> None:
         organizations = PostgresOrganizations(self.services.database, self.services.cipher)
-        assert await organizations.set_webhook_secret(ORGANIZATION, secret, actor="tests") is not None
+        assert await organizations.set_webhook_secret(ORGANIZATION, secret, overlap_s=0, actor="tests") is not None
 
     async def take_events(self) -> str:
         return await self.services.process_slack_events.run(None)

@@ -1,5 +1,6 @@
 """Organizations, workspaces and credentials on a real PostgreSQL: who sees what, and how fast it ends."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -134,14 +135,53 @@ async def test_the_webhook_secret_is_stored_encrypted_and_read_back(
     organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
 ) -> None:
     await add_organization(database, "org_a")
-    assert await tenants.webhook_secret("org_a") is None
+    assert await tenants.webhook_secrets("org_a") == ()
 
-    await organizations.set_webhook_secret("org_a", SecretStr("whsec_x"), actor="cli:anna")
+    await organizations.set_webhook_secret("org_a", SecretStr("whsec_x"), overlap_s=60, actor="cli:anna")
 
     row = await database.system().one("SELECT webhook_secret FROM organizations")
     assert row is not None
     assert b"whsec_x" not in row["webhook_secret"]
-    assert await tenants.webhook_secret("org_a") == "whsec_x"
+    assert await tenants.webhook_secrets("org_a") == ("whsec_x",)
+
+
+async def test_two_webhook_secrets_are_used_until_the_overlap_is_over(
+    organizations: PostgresOrganizations, database: Database, cipher: TokenCipher
+) -> None:
+    async def used() -> Sequence[str]:
+        return await PostgresTenants(database, cipher).webhook_secrets("org_a")
+
+    async def replaced_by(secret: str, *, overlap_s: float) -> Sequence[str]:
+        await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=overlap_s, actor="cli:anna")
+        return await used()
+
+    await add_organization(database, "org_a")
+
+    assert await replaced_by("whsec_1", overlap_s=60) == ("whsec_1",)
+    assert await replaced_by("whsec_2", overlap_s=60) == ("whsec_2", "whsec_1")
+    assert await replaced_by("whsec_3", overlap_s=60) == ("whsec_3", "whsec_2")
+    await database.system().execute("UPDATE organizations SET previous_webhook_secret_until = now()")
+    assert await used() == ("whsec_3",)
+    assert await replaced_by("whsec_4", overlap_s=0) == ("whsec_4",)
+
+
+async def test_the_older_webhook_secret_is_ended_before_its_time(
+    organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
+) -> None:
+    await add_organization(database, "org_a")
+    for secret in ("whsec_1", "whsec_2"):
+        await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+
+    ended = [await organizations.end_previous_webhook_secret("org_a", actor="cli:anna") for _ in range(2)]
+
+    assert ended == [True, False]
+    assert await tenants.webhook_secrets("org_a") == ("whsec_2",)
+    audited = await PostgresAuditTrail(database).list(organization_id="org_a", limit=10)
+    assert [entry.action for entry in audited] == [
+        "organization.webhook_secret_ended",
+        "organization.webhook_secret_set",
+        "organization.webhook_secret_set",
+    ]
 
 
 async def test_a_secret_copied_to_another_organization_is_refused(
@@ -149,14 +189,14 @@ async def test_a_secret_copied_to_another_organization_is_refused(
 ) -> None:
     await add_organization(database, "org_a")
     await add_organization(database, "org_b")
-    await organizations.set_webhook_secret("org_a", SecretStr("whsec_x"), actor="cli:anna")
+    await organizations.set_webhook_secret("org_a", SecretStr("whsec_x"), overlap_s=60, actor="cli:anna")
 
     await database.system().execute(
         "UPDATE organizations SET webhook_secret = (SELECT webhook_secret FROM organizations WHERE id = 'org_a')"
     )
 
     with pytest.raises(CredentialsError):
-        await tenants.webhook_secret("org_b")
+        await tenants.webhook_secrets("org_b")
 
 
 # --- workspaces ------------------------------------------------------------------------------------------------------

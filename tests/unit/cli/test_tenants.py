@@ -270,6 +270,36 @@ def test_a_webhook_secret_is_shown_once(bench: Bench) -> None:
     assert result.stdout.startswith("whsec_")
 
 
+def test_the_webhook_secret_before_signs_for_a_day_as_well(bench: Bench) -> None:
+    first = bench.type("webhooks", "secret", "acme").stdout.strip()
+
+    second = bench.type("webhooks", "secret", "acme")
+
+    assert bench.organizations.previous_secrets["org_acme"].get_secret_value() == first
+    assert bench.organizations.overlaps_s["org_acme"] == 86400
+    assert "24 h" in second.stderr
+    assert "nubabel webhooks secret org_acme --end-old" in second.stderr
+
+
+def test_the_webhook_secret_before_is_ended_before_its_time(bench: Bench) -> None:
+    for _ in range(2):
+        bench.type("webhooks", "secret", "acme")
+
+    said = [bench.type("webhooks", "secret", "acme", "--end-old").stdout for _ in range(2)]
+
+    assert said == ["nothing is signed with the old secret any more, within seconds\n", "there was no old secret\n"]
+
+
+def test_a_leaked_webhook_secret_is_replaced_at_once(bench: Bench) -> None:
+    bench.type("webhooks", "secret", "acme")
+
+    result = bench.type("webhooks", "secret", "acme", "--end-now")
+
+    assert bench.organizations.previous_secrets == {}
+    assert result.stdout.strip() == bench.organizations.secrets["org_acme"].get_secret_value()
+    fails_with(bench.type("webhooks", "secret", "acme", "--end-now", "--end-old"), 2, "either --end-old or --end-now")
+
+
 def test_a_generated_key_needs_no_settings_and_is_a_fernet_key(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

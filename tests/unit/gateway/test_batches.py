@@ -98,7 +98,7 @@ async def test_a_cancelled_batch_whose_runs_have_to_be_ended_first_says_that_it_
 
 
 async def test_one_reply_is_told_when_the_last_one_ends(door: FrontDoor, http: httpx.AsyncClient) -> None:
-    door.tenants.webhook_secrets[ACME.id] = "whsec_x"
+    door.tenants.signing[ACME.id] = "whsec_x"
     batch = (await submitted(http, {**TWO, "callback_url": "https://a.example/hook"})).json()
 
     await http.post(f"/v1/executions/{batch['executions'][0]['id']}/cancel")

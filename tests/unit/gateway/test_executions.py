@@ -184,7 +184,7 @@ async def test_a_callback_needs_a_secret_to_sign_it_with(door: FrontDoor, http: 
     body = PROMPT | {"callback_url": "https://upstream.example.com/done"}
 
     refused = await http.post("/v1/executions", json=body)
-    door.tenants.webhook_secrets["org_acme"] = "whsec_x"
+    door.tenants.signing["org_acme"] = "whsec_x"
     accepted = await http.post("/v1/executions", json=body)
 
     assert (refused.status_code, refused.json()["code"]) == (422, "no_webhook_secret")

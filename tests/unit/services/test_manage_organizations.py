@@ -103,6 +103,7 @@ async def test_a_webhook_secret_has_the_standards_form(
 
     assert secret.get_secret_value() == "whsec_cnJycnJycnJycnJycnJycnJycnJycnJycnJycnJycnI="
     assert registry.secrets["org_a"] == secret
+    assert registry.overlaps_s["org_a"] == 86400
 
 
 async def test_an_organization_deleted_meanwhile_is_not_found(manage: ManageOrganizations) -> None:

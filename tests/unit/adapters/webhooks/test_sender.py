@@ -26,12 +26,12 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 PAYLOAD: dict[str, Any] = {"type": "execution.completed", "data": {"output": "완료 ✓"}}
 
 
-async def send(receiver: Receiver, now: datetime = NOW, secret: str | SecretStr = SECRET) -> None:
+async def send(receiver: Receiver, now: datetime = NOW, *secrets: str | SecretStr) -> None:
     guard = EgressGuard(EgressPolicy.parse(["127.0.0.1"]), timeout_s=5)
     sender = StandardWebhookSender(guard, now=lambda: now, timeout_s=5)
     try:
         url = f"http://127.0.0.1:{receiver.port}/hooks?tenant=1"
-        await sender.send(url=url, secret=secret, message_id="ntf_1", payload=PAYLOAD)
+        await sender.send(url=url, secrets=secrets or [SECRET], message_id="ntf_1", payload=PAYLOAD)
     finally:
         await guard.close()
 
@@ -45,6 +45,17 @@ async def test_receiver_can_verify_what_it_gets(receiver: Receiver, zone: Any) -
     assert headers["webhook-id"] == "ntf_1"
     assert headers["webhook-timestamp"] == str(int(NOW.timestamp()))
     assert headers["content-type"] == "application/json"
+
+
+async def test_during_an_overlap_a_receiver_may_have_either_secret(receiver: Receiver) -> None:
+    older = "whsec_" + base64.b64encode(b"o" * 32).decode()
+
+    await send(receiver, NOW, SECRET, SecretStr(older))
+
+    _, headers, body = receiver.requests[0]
+    assert Webhook(SECRET).verify(body, headers) == PAYLOAD
+    assert Webhook(older).verify(body, headers) == PAYLOAD
+    assert [signature[:3] for signature in headers["webhook-signature"].split(" ")] == ["v1,", "v1,"]
 
 
 def answering(status: int, headers: dict[str, str] | None = None) -> web.Response:
@@ -127,7 +138,7 @@ async def test_lost_answer_is_transient_because_the_id_makes_repeats_harmless(re
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!", SecretStr("whsec_가")])
 async def test_secret_that_cannot_sign_is_told_without_showing_it(receiver: Receiver, secret: str | SecretStr) -> None:
     with pytest.raises(CredentialsError) as raised:
-        await send(receiver, secret=secret)
+        await send(receiver, NOW, secret)
 
     assert raised.value.code == "webhook_secret_invalid"
     assert receiver.requests == []
@@ -137,4 +148,4 @@ async def test_private_address_is_refused_without_the_operators_exception() -> N
     sender = StandardWebhookSender(EgressGuard(EgressPolicy()), now=lambda: NOW)
 
     with pytest.raises(InvalidInputError):
-        await sender.send(url="https://127.0.0.1/hooks", secret=SECRET, message_id="ntf_1", payload=PAYLOAD)
+        await sender.send(url="https://127.0.0.1/hooks", secrets=[SECRET], message_id="ntf_1", payload=PAYLOAD)
