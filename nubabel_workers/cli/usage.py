@@ -10,6 +10,7 @@ from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, organization_or_all, run
 from nubabel_workers.cli.output import note, say_json, table
 from nubabel_workers.cli.table_layout import Column
+from nubabel_workers.cli.wording import plain
 from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.usage_report import Dimension, UsageLine, UsageReport, as_csv
@@ -31,11 +32,16 @@ def usage(
     last: Annotated[
         datetime | None, typer.Option("--to", formats=_DAY, help="Last day (UTC), included; else today.")
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV instead of a table, in UTF-8 with a mark that spreadsheets want.")
+    ] = False,
+    no_bom: Annotated[bool, typer.Option("--no-bom", help="CSV without that mark, for programs.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tokens and cost, sub-agents included. `>=`: it was more, a run that broke off did not tell all."""
     divided = _dimensions(by)
+    if no_bom and not csv:
+        raise InvalidInputError("--no-bom belongs to --csv")
 
     async def work(administration: Administration) -> UsageReport:
         owner = await organization_or_all(administration, organization)
@@ -50,7 +56,7 @@ def usage(
     if as_json:
         say_json(_as_json(report))
     elif csv:
-        sys.stdout.write(as_csv(report))
+        sys.stdout.buffer.write(as_csv(report, bom=not no_bom).encode())  # UTF-8, whatever the terminal speaks
     else:
         _print(report)
 
@@ -66,6 +72,7 @@ def _as_json(report: UsageReport) -> dict[str, object]:
     lines = [
         {
             **{one.value: line.of(one) or None for one in report.query.by},
+            **({"organization_name": line.organization_name} if Dimension.ORGANIZATION in report.query.by else {}),
             "executions": line.executions,
             "input_tokens": line.input_tokens,
             "output_tokens": line.output_tokens,
@@ -87,7 +94,7 @@ def _print(report: UsageReport) -> None:
     numbers = ("EXECUTIONS", "INPUT", "OUTPUT", "REASONING", "CACHE", "TOKENS", "USD")
     table(
         [*(Column(one.value.upper()) for one in report.query.by), *(Column(title, right=True) for title in numbers)],
-        [(*(line.of(one) or "-" for one in report.query.by), *_numbers(line)) for line in report.lines],
+        [(*(_named(line, one) for one in report.query.by), *_numbers(line)) for line in report.lines],
         empty="nothing was used",
     )
     note(f"{report.query.first} to {report.query.last}, UTC")
@@ -95,6 +102,12 @@ def _print(report: UsageReport) -> None:
         note("~: some of it is computed from our prices of models, OpenCode named no cost")
     if unpriced := sum(line.unpriced_tokens for line in report.lines):
         note(f"{unpriced} tokens are of models without a known price (NUBABEL_MODEL_PRICES_FILE) and cost nothing here")
+
+
+def _named(line: UsageLine, dimension: Dimension) -> str:
+    if dimension is Dimension.ORGANIZATION and line.organization_name:
+        return f"{plain(line.organization_name)} ({line.organization_id})"
+    return line.of(dimension) or "-"
 
 
 def _numbers(line: UsageLine) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from nubabel_workers.domain.errors import InvalidInputError
 
 MOST_DAYS = 366
 MOST_LINES = 10_000
+_BOM = "\ufeff"
 # What spreadsheets take for the beginning of a formula, their wide forms too.
 # Source: https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA_BEGINNINGS = tuple("=+-@|\uff1d\uff0b\uff0d\uff20")
@@ -68,6 +69,7 @@ class UsageLine:
     lower_bound: bool
     cost_computed: bool
     unpriced_tokens: int
+    organization_name: str | None = None  # where the report is divided by organization
 
     @property
     def total_tokens(self) -> int:
@@ -97,20 +99,34 @@ class UsageReport:
     lines: Sequence[UsageLine]
 
 
-def as_csv(report: UsageReport) -> str:
-    """RFC 4180. Users and models are names that others chose: no cell begins as a formula."""
+def as_csv(report: UsageReport, *, bom: bool = True) -> str:
+    """RFC 4180. Users and models are names that others chose: no cell begins as a formula.
+
+    bom: begin with the mark by which spreadsheets know UTF-8. Without it Excel takes the code page of its machine, 949
+    in Korea, and shows other names than there are.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
     numbers = ("executions", "input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens")
     marks = ("lower_bound", "cost_computed", "unpriced_tokens")
-    writer.writerow(
-        [*(one.value for one in report.query.by), *numbers, "cache_write_tokens", "total_tokens", "cost_usd", *marks]
-    )
+    titles = [title for one in report.query.by for title in _titles(one)]
+    writer.writerow([*titles, *numbers, "cache_write_tokens", "total_tokens", "cost_usd", *marks])
     for line in report.lines:
         counts = [getattr(line, name) for name in (*numbers, "cache_write_tokens", "total_tokens")]
         said = [str(line.lower_bound).lower(), str(line.cost_computed).lower(), line.unpriced_tokens]
-        writer.writerow([*(_cell(line.of(one)) for one in report.query.by), *counts, f"{line.cost:f}", *said])
-    return text.getvalue()
+        names = [_cell(name) for one in report.query.by for name in _names(line, one)]
+        writer.writerow([*names, *counts, f"{line.cost:f}", *said])
+    return (_BOM if bom else "") + text.getvalue()
+
+
+def _titles(dimension: Dimension) -> Sequence[str]:
+    return ("organization", "organization_name") if dimension is Dimension.ORGANIZATION else (dimension.value,)
+
+
+def _names(line: UsageLine, dimension: Dimension) -> Sequence[str]:
+    """What stands under `_titles` of it."""
+    more = (line.organization_name or "",) if dimension is Dimension.ORGANIZATION else ()
+    return (line.of(dimension), *more)
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ class UsageLineView(BaseModel):
     """One line; what the report is not divided by is null."""
 
     organization_id: str | None
+    organization_name: str | None
     user_id: str | None = Field(description="null: not divided by it, or nobody was named.")
     session_id: str | None
     model: str | None = Field(description="provider/model.")
@@ -32,6 +33,7 @@ class UsageLineView(BaseModel):
     def of(cls, line: UsageLine) -> Self:
         return cls(
             organization_id=line.organization_id,
+            organization_name=line.organization_name,
             user_id=line.user_id,
             session_id=line.session_id,
             model=line.model,

@@ -46,6 +46,7 @@ _FILTERS = (
     "from",
     "to",
     "format",
+    "bom",
 )
 _FIELDS_THAT_NAME_NOBODY = (
     *("agent", "category", "deadline_s", "load_skills", "model", "priority", "prompt", "reason", "skills", "text"),

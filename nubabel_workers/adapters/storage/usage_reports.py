@@ -45,6 +45,9 @@ def _statement(query: UsageQuery) -> str:
     """Put together from constants of ours; executions are looked at only for what they alone know."""
     columns = "".join(f"{_COLUMNS[one]} AS {one.value}_of, " for one in query.by)
     joined = "JOIN executions e ON e.id = u.execution_id" if _OF_EXECUTIONS & set(query.by) else ""
+    if Dimension.ORGANIZATION in query.by:
+        columns += "max(o.name) AS organization_name, "
+        joined += " JOIN organizations o ON o.id = u.organization_id"
     places = ", ".join(str(place) for place in range(1, len(query.by) + 1))
     divided = f"GROUP BY {places} ORDER BY {places}" if places else ""
     return f"""
@@ -59,6 +62,7 @@ WHERE (%(organization_id)s::text IS NULL OR u.organization_id = %(organization_i
 def _line(row: Mapping[str, Any]) -> UsageLine:
     return UsageLine(
         organization_id=row.get("organization_of"),
+        organization_name=row.get("organization_name"),
         user_id=row.get("user_of"),
         session_id=row.get("session_of"),
         model=row.get("model_of"),

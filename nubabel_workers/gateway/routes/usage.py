@@ -49,6 +49,9 @@ By = Annotated[
 FirstDay = Annotated[date | None, Query(alias="from", description="First day (UTC); without it, that of the month.")]
 LastDay = Annotated[date | None, Query(alias="to", description="Last day (UTC), included; without it, today.")]
 Format = Annotated[ReportFormat | None, Query(alias="format", description="Instead of the Accept header.")]
+Bom = Annotated[
+    bool, Query(description="CSV begins with the mark by which spreadsheets know UTF-8; false leaves it out.")
+]
 Accept = Annotated[str, Header(description="application/json or text/csv.", max_length=200)]
 _REPORT: dict[int | str, dict[str, Any]] = {
     200: {
@@ -69,10 +72,11 @@ async def read_usage(
     first: FirstDay = None,
     last: LastDay = None,
     wanted: Format = None,
+    bom: Bom = True,
     accept: Accept = "application/json",
 ) -> Response:
     report = await parts.usage.run(organization_id=caller.organization.id, by=by, first=first, last=last)
-    return _answer(report, wanted, accept)
+    return _answer(report, wanted, accept, bom=bom)
 
 
 class ResumeBody(BaseModel):
@@ -115,17 +119,20 @@ async def read_everybodys_usage(
     first: FirstDay = None,
     last: LastDay = None,
     wanted: Format = None,
+    bom: Bom = True,
     accept: Accept = "application/json",
 ) -> Response:
     """Divide by `organization` to tell them apart."""
     report = await parts.usage.run(organization_id=organization_id, by=by, first=first, last=last)
-    return _answer(report, wanted, accept)
+    return _answer(report, wanted, accept, bom=bom)
 
 
-def _answer(report: UsageReport, wanted: ReportFormat | None, accept: str) -> Response:
+def _answer(report: UsageReport, wanted: ReportFormat | None, accept: str, *, bom: bool) -> Response:
     prefers_csv = _CSV in accept and "application/json" not in accept
     if wanted is ReportFormat.CSV or (wanted is None and prefers_csv):
         return Response(
-            as_csv(report), media_type=_CSV, headers={"content-disposition": 'attachment; filename="usage.csv"'}
+            as_csv(report, bom=bom),
+            media_type=_CSV,
+            headers={"content-disposition": 'attachment; filename="usage.csv"'},
         )
     return Response(UsageReportView.of(report).model_dump_json(by_alias=True), media_type="application/json")

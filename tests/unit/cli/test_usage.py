@@ -40,6 +40,22 @@ def test_the_present_month_of_every_organization_is_shown(bench: Bench) -> None:
     assert ">=" not in result.stdout
 
 
+def test_an_organization_is_told_by_name(bench: Bench) -> None:
+    bench.usage.found = [replace(LINE, organization_name="누바벨")]
+
+    assert f"누바벨 ({ACME.id})" in bench.type("usage").stdout
+    assert bench.json("usage")["lines"][0]["organization_name"] == "누바벨"
+    assert f"{ACME.id},누바벨," in bench.type("usage", "--csv").stdout
+
+
+def test_csv_is_for_spreadsheets_unless_a_program_asks(bench: Bench) -> None:
+    bench.usage.found = [LINE]
+
+    assert bench.type("usage", "--csv").stdout_bytes.startswith(b"\xef\xbb\xbforganization,")
+    assert bench.type("usage", "--csv", "--no-bom").stdout_bytes.startswith(b"organization,")
+    fails_with(bench.type("usage", "--no-bom"), 2, "--no-bom belongs to --csv")
+
+
 def test_a_cost_of_less_than_a_hundredth_of_a_cent_is_not_rounded(bench: Bench) -> None:
     bench.usage.found = [replace(LINE, cost=Decimal("0.00005"))]
 

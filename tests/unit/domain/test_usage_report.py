@@ -34,7 +34,7 @@ BY = (Dimension.USER, Dimension.MODEL)
 
 def written(*lines: UsageLine) -> list[dict[str, str]]:
     report = UsageReport(UsageQuery(DAY, DAY, BY), lines)
-    return list(csv.DictReader(io.StringIO(as_csv(report))))
+    return list(csv.DictReader(io.StringIO(as_csv(report).encode().decode("utf-8-sig"))))
 
 
 def test_a_line_is_written_exactly_and_says_that_it_was_more() -> None:
@@ -55,6 +55,25 @@ def test_a_line_is_written_exactly_and_says_that_it_was_more() -> None:
         "cost_computed": "false",
         "unpriced_tokens": "0",
     }
+
+
+def test_spreadsheets_know_it_as_utf8_and_programs_can_do_without_the_mark() -> None:
+    report = UsageReport(UsageQuery(DAY, DAY, BY), [LINE])
+
+    assert as_csv(report).encode().startswith(b"\xef\xbb\xbfuser,model,")
+    assert as_csv(report, bom=False).startswith("user,model,")
+
+
+def test_an_organization_has_its_name_beside_its_id() -> None:
+    report = UsageReport(
+        UsageQuery(DAY, DAY, (Dimension.ORGANIZATION, Dimension.MODEL)),
+        [replace(LINE, organization_id="org_1", organization_name="=누바벨")],
+    )
+
+    titles, row = as_csv(report, bom=False).splitlines()
+
+    assert titles.startswith("organization,organization_name,model,executions,")
+    assert row.startswith("org_1,'=누바벨,stub/echo,2,")
 
 
 @pytest.mark.parametrize(
