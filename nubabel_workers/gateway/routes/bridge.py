@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from nubabel_workers.domain.delegation import DelegateRequest
-from nubabel_workers.domain.executions import Execution, Status
+from nubabel_workers.domain.errors import TransientError
+from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.gateway.awaiting import Prefer, preferred_wait_s, wait_for_end
-from nubabel_workers.gateway.dependencies import Parts
+from nubabel_workers.gateway.dependencies import GatewayParts, Parts
 from nubabel_workers.gateway.identity import Identified
 from nubabel_workers.gateway.models import EXECUTION_EXAMPLE, ErrorView, ExecutionView, UsageView
 from nubabel_workers.gateway.openapi import problems, refused_by_limit
@@ -83,15 +84,15 @@ class DelegationPending(BaseModel):
 
     session_id: str
     execution_id: str
-    status: Status = Field(description="As it was when the request was accepted.")
+    status: Status = Field(description="As it is at the time of this answer.")
     status_url: str = Field(description="Path at which to look; `…/events` follows it.")
 
     @classmethod
-    def of(cls, submitted: Submitted) -> Self:
+    def of(cls, submitted: Submitted, status: Status) -> Self:
         return cls(
             session_id=submitted.session_id,
             execution_id=submitted.execution_id,
-            status=submitted.status,
+            status=status,
             status_url=f"/v1/executions/{submitted.execution_id}",
         )
 
@@ -137,17 +138,28 @@ async def delegate_task(
     asked_s = preferred_wait_s(prefer)
     at_most_s = parts.limits.delegate_wait_s if asked_s is None else min(asked_s, parts.limits.delegate_wait_s)
     applied = {} if asked_s is None else {"preference-applied": f"wait={at_most_s:g}"}
+    status = submitted.status
     if at_most_s > 0 and request.app.state.streams.has_room(organization.id):
         waited = await wait_for_end(request, parts, organization.id, submitted.execution_id, at_most_s=at_most_s)
-        if waited.execution is not None:
+        execution = waited.execution or await _as_it_is_now(parts, organization.id, submitted.execution_id)
+        if execution is not None and execution.status in FINAL:
             response.headers.update(applied)
-            return DelegatedView.of(waited.execution)
-    pending = DelegationPending.of(submitted)
+            return DelegatedView.of(execution)
+        status = status if execution is None else execution.status
+    pending = DelegationPending.of(submitted, status)
     return JSONResponse(
         pending.model_dump(mode="json"),
         status_code=HTTPStatus.ACCEPTED,
         headers={"location": pending.status_url, "retry-after": "1", **applied},
     )
+
+
+async def _as_it_is_now(parts: GatewayParts, organization_id: str, execution_id: str) -> Execution | None:
+    """None while the database is away: it is stored, and its caller learns where to look all the same."""
+    try:
+        return await parts.read.by_id(organization_id, execution_id)
+    except TransientError:
+        return None
 
 
 class NamedView(BaseModel):

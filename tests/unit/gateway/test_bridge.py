@@ -80,6 +80,18 @@ async def test_after_the_wait_the_caller_is_told_where_to_look(door: FrontDoor, 
     assert (await http.get(answer.json()["status_url"])).json()["id"] == row.id
 
 
+@pytest.mark.parametrize(("now", "code"), [(Status.RUNNING, 202), (Status.COMPLETED, 200)])
+async def test_after_the_wait_the_caller_is_told_how_it_is_by_then(now: Status, code: int) -> None:
+    door = FrontDoor(limits=replace(QUICK, delegate_wait_s=0.05, stream_row_check_s=60))
+    async with client_of(door, token=door.token()) as http:
+        waiting = delegated(http)
+        await eventually(lambda: door.progress.readers)
+        door.executions.move(door.executions.only().id, now)
+        answer = await waiting
+
+    assert (answer.status_code, answer.json()["status"]) == (code, now.value)
+
+
 async def test_the_servers_own_wait_is_never_exceeded() -> None:
     door = FrontDoor(limits=replace(QUICK, delegate_wait_s=0.05))
     async with client_of(door, token=door.token()) as http:
