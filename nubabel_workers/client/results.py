@@ -44,6 +44,7 @@ class Usage(_Result):
 class Failure(_Result):
     code: str
     message: str
+    detail: str | None = None  # the reason in one line, for engineers; its words may change
 
 
 class WaitingFor(_Result):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from nubabel_workers.domain.errors import IllegalTransitionError
+from nubabel_workers.domain.foreign_words import for_callers
 from nubabel_workers.domain.ids import ExecutionId, InstanceId, OrganizationId, SessionId
 from nubabel_workers.domain.rollout import Orchestrator
 
@@ -217,6 +218,15 @@ class ExecutionError:
     code: str
     message: str  # safe to show in the thread
     detail: str = ""  # for operators; never shown to users
+
+    def told(self) -> dict[str, str | None]:
+        """For whoever called us: an engineer, whose program reads the code and whose log keeps the reason."""
+        return {"code": self.code, "message": self.message, "detail": self.reason}
+
+    @property
+    def reason(self) -> str | None:
+        """The operators' words as far as a caller may read them; None where there are none."""
+        return for_callers(self.detail) or None
 
 
 @dataclass(frozen=True)

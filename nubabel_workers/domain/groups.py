@@ -141,7 +141,7 @@ def _outcome(item: GroupItem) -> dict[str, Any]:
         "output": item.output,
         "truncated": False,
         "notes": list(item.notes),
-        "error": {"code": item.error.code, "message": item.error.message} if item.error else None,
+        "error": item.error.told() if item.error else None,
         "metadata": dict(item.metadata or {}),
     }
 

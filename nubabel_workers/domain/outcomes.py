@@ -225,7 +225,7 @@ def _notifications(
             "status": status.value,
             "output": output,
             "notes": list(notes),
-            "error": {"code": error.code, "message": error.message} if error else None,
+            "error": error.told() if error else None,
             "metadata": dict(execution.metadata),
         }
         payload = {"type": f"execution.{status.value}", "data": data}

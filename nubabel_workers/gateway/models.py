@@ -98,7 +98,12 @@ class UsageView(BaseModel):
 
 class ErrorView(BaseModel):
     code: str = Field(description="Stable machine-readable word.")
-    message: str
+    message: str = Field(description="For people: what a user would be told.")
+    detail: str | None = Field(
+        default=None,
+        description="For engineers: the reason in one line of at most 300 characters, without secrets and addresses, "
+        "e.g. `APIError (status 400): …`. Its words may change. null: nothing more is known.",
+    )
 
 
 class WaitingView(BaseModel):
@@ -278,8 +283,7 @@ class CancelBody(BaseModel):
 
 
 def _error(error: ExecutionError | None) -> ErrorView | None:
-    """The words for operators stay inside."""
-    return None if error is None else ErrorView(code=error.code, message=error.message)
+    return None if error is None else ErrorView(code=error.code, message=error.message, detail=error.reason)
 
 
 def _usage(usage: Usage | None) -> UsageView | None:

@@ -72,15 +72,16 @@ def test_the_rest_stops_by_the_callers_wish_only(standing: ExecutionGroup, reaso
     assert reason_to_stop(standing) == reason
 
 
-def test_the_reply_tells_each_outcome_in_its_order_and_nothing_for_operators() -> None:
-    failed = GroupItem("exe_0", "ses_1", FAILED, error=ExecutionError("failed", "Sorry.", "at host 10.0.0.1"))
+def test_the_reply_tells_each_outcome_in_its_order_and_the_reason_of_a_failure() -> None:
+    failed = GroupItem("exe_0", "ses_1", FAILED, error=ExecutionError("failed", "Sorry.", "APIError (status 400)"))
     done = GroupItem("exe_1", "ses_2", DONE, output="Two.", metadata={"order": "4711"})
 
     reply = combined_reply(replace(group(), items=[failed, done]), GroupState.COMPLETED_WITH_FAILURES)
 
     assert reply["type"] == "batch.completed_with_failures"
     first, second = reply["data"]["outcomes"]
-    assert (first["execution_id"], first["error"]) == ("exe_0", {"code": "failed", "message": "Sorry."})
+    error = {"code": "failed", "message": "Sorry.", "detail": "APIError (status 400)"}
+    assert (first["execution_id"], first["error"]) == ("exe_0", error)
     assert (second["output"], second["error"], second["metadata"]) == ("Two.", None, {"order": "4711"})
     assert [first["truncated"], second["truncated"]] == [False, False]
 

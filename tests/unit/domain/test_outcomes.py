@@ -122,13 +122,16 @@ def test_upstream_hears_by_webhook() -> None:
     assert notification.payload["data"]["metadata"] == {"ticket": 7}
 
 
-def test_a_webhook_about_a_failure_holds_no_inner_detail() -> None:
+def test_a_webhook_about_a_failure_tells_the_reason_without_secrets_and_addresses() -> None:
     upstream = replace(EXECUTION, reply=WebhookTarget("https://example.com/hook").as_dict())
+    detail = "APIError (status 400): http://opencode-1:4096/x refused sk-0123456789abcdefghij"
 
-    (notification,) = failed(upstream).notifications
+    finish = outcomes.failed(upstream, code="boom", detail=detail, reason=DeadLetterReason.PERMANENT_ERROR)
+    (notification,) = finish.notifications
 
-    assert "secret detail" not in str(notification.payload)
-    assert notification.payload["data"]["error"]["code"] == "boom"
+    error = notification.payload["data"]["error"]
+    assert (error["code"], error["detail"]) == ("boom", "APIError (status 400): [address] refused [redacted]")
+    assert "status 400" not in error["message"]
 
 
 def test_text_that_no_database_can_hold_is_made_storable() -> None:

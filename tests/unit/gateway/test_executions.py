@@ -215,14 +215,18 @@ async def test_an_execution_shows_its_outcome(door: FrontDoor, http: httpx.Async
     assert shown["metadata"] == {"n": 1}
 
 
-async def test_words_for_operators_are_not_shown(door: FrontDoor, http: httpx.AsyncClient) -> None:
+async def test_callers_read_the_reason_without_our_addresses(door: FrontDoor, http: httpx.AsyncClient) -> None:
     submitted = (await http.post("/v1/executions", json=PROMPT)).json()
-    error = ExecutionError("server_error", "Something failed.", "password of http://10.0.0.5 refused")
+    error = ExecutionError("server_error", "Something failed.", "APIError (status 400): http://10.0.0.5 says no")
     door.executions.move(submitted["id"], Status.FAILED, error=error)
 
     shown = await http.get(f"/v1/executions/{submitted['id']}")
 
-    assert shown.json()["error"] == {"code": "server_error", "message": "Something failed."}
+    assert shown.json()["error"] == {
+        "code": "server_error",
+        "message": "Something failed.",
+        "detail": "APIError (status 400): [address] says no",
+    }
     assert "10.0.0.5" not in shown.text
 
 
