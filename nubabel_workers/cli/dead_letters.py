@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nubabel_workers.cli.administration import Administration
+from nubabel_workers.cli.command_line import EXIT_FAILED
 from nubabel_workers.cli.dead_letter_view import print_each, print_groups, print_history
 from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
 from nubabel_workers.cli.output import note, say, say_json
@@ -19,6 +20,7 @@ from nubabel_workers.domain.dead_letters import (
     DeadLetterStatus,
     DiscardReport,
     Replayed,
+    ReplayOutcome,
     ReplayReport,
 )
 from nubabel_workers.domain.errors import InvalidInputError
@@ -137,6 +139,8 @@ def replay(
             say_json({"id": replayed.dead_letter.id, "outcome": replayed.outcome, "detail": replayed.words})
         else:
             say(f"{replayed.dead_letter.id}  {_spoken(replayed.outcome)}: {plain(replayed.words)}")
+        if replayed.outcome is ReplayOutcome.NOT_REPLAYABLE:
+            raise typer.Exit(EXIT_FAILED)
         return
     report = run(context, several)
     if as_json:

@@ -102,6 +102,16 @@ def test_one_is_replayed_by_its_id(bench: Bench) -> None:
     assert bench.dead_letters.rows["dlq_1"].resolved_by == "cli:anna"
 
 
+def test_one_that_cannot_be_replayed_is_no_success(bench: Bench) -> None:
+    _put(bench, _letter(1, subject_kind=SubjectKind.MESSAGE))
+
+    for form in ((), ("--dry-run",), ("--json",)):
+        result = bench.type("dead-letters", "replay", "dlq_1", *form)
+
+        assert (result.exit_code, "producer" in result.stdout) == (1, True)
+        assert bench.hints.published == []
+
+
 def test_a_dry_run_replays_nothing(bench: Bench) -> None:
     _put(bench, _letter(1), _letter(2, subject_kind=SubjectKind.MESSAGE))
 
