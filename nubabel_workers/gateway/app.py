@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from functools import cache
 from http import HTTPStatus
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nubabel_workers.gateway.body_limit import BodyLimit
 from nubabel_workers.gateway.dependencies import GatewayParts
+from nubabel_workers.gateway.known_query import known_query
 from nubabel_workers.gateway.metrics import GatewayMetrics, SystemGauges
 from nubabel_workers.gateway.openapi import describe
 from nubabel_workers.gateway.problems import ProblemError, install_problem_handlers, problem_response
@@ -36,6 +37,7 @@ from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
 from nubabel_workers.gateway.streams import StreamCounter
 
 _BROWSERS_SEND = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
+_STRICT = [Depends(known_query)]  # in this order: the paths are described in it
 _TAGS = [
     {"name": "executions", "description": "Requests and what became of them."},
     {"name": "batches", "description": "Several requests at once, told in one reply."},
@@ -125,24 +127,15 @@ def _routes() -> Sequence[BaseRoute]:
     """Those of every gateway. What FastAPI finds out about them is found out once in a process."""
     app = _bare()
     own = len(app.routes)
-    for router in (
-        executions.router,
-        batches.router,
-        events.router,
-        bridge.router,
-        sidecar_form.router,
-        events.sessions,
-        callbacks.router,
-        connections.router,
-        connections.browsers,
-        usage.router,
-        limits.router,
-        policies.router,
-        dead_letters.router,
-        health.router,
-        metrics.router,
-        docs.router,
-    ):
+    for router in (executions.router, batches.router, events.router):
+        app.include_router(router, dependencies=_STRICT)
+    for router in (bridge.router, sidecar_form.router, events.sessions, callbacks.router):
+        app.include_router(router)
+    app.include_router(connections.router, dependencies=_STRICT)
+    app.include_router(connections.browsers)
+    for router in (usage.router, limits.router, policies.router, dead_letters.router):
+        app.include_router(router, dependencies=_STRICT)
+    for router in (health.router, metrics.router, docs.router):
         app.include_router(router)
     return app.routes[own:]
 

@@ -45,12 +45,12 @@ _BODY = (400, 408, 413)
 _COOKIE_PATH = "/connections"
 
 
-@router.get("/tool-providers", summary="What can be connected by name", responses=problems(401, 403, 503))
+@router.get("/tool-providers", summary="What can be connected by name", responses=problems(401, 403, 422, 503))
 async def list_tool_providers(_caller: Authenticated, parts: Parts) -> ProviderList:
     return ProviderList.of(parts.connections.catalogue)
 
 
-@router.get("/connections", summary="List connections", responses=problems(401, 403, 503))
+@router.get("/connections", summary="List connections", responses=problems(401, 403, 422, 503))
 async def list_connections(caller: Authenticated, parts: Parts) -> ConnectionList:
     found = await parts.connections.manage.list(caller.organization.id)
     return ConnectionList(data=[ConnectionView.of(one) for one in found])

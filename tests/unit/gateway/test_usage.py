@@ -62,6 +62,27 @@ async def test_the_form_is_chosen_by_accept_or_format(
         assert answer.text.splitlines()[1].startswith("'=cmd(),2,22,")
 
 
+async def test_csv_is_for_spreadsheets_unless_a_program_asks(door: FrontDoor, http: httpx.AsyncClient) -> None:
+    door.usage.found = [LINE]
+    query = {"by": "user", "format": "csv"}
+
+    assert (await http.get(PATH, params=query)).content.startswith(b"\xef\xbb\xbfuser,")
+    assert (await http.get(PATH, params=query | {"bom": "false"})).content.startswith(b"user,")
+
+
+@pytest.mark.parametrize("path", [PATH, OPERATOR_PATH])
+async def test_an_unknown_field_is_named_beside_those_there_are(door: FrontDoor, path: str) -> None:
+    token = door.token() if path == PATH else OPERATORS["night"].get_secret_value()
+    async with client_of(door, token=token) as http:
+        answer = await http.get(path, params={"by": "user", "until": "2026-10-31"})
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    (error,) = answer.json()["errors"]
+    assert (error["location"], error["type"]) == (["query", "until"], "extra_forbidden")
+    assert "by, from, to, format, bom" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
