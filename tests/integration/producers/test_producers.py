@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from nubabel_workers.bootstrap import manage_dead_letters
 from nubabel_workers.client import (
@@ -23,6 +25,7 @@ from nubabel_workers.client import (
     SubmitRequest,
 )
 from nubabel_workers.domain.dead_letters import DeadLetterFilter
+from nubabel_workers.domain.submission import sign
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.integration.gateway.conftest import until
 from tests.integration.producers.conftest import ORGANIZATION, Upstream
@@ -68,6 +71,31 @@ async def test_our_own_producers_request_is_accepted_and_answered(upstream: Upst
     assert execution.metadata == REQUEST["metadata"]
     assert published.idempotency_key == "invoice-4711"
     assert await answered(upstream, execution_id) is Status.COMPLETED
+
+
+async def test_a_request_of_plain_celery_is_accepted_whatever_its_priority(upstream: Upstream) -> None:
+    def produce() -> None:
+        with Celery("upstream", broker=upstream.broker_url, set_as_current=False) as producer:
+            for priority in (0, 3, 5, 9):
+                request = {"prompt": "Hello", "idempotency_key": f"priority-{priority}"}
+                signed = sign(
+                    request,
+                    key_id=upstream.key_id,
+                    secret=upstream.secret,
+                    issued_at=int(time.time()),
+                    nonce=secrets.token_urlsafe(24),
+                )
+                producer.send_task("orchestration.submit", args=[signed], queue="orchestration", priority=priority)
+
+    await asyncio.to_thread(produce)
+
+    async with upstream.async_client() as client:
+
+        async def accepted() -> bool:
+            found = [await client.find(f"priority-{priority}") for priority in (0, 3, 5, 9)]
+            return None not in found
+
+        await until(accepted, timeout_s=30)
 
 
 async def test_the_same_request_by_broker_and_by_http_is_one(upstream: Upstream) -> None:
