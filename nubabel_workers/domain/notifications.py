@@ -43,6 +43,11 @@ def slack_read_quota(organization_id: str, target: SlackTarget) -> str:
     return f"slack-read:{organization_id}:{target.workspace_id}"
 
 
+def slack_history_quota(organization_id: str, target: SlackTarget) -> str:
+    """The same for a channel's own messages: another method of Slack's, so counted apart."""
+    return f"slack-history:{organization_id}:{target.workspace_id}"
+
+
 @dataclass(frozen=True)
 class WebhookTarget:
     """An upstream URL; signed with the organization's webhook secret, looked up when sending."""

@@ -34,10 +34,12 @@ class ThreadContext:
     left_out: int = 0
 
 
-def thread_context(messages: Sequence[ThreadMessage], *, newest_unread: bool = False) -> ThreadContext:
+def thread_context(
+    messages: Sequence[ThreadMessage], *, unread_between: int = 0, newest_unread: bool = False
+) -> ThreadContext:
     """Earlier messages as one block: the root, which says what it is about, and the newest that fit. Empty for none.
 
-    newest_unread: those after the messages could not be read.
+    unread_between: how many were not read after the root. newest_unread: those after the messages could not be read.
     """
     lines = [
         f"<{message.user or 'unknown'}{' (bot)' if message.is_bot else ''}> {_shortened(message.text)}"
@@ -47,7 +49,7 @@ def thread_context(messages: Sequence[ThreadMessage], *, newest_unread: bool = F
         return ThreadContext("")
     root, *replies = lines
     kept = _newest(replies, room=_MAX_CONTEXT_CHARACTERS - len(root))
-    left_out = len(replies) - len(kept)
+    left_out = unread_between + len(replies) - len(kept)
     gap = [f"({left_out} messages left out here)"] if left_out else []
     end = ["(newer messages could not be read)"] if newest_unread else []
     return ThreadContext("\n".join([_THREAD_HEAD, root, *gap, *kept, *end]), newest=len(kept), left_out=left_out)

@@ -118,9 +118,9 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "Slack 제한 때문에 이 스레드의 이전 메시지를 읽지 못했습니다.",
     },
     "context_newest_unread": {
-        Language.ENGLISH: "Of this thread I could read only the first {read} messages, not the newest ones before your "
-        "question (Slack's limit). If they matter, please repeat them in a question.",
-        Language.KOREAN: "Slack 제한 때문에 이 스레드의 처음 메시지 {read}개만 읽었고, 질문 직전의 최신 메시지는 "
+        Language.ENGLISH: "Of this thread I could read only {read} messages, not the newest ones before your question "
+        "(Slack's limit). If they matter, please repeat them in a question.",
+        Language.KOREAN: "Slack 제한 때문에 이 스레드에서 메시지 {read}개만 읽었고, 질문 직전의 최신 메시지는 "
         "읽지 못했습니다. 필요한 내용이면 질문에 다시 적어 주세요.",
     },
     "context_left_out": {

@@ -8,11 +8,12 @@ from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Attachment, Execution
-from nubabel_workers.domain.notifications import SlackTarget, reply_target, slack_read_quota
+from nubabel_workers.domain.notifications import SlackTarget, reply_target, slack_history_quota, slack_read_quota
 from nubabel_workers.domain.ports import Messenger, TenantStore, Throttle
 from nubabel_workers.domain.prompts import PromptFile, thread_context
 from nubabel_workers.domain.slack_events import ThreadExcerpt, ThreadMessage
 from nubabel_workers.domain.tenants import Workspace
+from nubabel_workers.domain.thread_tail import tail_begins
 from nubabel_workers.domain.wording import Language, language_of, say
 
 log = structlog.get_logger(__name__)
@@ -74,22 +75,41 @@ class GatherContext:
         self, workspace: Workspace, target: SlackTarget, language: Language
     ) -> tuple[str, list[str]]:
         """Pages come oldest first, and the newest matter most: read to the end, or say that they are missing."""
+        replies, after_ts = await self._tail(workspace, target)
         messages: list[ThreadMessage] = []
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
-            page = await self._page(workspace, target, cursor)
+            page = await self._page(workspace, target, after_ts, cursor)
             if page is None:
                 break
             messages += page.messages
             cursor = page.next_cursor
             if cursor is None:
-                return _whole(messages, language)
+                unread = max(0, replies - len(messages)) if after_ts else 0  # the root stands for the one that asks
+                return _to_its_end(messages, unread, language)
         if not messages:
             return "", [say("context_unread", language)]
         note = say("context_newest_unread", language, read=str(len(messages)))
         return thread_context(messages, newest_unread=True).text, [note]
 
-    async def _page(self, workspace: Workspace, target: SlackTarget, cursor: str | None) -> ThreadExcerpt | None:
+    async def _tail(self, workspace: Workspace, target: SlackTarget) -> tuple[int, str | None]:
+        """Where a single page is all that may be read: of how many replies, and from where on. Else from the root."""
+        quota = slack_history_quota(workspace.organization_id, target)
+        if self._limits.read_quota_per_minute > 1 or not await self._throttle.take(quota, per_s=60, limit=1):
+            return 0, None
+        try:
+            replies = await self._messenger.count_replies(
+                workspace.bot_token, channel=target.channel, thread_ts=target.thread_ts
+            )
+        except NubabelError as error:
+            log.info("slack.replies_not_counted", reason=str(error))
+            return 0, None
+        begin = tail_begins(target.thread_ts, target.message_ts, replies=replies, page=self._limits.read_page)
+        return replies, begin
+
+    async def _page(
+        self, workspace: Workspace, target: SlackTarget, after_ts: str | None, cursor: str | None
+    ) -> ThreadExcerpt | None:
         quota = slack_read_quota(workspace.organization_id, target)
         if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
             log.info("slack.thread_not_read", reason="quota")
@@ -101,6 +121,7 @@ class GatherContext:
                 thread_ts=target.thread_ts,
                 before_ts=target.message_ts,
                 limit=self._limits.read_page,
+                after_ts=after_ts,
                 cursor=cursor,
             )
         except NubabelError as error:
@@ -131,8 +152,8 @@ class GatherContext:
         return PromptFile(attachment.name, attachment.mime_type or "application/octet-stream", content)
 
 
-def _whole(messages: Sequence[ThreadMessage], language: Language) -> tuple[str, list[str]]:
-    context = thread_context(messages)
+def _to_its_end(messages: Sequence[ThreadMessage], unread: int, language: Language) -> tuple[str, list[str]]:
+    context = thread_context(messages, unread_between=unread)
     if not context.left_out:
         return context.text, []
     counts = {"newest": str(context.newest), "left_out": str(context.left_out)}

@@ -168,15 +168,17 @@ class SlackMessenger:
         thread_ts: str,
         limit: int,
         before_ts: str | None = None,
+        after_ts: str | None = None,
         cursor: str | None = None,
     ) -> ThreadExcerpt:
         """A page of the thread, at most limit messages, oldest first, its root on the first page only.
 
         before_ts: leave out that message and later ones (the mention that asks has its own place). Slack has no way to
-        ask for the newest page, so whoever wants it follows the cursors.
+        ask for the newest page: whoever wants it follows the cursors, or guesses after_ts, which leaves out what stands
+        between the root and it.
         Source: https://docs.slack.dev/reference/methods/conversations.replies
         """
-        bounds = {"latest": before_ts, "inclusive": False, "limit": limit, "cursor": cursor}
+        bounds = {"oldest": after_ts, "latest": before_ts, "inclusive": False, "limit": limit, "cursor": cursor}
         answer = await self._read_thread(token, channel, thread_ts, **bounds)
         messages = tuple(
             ThreadMessage(
@@ -192,6 +194,13 @@ class SlackMessenger:
             and not (cursor and message.get("ts") == thread_ts)
         )
         return ThreadExcerpt(messages, next_cursor=_next_cursor(answer))
+
+    async def count_replies(self, token: SecretStr, *, channel: str, thread_ts: str) -> int:
+        """As the root itself tells it. https://docs.slack.dev/reference/methods/conversations.history"""
+        params = {"channel": channel, "oldest": thread_ts, "latest": thread_ts, "inclusive": True, "limit": 1}
+        answer = await self._call("conversations.history", token, params=params, repeatable=True, http_verb="GET")
+        counts = [message.get("reply_count") for message in _messages(answer) if message.get("ts") == thread_ts]
+        return next((count for count in counts if isinstance(count, int)), 0)
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes:
         """The content of an attached file. Our token only travels to Slack's own hosts, and never along a redirect.

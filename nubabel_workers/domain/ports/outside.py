@@ -144,9 +144,14 @@ class Messenger(Protocol):
         thread_ts: str,
         limit: int,
         before_ts: str | None = None,
+        after_ts: str | None = None,
         cursor: str | None = None,
     ) -> ThreadExcerpt:
         """One page of a thread: the oldest, its root first, or the one at the cursor. One call of the read quota."""
+        ...
+
+    async def count_replies(self, token: SecretStr, *, channel: str, thread_ts: str) -> int:
+        """How many messages follow the root. One call of another quota than that of `thread_messages`."""
         ...
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes: ...

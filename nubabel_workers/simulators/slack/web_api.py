@@ -52,6 +52,7 @@ class WebApi:
             "reactions.add": self._add_reaction,
             "reactions.remove": self._remove_reaction,
             "conversations.replies": self._replies,
+            "conversations.history": self._history,
         }
 
     def oauth_code(self, team_id: str) -> str:
@@ -200,9 +201,35 @@ class WebApi:
             | ({"metadata": message.metadata} if with_metadata and message.metadata else {})
             for message in page
         ]
-        shown[0] |= {"reply_count": len(thread) - 1} if len(thread) > 1 and page[0] is thread[0] else {}
+        if page[0].ts == str(args.get("ts")):
+            shown[0] |= _reply_count(len(thread) - 1)
         more = {"response_metadata": {"next_cursor": _cursor(rest[0].ts)}} if rest else {}
         return {"messages": shown, "has_more": bool(rest)} | more
+
+    def _history(self, workspace: Workspace, args: Json) -> Json:
+        """A channel's own messages, newest first; what stands in threads is only counted. Without paging.
+
+        Source: https://docs.slack.dev/reference/methods/conversations.history
+        """
+        channel = self._world.channel(workspace, str(args.get("channel")))
+        wait_s = self._limiter.take(("history", workspace.team_id), _per_second(self._limits.reads_per_minute))
+        if wait_s is not None:
+            raise RateLimitedCall(wait_s)
+        oldest, latest = str(args.get("oldest") or ""), str(args.get("latest") or "~")
+        inclusive = _true(args.get("inclusive"))
+        roots = [
+            message
+            for message in channel.messages.values()
+            if message.root_ts == message.ts
+            and _after_ts(message.ts, oldest, inclusive=inclusive)
+            and (message.ts < latest or (inclusive and message.ts == latest))
+        ]
+        limit = min(int(args.get("limit") or _DEFAULT_PAGE), self._limits.max_messages_per_read)
+        shown = [
+            root.wire(workspace.team_id) | _reply_count(len(list(channel.thread(root.ts))) - 1)
+            for root in roots[: -limit - 1 : -1]
+        ]
+        return {"messages": shown, "has_more": len(roots) > limit}
 
     def _open_connection(self, request: web.Request, token: str | None) -> Json:
         if token != self._app_token:
@@ -328,6 +355,10 @@ def _page(chosen: Sequence[Message], *, limit: int, cursor: str | None) -> tuple
             raise ApiError("invalid_cursor")
         replies = replies[begins[0] :]
     return [*root, *replies[: limit - 1]], replies[limit - 1 :]
+
+
+def _reply_count(replies: int) -> Json:
+    return {"reply_count": replies} if replies else {}
 
 
 def _cursor(ts: str) -> str:

@@ -360,6 +360,22 @@ async def test_a_thread_is_read_page_by_page_each_message_once(
     assert [message.text for message in before.messages] == ["the <root>", "reply 0", "reply 1"]
 
 
+async def test_the_newest_of_a_thread_are_read_with_its_root_from_a_moment_on(
+    slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr
+) -> None:
+    root = slack.say("the root")
+    replies = [slack.say(f"reply {number}", thread_ts=root.ts) for number in range(4)]
+
+    count = await messenger.count_replies(token, channel=CHANNEL, thread_ts=root.ts)
+    tail = await messenger.thread_messages(
+        token, channel=CHANNEL, thread_ts=root.ts, limit=50, after_ts=replies[1].ts, before_ts=replies[3].ts
+    )
+
+    assert count == 4
+    assert await messenger.count_replies(token, channel=CHANNEL, thread_ts=slack.say("alone").ts) == 0
+    assert [message.text for message in tail.messages] == ["the root", "reply 2"]
+
+
 async def test_identity_of_a_token(slack: SlackSimulator, messenger: SlackMessenger, token: SecretStr) -> None:
     identity = await messenger.auth_test(token)
 

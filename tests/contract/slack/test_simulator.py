@@ -147,6 +147,20 @@ async def test_read_quota_limits_calls_and_messages(http: aiohttp.ClientSession)
     assert (len(page["messages"]), page["has_more"], status) == (15, True, 429)
 
 
+async def test_a_channels_own_messages_come_newest_first_with_the_number_of_their_replies(
+    http: aiohttp.ClientSession,
+) -> None:
+    async with SlackSimulator(SlackSimulatorOptions(limits=RateLimits(reads_per_minute=1))) as slack:
+        first, _ = slack.say("first"), slack.say("second")
+        slack.say("a reply", thread_ts=first.ts)
+        await call(http, slack, "conversations.replies", channel=CHANNEL, ts=first.ts)
+        _, page = await call(http, slack, "conversations.history", channel=CHANNEL, limit=5)
+        status, _ = await call(http, slack, "conversations.history", channel=CHANNEL)
+
+    assert [(one["text"], one.get("reply_count")) for one in page["messages"]] == [("second", None), ("first", 1)]
+    assert status == 429
+
+
 async def test_a_thread_is_paged_oldest_first_its_root_on_every_page(http: aiohttp.ClientSession) -> None:
     async with SlackSimulator() as slack:
         root = slack.say("root")

@@ -125,9 +125,13 @@ class FakeMessenger:
         thread_ts: str,
         limit: int,
         before_ts: str | None = None,
+        after_ts: str | None = None,
         cursor: str | None = None,
     ) -> ThreadExcerpt:
         return ThreadExcerpt(())
+
+    async def count_replies(self, token: SecretStr, *, channel: str, thread_ts: str) -> int:
+        return 0
 
     async def download_file(self, token: SecretStr, url: str, *, max_bytes: int) -> bytes:
         raise UnavailableError("no files here")

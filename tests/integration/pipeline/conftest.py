@@ -4,6 +4,7 @@ No worker runs: a test takes each step itself, so that it can stand between any 
 """
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -212,6 +213,14 @@ class Pipeline(Steps):
 
 @pytest.fixture
 async def pipeline(settings: Settings, slack: SlackSimulator, opencode: RunningSimulator) -> AsyncIterator[Pipeline]:
+    async with wired_pipeline(settings, slack, opencode) as wired:
+        yield wired
+
+
+@asynccontextmanager
+async def wired_pipeline(
+    settings: Settings, slack: SlackSimulator, opencode: RunningSimulator
+) -> AsyncIterator[Pipeline]:
     agents = ("Sisyphus - ultraworker", "build")
     async with open_services(settings, application_name="tests") as services:
         await found_organization(services, Instance(InstanceId("ins_1"), opencode.url, "", None, agents=agents))

@@ -1,14 +1,19 @@
 """From a Slack message to a threaded reply, step by step, with what may go wrong between the steps."""
 
+import itertools
 import json
 
 import pytest
 
+from config.settings import Settings
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import EventKind
+from nubabel_workers.simulators.opencode.running import RunningSimulator
 from nubabel_workers.simulators.slack.faults import Fault, FaultKind
+from nubabel_workers.simulators.slack.limits import RateLimits
 from nubabel_workers.simulators.slack.model import Message
-from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
+from nubabel_workers.simulators.slack.server import SlackSimulator, SlackSimulatorOptions
+from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline, wired_pipeline
 from tests.integration.pipeline.dying import work_until_quiet
 from tests.waiting import eventually_true
 
@@ -123,6 +128,35 @@ async def test_a_mention_in_a_long_thread_brings_its_root_and_its_newest_message
     context = await pipeline.one("SELECT context->>'thread' AS thread FROM executions")
     assert "the build is red" in str(context["thread"])
     assert "message 119." in str(context["thread"])
+
+
+async def test_with_the_quota_of_an_app_that_is_sold_a_long_thread_still_brings_its_newest_messages(
+    settings: Settings, opencode: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = (f"{1_795_216_000 + 60 * minute}.000000" for minute in itertools.count())
+    limits = RateLimits(reads_per_minute=1, max_messages_per_read=15)
+    async with SlackSimulator(SlackSimulatorOptions(limits=limits)) as slack:
+        for_sale = settings.model_copy(
+            update={
+                "slack_read_quota_per_minute": 1,
+                "slack_read_page_size": 15,
+                "slack_api_base_url": slack.api_url,
+            }
+        )
+        monkeypatch.setattr(slack.world, "next_ts", lambda: next(minutes))
+        async with wired_pipeline(for_sale, slack, opencode) as pipeline:
+            root = slack.say("the build is red", team=TEAM, channel=CHANNEL)
+            for number in range(120):
+                slack.say(f"message {number}.", team=TEAM, channel=CHANNEL, thread_ts=root.ts)
+            await pipeline.mention("why?", thread_ts=root.ts)
+            await pipeline.take_events()
+            await pipeline.dispatch()
+
+            row = await pipeline.one("SELECT context->>'thread' AS thread, context->>'notes' AS notes FROM executions")
+
+    assert "the build is red" in str(row["thread"])
+    assert "message 119." in str(row["thread"])
+    assert "Of this long thread I took in its first message and the newest" in str(row["notes"])
 
 
 async def test_a_thread_that_may_not_be_read_is_said_beside_the_answer(pipeline: Pipeline) -> None:

@@ -29,6 +29,12 @@ class LongThread:
     texts: Sequence[str]
     refuses_from: int = 1_000
     calls: list[dict[str, Any]] = field(default_factory=list)
+    counts: list[str] = field(default_factory=list)
+
+    async def count_replies(self, _token: SecretStr, *, channel: str, thread_ts: str) -> int:
+        """With the message that asks, which stands after these."""
+        self.counts.append(f"{channel}:{thread_ts}")
+        return len(self.texts)
 
     async def thread_messages(self, _token: SecretStr, **asked: Any) -> ThreadExcerpt:
         self.calls.append(asked)
@@ -36,7 +42,11 @@ class LongThread:
             raise RateLimitedError("conversations.replies: ratelimited", retry_after_s=60)
         begin = int(asked["cursor"] or 0)
         end = begin + asked["limit"]
-        messages = tuple(ThreadMessage("U1", text, f"{number}.1", False) for number, text in enumerate(self.texts))
+        messages = tuple(
+            ThreadMessage("U1", text, f"{number}.1", is_bot=False)
+            for number, text in enumerate(self.texts)
+            if number == 0 or float(f"{number}.1") > float(asked["after_ts"] or 0)
+        )
         return ThreadExcerpt(messages[begin:end], next_cursor=str(end) if end < len(messages) else None)
 
 
@@ -60,7 +70,7 @@ async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?
             Status.DISPATCHING,
             question,
             START,
-            reply=SlackTarget("wsp_1", "C1", "0.1", "99.1").as_dict(),
+            reply=SlackTarget("wsp_1", "C1", "0.1", f"{len(thread.texts)}.1").as_dict(),
             wants_thread_context=True,
         )
     )
@@ -89,8 +99,8 @@ async def test_of_more_than_a_prompt_takes_the_root_and_the_newest_are_kept_and_
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        ("why?", "I could read only the first 15 messages, not the newest ones before your question"),
-        ("왜?", "이 스레드의 처음 메시지 15개만 읽었고, 질문 직전의 최신 메시지는 읽지 못했습니다"),
+        ("why?", "I could read only 30 messages, not the newest ones before your question"),
+        ("왜?", "이 스레드에서 메시지 30개만 읽었고, 질문 직전의 최신 메시지는 읽지 못했습니다"),
     ],
 )
 async def test_where_the_quota_ends_before_the_thread_the_agent_and_the_person_are_told_that_the_newest_are_missing(
@@ -98,19 +108,49 @@ async def test_where_the_quota_ends_before_the_thread_the_agent_and_the_person_a
 ) -> None:
     thread = LongThread(replies(40))
 
-    context = await gathered(thread, quota=1, question=question)
+    context = await gathered(thread, quota=2, question=question)
 
-    assert len(thread.calls) == 1
+    assert len(thread.calls) == 2
     assert context.thread.endswith("(newer messages could not be read)")
     (note,) = context.notes
     assert said in note
+
+
+async def test_a_single_page_is_spent_on_the_root_and_the_newest_and_the_gap_is_told() -> None:
+    thread = LongThread(replies(40))
+
+    context = await gathered(thread, quota=1)
+
+    assert len(thread.calls) == 1
+    assert context.thread.splitlines()[1:3] == ["<U1> the root", "(33 messages left out here)"]
+    assert context.thread.endswith("<U1> reply 39.")
+    assert context.notes == [
+        "Of this long thread I took in its first message and the newest 6, without the 33 between them."
+    ]
+
+
+async def test_a_thread_that_fits_a_single_page_is_read_whole() -> None:
+    thread = LongThread(replies(PAGE))
+
+    context = await gathered(thread, quota=1)
+
+    assert context.thread.splitlines()[1:] == [f"<U1> {text}" for text in replies(PAGE)]
+    assert context.notes == []
+
+
+async def test_whoever_may_read_several_pages_does_not_count_them_first() -> None:
+    thread = LongThread(replies(40))
+
+    await gathered(thread)
+
+    assert thread.counts == []
 
 
 async def test_what_was_read_until_slack_said_no_is_kept() -> None:
     context = await gathered(LongThread(replies(40), refuses_from=3))
 
     assert "reply 29." in context.thread
-    assert "the first 30 messages" in context.notes[0]
+    assert "only 30 messages" in context.notes[0]
 
 
 async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
@@ -119,7 +159,7 @@ async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
     context = await gathered(thread)
 
     assert len(thread.calls) == 10
-    assert "the first 150 messages" in context.notes[0]
+    assert "only 150 messages" in context.notes[0]
 
 
 async def test_a_thread_of_which_nothing_can_be_read_is_said_so() -> None:
