@@ -91,6 +91,7 @@ class PostgresInstances:
         self._give_up_after_s = give_up_after_s
         # loads() runs at every dispatch; a password is decrypted once per stored value, not each time.
         self._decrypted: dict[bytes, SecretStr] = {}
+        self._told_unreadable: set[bytes] = set()
         self._lately: BriefCache[str, Instance] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
         self._callback_keys: BriefCache[str, Sequence[SecretStr]] = BriefCache(keep_s=_KEEP_S, max_entries=_MAX_ENTRIES)
 
@@ -355,7 +356,7 @@ class PostgresInstances:
         try:
             password = self._open(row["id"], row["password"])
         except CredentialsError as error:
-            log.error("instance.password_unreadable", instance_id=row["id"], error=str(error))  # noqa: TRY400 - known
+            self._tell_unreadable(row["id"], row["password"], error)
             row = {**row, "healthy": False, "health_detail": str(error), "unreadable": True}
         return Instance(
             **{
@@ -380,6 +381,12 @@ class PostgresInstances:
             password = self._cipher.decrypt(sealed, SecretPurpose.INSTANCE_PASSWORD, instance_id)
             self._decrypted[sealed] = password
         return password
+
+    def _tell_unreadable(self, instance_id: str, sealed: bytes, error: CredentialsError) -> None:
+        """Once for each: they are read every few seconds."""
+        if sealed not in self._told_unreadable:
+            self._told_unreadable.add(sealed)
+            log.error("instance.password_unreadable", instance_id=instance_id, error=str(error))
 
     def _forget_passwords_except(self, stored: set[bytes | None]) -> None:
         for sealed in self._decrypted.keys() - stored:

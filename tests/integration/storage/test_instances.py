@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.database import Database
@@ -139,8 +140,11 @@ async def test_a_server_whose_password_is_unreadable_is_unfit_and_spares_the_oth
     )
     await instances.add(_instance(2), actor="cli:anna")
 
-    found = {one.id: one for one in await instances.loads()}
+    with capture_logs() as logs:
+        found = {one.id: one for one in await instances.loads()}
+        await instances.loads()
 
+    assert [entry["event"] for entry in logs].count("instance.password_unreadable") == 1
     assert (found[InstanceId("ins_1")].healthy, found[InstanceId("ins_1")].password) == (False, None)
     assert found[InstanceId("ins_1")].unreadable
     assert "not in NUBABEL_ENCRYPTION_KEYS; put that key back" in found[InstanceId("ins_1")].health_detail
