@@ -118,8 +118,8 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
 # Stores of those whose commits come when a measured value has changed by then: not in each run of a scenario.
 UNSTEADY: Mapping[str, str] = {"PostgresVitals": "tests/integration/storage/test_vitals.py"}
 
-# Written for a caller that does not exist yet, or for settings that these scenarios do not have: what is called one day is
-# taken off here, or the test fails.
+# Written for a caller that does not exist yet, or for settings that these scenarios do not have: what is called one day
+# is taken off here, or the test fails.
 NOT_CALLED: Mapping[str, str] = {
     "mappings.find": "sessions are found in the claimed row",
     "messenger.count_replies": "asked where one page a minute may be read of threads; it changes nothing",
