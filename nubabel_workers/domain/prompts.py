@@ -39,7 +39,8 @@ def thread_context(
 ) -> ThreadContext:
     """Earlier messages as one block: the root, which says what it is about, and the newest that fit. Empty for none.
 
-    unread_between: how many were not read after the root. newest_unread: those after the messages could not be read.
+    unread_between: how many were not read after the root. newest_unread: those after the messages could not be read;
+    of both together only the sum is known then.
     """
     lines = [
         f"<{message.user or 'unknown'}{' (bot)' if message.is_bot else ''}> {_shortened(message.text)}"
@@ -50,7 +51,8 @@ def thread_context(
     root, *replies = lines
     kept = _newest(replies, room=_MAX_CONTEXT_CHARACTERS - len(root))
     left_out = unread_between + len(replies) - len(kept)
-    gap = [f"({left_out} messages left out here)"] if left_out else []
+    where = "here and at the end" if newest_unread and unread_between else "here"
+    gap = [f"({left_out} messages left out {where})"] if left_out else []
     end = ["(newer messages could not be read)"] if newest_unread else []
     return ThreadContext("\n".join([_THREAD_HEAD, root, *gap, *kept, *end]), newest=len(kept), left_out=left_out)
 

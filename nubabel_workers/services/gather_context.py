@@ -90,7 +90,8 @@ class GatherContext:
         if not messages:
             return "", [say("context_unread", language)]
         note = say("context_newest_unread", language, read=str(len(messages)))
-        return thread_context(messages, newest_unread=True).text, [note]
+        unread = max(0, replies - len(messages)) if after_ts else 0  # before and after what was read
+        return thread_context(messages, unread_between=unread, newest_unread=True).text, [note]
 
     async def _tail(self, workspace: Workspace, target: SlackTarget) -> tuple[int, str | None]:
         """Where a single page is all that may be read: of how many replies, and from where on. Else from the root."""

@@ -30,6 +30,7 @@ class LongThread:
     refuses_from: int = 1_000
     calls: list[dict[str, Any]] = field(default_factory=list)
     counts: list[str] = field(default_factory=list)
+    long_ago: int = 0  # how many of the first messages stand before whatever moment is asked for
 
     async def count_replies(self, _token: SecretStr, *, channel: str, thread_ts: str) -> int:
         """With the message that asks, which stands after these."""
@@ -45,9 +46,14 @@ class LongThread:
         messages = tuple(
             ThreadMessage("U1", text, f"{number}.1", is_bot=False)
             for number, text in enumerate(self.texts)
-            if number == 0 or float(f"{number}.1") > float(asked["after_ts"] or 0)
+            if number == 0 or self._stands_after(number, asked["after_ts"])
         )
         return ThreadExcerpt(messages[begin:end], next_cursor=str(end) if end < len(messages) else None)
+
+    def _stands_after(self, number: int, after_ts: str | None) -> bool:
+        if after_ts is not None and self.long_ago:
+            return number > self.long_ago
+        return number > float(after_ts or 0)
 
 
 def replies(number: int) -> list[str]:
@@ -127,6 +133,15 @@ async def test_a_single_page_is_spent_on_the_root_and_the_newest_and_the_gap_is_
     assert context.notes == [
         "Of this long thread I took in its first message and the newest 6, without the 33 between them."
     ]
+
+
+async def test_where_a_burst_overflows_the_single_page_the_newest_are_said_to_be_missing() -> None:
+    context = await gathered(LongThread(replies(40), long_ago=5), quota=1)
+
+    lines = context.thread.splitlines()
+    assert lines[1:4] == ["<U1> the root", "(25 messages left out here and at the end)", "<U1> reply 6."]
+    assert lines[-2:] == ["<U1> reply 19.", "(newer messages could not be read)"]
+    assert "I could read only 15 messages, not the newest ones" in context.notes[0]
 
 
 async def test_a_thread_that_fits_a_single_page_is_read_whole() -> None:
