@@ -513,7 +513,7 @@ def _answer_by_call(
         count_usage,
         plan_runs,
         reuse,
-        HeedOrchestrators(_breakers_of(a, OF_ORCHESTRATORS), a.waiting, a.hints),
+        HeedOrchestrators(_breakers_of(a, OF_ORCHESTRATORS), a.calls, a.hints),
         end,
         a.mappings,
         a.progress,

@@ -7,8 +7,8 @@ import structlog
 from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
 from nubabel_workers.domain.errors import NubabelError, RateLimitedError, TransientError, UncertainError
 from nubabel_workers.domain.hints import Hint, HintTask
-from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher, WaitingStore
-from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer
+from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher
+from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.rollout import Orchestrator
 
 log = structlog.get_logger(__name__)
@@ -19,9 +19,9 @@ _WHILE_TRIED_S = 1.0
 class HeedOrchestrators:
     """Ask wait_s() before anything of a call is written down, then answer()."""
 
-    def __init__(self, breakers: CircuitBreakers, waiting: WaitingStore, hints: HintPublisher) -> None:
+    def __init__(self, breakers: CircuitBreakers, calls: CallStore, hints: HintPublisher) -> None:
         self._breakers = breakers
-        self._waiting = waiting
+        self._calls = calls
         self._hints = hints
 
     async def wait_s(self, orchestrator: Orchestrator) -> float | None:
@@ -54,7 +54,7 @@ class HeedOrchestrators:
     async def _report(self) -> None:
         for name in await self._breakers.report():
             try:
-                woken = await self._waiting.wake_calls(name)
+                woken = await self._calls.wake(Orchestrator(name))
             except NubabelError as error:  # their own wait ends soon, too
                 log.warning("orchestrator.waiting_not_woken", orchestrator=name, error=str(error))
                 continue

@@ -87,3 +87,13 @@ timeline AS (
 )
 SELECT count(*) AS n FROM exe
 """
+
+WAKE = """
+UPDATE executions SET not_before = now()
+WHERE id IN (
+  SELECT e.id FROM executions e
+  WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
+    AND e.orchestrator = %(orchestrator)s
+  FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""

@@ -13,6 +13,7 @@ from nubabel_workers.adapters.storage.executions import UNSEEN_MODEL, attempt_be
 from nubabel_workers.domain.executions import Execution, Usage
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
+from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 from nubabel_workers.domain.ports.budgets import Hold
 from nubabel_workers.domain.ports.orchestrators import LastCall, QueuedChoice
 from nubabel_workers.domain.rollout import Orchestrator
@@ -97,3 +98,7 @@ class PostgresCalls:
             },
         )
         return int(row["n"]) if row else 0
+
+    async def wake(self, orchestrator: Orchestrator) -> list[str]:
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY}
+        return [row["id"] for row in await self._database.system().all(sql.WAKE, params)]

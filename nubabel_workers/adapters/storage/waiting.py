@@ -5,7 +5,6 @@ from typing import Any
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
-from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 
 _IN_POOL = """(CASE WHEN %(pool)s::text IS NULL THEN NOT EXISTS (
       SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')
@@ -73,16 +72,6 @@ WHERE id IN (
 RETURNING id
 """
 
-_WAKE_CALLS = """
-UPDATE executions SET not_before = now()
-WHERE id IN (
-  SELECT e.id FROM executions e
-  WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
-    AND e.orchestrator = %(orchestrator)s
-  FOR UPDATE OF e SKIP LOCKED)
-RETURNING id
-"""
-
 # A follow-up that waits for its session counts as well: to tell it apart would take longer than the claim it costs.
 _NEXT_IN_LINE = """
 SELECT id FROM executions
@@ -109,10 +98,6 @@ class PostgresWaiting:
     async def wake(self, instance_id: str) -> list[str]:
         rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})
         return [row["id"] for row in rows]
-
-    async def wake_calls(self, orchestrator: str) -> list[str]:
-        params = {"orchestrator": orchestrator, "reason": ORCHESTRATOR_AWAY}
-        return [row["id"] for row in await self._database.system().all(_WAKE_CALLS, params)]
 
     async def next_in_line(self) -> str | None:
         row = await self._database.system().one(_NEXT_IN_LINE)

@@ -123,3 +123,7 @@ class CallStore(Protocol):
     async def choose(self, orchestrator: Orchestrator, execution_ids: Collection[str]) -> int:
         """These wait for another orchestrator now; how many. A call of theirs that is in doubt counts as given up."""
         ...
+
+    async def wake(self, orchestrator: Orchestrator) -> list[str]:
+        """Those that wait because it was away wait no longer; their ids."""
+        ...

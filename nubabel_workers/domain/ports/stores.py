@@ -521,10 +521,6 @@ class WaitingStore(Protocol):
         """Those that wait for this server, or for any, wait no longer; their ids."""
         ...
 
-    async def wake_calls(self, orchestrator: str) -> list[str]:
-        """The same of those that wait for another orchestrator."""
-        ...
-
     async def next_in_line(self) -> str | None:
         """One that would start if there were a place for it, of any organization; None when nobody waits."""
         ...

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -275,18 +276,47 @@ async def test_an_orchestrator_whose_calls_fail_is_left_in_peace(called: Open, e
     assert last == {"attempt": 0, "waiting_for": "orchestrator away"}
 
 
-async def test_when_an_orchestrator_is_back_everything_that_waited_for_it_goes_on(called: Open) -> None:
-    pipeline = await called(breaker_failures=2, breaker_first_wait_s=0.3, breaker_max_wait_s=0.3)
+async def everything_is_answered(pipeline: CalledPipeline, *, due: str = "false") -> bool:
+    await pipeline.services.database.system().execute(f"UPDATE executions SET not_before = now() WHERE {due}")
+    await pipeline.answered()
+    return set(await pipeline.statuses()) == {"completed"}
+
+
+async def two_wait_for_it(called: Open) -> CalledPipeline:
+    pipeline: CalledPipeline = await called(
+        breaker_failures=2, breaker_first_wait_s=0.3, breaker_max_wait_s=0.3, retry_orchestration_max_attempts=99
+    )
     pipeline.scripted.answers = [UnavailableError("down"), UnavailableError("down")]
-    for _ in range(3):
+    for _ in range(2):
         await pipeline.mention("please")
         await pipeline.answered()
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now() + interval '1 h'")
+    return pipeline
 
-    async def everything_is_answered() -> bool:
-        await pipeline.answered()
-        return bool(await pipeline.statuses() == ["completed"] * 3)
 
-    await eventually_true(everything_is_answered, what="the end of its rest")
+async def test_when_an_orchestrator_is_back_everything_that_waited_for_it_goes_on(called: Open) -> None:
+    pipeline = await two_wait_for_it(called)
+    first = "id = (SELECT id FROM executions ORDER BY position LIMIT 1)"
+
+    await eventually_true(partial(everything_is_answered, pipeline, due=first), what="the end of its rest")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_whoever_dies_while_it_wakes_them_they_go_on_when_their_own_wait_ends(
+    called: Open, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    pipeline = await two_wait_for_it(called)
+    deaths = dies(monkeypatch, pipeline.services.calls, "wake", after=after)
+
+    async def goes_on() -> bool:
+        with suppress(Killed):
+            await everything_is_answered(pipeline, due="status = 'queued'")
+        if deaths():
+            await others_find_its_rows(pipeline)
+        return set(await pipeline.statuses()) == {"completed"}
+
+    await eventually_true(goes_on, what="the end of its rest")
+    assert deaths() == 1
 
 
 async def test_an_orchestrator_that_is_away_costs_no_failed_try(called: Open) -> None:
