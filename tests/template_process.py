@@ -7,7 +7,9 @@ of the time that its start took.
 import gc
 
 from nubabel_workers.adapters.analysis_rules import load_rules
+from tests.forking import command_line
 
 load_rules()
+command_line()
 gc.collect()
 gc.freeze()

@@ -1,7 +1,6 @@
 """A Celery worker as its own process, for the tests of this folder."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import orjson
 
 from config.queues import QueueName
 from nubabel_workers.embedded.processes import ChildProcess
+from tests.forking import ForkedProcess
 from tests.integration.broker.conftest import KEY
 from tests.waiting import wait_for
 
@@ -31,7 +31,7 @@ class WorkerProcess:
         self.directory = directory
         self.process = ChildProcess(
             [
-                *(sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", "--concurrency", "4"),
+                *("celery", "-A", app, "worker", "--pool", "threads", "--concurrency", "4"),
                 *("--without-gossip", "--without-mingle", "-n", "test@%h", "-Q", ",".join(queues)),
                 *arguments,
             ],
@@ -47,6 +47,7 @@ class WorkerProcess:
                 "NUBABEL_ENCRYPTION_KEYS": KEY,
                 **(environment or {}),
             },
+            start=ForkedProcess,
         )
         self.process.wait_until(lambda: " ready." in self.log(), timeout_s=30)
 

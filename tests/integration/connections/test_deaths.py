@@ -3,7 +3,8 @@
 import asyncio
 import json
 import signal
-import sys
+from pathlib import Path
+from subprocess import STDOUT
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from config.settings import Settings
 from nubabel_workers.bootstrap import Services
 from nubabel_workers.domain.errors import CredentialsError
 from nubabel_workers.services.connections import Connections
+from tests.forking import ForkedProcess
 from tests.integration.connections.conftest import ORGANIZATION, age, agree, authorized, column, connect
 from tests.integration.connections.provider import Provider
 from tests.integration.gateway.conftest import environment_of
@@ -20,16 +22,19 @@ pytestmark = pytest.mark.integration
 
 
 async def killed(settings: Settings, method: str, moment: str, work: str, arguments: dict[str, Any]) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.integration.connections.dying", method, moment, work, json.dumps(arguments)),
+    with ForkedProcess(
+        ["python", "-m", "tests.integration.connections.dying", method, moment, work, json.dumps(arguments)],
+        cwd=Path.cwd(),
         env={
             **environment_of(settings, http_port=1),
             "NUBABEL_EGRESS_ALLOW": ",".join(settings.egress_allow),
             "NUBABEL_PUBLIC_URL": str(settings.public_url),
         },
-    )
-    async with asyncio.timeout(60):
-        assert await process.wait() == -signal.SIGKILL
+        stderr=STDOUT,
+    ) as process:
+        async with asyncio.timeout(60):
+            written = await asyncio.to_thread(process.communicate)
+        assert process.poll() == -signal.SIGKILL, written
 
 
 async def its_lease_ends(services: Services) -> None:

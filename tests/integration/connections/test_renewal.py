@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-import sys
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from pydantic import SecretStr
@@ -19,6 +20,7 @@ from nubabel_workers.domain.oauth import Tokens
 from nubabel_workers.domain.ports.tools import RefreshLease
 from nubabel_workers.domain.tool_connections import NewConnection
 from nubabel_workers.services.connections import Connections
+from tests.forking import ForkedProcess
 from tests.integration.connections.conftest import ORGANIZATION, age, authorized, column
 from tests.integration.connections.provider import Provider
 from tests.integration.gateway.conftest import environment_of
@@ -36,11 +38,11 @@ async def connection_id(connections: Connections, services: Services, provider: 
     return details.connection.id
 
 
-async def _renewing(settings: Settings, connection_id: str, at_once: int) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.integration.connections.renewing", ORGANIZATION, connection_id, str(at_once)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+def _renewing(settings: Settings, connection_id: str, at_once: int) -> ForkedProcess:
+    return ForkedProcess(
+        ["python", "-m", "tests.integration.connections.renewing", ORGANIZATION, connection_id, str(at_once)],
+        cwd=Path.cwd(),
+        stdin=PIPE,
         env={
             **environment_of(settings, http_port=1),
             "NUBABEL_EGRESS_ALLOW": ",".join(settings.egress_allow),
@@ -53,14 +55,14 @@ async def _renewing(settings: Settings, connection_id: str, at_once: int) -> asy
 async def test_twenty_callers_in_two_processes_renew_once(
     settings: Settings, provider: Provider, connection_id: str, number: int
 ) -> None:
-    processes = [await _renewing(settings, connection_id, at_once=10) for _ in range(2)]
-    async with asyncio.timeout(60):
-        for process in processes:
-            assert process.stdout is not None
-            assert await process.stdout.readline() == b"ready\n"
-        outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    with _renewing(settings, connection_id, at_once=10) as one, _renewing(settings, connection_id, at_once=10) as other:
+        async with asyncio.timeout(60):
+            for process in (one, other):
+                assert await asyncio.to_thread(process.read_line) == b"ready\n"
+            going = [asyncio.to_thread(process.communicate, b"go\n") for process in (one, other)]
+            outputs = await asyncio.gather(*going)
 
-    got = [tuple(one) for output, _ in outputs for one in json.loads(output)]
+    got = [tuple(renewal) for output in outputs for renewal in json.loads(output)]
     assert len(got) == 20
     assert set(got) == {(3, f"Bearer {provider.families[0].access}")}
     assert provider.calls["refresh_token"] == 1

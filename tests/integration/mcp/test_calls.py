@@ -3,12 +3,12 @@
 import asyncio
 import json
 import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from nubabel_workers.domain.ids import ExecutionId, OrganizationId
 from nubabel_workers.domain.tool_calls import ToolRequest
 from nubabel_workers.domain.tool_connections import Authentication, NewConnection
 from nubabel_workers.services.tool_calls import ToolCalls
+from tests.forking import ForkedProcess
 from tests.integration.gateway.conftest import environment_of
 from tests.integration.mcp.tool_server import TOKEN, HttpToolServer
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
@@ -78,10 +79,12 @@ async def tools(services: Services, http: HttpToolServer) -> AsyncIterator[ToolC
         yield open_tool_calls(services, connections, stack)
 
 
-async def started(settings: Settings, request: ToolRequest, *death: str) -> Process:
+@asynccontextmanager
+async def started(settings: Settings, request: ToolRequest, *death: str) -> AsyncIterator[ForkedProcess]:
     """Another process that is about to make this call."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.integration.mcp.calling", json.dumps(asdict(request)), *death),
+    with ForkedProcess(
+        ["python", "-m", "tests.integration.mcp.calling", json.dumps(asdict(request)), *death],
+        cwd=Path.cwd(),
         env={
             **environment_of(settings, http_port=1),
             "NUBABEL_EGRESS_ALLOW": ",".join(settings.egress_allow),
@@ -89,19 +92,17 @@ async def started(settings: Settings, request: ToolRequest, *death: str) -> Proc
             "NUBABEL_LEASE_S": str(settings.lease_s),
         },
         stdin=PIPE,
-        stdout=PIPE,
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(60):
-        assert await process.stdout.readline() == b"ready\n"
-    return process
+    ) as process:
+        async with asyncio.timeout(60):
+            assert await asyncio.to_thread(process.read_line) == b"ready\n"
+        yield process
 
 
 async def killed(settings: Settings, request: ToolRequest, method: str, moment: str) -> None:
-    process = await started(settings, request, method, moment)
-    async with asyncio.timeout(60):
-        await process.communicate(b"\n")
-    assert process.returncode == -signal.SIGKILL
+    async with started(settings, request, method, moment) as process:
+        async with asyncio.timeout(60):
+            await asyncio.to_thread(process.communicate, b"\n")
+        assert process.poll() == -signal.SIGKILL
 
 
 async def its_lease_ends(services: Services) -> None:
@@ -178,13 +179,12 @@ async def test_refused_credentials_mark_the_connection_and_nothing_was_called(
 async def test_of_two_processes_at_once_one_makes_the_call_and_both_tell_its_result(
     tools: ToolCalls, settings: Settings, services: Services, http: HttpToolServer
 ) -> None:
-    processes = [await started(settings, CHANGE), await started(settings, CHANGE)]
+    async with started(settings, CHANGE) as one, started(settings, CHANGE) as other, asyncio.timeout(60):
+        calling = [asyncio.to_thread(process.communicate, b"\n") for process in (one, other)]
+        told = await asyncio.gather(*calling)
 
-    async with asyncio.timeout(60):
-        told = await asyncio.gather(*(process.communicate(b"\n") for process in processes))
-
-    outcomes: list[dict[str, Any]] = [json.loads(out.splitlines()[-1]) for out, _ in told]
-    assert [(one["ok"], one["content"]) for one in outcomes] == [(True, "A is changed")] * 2
+    outcomes: list[dict[str, Any]] = [json.loads(out.splitlines()[-1]) for out in told]
+    assert [(outcome["ok"], outcome["content"]) for outcome in outcomes] == [(True, "A is changed")] * 2
     assert http.calls["change"] == 1
     assert await statuses(services) == ["succeeded"]
 
@@ -254,13 +254,12 @@ async def test_a_call_whose_process_is_killed_in_it_ends_with_the_next_request_w
     calls: int,
 ) -> None:
     asked = replace(CHANGE, tool_name=tool_name, arguments={})
-    process = await started(settings, asked)
-    assert process.stdin is not None
-    process.stdin.write(b"\n")
-    await eventually(lambda: http.calls[tool_name] == 1, timeout_s=30, what="the call")
-    await tools.list.run(ORGANIZATION)  # what follows is the wait for the lease alone
-    process.kill()
-    await process.wait()
+    async with started(settings, asked) as process:
+        process.give(b"\n")
+        await eventually(lambda: http.calls[tool_name] == 1, timeout_s=30, what="the call")
+        await tools.list.run(ORGANIZATION)  # what follows is the wait for the lease alone
+        process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(process.wait)
     killed_at = time.monotonic()
 
     outcome = await tools.invoke.run(asked)

@@ -1,7 +1,6 @@
 """A worker process on the orchestration queue, beside the gateway and the simulated OpenCode of the gateway's tests."""
 
 import secrets
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.client import AsyncNubabelClient, NubabelClient
 from nubabel_workers.embedded.processes import ChildProcess
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys
+from tests.forking import ForkedProcess
 from tests.integration.gateway.conftest import (  # noqa: F401 - pytest finds these fixtures by their names here
     Gateway,
     environment_of,
@@ -61,8 +61,6 @@ async def upstream(
     queues = ("-Q", "orchestration", "-n", "producers@%h")
     worker = ChildProcess(
         [
-            sys.executable,
-            "-m",
             "celery",
             "-A",
             "tasks.app",
@@ -76,6 +74,7 @@ async def upstream(
         cwd=Path.cwd(),
         log_path=log,
         env=environment_of(settings, http_port=1),
+        start=ForkedProcess,
     )
     try:
         worker.wait_until(lambda: "ready" in log.read_text(encoding="utf-8"), timeout_s=60)
