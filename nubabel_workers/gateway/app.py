@@ -127,9 +127,9 @@ def _routes() -> Sequence[BaseRoute]:
     """Those of every gateway. What FastAPI finds out about them is found out once in a process."""
     app = _bare()
     own = len(app.routes)
-    for router in (executions.router, batches.router, events.router):
+    for router in (executions.router, batches.router):
         app.include_router(router, dependencies=_STRICT)
-    for router in (bridge.router, sidecar_form.router, events.sessions, callbacks.router):
+    for router in (events.router, bridge.router, sidecar_form.router, events.sessions, callbacks.router):
         app.include_router(router)
     app.include_router(connections.router, dependencies=_STRICT)
     app.include_router(connections.browsers)

@@ -153,12 +153,13 @@ class CallOrchestrator:
             async with asyncio.timeout(self._pace.prepare_s):
                 prepared = await self._prepare(claimed, orchestrator)
                 await self._begin(execution, lease, orchestrator, prepared)
-        except TimeoutError:
-            raise UnavailableError("preparing the call took too long") from None
+        except BaseException as error:
+            await self._heed.not_called()
+            if isinstance(error, TimeoutError):
+                raise UnavailableError("preparing the call took too long") from None
+            raise
         await self._progress.append(execution.organization_id, execution.id, state_event(Status.RUNNING))
-        deadline_s = prepared.run.deadline_s
-        async with asyncio.timeout(deadline_s):
-            answer = await self._ask(claimed, orchestrator, prepared, deadline_s)
+        answer = await self._ask(claimed, orchestrator, prepared)
         return await self._finish(claimed, orchestrator, lease, answer, prepared.notes)
 
     async def _prepare(self, claimed: ClaimedDispatch, orchestrator: Orchestrator) -> _Prepared:
@@ -198,11 +199,11 @@ class CallOrchestrator:
             hold=hold,
         )
 
-    async def _ask(
-        self, claimed: ClaimedDispatch, orchestrator: Orchestrator, prepared: _Prepared, timeout_s: float
-    ) -> CallAnswer:
+    async def _ask(self, claimed: ClaimedDispatch, orchestrator: Orchestrator, prepared: _Prepared) -> CallAnswer:
         """Who knows the conversation gets the question only; others get the turns before it as well."""
         execution = claimed.execution
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + prepared.run.deadline_s
         called = self._orchestrators[orchestrator]
         call = Call(
             key=f"{execution.id}#{execution.replays}",
@@ -214,12 +215,12 @@ class CallOrchestrator:
         )
         if call.remote_session_id is not None:
             try:
-                return await self._heed.answer(orchestrator, called, call, timeout_s=timeout_s)
+                return await self._heed.answer(orchestrator, called, call, timeout_s=ends_at - loop.time())
             except NotFoundError:
                 log.warning("call.session_lost", orchestrator=orchestrator)
         texts = [*await self._turns_before(claimed), *call.texts]
         begun_anew = replace(call, texts=texts, remote_session_id=None)
-        return await self._heed.answer(orchestrator, called, begun_anew, timeout_s=timeout_s)
+        return await self._heed.answer(orchestrator, called, begun_anew, timeout_s=max(0.1, ends_at - loop.time()))
 
     async def _turns_before(self, claimed: ClaimedDispatch) -> list[str]:
         execution = claimed.execution

@@ -110,13 +110,23 @@ class DispatchExecutions:
     async def _dispatch_turns(self) -> str:
         """What OpenCode answers, pool by pool: each has a line of its own, and none waits for another's places."""
         tally = Tally(self._limits)
-        lines = await self._executions.lines()
+        lines = await self._lines_with_room()
+        if not lines:
+            return f"{tally}; no free OpenCode server"
         self._runs += 1
         first = self._runs % len(lines)  # each is the first now and then: the task may end before the last
         remarks = [await self._dispatch_line(line, tally) for line in (*lines[first:], *lines[:first])]
         if _MORE in remarks and tally.last is not None:
             self._hints.publish(Hint(HintTask.DISPATCH, tally.last))
         return "; ".join([str(tally), *filter(None, dict.fromkeys(remarks))])
+
+    async def _lines_with_room(self) -> Sequence[str | None]:
+        """Of many lines those whose servers are full are passed over by one look at all servers."""
+        lines = await self._executions.lines()
+        if len(lines) == 1:
+            return lines
+        placement = await self._placement()
+        return [line for line in lines if placement.pool(line).free != 0]
 
     async def _dispatch_line(self, line: str | None, tally: Tally) -> str:
         """Of those that wait for this pool's places, as many as there are. Returns why others wait, "" for none."""

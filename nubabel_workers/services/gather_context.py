@@ -1,5 +1,6 @@
 """What a prompt needs besides the question: the Slack thread it stands in and the files that came with it."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,8 @@ from nubabel_workers.domain.wording import Language, language_of, say
 
 log = structlog.get_logger(__name__)
 
-_MAX_PAGES = 10  # of one thread: calls of a quota that everybody in the workspace shares, and time of the run's begin
+_MAX_PAGES = 10  # of one thread: calls of a quota that everybody in the workspace shares
+_READING_S = 8.0  # for the pages of one thread: after that none is begun, what is there has to do
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,19 @@ class GatherContext:
     """Failing to read is said, never a reason not to answer."""
 
     def __init__(
-        self, messenger: Messenger, tenants: TenantStore, throttle: Throttle, *, limits: ContextLimits
+        self,
+        messenger: Messenger,
+        tenants: TenantStore,
+        throttle: Throttle,
+        *,
+        limits: ContextLimits,
+        reading_s: float = _READING_S,
     ) -> None:
         self._messenger = messenger
         self._tenants = tenants
         self._throttle = throttle
         self._limits = limits
+        self._reading_s = reading_s
 
     async def gather(self, execution: Execution) -> Gathered:
         target = reply_target(execution.reply)
@@ -78,7 +87,11 @@ class GatherContext:
         replies, after_ts = await self._tail(workspace, target)
         messages: list[ThreadMessage] = []
         cursor: str | None = None
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._reading_s
         for _ in range(_MAX_PAGES):
+            if loop.time() >= ends_at:
+                break
             page = await self._page(workspace, target, after_ts, cursor)
             if page is None:
                 break

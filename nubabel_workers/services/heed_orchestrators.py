@@ -14,15 +14,25 @@ from nubabel_workers.domain.rollout import Orchestrator
 log = structlog.get_logger(__name__)
 
 _WHILE_TRIED_S = 1.0
+# A caller may allow its request less, which says nothing of the orchestrator that did not make it.
+_HANGS_AFTER_S = 60.0
 
 
 class HeedOrchestrators:
-    """Ask wait_s() before anything of a call is written down, then answer()."""
+    """Ask wait_s() before anything of a call is written down, then answer(), or not_called()."""
 
-    def __init__(self, breakers: CircuitBreakers, calls: CallStore, hints: HintPublisher) -> None:
+    def __init__(
+        self,
+        breakers: CircuitBreakers,
+        calls: CallStore,
+        hints: HintPublisher,
+        *,
+        hangs_after_s: float = _HANGS_AFTER_S,
+    ) -> None:
         self._breakers = breakers
         self._calls = calls
         self._hints = hints
+        self._hangs_after_s = hangs_after_s
 
     async def wait_s(self, orchestrator: Orchestrator) -> float | None:
         """Seconds for which no call may go there; None: it may, and is the probe where one is wanted."""
@@ -34,22 +44,31 @@ class HeedOrchestrators:
     async def answer(
         self, orchestrator: Orchestrator, called: CallableOrchestrator, call: Call, *, timeout_s: float
     ) -> CallAnswer:
-        """Raises what the call raises. One that is cancelled says nothing of the orchestrator."""
+        """Raises what the call raises, TimeoutError after timeout_s seconds.
+
+        A call that is cancelled says nothing of the orchestrator, nor one that had little time.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         outcome: CallOutcome | None = CallOutcome.SERVED
         try:
-            return await called.answer(call, timeout_s=timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await called.answer(call, timeout_s=timeout_s)
         except NubabelError as error:
             outcome = _outcome_of(error)
             raise
-        except BaseException:
-            outcome = None
+        except BaseException as error:
+            hangs = isinstance(error, TimeoutError) and loop.time() - began >= self._hangs_after_s
+            outcome = CallOutcome.FAILED if hangs else None
             raise
         finally:
             if outcome is not None:
                 self._breakers.saw(orchestrator.value, CallKind.PROMPT, outcome, began_ago_s=loop.time() - began)
             await self._report()
+
+    async def not_called(self) -> None:
+        """What kept it from being called is no affair of the orchestrator's: another may be the probe."""
+        await self._report()
 
     async def _report(self) -> None:
         for name in await self._breakers.report():

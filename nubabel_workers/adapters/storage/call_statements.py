@@ -94,6 +94,7 @@ WHERE id IN (
   SELECT e.id FROM executions e
   WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
     AND e.orchestrator = %(orchestrator)s
+  ORDER BY e.position LIMIT %(limit)s
   FOR UPDATE SKIP LOCKED)
 RETURNING id
 """

@@ -20,6 +20,8 @@ from nubabel_workers.domain.rollout import Orchestrator
 
 _UNTOLD = usage_as_dict(Usage(lower_bound=True))  # nobody heard what the call that was given up has used
 
+_WOKEN_AT_ONCE = 500  # so that no lock is held for long; the wait of the others ends soon, too
+
 
 class PostgresCalls:
     """Implements ports.orchestrators.CallStore."""
@@ -100,5 +102,5 @@ class PostgresCalls:
         return int(row["n"]) if row else 0
 
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
-        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY}
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": _WOKEN_AT_ONCE}
         return [row["id"] for row in await self._database.system().all(sql.WAKE, params)]

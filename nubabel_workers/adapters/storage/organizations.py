@@ -135,7 +135,7 @@ class PostgresOrganizations:
             "previous_webhook_secret = NULL, previous_webhook_secret_until = NULL",
             {},
             AuditEntry(actor, AuditAction.WEBHOOK_SECRET_ENDED, organization_id, organization_id),
-            condition="previous_webhook_secret_until > now()",
+            condition="previous_webhook_secret IS NOT NULL",  # also one whose day is over, and that no key opens
         )
         return changed is not None
 

@@ -5,6 +5,7 @@ Answers are remembered for a moment in this process, because ingress asks for th
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +16,7 @@ from nubabel_workers.adapters.storage.brief_cache import BriefCache
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.encryption import SecretPurpose, TokenCipher
 from nubabel_workers.domain.administration import AuditAction, AuditEntry, installation_key
+from nubabel_workers.domain.errors import SecretUnreadableError
 from nubabel_workers.domain.ids import OrganizationId, ServiceTokenId, WorkspaceId
 from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.tenants import (
@@ -193,13 +195,15 @@ class PostgresTenants:
             )
             if row is None or row["webhook_secret"] is None:
                 return ()
-            found = tuple(
-                self._cipher.decrypt(sealed, SecretPurpose.WEBHOOK_SECRET, organization_id).get_secret_value()
-                for sealed in row.values()
-                if sealed is not None
-            )
+            found = (self._webhook_secret(organization_id, row["webhook_secret"]),)
+            if row["previous"] is not None:
+                with suppress(SecretUnreadableError):  # the one that counts is there; the doctor tells of the other
+                    found += (self._webhook_secret(organization_id, row["previous"]),)
             self._webhook_secrets.put(organization_id, found)
         return found
+
+    def _webhook_secret(self, organization_id: str, sealed: bytes) -> str:
+        return self._cipher.decrypt(sealed, SecretPurpose.WEBHOOK_SECRET, organization_id).get_secret_value()
 
     def _workspace_of(self, row: dict[str, Any]) -> Workspace:
         sealed = row.pop("bot_token")

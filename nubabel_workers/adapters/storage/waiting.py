@@ -6,18 +6,10 @@ from typing import Any
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 
-_IN_POOL = """(CASE WHEN %(pool)s::text IS NULL THEN NOT EXISTS (
-      SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')
-    ELSE e.organization_id = %(pool)s END)"""
-# The condition is that of the claim: what waits for its session waits for nothing else.
-_READY = f"""
-WITH ready AS (
-  SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
-  WHERE e.status = 'queued' AND e.orchestrator = 'opencode' AND e.not_before <= now()
-    AND {_IN_POOL} AND NOT {SESSION_TAKEN_SQL}
-  ORDER BY e.position LIMIT %(limit)s
-  FOR UPDATE OF e SKIP LOCKED
-)"""
+# Apart, so that the line of an organization's own is found by its index, however many others wait.
+_SHARED = """NOT EXISTS (
+      SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')"""
+_OWN = "e.organization_id = %(pool)s"
 _SAY_SO = """
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
@@ -25,19 +17,38 @@ timeline AS (
 )
 SELECT count(*) AS n FROM off
 """
-_PUT_OFF = f"""{_READY},
+
+
+def _ready(in_pool: str) -> str:
+    """The condition is that of the claim: what waits for its session waits for nothing else."""
+    return f"""
+WITH ready AS (
+  SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
+  WHERE e.status = 'queued' AND e.orchestrator = 'opencode' AND e.not_before <= now()
+    AND {in_pool} AND NOT {SESSION_TAKEN_SQL}
+  ORDER BY e.position LIMIT %(limit)s
+  FOR UPDATE OF e SKIP LOCKED
+)"""
+
+
+def _put_off(in_pool: str) -> str:
+    return f"""{_ready(in_pool)},
 off AS (
   UPDATE executions e
   SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
   FROM ready WHERE e.id = ready.id
   RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
 ),{_SAY_SO}"""
-# An organization's first comes after the first ones of the others, its second after their second ones: one that has
-# many there puts nobody behind them.
-_SPACE_OUT = f"""{_READY},
+
+
+def _space_out(in_pool: str) -> str:
+    """An organization's first comes after the first ones of the others, its second after their second ones: one that
+    has many there puts nobody behind them.
+    """
+    return f"""{_ready(in_pool)},
 paced AS (
   SELECT e.organization_id, count(*) AS n FROM executions e
-  WHERE e.status = 'queued' AND e.waiting_for = %(reason)s AND e.not_before > now() AND {_IN_POOL}
+  WHERE e.status = 'queued' AND e.waiting_for = %(reason)s AND e.not_before > now() AND {in_pool}
   GROUP BY e.organization_id
 ),
 numbered AS (
@@ -60,6 +71,10 @@ off AS (
   FROM placed WHERE e.id = placed.id
   RETURNING e.id, e.organization_id, placed.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
 ),{_SAY_SO}"""
+
+
+_PUT_OFF_SHARED, _PUT_OFF_OWN = _put_off(_SHARED), _put_off(_OWN)
+_SPACE_OUT_SHARED, _SPACE_OUT_OWN = _space_out(_SHARED), _space_out(_OWN)
 _BATCH = 500
 
 _WAKE = """
@@ -89,11 +104,15 @@ class PostgresWaiting:
 
     async def put_off(self, pool: str | None, *, wait_s: float) -> int:
         """At most 500 at a time, so that no lock is held for long."""
-        return await self._each(_PUT_OFF, pool, {"wait_s": wait_s, "reason": self._away})
+        return await self._each(
+            _PUT_OFF_SHARED if pool is None else _PUT_OFF_OWN, pool, {"wait_s": wait_s, "reason": self._away}
+        )
 
     async def space_out(self, pool: str | None, *, per_s: float) -> int:
         """At most 500 at a time as well."""
-        return await self._each(_SPACE_OUT, pool, {"per_s": per_s, "reason": self._pace})
+        return await self._each(
+            _SPACE_OUT_SHARED if pool is None else _SPACE_OUT_OWN, pool, {"per_s": per_s, "reason": self._pace}
+        )
 
     async def wake(self, instance_id: str) -> list[str]:
         rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})

@@ -125,5 +125,5 @@ class CallStore(Protocol):
         ...
 
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
-        """Those that wait because it was away wait no longer; their ids."""
+        """The first of those that wait because it was away wait no longer; their ids."""
         ...

@@ -60,13 +60,15 @@ def replies(number: int) -> list[str]:
     return ["the root", *(f"reply {one}." for one in range(1, number))]
 
 
-async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?") -> Gathered:
+async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?", reading_s: float = 60.0) -> Gathered:
     workspace = Workspace(
         WorkspaceId("wsp_1"), OrganizationId("org_1"), "T1", None, "Acme", "UBOT", None, SecretStr("xoxb-1"), True
     )
     tenants = FakeTenants(workspaces={"wsp_1": workspace})
     limits = ContextLimits(read_quota_per_minute=quota, read_page=PAGE)
-    gather = GatherContext(cast("Messenger", thread), tenants, FakeThrottle(FakeClock()), limits=limits)
+    gather = GatherContext(
+        cast("Messenger", thread), tenants, FakeThrottle(FakeClock()), limits=limits, reading_s=reading_s
+    )
     return await gather.gather(
         Execution(
             ExecutionId("exe_1"),
@@ -175,6 +177,15 @@ async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
 
     assert len(thread.calls) == 10
     assert "only 150 messages" in context.notes[0]
+
+
+async def test_a_thread_that_takes_too_long_to_read_does_not_keep_the_answer_waiting() -> None:
+    thread = LongThread(replies(1_000))
+
+    context = await gathered(thread, reading_s=0)
+
+    assert thread.calls == []
+    assert context.notes
 
 
 async def test_a_thread_of_which_nothing_can_be_read_is_said_so() -> None:
