@@ -18,6 +18,7 @@ from nubabel_workers.adapters.opencode import (
 from nubabel_workers.adapters.opencode.wire import Answer, Call
 from nubabel_workers.domain.errors import CredentialsError, InvalidInputError, NotFoundError, TransientError
 from tests.contract.opencode.backends import MODEL, Backend, Conversation, Prompt
+from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -126,14 +127,16 @@ async def test_agents_models_and_configuration_are_told(conversation: Conversati
 
 
 async def test_status_and_asks_belong_to_the_directory(conversation: Conversation) -> None:
-    prompt = await conversation.post("[[delay=0.5]] hello")
+    prompt = await conversation.post("[[delay=2]] hello")
     client, here = conversation.client, str(conversation.backend.directory)
 
-    status = await client.session_status(here)
+    async def works() -> bool:
+        return conversation.id in await client.session_status(here)
+
+    await eventually_true(works, what="its work, which begins a moment after the prompt was taken")
     elsewhere = await client.session_status(str(conversation.backend.directory.parent))
     await conversation.ended(prompt)
 
-    assert conversation.id in status
     assert conversation.id not in elsewhere
     assert conversation.id not in await client.session_status(here)
     assert await client.list_permissions(here) == []
