@@ -1,5 +1,6 @@
 """What operators type. One whose command is killed types it again, and what was changed is there once."""
 
+from nubabel_workers.adapters.cache.connection import PREFIX
 from nubabel_workers.embedded.stack_tenants import register_server
 from nubabel_workers.services.manage_instances import NewInstance
 from tests.faults.kill_points.conversations import Check, Scenario, Thread, answers, ask
@@ -149,6 +150,13 @@ async def server_comes_and_goes(lane: Lane) -> Check:
 
     await lane.type_until_it_ends(f"instances add {url}", may_complain=True)
     (added,) = await lane.ids("instances WHERE url = %(url)s", url=url)
+
+    async def is_followed() -> bool:
+        """Reports may be those of other servers; the lease is on this one."""
+        leased = await lane.services.cache.exists(f"{PREFIX}listeners:{added}")
+        return bool(leased) or lane.processes[LISTENER].kills > kills
+
+    await lane.until_true(is_followed, "the listener's lease on it")
     await lane.until(lambda: listener_did("instances.report_health"), "the listener's report")
     await lane.type_until_it_ends(f"instances remove {added}")
     await lane.until(lambda: listener_did("leadership.release"), "the listener's leaving")
