@@ -1,7 +1,7 @@
 """Cancel executions that an operator names, or everything that an organization has queued; audited one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import NotFoundError
@@ -66,4 +66,4 @@ class CancelByOperator:
         if dry_run:
             return CancelReport(ids, more=more, dry_run=True)
         done = await self.several(ids, reason=reason, actor=actor)
-        return CancelReport(done.cancelled, done.stopping, done.over, done.unknown, more=more)
+        return replace(done, more=more)

@@ -98,12 +98,11 @@ class GatherContext:
             messages += page.messages
             cursor = page.next_cursor
             if cursor is None:
-                unread = max(0, replies - len(messages)) if after_ts else 0  # the root stands for the one that asks
-                return _to_its_end(messages, unread, language)
+                return _to_its_end(messages, _unread(messages, replies, after_ts), language)
         if not messages:
             return "", [say("context_unread", language)]
         note = say("context_newest_unread", language, read=str(len(messages)))
-        unread = max(0, replies - len(messages)) if after_ts else 0  # before and after what was read
+        unread = _unread(messages, replies, after_ts)
         return thread_context(messages, unread_between=unread, newest_unread=True).text, [note]
 
     async def _tail(self, workspace: Workspace, target: SlackTarget) -> tuple[int, str | None]:
@@ -164,6 +163,11 @@ class GatherContext:
             log.info("slack.file_not_read", reason=str(error))
             return None
         return PromptFile(attachment.name, attachment.mime_type or "application/octet-stream", content)
+
+
+def _unread(messages: Sequence[ThreadMessage], replies: int, after_ts: str | None) -> int:
+    """Of a thread that was not read from its root on. The root stands for the message that asks."""
+    return max(0, replies - len(messages)) if after_ts else 0
 
 
 def _to_its_end(messages: Sequence[ThreadMessage], unread: int, language: Language) -> tuple[str, list[str]]:

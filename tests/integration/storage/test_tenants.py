@@ -165,12 +165,17 @@ async def test_two_webhook_secrets_are_used_until_the_overlap_is_over(
     assert await replaced_by("whsec_4", overlap_s=0) == ("whsec_4",)
 
 
-async def test_an_older_webhook_secret_that_no_key_opens_keeps_no_webhook_from_being_signed(
-    organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
-) -> None:
+async def organization_with_two_secrets(database: Database, organizations: PostgresOrganizations) -> None:
+    """The second replaced the first, which is good for another minute."""
     await add_organization(database, "org_a")
     for secret in ("whsec_1", "whsec_2"):
         await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+
+
+async def test_an_older_webhook_secret_that_no_key_opens_keeps_no_webhook_from_being_signed(
+    organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
+) -> None:
+    await organization_with_two_secrets(database, organizations)
     await database.system().execute("UPDATE organizations SET previous_webhook_secret = 'of another key'")
 
     assert await tenants.webhook_secrets("org_a") == ("whsec_2",)
@@ -180,9 +185,7 @@ async def test_an_older_webhook_secret_is_ended_also_when_its_time_is_over(
     organizations: PostgresOrganizations, database: Database
 ) -> None:
     """Else a key that is gone would be missed for it for ever."""
-    await add_organization(database, "org_a")
-    for secret in ("whsec_1", "whsec_2"):
-        await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+    await organization_with_two_secrets(database, organizations)
     await database.system().execute("UPDATE organizations SET previous_webhook_secret_until = now()")
 
     assert await organizations.end_previous_webhook_secret("org_a", actor="cli:anna")
@@ -195,9 +198,7 @@ async def test_an_older_webhook_secret_is_ended_also_when_its_time_is_over(
 async def test_the_older_webhook_secret_is_ended_before_its_time(
     organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
 ) -> None:
-    await add_organization(database, "org_a")
-    for secret in ("whsec_1", "whsec_2"):
-        await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+    await organization_with_two_secrets(database, organizations)
 
     ended = [await organizations.end_previous_webhook_secret("org_a", actor="cli:anna") for _ in range(2)]
 
