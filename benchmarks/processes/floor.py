@@ -75,7 +75,7 @@ class _StraightLine:
         return self._failed
 
     async def _seed(self, services: Services, url: str, password: SecretStr) -> None:
-        server = NewInstance(url, "opencode", password, 1_000_000, 1_000_000)
+        server = NewInstance(url, "opencode", password, 10_000, 10_000)
         self._instance: Instance = await register_server(services, server)
         world = SlackWorld(emit=lambda *_: "", echo_own_messages=False)
         for number, (name, count) in enumerate(ORGANIZATIONS.items(), start=1):
