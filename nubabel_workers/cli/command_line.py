@@ -19,6 +19,7 @@ from nubabel_workers.domain.errors import (
     TransientError,
     UncertainError,
 )
+from nubabel_workers.services.cancel_by_operator import BrokenOffError
 
 EXIT_FAILED = 1  # something that the command needs did not work, or what it looked at is not well
 EXIT_BAD_INPUT = 2  # what was typed, or set in the environment, does not fit
@@ -56,6 +57,8 @@ def describe(error: Exception) -> tuple[str, int]:
         return _usage_line(error, error.format_message()), EXIT_BAD_INPUT
     if type(error).__name__ == "SettingsError":  # `config`'s, which only commands that need settings import
         return " ".join(str(error).replace(":\n", ":").replace("\n", ";").split()), EXIT_BAD_INPUT
+    if isinstance(error, BrokenOffError):
+        return f"broken off: {describe(error.error)[0]}", EXIT_FAILED
     if isinstance(error, NubabelError):
         bad_input = isinstance(error, InvalidInputError | NotFoundError)
         return _words_of(error), EXIT_BAD_INPUT if bad_input else EXIT_FAILED

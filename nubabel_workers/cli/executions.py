@@ -19,7 +19,8 @@ from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
 from nubabel_workers.domain.timeline import Span, Step, narrate, time_spent
 from nubabel_workers.domain.waiting import Waiting
-from nubabel_workers.services.cancel_by_operator import CancelReport
+from nubabel_workers.services.cancel_by_operator import BrokenOffError, CancelReport
+from nubabel_workers.services.cancel_execution import Cancellation
 
 commands = typer.Typer(
     help="Executions: list, show with timeline, cancel, let one go on that waits for its budget.", no_args_is_help=True
@@ -143,11 +144,12 @@ def cancel(
         owner = await administration.organizations.resolve(organization)
         return await service.queued_of(owner.id, limit=limit, dry_run=dry_run, reason=reason, actor=actor(context))
 
-    report = run(context, work)
-    if as_json:
-        say_json(report)
-    else:
-        _print_cancelled(report)
+    try:
+        report = run(context, work)
+    except BrokenOffError as error:
+        _say_cancelled(error.report, as_json=as_json)
+        raise
+    _say_cancelled(report, as_json=as_json)
     if report.unknown:
         raise typer.Exit(EXIT_FAILED)
 
@@ -162,13 +164,14 @@ def _check_named_or_queued(named: Sequence[str], organization: str | None, *, al
 
 
 def _cancel_one(context: typer.Context, execution_id: str, reason: str, *, as_json: bool) -> None:
-    async def work(administration: Administration) -> Execution:
+    async def work(administration: Administration) -> Cancellation:
         return await administration.cancel_by_operator.one(execution_id, reason=reason, actor=actor(context))
 
-    execution = run(context, work)
+    cancellation = run(context, work)
+    execution = cancellation.execution
     if as_json:
         say_json(execution)
-    elif execution.status is Status.CANCELLED:
+    elif execution.status is Status.CANCELLED and not cancellation.was_over:
         say(f"cancelled {execution.id}")
     elif execution.status in FINAL:
         say(f"{execution.id} was over already: {execution.status}")
@@ -177,19 +180,26 @@ def _cancel_one(context: typer.Context, execution_id: str, reason: str, *, as_js
         note(f"look: nubabel executions show {execution.id}")
 
 
-def _print_cancelled(report: CancelReport) -> None:
+def _say_cancelled(report: CancelReport, *, as_json: bool) -> None:
+    if as_json:
+        say_json(report)
+        return
     others = [
         f"{len(ids)} {what}"
         for ids, what in (
             (report.stopping, "running: OpenCode is told to stop"),
             (report.over, "over already"),
             (report.unknown, "unknown"),
+            (report.in_doubt, "in doubt"),
+            (report.not_tried, "not tried"),
         )
         if ids
     ]
     say("; ".join([f"{'would cancel' if report.dry_run else 'cancelled'} {len(report.cancelled)}", *others]))
     for execution_id in report.unknown:
         note(f"there is no execution {plain(execution_id)!r}")
+    for execution_id in report.in_doubt:
+        note(f"look: nubabel executions show {execution_id}; then run it again, what is cancelled stays as it is")
     if report.more:
         note("there are more in the queue: run it again")
 

@@ -144,7 +144,7 @@ def _wired(
         submit=services.submit_execution,
         read=services.read_execution,
         waiting=services.read_waiting,
-        cancel_by_operator=CancelByOperator(services.cancel_execution, reports, audit),
+        cancel_by_operator=CancelByOperator(services.cancel_execution, reports),
         groups=services.groups,
         cancel_group=services.cancel_group,
         wait=AwaitExecution(services.read_execution, services.progress, services.clock),

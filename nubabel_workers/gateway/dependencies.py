@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends, Request, Response
 from prometheus_client import CollectorRegistry
 
 from nubabel_workers.domain.credentials import OperatorToken
-from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import (
     Chance,
     Clock,
@@ -22,6 +21,7 @@ from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths, Registe
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
+from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.cancel_group import CancelGroup
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.find_callback_session import FindCallbackSession
@@ -38,10 +38,6 @@ from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 from nubabel_workers.services.watch_servers import WatchServers
-
-
-class CancelExecution(Protocol):
-    async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution: ...
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Cancel executions: from the thread, the API or the command line, down to OpenCode's abort."""
 
+from dataclasses import dataclass
+
 import structlog
 
 from nubabel_workers.domain import outcomes
@@ -12,6 +14,14 @@ from nubabel_workers.services.end_execution import EndExecution
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True)
+class Cancellation:
+    """What came of asking for it."""
+
+    execution: Execution  # as it is now
+    was_over: bool  # it had ended before it was asked for: nothing changed
+
+
 class CancelExecution:
     """Marks the wish in the row first: whichever process holds the execution now acts on it."""
 
@@ -20,21 +30,24 @@ class CancelExecution:
         self._end = end
         self._hints = hints
 
-    async def cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution:
-        """Return the execution as it is now; a final one stays as it is. Raises NotFoundError."""
-        execution = await self._executions.request_cancel(organization_id, execution_id, reason=reason)
-        if execution is None:
+    async def cancel(
+        self, organization_id: str, execution_id: str, *, reason: str, operator: str | None = None
+    ) -> Cancellation:
+        """A final one stays as it is. operator: who asks for it, for the audit log. Raises NotFoundError."""
+        wish = await self._executions.request_cancel(organization_id, execution_id, reason=reason, operator=operator)
+        if wish is None:
             raise NotFoundError("there is no such execution")
+        execution = wish.execution
         if execution.status in FINAL:
-            return execution
+            return Cancellation(execution, was_over=not wish.is_new)
         log.info(
             "execution.cancel_requested", organization_id=organization_id, execution_id=execution.id, reason=reason
         )
         if execution.status in {Status.QUEUED, Status.WAITING_BUDGET}:
-            return await self._cancel_queued(execution, reason)
+            return Cancellation(await self._cancel_queued(execution, reason), was_over=False)
         # Running: the completing task aborts it. Dispatching: the dispatcher finds the wish when it is done.
         self._hints.publish(Hint(HintTask.COMPLETE, execution.id, organization_id))
-        return execution
+        return Cancellation(execution, was_over=False)
 
     async def _cancel_queued(self, execution: Execution, reason: str) -> Execution:
         await self._end.queued(execution, outcomes.cancelled(execution, reason=reason))

@@ -5,11 +5,21 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, cast
 
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.executions import FINAL, EventKind, Execution, NewExecution, Status, TimelineEvent
 from nubabel_workers.domain.hints import LONG_LINE
 from nubabel_workers.domain.ids import ExecutionId, SessionId
-from nubabel_workers.domain.ports import Accepted, Chance, Clock, ExecutionStore, Finish, Finished, KnownRequest
+from nubabel_workers.domain.ports import (
+    Accepted,
+    CancelWish,
+    Chance,
+    Clock,
+    ExecutionStore,
+    Finish,
+    Finished,
+    KnownRequest,
+)
 from nubabel_workers.domain.waiting import Line
 
 
@@ -22,6 +32,8 @@ class AcceptedExecutions:
     accepted: list[NewExecution] = field(default_factory=list)
     events: dict[str, list[TimelineEvent]] = field(default_factory=dict)
     error: Exception | None = None  # raised by the next calls, as when the database is away
+    errors: dict[str, Exception] = field(default_factory=dict)  # by execution: raised where it is looked for
+    audited: list[AuditEntry] = field(default_factory=list)
     group_keys: set[tuple[str, str]] = field(default_factory=set)
     occupied_now: dict[str, Occupied] = field(default_factory=dict)
     _keys: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)  # -> (execution, request hash)
@@ -77,6 +89,8 @@ class AcceptedExecutions:
 
     async def find(self, organization_id: str, execution_id: str) -> Execution | None:
         self._fail()
+        if execution_id in self.errors:
+            raise self.errors[execution_id]
         row = self.rows.get(execution_id)
         return row if row is not None and row.organization_id == organization_id else None
 
@@ -94,11 +108,19 @@ class AcceptedExecutions:
     async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]:
         return self.events[execution_id]
 
-    async def request_cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution | None:
+    async def request_cancel(
+        self, organization_id: str, execution_id: str, *, reason: str, operator: str | None = None
+    ) -> CancelWish | None:
         row = await self.find(organization_id, execution_id)
-        if row is None or row.status in FINAL:
-            return row
-        return self.move(execution_id, row.status, cancel_reason=reason)
+        if row is None:
+            return None
+        is_new = row.status not in FINAL and row.cancel_reason is None
+        if is_new:
+            row = self.move(execution_id, row.status, cancel_reason=reason)
+            if operator is not None:
+                action = AuditAction.EXECUTION_CANCELLED
+                self.audited.append(AuditEntry(operator, action, organization_id, execution_id, {"reason": reason}))
+        return CancelWish(row, is_new=is_new)
 
     async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:
         if self.rows[execution.id].status is not Status.QUEUED:

@@ -1,5 +1,6 @@
 """The SQL of executions. Values are always parameters; only constants of ours are put together here."""
 
+from nubabel_workers.adapters.storage.audit import audited
 from nubabel_workers.adapters.storage.budget_statements import NOTICES_SETTLE, RELEASE_HOLD, Beginnings
 from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
@@ -490,17 +491,19 @@ WHERE instance_id = %(instance_id)s AND opencode_session_id = ANY(%(sessions)s)
 RETURNING id, status
 """
 
-REQUEST_CANCEL = f"""
-WITH exe AS (
+_WISH_CANCEL = f"""
   UPDATE executions
   SET cancel_requested_at = now(), cancel_reason = %(reason)s,
     check_at = CASE WHEN status = 'running' THEN now() ELSE check_at END
   WHERE id = %(id)s AND {OPEN} AND cancel_requested_at IS NULL
   RETURNING id, organization_id
-)
-INSERT INTO execution_events (organization_id, execution_id, kind, detail)
-SELECT organization_id, id, 'cancel_requested', jsonb_build_object('reason', %(reason)s::text) FROM exe
 """
+_SAY_WISHED = """timeline AS (
+  INSERT INTO execution_events (organization_id, execution_id, kind, detail)
+  SELECT organization_id, id, 'cancel_requested', jsonb_build_object('reason', %(reason)s::text) FROM changed
+)"""
+REQUEST_CANCEL = f"WITH changed AS ({_WISH_CANCEL}), {_SAY_WISHED} SELECT id FROM changed"
+REQUEST_CANCEL_AUDITED = audited(_WISH_CANCEL, after=_SAY_WISHED)
 
 FORGET_SESSION = """
 WITH exe AS (

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.storage import execution_statements as sql
+from nubabel_workers.adapters.storage.audit import audit_params
 from nubabel_workers.adapters.storage.budget_rows import hold_params, shortage_from
 from nubabel_workers.adapters.storage.claims import UNREADABLE, each_readable
 from nubabel_workers.adapters.storage.database import Database
@@ -24,6 +25,7 @@ from nubabel_workers.adapters.storage.execution_rows import (
 )
 from nubabel_workers.adapters.storage.turns import FairTurns
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
 from nubabel_workers.domain.errors import LeaseLostError
@@ -43,6 +45,7 @@ from nubabel_workers.domain.notifications import NewNotification
 from nubabel_workers.domain.placement import Pool
 from nubabel_workers.domain.ports import (
     Accepted,
+    CancelWish,
     Chance,
     ClaimedCheck,
     ClaimedDispatch,
@@ -321,10 +324,20 @@ class PostgresExecutions:
         )
         return [row["id"] for row in rows if row["status"] == Status.RUNNING]
 
-    async def request_cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution | None:
+    async def request_cancel(
+        self, organization_id: str, execution_id: str, *, reason: str, operator: str | None = None
+    ) -> CancelWish | None:
         scope = self._database.tenant(organization_id)
-        await scope.execute(sql.REQUEST_CANCEL, {"id": execution_id, "reason": reason})
-        return await self.find(organization_id, execution_id)
+        params: dict[str, Any] = {"id": execution_id, "reason": reason}
+        if operator is None:
+            wished = await scope.one(sql.REQUEST_CANCEL, params)
+        else:
+            entry = AuditEntry(
+                operator, AuditAction.EXECUTION_CANCELLED, organization_id, execution_id, detail={"reason": reason}
+            )
+            wished = await scope.one(sql.REQUEST_CANCEL_AUDITED, params | audit_params(entry))
+        execution = await self.find(organization_id, execution_id)
+        return CancelWish(execution, is_new=wished is not None) if execution is not None else None
 
     async def forget_opencode_session(self, execution: Execution, lease: Lease, *, because: SessionLeft | None) -> None:
         row = await self._database.tenant(execution.organization_id).one(

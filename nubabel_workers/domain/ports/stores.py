@@ -139,6 +139,14 @@ class Started:
     check_now: bool
 
 
+@dataclass(frozen=True)
+class CancelWish:
+    """What became of the wish to cancel an execution."""
+
+    execution: Execution  # as it is now
+    is_new: bool  # marked by this very call: it was open, and nobody had wished it before
+
+
 class ExecutionStore(Protocol):
     """Executions with their sessions, attempts and timeline. Each method is one statement, hence one transaction."""
 
@@ -248,8 +256,13 @@ class ExecutionStore(Protocol):
         """The listener's news: look at these sessions' executions now. Returns the ids of those that are running."""
         ...
 
-    async def request_cancel(self, organization_id: str, execution_id: str, *, reason: str) -> Execution | None:
-        """Mark for cancellation, whatever its state; returns the row (final ones unchanged), None if there is none."""
+    async def request_cancel(
+        self, organization_id: str, execution_id: str, *, reason: str, operator: str | None = None
+    ) -> CancelWish | None:
+        """Mark for cancellation, whatever its state (final ones stay unchanged); None if there is none.
+
+        operator: who wishes it, for the audit log, which has it together with the mark.
+        """
         ...
 
     async def cancel_queued(self, execution: Execution, finish: Finish) -> Finished | None:

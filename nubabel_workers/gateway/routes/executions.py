@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from nubabel_workers.domain.admission import LimitReachedError
-from nubabel_workers.domain.executions import FINAL
 from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.gateway.authentication import Authenticated
 from nubabel_workers.gateway.dependencies import Parts
@@ -118,12 +117,11 @@ async def cancel_execution(
     body: CancelBody | None = None,
 ) -> ExecutionView:
     """Safe to repeat. A running one is aborted on OpenCode too; its status changes when that is done."""
-    before = await parts.read.by_id(caller.organization.id, execution_id)
-    if before.status in FINAL:
-        response.status_code = HTTPStatus.OK
-        return ExecutionView.of(before)
     reason = (body or CancelBody()).reason
-    return ExecutionView.of(await parts.cancel.cancel(caller.organization.id, execution_id, reason=reason))
+    cancellation = await parts.cancel.cancel(caller.organization.id, execution_id, reason=reason)
+    if cancellation.was_over:
+        response.status_code = HTTPStatus.OK
+    return ExecutionView.of(cancellation.execution)
 
 
 def with_key(body: Asked, header: str | None) -> Asked:

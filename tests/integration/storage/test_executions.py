@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from nubabel_workers.adapters.process import SystemChance, SystemClock
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, SessionLeft, Status, Usage
@@ -319,14 +321,30 @@ async def test_a_queued_execution_is_cancelled_at_once_and_told(
     executions: PostgresExecutions, leases: Iterator[Lease]
 ) -> None:
     execution_id = await accept(executions)
-    execution = await executions.request_cancel(ORGANIZATION, execution_id, reason="stop")
-    assert execution is not None
+    wish = await executions.request_cancel(ORGANIZATION, execution_id, reason="stop")
+    assert wish is not None
 
-    finished = await executions.cancel_queued(execution, outcomes.cancelled(execution, reason="stop"))
+    finished = await executions.cancel_queued(wish.execution, outcomes.cancelled(wish.execution, reason="stop"))
 
     assert finished is not None
     assert len(finished.notification_ids) == 2
     assert await executions.claim_queued(pool=POOL, limit=5, lease=next(leases)) == []
+
+
+async def test_an_operators_wish_to_cancel_is_audited_with_the_mark_and_only_if_it_is_new(
+    executions: PostgresExecutions, database: Database
+) -> None:
+    execution_id = await accept(executions)
+
+    wishes = [
+        await executions.request_cancel(ORGANIZATION, execution_id, reason=reason, operator="cli:anna")
+        for reason in ("stop", "again")
+    ]
+
+    assert [wish is not None and wish.is_new for wish in wishes] == [True, False]
+    (entry,) = await PostgresAuditTrail(database).list(organization_id=ORGANIZATION, limit=10)
+    assert (entry.actor, entry.action, entry.subject) == ("cli:anna", AuditAction.EXECUTION_CANCELLED, execution_id)
+    assert entry.detail == {"reason": "stop"}
 
 
 async def test_cancelling_a_running_execution_makes_it_due_for_a_look(

@@ -198,7 +198,7 @@ class Bench:
         self.hints = FakeHints()
         self.progress = FakeProgress()
         self.tenants = FakeTenants()
-        self.executions = AcceptedExecutions(self.clock, self.chance)
+        self.executions = AcceptedExecutions(self.clock, self.chance, audited=self.audit.entries)
         self.groups = FakeGroups(self.executions)
         self.reports = FakeReports(self.executions)
         self.migrations = FakeMigrations()
@@ -303,7 +303,7 @@ class Bench:
             waiting=ReadWaiting(
                 self.executions, cast("InstanceStore", self.instances), ReadLimits(self.tenants, load_plans())
             ),
-            cancel_by_operator=CancelByOperator(cancel, self.reports, self.audit),
+            cancel_by_operator=CancelByOperator(cancel, self.reports),
             wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
             clock=self.clock,
             chance=self.chance,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import orjson
 import pytest
 
 from nubabel_workers.domain.administration import AuditAction, Delivery, SessionWait
@@ -205,6 +206,29 @@ def test_cancelling_what_is_over_changes_nothing(bench: Bench) -> None:
     bench.executions.move(execution_id, Status.COMPLETED)
 
     assert "was over already: completed" in bench.type("executions", "cancel", execution_id).stdout
+    assert bench.audit.entries == []
+
+
+def test_what_was_cancelled_before_is_not_cancelled_and_audited_again(bench: Bench) -> None:
+    execution_id, other = _enqueue(bench), _enqueue(bench)
+    bench.type("executions", "cancel", execution_id)
+
+    alone = bench.type("executions", "cancel", execution_id)
+    among_others = bench.type("executions", "cancel", execution_id, other)
+
+    assert alone.stdout == f"{execution_id} was over already: cancelled\n"
+    assert among_others.stdout == "cancelled 1; 1 over already\n"
+    assert [entry.subject for entry in bench.audit.entries] == [execution_id, other]
+
+
+def test_a_running_one_that_is_being_stopped_is_audited_for_the_first_who_asked(bench: Bench) -> None:
+    execution_id = _enqueue(bench)
+    bench.executions.move(execution_id, Status.RUNNING)
+
+    for reason in ("by mistake", "again"):
+        bench.type("executions", "cancel", execution_id, "--reason", reason)
+
+    assert [entry.detail for entry in bench.audit.entries] == [{"reason": "by mistake"}]
 
 
 def test_several_are_cancelled_and_counted_and_audited_each(bench: Bench) -> None:
@@ -216,7 +240,7 @@ def test_several_are_cancelled_and_counted_and_audited_each(bench: Bench) -> Non
 
     assert result.exit_code == 0
     assert result.stdout == "cancelled 1; 1 running: OpenCode is told to stop; 1 over already\n"
-    assert {entry.subject for entry in bench.audit.entries} == {queued, running, over}
+    assert {entry.subject for entry in bench.audit.entries} == {queued, running}
 
 
 def test_of_several_an_unknown_one_fails_the_command_and_not_the_others(bench: Bench) -> None:
@@ -227,6 +251,41 @@ def test_of_several_an_unknown_one_fails_the_command_and_not_the_others(bench: B
     assert (result.exit_code, result.stdout) == (1, "cancelled 1; 1 unknown\n")
     assert "there is no execution 'exe_none'" in result.stderr
     assert bench.executions.rows[queued].status is Status.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("the database cannot be reached", UnavailableError("the database cannot be reached")),
+        ("unexpected RuntimeError", RuntimeError("of a bug")),
+    ],
+)
+def test_an_error_in_the_middle_of_many_says_what_was_done_and_what_not(
+    bench: Bench, words: str, error: Exception
+) -> None:
+    first, second, broken, last = (_enqueue(bench) for _ in range(4))  # the newest is cancelled first
+    bench.executions.errors[broken] = error
+
+    result = bench.type("executions", "cancel", first, second, broken, last)
+
+    assert (result.exit_code, result.stdout) == (1, "cancelled 1; 1 in doubt; 2 not tried\n")
+    assert f"nubabel executions show {broken}" in result.stderr
+    assert f"broken off: {words}" in result.stderr
+    assert [entry.subject for entry in bench.audit.entries] == [last]
+
+
+def test_after_an_error_in_the_middle_the_rest_is_cancelled_by_running_it_again(bench: Bench) -> None:
+    first, broken, last = (_enqueue(bench) for _ in range(3))
+    bench.executions.errors[broken] = UnavailableError("the database cannot be reached")
+
+    broken_off = bench.type("executions", "cancel", "--org", "acme", "--all-queued", "--json")
+    bench.executions.errors.clear()
+    again = bench.type("executions", "cancel", "--org", "acme", "--all-queued")
+
+    report = orjson.loads(broken_off.stdout)
+    assert broken_off.exit_code == 1
+    assert [report[what] for what in ("cancelled", "in_doubt", "not_tried")] == [[last], [broken], [first]]
+    assert (again.exit_code, again.stdout) == (0, "cancelled 2\n")
 
 
 def test_everything_that_an_organization_has_queued_is_cancelled_the_newest_first(bench: Bench) -> None:
