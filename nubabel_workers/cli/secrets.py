@@ -86,20 +86,27 @@ def secret(
     end_now: Annotated[
         bool, typer.Option("--end-now", help="One has leaked: make one, and end every other at once.")
     ] = False,
+    keep_old: Annotated[
+        bool,
+        typer.Option("--keep-old", help="Nobody has the newest: replace it, the one before signs on."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Give an organization a new secret for its webhooks, shown this once. For a day the one before signs as well.
 
-    Webhooks carry a signature with each of the two until then: a receiver takes the new one over when it likes.
+    Webhooks carry a signature with each of the two until then: a receiver takes the new one over when it likes. A third
+    is refused meanwhile.
     """
-    if end_old and end_now:
-        raise InvalidInputError("give either --end-old or --end-now")
+    if end_old + end_now + keep_old > 1:
+        raise InvalidInputError("give one of --end-old, --end-now and --keep-old")
 
     async def work(administration: Administration) -> tuple[str, SecretStr | bool]:
         organizations = administration.organizations
         found = await organizations.resolve(organization)
         if end_old:
             return found.id, await organizations.end_previous_webhook_secret(found, actor=actor(context))
+        if keep_old:
+            return found.id, await organizations.replace_newest_webhook_secret(found, actor=actor(context))
         overlap_s = 0 if end_now else WEBHOOK_OVERLAP_S
         return found.id, await organizations.new_webhook_secret(found, actor=actor(context), overlap_s=overlap_s)
 
@@ -114,6 +121,6 @@ def secret(
     if end_now:
         note("keep it now, it is not shown again; the one before is not used any more, within seconds")
         return
-    hours = f"{WEBHOOK_OVERLAP_S / 3600:.0f} h"
-    note(f"keep it now, it is not shown again; the one before signs as well for {hours}, or until")
+    how_long = "as long as it would have" if keep_old else f"for {WEBHOOK_OVERLAP_S / 3600:.0f} h"
+    note(f"keep it now, it is not shown again; the one before signs as well {how_long}, or until")
     note(f"nubabel webhooks secret {organization_id} --end-old")

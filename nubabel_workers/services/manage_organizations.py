@@ -102,12 +102,28 @@ class ManageOrganizations:
     async def new_webhook_secret(
         self, organization: Organization, *, actor: str, overlap_s: float = WEBHOOK_OVERLAP_S
     ) -> SecretStr:
-        """Webhooks are signed with the one before as well for overlap_s. The result can be shown this once."""
+        """Webhooks are signed with the one before as well for overlap_s. The result can be shown this once.
+
+        A third is refused while two sign (InvalidInputError): which of them the receivers have, only people know.
+        """
         secret = webhook_secret_text(self._random_bytes(ENTROPY_BYTES))
         changed = await self._organizations.set_webhook_secret(
             organization.id, secret, overlap_s=overlap_s, actor=actor
         )
+        if changed is None and (until := await self._organizations.old_webhook_secret_until(organization.id)):
+            raise InvalidInputError(
+                f"two secrets sign until {until:%Y-%m-%d %H:%M} UTC, a third would end the older one at once. Where the"
+                " receivers have the newest, end the older one first: --end-old. Where nobody has the newest, replace"
+                " that one: --keep-old"
+            )
         _still_there(changed, organization)
+        return secret
+
+    async def replace_newest_webhook_secret(self, organization: Organization, *, actor: str) -> SecretStr:
+        """For one that nobody was given: it ends at once, the older one signs on. Raises InvalidInputError without."""
+        secret = webhook_secret_text(self._random_bytes(ENTROPY_BYTES))
+        if await self._organizations.replace_newest_webhook_secret(organization.id, secret, actor=actor) is None:
+            raise InvalidInputError("there is no old secret that signs; without --keep-old the newest becomes it")
         return secret
 
     async def end_previous_webhook_secret(self, organization: Organization, *, actor: str) -> bool:

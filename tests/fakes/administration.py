@@ -96,6 +96,8 @@ class FakeOrganizations:
     ) -> Organization | None:
         if organization_id not in self.rows:
             return None
+        if organization_id in self.previous_secrets and overlap_s:
+            return None
         self.actors.append(actor)
         before = self.secrets.get(organization_id)
         if before is not None and overlap_s:
@@ -105,6 +107,18 @@ class FakeOrganizations:
         self.overlaps_s[organization_id] = overlap_s
         self.secrets[organization_id] = secret
         return self.rows[organization_id]
+
+    async def replace_newest_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, actor: str
+    ) -> Organization | None:
+        if organization_id not in self.previous_secrets:
+            return None
+        self.actors.append(actor)
+        self.secrets[organization_id] = secret
+        return self.rows[organization_id]
+
+    async def old_webhook_secret_until(self, organization_id: str) -> datetime | None:
+        return NOW if organization_id in self.previous_secrets else None
 
     async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:
         self.actors.append(actor)

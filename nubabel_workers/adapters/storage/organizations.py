@@ -1,5 +1,6 @@
 """Organizations, as operators create and change them. Every change carries its audit entry."""
 
+from datetime import datetime
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -26,6 +27,9 @@ _SET_LIMITS = audited(
     """,
     detail="changes",
 )
+
+
+_TWO_SIGN = "COALESCE(previous_webhook_secret IS NOT NULL AND previous_webhook_secret_until > now(), false)"
 
 
 class PostgresOrganizations:
@@ -128,7 +132,31 @@ class PostgresOrganizations:
             """,
             {"webhook_secret": sealed, "overlap_s": overlap_s},
             AuditEntry(actor, AuditAction.WEBHOOK_SECRET_SET, organization_id, organization_id),
+            condition=f"(%(overlap_s)s = 0 OR NOT {_TWO_SIGN})",
         )
+
+    async def replace_newest_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, actor: str
+    ) -> Organization | None:
+        sealed = self._cipher.encrypt(secret, SecretPurpose.WEBHOOK_SECRET, organization_id)
+        return await self._change(
+            "webhook_secret = %(webhook_secret)s",
+            {"webhook_secret": sealed},
+            AuditEntry(
+                actor, AuditAction.WEBHOOK_SECRET_SET, organization_id, organization_id, {"old": "signs as before"}
+            ),
+            condition=_TWO_SIGN,
+        )
+
+    async def old_webhook_secret_until(self, organization_id: str) -> datetime | None:
+        row = await self._database.tenant(organization_id).one(
+            f"""
+            SELECT previous_webhook_secret_until AS until FROM organizations
+            WHERE id = %(organization_id)s AND {_TWO_SIGN}
+            """,
+            {"organization_id": organization_id},
+        )
+        return row["until"] if row else None
 
     async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:
         changed = await self._change(

@@ -66,7 +66,20 @@ class OrganizationRegistry(Protocol):
     async def set_webhook_secret(
         self, organization_id: str, secret: SecretStr, *, overlap_s: float, actor: str
     ) -> Organization | None:
-        """The one before signs as well for overlap_s; one before that ends."""
+        """The one before signs as well for overlap_s; with 0 every other ends at once.
+
+        None, and nothing changes, also while an older one still signs: unless overlap_s is 0.
+        """
+        ...
+
+    async def replace_newest_webhook_secret(
+        self, organization_id: str, secret: SecretStr, *, actor: str
+    ) -> Organization | None:
+        """The newest ends at once, the older one signs on as it was to; without one None, and nothing changes."""
+        ...
+
+    async def old_webhook_secret_until(self, organization_id: str) -> datetime | None:
+        """How long the one before the newest signs as well; None when no other signs."""
         ...
 
     async def end_previous_webhook_secret(self, organization_id: str, *, actor: str) -> bool:

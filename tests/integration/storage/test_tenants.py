@@ -1,5 +1,6 @@
 """Organizations, workspaces and credentials on a real PostgreSQL: who sees what, and how fast it ends."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -159,9 +160,9 @@ async def test_two_webhook_secrets_are_used_until_the_overlap_is_over(
 
     assert await replaced_by("whsec_1", overlap_s=60) == ("whsec_1",)
     assert await replaced_by("whsec_2", overlap_s=60) == ("whsec_2", "whsec_1")
-    assert await replaced_by("whsec_3", overlap_s=60) == ("whsec_3", "whsec_2")
     await database.system().execute("UPDATE organizations SET previous_webhook_secret_until = now()")
-    assert await used() == ("whsec_3",)
+    assert await used() == ("whsec_2",)
+    assert await replaced_by("whsec_3", overlap_s=60) == ("whsec_3", "whsec_2")
     assert await replaced_by("whsec_4", overlap_s=0) == ("whsec_4",)
 
 
@@ -170,6 +171,49 @@ async def organization_with_two_secrets(database: Database, organizations: Postg
     await add_organization(database, "org_a")
     for secret in ("whsec_1", "whsec_2"):
         await organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+
+
+async def test_a_third_webhook_secret_is_stored_only_once_the_first_has_ended(
+    organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
+) -> None:
+    await organization_with_two_secrets(database, organizations)
+
+    third = await organizations.set_webhook_secret("org_a", SecretStr("whsec_3"), overlap_s=60, actor="cli:anna")
+
+    assert third is None
+    assert await organizations.old_webhook_secret_until("org_a") is not None
+    assert await tenants.webhook_secrets("org_a") == ("whsec_2", "whsec_1")
+
+
+async def test_of_two_who_replace_a_webhook_secret_at_once_one_is_refused(
+    organizations: PostgresOrganizations, database: Database, cipher: TokenCipher
+) -> None:
+    await add_organization(database, "org_a")
+    await organizations.set_webhook_secret("org_a", SecretStr("whsec_1"), overlap_s=60, actor="cli:anna")
+
+    changed = await asyncio.gather(
+        *(
+            organizations.set_webhook_secret("org_a", SecretStr(secret), overlap_s=60, actor="cli:anna")
+            for secret in ("whsec_2", "whsec_3")
+        )
+    )
+
+    assert [one is None for one in changed].count(True) == 1
+    newest, older = await PostgresTenants(database, cipher).webhook_secrets("org_a")
+    assert (newest in {"whsec_2", "whsec_3"}, older) == (True, "whsec_1")
+
+
+async def test_the_newest_webhook_secret_is_replaced_only_beside_an_older_one(
+    organizations: PostgresOrganizations, tenants: PostgresTenants, database: Database
+) -> None:
+    await organization_with_two_secrets(database, organizations)
+
+    replaced = await organizations.replace_newest_webhook_secret("org_a", SecretStr("whsec_3"), actor="cli:anna")
+
+    assert replaced is not None
+    assert await tenants.webhook_secrets("org_a") == ("whsec_3", "whsec_1")
+    await organizations.end_previous_webhook_secret("org_a", actor="cli:anna")
+    assert await organizations.replace_newest_webhook_secret("org_a", SecretStr("whsec_4"), actor="cli:anna") is None
 
 
 async def test_an_older_webhook_secret_that_no_key_opens_keeps_no_webhook_from_being_signed(

@@ -297,7 +297,32 @@ def test_a_leaked_webhook_secret_is_replaced_at_once(bench: Bench) -> None:
 
     assert bench.organizations.previous_secrets == {}
     assert result.stdout.strip() == bench.organizations.secrets["org_acme"].get_secret_value()
-    fails_with(bench.type("webhooks", "secret", "acme", "--end-now", "--end-old"), 2, "either --end-old or --end-now")
+    fails_with(bench.type("webhooks", "secret", "acme", "--end-now", "--end-old"), 2, "one of --end-old, --end-now")
+
+
+def test_a_third_webhook_secret_is_refused_while_two_sign(bench: Bench) -> None:
+    for _ in range(2):
+        bench.type("webhooks", "secret", "acme")
+    before = dict(bench.organizations.secrets)
+
+    refused = bench.type("webhooks", "secret", "acme")
+
+    fails_with(refused, 2, "two secrets sign until 20", "--end-old", "--keep-old")
+    assert bench.organizations.secrets == before
+    bench.type("webhooks", "secret", "acme", "--end-old")
+    assert bench.type("webhooks", "secret", "acme").exit_code == 0
+
+
+def test_a_newest_webhook_secret_that_nobody_has_is_replaced_and_the_old_one_signs_on(bench: Bench) -> None:
+    first = bench.type("webhooks", "secret", "acme").stdout.strip()
+    fails_with(bench.type("webhooks", "secret", "acme", "--keep-old"), 2, "there is no old secret that signs")
+    bench.type("webhooks", "secret", "acme")
+
+    third = bench.type("webhooks", "secret", "acme", "--keep-old")
+
+    assert bench.organizations.secrets["org_acme"].get_secret_value() == third.stdout.strip()
+    assert bench.organizations.previous_secrets["org_acme"].get_secret_value() == first
+    assert "as long as it would have" in third.stderr
 
 
 def test_a_generated_key_needs_no_settings_and_is_a_fernet_key(
