@@ -97,6 +97,7 @@ class Workspace:
     bot_id: str | None
     bot_token: SecretStr
     active: bool
+    installed_at: datetime  # the last time: tells an installation from the next one
     busy_policy: BusyPolicy = BusyPolicy.QUEUE  # of the organization, read along
 
 

@@ -189,11 +189,10 @@ class CheckHealth:
         """A workspace whose token Slack took back is over, whoever hears of it first; other refusals may pass."""
         if refused.code not in TOKEN_REVOKED:
             return refused
-        now = await self._tenants.workspace(asked.organization_id, asked.id, afresh=True)
-        if now is None or now.bot_token != asked.bot_token:
+        cancelled = await self._manage_workspaces.end_revoked(asked, actor="doctor", reason=refused.code)
+        if cancelled is None:
             return refused
-        ended = await self._manage_workspaces.remove(asked.id, actor="doctor", reason=refused.code)
-        words = f"{refused}: the workspace is ended now, {len(ended.cancelled)} of its executions are cancelled"
+        words = f"{refused}: the workspace is ended now, {len(cancelled)} of its executions are cancelled"
         return CredentialsError(words, code=refused.code)
 
 

@@ -10,7 +10,6 @@ import structlog
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, letter_of_notification
 from nubabel_workers.domain.errors import (
-    CredentialsError,
     NubabelError,
     PermanentError,
     RateLimitedError,
@@ -35,7 +34,13 @@ from nubabel_workers.domain.sidecar import callback_body
 from nubabel_workers.domain.tenants import TOKEN_ENDED
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
-from nubabel_workers.services.deliver_to_slack import WORKSPACE_ENDED, DeliverToSlack, LookUpLaterError
+from nubabel_workers.services.deliver_to_slack import (
+    WORKSPACE_ENDED,
+    DeliverToSlack,
+    LookUpLaterError,
+    TokenRefusedError,
+    TokenReplacedError,
+)
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.written_down import in_doubt_unless_written
 
@@ -163,8 +168,8 @@ class DeliverNotifications:
     async def _after_failure(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
         notification = claimed.notification
         log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
-        if isinstance(error, CredentialsError) and error.code in TOKEN_ENDED:
-            await self._end_workspace(claimed, error)
+        if isinstance(error, TokenRefusedError) and error.code in TOKEN_ENDED and not await self._end_workspace(error):
+            error = TokenReplacedError()
         return await self._retry_or_park(claimed, lease, error)
 
     async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
@@ -219,12 +224,20 @@ class DeliverNotifications:
         )
         await self._notifications.fail(notification, lease, error=error, dead_letter=dead_letter)
 
-    async def _end_workspace(self, claimed: ClaimedNotification, error: CredentialsError) -> None:
-        """Slack refused the workspace's token for good: nobody there can be told anything any more."""
-        organization_id = claimed.notification.organization_id
-        workspace_id = str(claimed.notification.destination.get("workspace_id", ""))
-        log.error("slack.workspace_ended", workspace_id=workspace_id, code=error.code)
-        await self._tenants.end_workspace(organization_id, workspace_id, reason=error.code)
-        await self._canceller.cancel_workspace(
-            organization_id, workspace_id, reason=f"Slack refused the workspace's token ({error.code})"
+    async def _end_workspace(self, refused: TokenRefusedError) -> bool:
+        """Slack refused the workspace's token for good: nobody there can be told anything any more.
+
+        False, and nothing changes, when the app was installed again meanwhile.
+        """
+        workspace, code = refused.workspace, refused.code
+        await self._tenants.end_workspace(
+            workspace.organization_id, workspace.id, reason=code, installed_at=workspace.installed_at
         )
+        now = await self._tenants.workspace(workspace.organization_id, workspace.id, afresh=True)
+        if now is not None and now.active:
+            return False
+        log.error("slack.workspace_ended", workspace_id=workspace.id, code=code)
+        await self._canceller.cancel_workspace(
+            workspace.organization_id, workspace.id, reason=f"Slack refused the workspace's token ({code})"
+        )
+        return True

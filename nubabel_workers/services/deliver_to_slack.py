@@ -57,6 +57,21 @@ class LookUpLaterError(TransientError):
     """Whether an earlier post arrived cannot be read now: Slack's read quota is used up."""
 
 
+class TokenReplacedError(TransientError):
+    """The app was installed again since the token was read that Slack refused."""
+
+    def __init__(self) -> None:
+        super().__init__("Slack refused a token that has been replaced since")
+
+
+class TokenRefusedError(CredentialsError):
+    """Slack refused the token of this installation."""
+
+    def __init__(self, workspace: Workspace, refused: CredentialsError) -> None:
+        super().__init__(str(refused), code=refused.code)
+        self.workspace = workspace
+
+
 class DeliverToSlack:
     """`deliver` returns the message ids now standing, or None when nothing needs to be told any more."""
 
@@ -106,14 +121,14 @@ class DeliverToSlack:
                 await self._throttle.block(limit, for_s=error.retry_after_s)
             raise
         except CredentialsError as error:
-            if await self._was_replaced(workspace):
-                raise TransientError("Slack refused a token that has been replaced since") from error
-            raise
+            raise await self._refused(workspace, error) from error
 
-    async def _was_replaced(self, used: Workspace) -> bool:
+    async def _refused(self, used: Workspace, error: CredentialsError) -> NubabelError:
         """Whether the app was installed again since the token that Slack refused was remembered here."""
         current = await self._tenants.workspace(used.organization_id, used.id, afresh=True)
-        return current is not None and current.active and current.bot_token != used.bot_token
+        if current is not None and current.active and current.bot_token != used.bot_token:
+            return TokenReplacedError()
+        return TokenRefusedError(used, error)
 
     async def take_sign_away(self, notification: Notification) -> bool:
         """The working sign goes with the outcome. False when it could not be taken away: its own row will try."""

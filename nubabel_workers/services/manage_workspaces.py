@@ -8,7 +8,7 @@ from nubabel_workers.domain.administration import Installation, WorkspaceSummary
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.ports import Chance
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceCanceller, WorkspaceRegistry
-from nubabel_workers.domain.tenants import Organization
+from nubabel_workers.domain.tenants import Organization, Workspace
 
 _BOT_TOKEN_PREFIX = "xoxb-"  # noqa: S105 - what every bot token begins with
 _APP_TOKEN_PREFIX = "xapp-"  # noqa: S105 - what every app-level token begins with
@@ -83,6 +83,21 @@ class ManageWorkspaces:
         await self._workspaces.end(workspace.organization_id, workspace.id, actor=actor, reason=reason)
         cancelled = await self._canceller.cancel_workspace(workspace.organization_id, workspace.id, reason=reason)
         return EndedWorkspace(workspace, tuple(cancelled))
+
+    async def end_revoked(self, refused: Workspace, *, actor: str, reason: str) -> tuple[str, ...] | None:
+        """End the installation whose token Slack took back, and no later one: ids of the executions that are cancelled.
+
+        None, and nothing changes, when the app was installed again since that token was read. Repeating is harmless.
+        """
+        owner, workspace_id = refused.organization_id, refused.id
+        ended = await self._workspaces.end(
+            owner, workspace_id, actor=actor, reason=reason, installed_at=refused.installed_at
+        )
+        if not ended:
+            now = await self._workspaces.find(workspace_id)
+            if now is not None and now.active:
+                return None
+        return tuple(await self._canceller.cancel_workspace(owner, workspace_id, reason=reason))
 
 
 def _check_shape(token: SecretStr) -> None:

@@ -1,6 +1,6 @@
 """Fakes of the operators' ports: plain lists and dictionaries, with the actor of every change."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -238,8 +238,18 @@ class FakeWorkspaces:
     async def find(self, workspace_id: str) -> WorkspaceSummary | None:
         return self.rows.get(workspace_id)
 
-    async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
+    async def end(
+        self,
+        organization_id: str,
+        workspace_id: str,
+        *,
+        actor: str,
+        reason: str,
+        installed_at: datetime | None = None,
+    ) -> bool:
         before = self.rows[workspace_id]
+        if installed_at not in (None, before.installed_at):
+            return False
         self.rows[workspace_id] = replace(before, active=False, revoked_at=NOW, ended_reason=reason)
         self.actors.append(actor)
         return before.active
@@ -389,10 +399,12 @@ class FakeBot:
 class FakeSlackIdentity:
     bots: dict[str, FakeBot] = field(default_factory=dict)  # by token; any other is refused
     refusal: str = "invalid_auth"
+    on_refusal: Callable[[], None] = lambda: None  # what happens elsewhere in that moment
 
     async def auth_test(self, token: SecretStr) -> FakeBot:
         bot = self.bots.get(token.get_secret_value())
         if bot is None:
+            self.on_refusal()
             raise CredentialsError(f"auth.test: Slack answered {self.refusal}", code=self.refusal)
         return bot
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pydantic import SecretStr
 
@@ -54,7 +55,9 @@ class FakeTenants(TenantStore):
         matching = (one for one in self.workspaces.values() if (one.enterprise_id, one.team_id) == installation)
         return next(matching, None)
 
-    async def end_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> None:
+    async def end_workspace(
+        self, organization_id: str, workspace_id: str, *, reason: str, installed_at: datetime | None = None
+    ) -> None:
         self.workspaces.pop(workspace_id, None)
 
     async def token(self, token_hash: bytes) -> ServiceToken | None:

@@ -547,7 +547,14 @@ WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)
 ORDER BY e.position
 """
 
-OPEN_OF_WORKSPACE = f"SELECT id FROM executions WHERE workspace_id = %(workspace_id)s AND {OPEN} ORDER BY position"
+# What came after the app was installed again is the new installation's.
+OPEN_OF_WORKSPACE = f"""
+SELECT id FROM executions e
+WHERE workspace_id = %(workspace_id)s AND {OPEN} AND NOT EXISTS (
+  SELECT 1 FROM workspaces w
+  WHERE w.id = %(workspace_id)s AND w.status = 'active' AND w.installed_at <= e.created_at)
+ORDER BY position
+"""
 
 SESSION_KEY = "SELECT session_key FROM sessions WHERE id = %(id)s"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 from pydantic import SecretStr
@@ -36,13 +37,15 @@ _MAX_ENTRIES = 4096
 
 _WORKSPACE = """
     SELECT w.id, w.organization_id, w.team_id, w.enterprise_id, w.team_name, w.bot_user_id, w.bot_id, w.bot_token,
-           w.status = 'active' AND o.disabled_at IS NULL AS active, o.busy_policy
+           w.status = 'active' AND o.disabled_at IS NULL AS active, w.installed_at,
+           o.busy_policy
     FROM workspaces w JOIN organizations o ON o.id = w.organization_id
 """
-# The token is forgotten with the installation; Slack has revoked it, or will.
+# The token is forgotten with the installation; Slack has revoked it, or will. installed_at: no later installation ends.
 END_WORKSPACE = """
     UPDATE workspaces SET status = 'revoked', revoked_at = now(), bot_token = ''
     WHERE id = %(workspace_id)s AND status = 'active'
+      AND (%(installed_at)s::timestamptz IS NULL OR installed_at = %(installed_at)s)
     RETURNING id
 """
 
@@ -125,13 +128,15 @@ class PostgresTenants:
             self._installations.put(key, found)
         return found
 
-    async def end_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> None:
+    async def end_workspace(
+        self, organization_id: str, workspace_id: str, *, reason: str, installed_at: datetime | None = None
+    ) -> None:
         """Slack says that the installation is over. A second time changes nothing."""
         entry = AuditEntry(
             "slack", AuditAction.WORKSPACE_ENDED, organization_id, workspace_id, detail={"reason": reason}
         )
         await self._database.tenant(organization_id).execute(
-            audited(END_WORKSPACE), {"workspace_id": workspace_id, **audit_params(entry)}
+            audited(END_WORKSPACE), {"workspace_id": workspace_id, "installed_at": installed_at, **audit_params(entry)}
         )
         self._workspaces.clear()
         self._installations.clear()

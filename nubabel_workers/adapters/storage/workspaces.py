@@ -1,5 +1,6 @@
 """Slack workspaces, as operators and the installation install and end them. Every change carries its audit entry."""
 
+from datetime import datetime
 from typing import Any
 
 from nubabel_workers.adapters.storage.audit import audit_params, audited
@@ -82,11 +83,18 @@ class PostgresWorkspaces:
         )
         return WorkspaceSummary(**row) if row else None
 
-    async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
-        """False when it had ended before."""
+    async def end(
+        self,
+        organization_id: str,
+        workspace_id: str,
+        *,
+        actor: str,
+        reason: str,
+        installed_at: datetime | None = None,
+    ) -> bool:
         entry = AuditEntry(actor, AuditAction.WORKSPACE_ENDED, organization_id, workspace_id, {"reason": reason})
         row = await self._database.tenant(organization_id).one(
-            audited(END_WORKSPACE), {"workspace_id": workspace_id, **audit_params(entry)}
+            audited(END_WORKSPACE), {"workspace_id": workspace_id, "installed_at": installed_at, **audit_params(entry)}
         )
         return row is not None
 

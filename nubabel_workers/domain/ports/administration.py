@@ -192,8 +192,16 @@ class WorkspaceRegistry(Protocol):
 
     async def find(self, workspace_id: str) -> WorkspaceSummary | None: ...
 
-    async def end(self, organization_id: str, workspace_id: str, *, actor: str, reason: str) -> bool:
-        """False when it had ended before."""
+    async def end(
+        self,
+        organization_id: str,
+        workspace_id: str,
+        *,
+        actor: str,
+        reason: str,
+        installed_at: datetime | None = None,
+    ) -> bool:
+        """installed_at: only if that installation is still the last one. False when nothing changed."""
         ...
 
     async def list(self, organization_id: str | None) -> list[WorkspaceSummary]: ...

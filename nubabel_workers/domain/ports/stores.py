@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from pydantic import SecretStr
@@ -273,7 +274,9 @@ class ExecutionStore(Protocol):
         """Ids of the session's executions that are not final, oldest first."""
         ...
 
-    async def open_of_workspace(self, organization_id: str, workspace_id: str) -> list[str]: ...
+    async def open_of_workspace(self, organization_id: str, workspace_id: str) -> list[str]:
+        """Ids of those that are not final, oldest first; without what came after the app was installed again."""
+        ...
 
     async def by_key(self, organization_id: str, idempotency_key: str) -> str | None:
         """The execution that was accepted under this idempotency key."""
@@ -608,7 +611,12 @@ class TenantStore(Protocol):
         ...
 
     async def workspace_by_installation(self, enterprise_id: str | None, team_id: str | None) -> Workspace | None: ...
-    async def end_workspace(self, organization_id: str, workspace_id: str, *, reason: str) -> None: ...
+    async def end_workspace(
+        self, organization_id: str, workspace_id: str, *, reason: str, installed_at: datetime | None = None
+    ) -> None:
+        """installed_at: only if that installation is still the last one."""
+        ...
+
     async def token(self, token_hash: bytes) -> ServiceToken | None: ...
     async def submit_key(self, key_id: str) -> SubmitKey | None: ...
     async def use_nonce(self, key_id: str, nonce: str) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import pytest
 
@@ -419,6 +420,31 @@ async def test_a_late_refusal_of_a_token_that_was_replaced_meanwhile_ends_nothin
     await pipeline.deliver()
 
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "active"
+
+
+async def test_an_app_that_is_installed_again_just_before_a_refusal_ends_it_goes_on(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pipeline.install("xoxb-of-an-earlier-installation")
+    question = await pipeline.mention("[[text=done]] hello")
+    await pipeline.take_events()
+    tenants = pipeline.services.tenants
+    end_workspace = tenants.end_workspace
+
+    async def installed_again_and_ended(*which: str, **how: Any) -> None:
+        await pipeline.install(pipeline.slack.workspace(TEAM).bot_token)
+        await end_workspace(*which, **how)
+
+    async def told() -> bool:
+        await pipeline.deliver()
+        return bool(pipeline.replies(question))
+
+    monkeypatch.setattr(tenants, "end_workspace", installed_again_and_ended)
+    await pipeline.answer_everything()
+    await eventually_true(told, what="the reply")
+
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "active"
+    assert pipeline.replies(question) == ["done"]
 
 
 async def test_a_failure_of_the_model_is_an_apology_and_a_dead_letter(pipeline: Pipeline) -> None:

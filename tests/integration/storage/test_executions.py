@@ -11,8 +11,10 @@ import pytest
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.database import Database
+from nubabel_workers.adapters.storage.encryption import TokenCipher
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
+from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
@@ -25,7 +27,14 @@ from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget
 from nubabel_workers.domain.ports import ClaimedDispatch
 from nubabel_workers.domain.verdict import Verdict, VerdictKind
-from tests.integration.storage.seeds import POOL, ExecutionSeed, add_execution, add_organization, fair_turns
+from tests.integration.storage.seeds import (
+    POOL,
+    ExecutionSeed,
+    add_execution,
+    add_organization,
+    fair_turns,
+    installation,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -345,6 +354,22 @@ async def test_an_operators_wish_to_cancel_is_audited_with_the_mark_and_only_if_
     (entry,) = await PostgresAuditTrail(database).list(organization_id=ORGANIZATION, limit=10)
     assert (entry.actor, entry.action, entry.subject) == ("cli:anna", AuditAction.EXECUTION_CANCELLED, execution_id)
     assert entry.detail == {"reason": "stop"}
+
+
+async def test_what_a_workspace_asked_for_before_its_app_was_installed_again_is_told_from_what_came_after(
+    executions: PostgresExecutions, database: Database, cipher: TokenCipher
+) -> None:
+    workspaces = PostgresWorkspaces(database, cipher)
+    await workspaces.save(ORGANIZATION, "wsp_1", installation(), actor="t")
+    before = await accept(executions, request(session="s1", workspace_id="wsp_1"))
+    await workspaces.end(ORGANIZATION, "wsp_1", actor="doctor", reason="token_revoked")
+    open_when_ended = await executions.open_of_workspace(ORGANIZATION, "wsp_1")
+    await workspaces.save(ORGANIZATION, "wsp_1", installation(), actor="t")
+    await accept(executions, request(session="s2", workspace_id="wsp_1"))
+
+    open_when_installed_again = await executions.open_of_workspace(ORGANIZATION, "wsp_1")
+
+    assert (open_when_ended, open_when_installed_again) == ([before], [before])
 
 
 async def test_cancelling_a_running_execution_makes_it_due_for_a_look(

@@ -410,6 +410,43 @@ async def test_a_workspace_ends_only_once_in_the_audit_log(
     assert [entry.action for entry in entries].count(AuditAction.WORKSPACE_ENDED) == 1
 
 
+async def test_an_installation_that_slack_ended_is_not_ended_where_a_later_one_took_its_place(
+    workspaces: PostgresWorkspaces, tenants: PostgresTenants, database: Database
+) -> None:
+    await add_organization(database, "org_a")
+    await workspaces.save("org_a", "wsp_1", installation(), actor="cli:anna")
+    refused = await tenants.workspace("org_a", "wsp_1")
+    assert refused is not None
+    await workspaces.save("org_a", "wsp_1", installation(), actor="slack")
+
+    await tenants.end_workspace("org_a", "wsp_1", reason="token_revoked", installed_at=refused.installed_at)
+    ended = await workspaces.end(
+        "org_a", "wsp_1", actor="doctor", reason="token_revoked", installed_at=refused.installed_at
+    )
+
+    now = await tenants.workspace("org_a", "wsp_1", afresh=True)
+    assert not ended
+    assert now is not None
+    assert (now.active, now.bot_token.get_secret_value()) == (True, "xoxb-1")
+
+
+async def test_an_installation_that_slack_ended_makes_room_for_the_next(
+    workspaces: PostgresWorkspaces, tenants: PostgresTenants, database: Database
+) -> None:
+    await add_organization(database, "org_a")
+    await workspaces.save("org_a", "wsp_1", installation(), actor="cli:anna")
+    refused = await tenants.workspace("org_a", "wsp_1")
+    assert refused is not None
+
+    ended = await workspaces.end(
+        "org_a", "wsp_1", actor="doctor", reason="token_revoked", installed_at=refused.installed_at
+    )
+    await workspaces.save("org_a", "wsp_1", installation(), actor="slack")
+
+    now = await tenants.workspace("org_a", "wsp_1", afresh=True)
+    assert (ended, now is not None and now.active) == (True, True)
+
+
 async def test_what_another_process_ended_is_seen_after_a_moment(
     workspaces: PostgresWorkspaces, tenants: PostgresTenants, database: Database, stopwatch: Stopwatch
 ) -> None:

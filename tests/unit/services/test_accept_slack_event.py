@@ -14,7 +14,7 @@ from nubabel_workers.domain.ports import InboundStore
 from nubabel_workers.domain.slack_events import SlackEvent
 from nubabel_workers.domain.tenants import BusyPolicy, Workspace
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
-from tests.fakes.clock import FakeChance
+from tests.fakes.clock import START, FakeChance
 from tests.fakes.hints import FakeHints
 from tests.fakes.tenants import FakeTenants
 
@@ -29,6 +29,7 @@ WORKSPACE = Workspace(
     bot_id="BBOT",
     bot_token=SecretStr("xoxb-1"),
     active=True,
+    installed_at=START,
     busy_policy=BusyPolicy.QUEUE,
 )
 

@@ -116,6 +116,7 @@ class Bench:
             "BBOT",
             SecretStr("xoxb-1"),
             active=True,
+            installed_at=self.workspaces.rows["wsp_1"].installed_at,
         )
 
 
@@ -296,6 +297,21 @@ async def test_a_workspace_whose_token_slack_took_back_is_ended_by_whoever_hears
     assert not found.ok
     assert f"{code}: the workspace is ended now, 1 of its executions are cancelled" in found.detail
     assert (bench.workspaces.rows["wsp_1"].active, bench.workspaces.rows["wsp_1"].ended_reason) == (False, code)
+
+
+async def test_an_app_that_is_installed_again_while_slack_refuses_its_old_token_goes_on(bench: Bench) -> None:
+    await bench.add_workspace()
+    bench.slack.refusal = "token_revoked"
+    bench.canceller.open_executions["wsp_1"] = ["exe_1"]
+    again = replace(bench.workspaces.rows["wsp_1"], installed_at=START + timedelta(days=300))
+    bench.slack.on_refusal = lambda: bench.workspaces.rows.update(wsp_1=again)
+
+    found = (await bench.run())["Slack Acme"]
+
+    assert not found.ok
+    assert "ended" not in found.detail
+    assert bench.workspaces.rows["wsp_1"] == again
+    assert bench.canceller.open_executions == {"wsp_1": ["exe_1"]}
 
 
 async def test_a_workspace_that_ended_lately_is_named_with_the_reason_and_is_no_failure(bench: Bench) -> None:

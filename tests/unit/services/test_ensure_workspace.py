@@ -11,7 +11,7 @@ from nubabel_workers.domain.tenants import Organization, Workspace
 from nubabel_workers.services.ensure_workspace import EnsureWorkspace
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from tests.fakes.administration import FakeBot, FakeSlackIdentity, FakeWorkspaceCanceller, FakeWorkspaces
-from tests.fakes.clock import FakeChance
+from tests.fakes.clock import START, FakeChance
 from tests.fakes.tenants import FakeTenants
 
 TOKEN = SecretStr("xoxb-1")
@@ -38,6 +38,7 @@ class Bench:
             "BBOT",
             token,
             active=True,
+            installed_at=START,
         )
 
 

@@ -62,7 +62,16 @@ def replies(number: int) -> list[str]:
 
 async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?", reading_s: float = 60.0) -> Gathered:
     workspace = Workspace(
-        WorkspaceId("wsp_1"), OrganizationId("org_1"), "T1", None, "Acme", "UBOT", None, SecretStr("xoxb-1"), True
+        WorkspaceId("wsp_1"),
+        OrganizationId("org_1"),
+        "T1",
+        None,
+        "Acme",
+        "UBOT",
+        None,
+        SecretStr("xoxb-1"),
+        active=True,
+        installed_at=START,
     )
     tenants = FakeTenants(workspaces={"wsp_1": workspace})
     limits = ContextLimits(read_quota_per_minute=quota, read_page=PAGE)
