@@ -4,16 +4,16 @@ import asyncio
 
 import structlog
 
-from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
+from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 from nubabel_workers.domain.errors import NubabelError, RateLimitedError, TransientError, UncertainError
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.rollout import Orchestrator
+from nubabel_workers.domain.watched_calls import wait_to_pass_s, watched
 
 log = structlog.get_logger(__name__)
 
-_WHILE_TRIED_S = 1.0
 # A caller may allow its request less, which says nothing of the orchestrator that did not make it.
 _HANGS_AFTER_S = 60.0
 
@@ -36,10 +36,7 @@ class HeedOrchestrators:
 
     async def wait_s(self, orchestrator: Orchestrator) -> float | None:
         """Seconds for which no call may go there; None: it may, and is the probe where one is wanted."""
-        gate = (await self._breakers.gates()).get(orchestrator.value, CLOSED)
-        if gate.lets_all or (gate.lets_probe and await self._breakers.take_probe(orchestrator.value)):
-            return None
-        return max(gate.wait_s, _WHILE_TRIED_S)
+        return await wait_to_pass_s(self._breakers, orchestrator.value)
 
     async def answer(
         self, orchestrator: Orchestrator, called: CallableOrchestrator, call: Call, *, timeout_s: float
@@ -48,23 +45,21 @@ class HeedOrchestrators:
 
         A call that is cancelled says nothing of the orchestrator, nor one that had little time.
         """
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        outcome: CallOutcome | None = CallOutcome.SERVED
+        now = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(timeout_s):
-                return await called.answer(call, timeout_s=timeout_s)
-        except NubabelError as error:
-            outcome = _outcome_of(error)
-            raise
-        except BaseException as error:
-            hangs = isinstance(error, TimeoutError) and loop.time() - began >= self._hangs_after_s
-            outcome = CallOutcome.FAILED if hangs else None
-            raise
+            with watched(self._breakers, orchestrator.value, CallKind.PROMPT, told_by=self._told_by, now=now):
+                async with asyncio.timeout(timeout_s):
+                    return await called.answer(call, timeout_s=timeout_s)
         finally:
-            if outcome is not None:
-                self._breakers.saw(orchestrator.value, CallKind.PROMPT, outcome, began_ago_s=loop.time() - began)
             await self._report()
+
+    def _told_by(self, error: BaseException, after_s: float) -> CallOutcome | None:
+        """A refusal is an answer, a limit as well."""
+        if isinstance(error, NubabelError):
+            failed = isinstance(error, TransientError | UncertainError) and not isinstance(error, RateLimitedError)
+            return CallOutcome.FAILED if failed else CallOutcome.SERVED
+        hangs = isinstance(error, TimeoutError) and after_s >= self._hangs_after_s
+        return CallOutcome.FAILED if hangs else None
 
     async def not_called(self) -> None:
         """What kept it from being called is no affair of the orchestrator's: another may be the probe."""
@@ -80,9 +75,3 @@ class HeedOrchestrators:
             log.info("orchestrator.back", orchestrator=name, woken=len(woken))
             if woken:
                 self._hints.publish(Hint(HintTask.DISPATCH, woken[0]))
-
-
-def _outcome_of(error: NubabelError) -> CallOutcome:
-    """A refusal is an answer, a limit as well."""
-    failed = isinstance(error, TransientError | UncertainError) and not isinstance(error, RateLimitedError)
-    return CallOutcome.FAILED if failed else CallOutcome.SERVED

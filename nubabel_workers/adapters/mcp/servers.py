@@ -14,10 +14,9 @@ from nubabel_workers.adapters.mcp.places import Places
 from nubabel_workers.adapters.mcp.pool import NoRoomError, SessionLimits, SessionPool
 from nubabel_workers.adapters.mcp.session import McpSession, Streams
 from nubabel_workers.adapters.mcp.stdio import Command, command_streams
-from nubabel_workers.domain.circuit_breaker import CLOSED, CallKind, CallOutcome
+from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 from nubabel_workers.domain.errors import (
     LeaseLostError,
-    NubabelError,
     PermanentError,
     RateLimitedError,
     TransientError,
@@ -27,6 +26,7 @@ from nubabel_workers.domain.errors import (
 from nubabel_workers.domain.ports import CircuitBreakers
 from nubabel_workers.domain.tool_calls import Tool, ToolResult
 from nubabel_workers.domain.tools import CommandServer, ConnectionKind, ToolConnection, ToolCredentials
+from nubabel_workers.domain.watched_calls import wait_to_pass_s, watched
 
 T = TypeVar("T")
 
@@ -130,30 +130,16 @@ class McpToolServers:
         *,
         repeatable: bool,
     ) -> T:
-        await self._pass(connection)
-        began = time.monotonic()
-        outcome: CallOutcome | None = CallOutcome.SERVED
+        if (wait_s := await wait_to_pass_s(self._breakers, connection.id)) is not None:
+            raise UnavailableError(
+                f"{connection.provider} has failed several times in a row and is left alone for a while",
+                retry_after_s=wait_s,
+            )
         try:
-            return await self._twice_at_most(connection, credentials, ask, repeatable=repeatable)
-        except NubabelError as error:
-            outcome = _seen(error)
-            raise
-        except BaseException:
-            outcome = None  # given up by whoever waited: says nothing about the server
-            raise
+            with watched(self._breakers, connection.id, CallKind.LOOK, told_by=_told_by, now=time.monotonic):
+                return await self._twice_at_most(connection, credentials, ask, repeatable=repeatable)
         finally:
-            if outcome is not None:
-                self._breakers.saw(connection.id, CallKind.LOOK, outcome, began_ago_s=time.monotonic() - began)
             await self._breakers.report()
-
-    async def _pass(self, connection: ToolConnection) -> None:
-        gate = (await self._breakers.gates()).get(connection.id, CLOSED)
-        if gate.lets_all or (gate.lets_probe and await self._breakers.take_probe(connection.id)):
-            return
-        raise UnavailableError(
-            f"{connection.provider} has failed several times in a row and is left alone for a while",
-            retry_after_s=gate.wait_s,
-        )
 
     async def _twice_at_most(
         self,
@@ -219,8 +205,8 @@ class McpToolServers:
         return Command(server.name, (server.command, *server.arguments), server.environment_with(credentials))
 
 
-def _seen(error: NubabelError) -> CallOutcome | None:
-    """For the breaker: a refusal is an answer; a limit of ours says nothing."""
+def _told_by(error: BaseException, _after_s: float) -> CallOutcome | None:
+    """A refusal is an answer; a limit of ours, or that whoever waited gave it up, says nothing of the server."""
     if isinstance(error, NoRoomError):
         return None
     if isinstance(error, RateLimitedError | PermanentError | SessionGoneError):
