@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+import psycopg
+from psycopg import errors
 from pydantic import SecretStr
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from config.settings import SYSTEM_ROLE, TENANT_ROLE
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.cli.command_settings import command_settings
-from nubabel_workers.domain.errors import UnavailableError
+from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,18 @@ def open_migrations() -> OwnerMigrations:
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Alembic's errors come wrapped by SQLAlchemy, those of a statement of our own as they are."""
     try:
         yield
-    except OperationalError as error:
-        raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error
+    except (DBAPIError, psycopg.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, errors.InsufficientPrivilege):
+            raise InvalidInputError(
+                "NUBABEL_DATABASE_URL must name the owner of the tables, who may change roles; "
+                "with Docker Compose only the service migrate has it: docker compose run --rm migrate"
+            ) from error
+        if isinstance(cause, errors.LockNotAvailable):
+            raise UnavailableError("a table was in use for too long and nothing was changed: run it again") from error
+        if isinstance(cause, psycopg.OperationalError):
+            raise UnavailableError("the database cannot be reached as NUBABEL_DATABASE_URL says") from error
+        raise
