@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from config.log_target import lines_lost
+from config.settings import SettingsError
 
 _EXECUTION_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -137,12 +138,20 @@ class MetricsServer:
 
 
 def serve_metrics(metrics: ProcessMetrics, *, host: str, port: int) -> MetricsServer:
-    """Serve this process's metrics, with those of the process itself, from a daemon thread. Port 0: any free one."""
+    """Serve this process's metrics, with those of the process itself, from a daemon thread. Port 0: any free one.
+
+    Raises SettingsError where that address cannot be listened on.
+    """
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=metrics.registry)
     server: HTTPServer
     thread: threading.Thread
-    server, thread = start_prometheus_server(port, addr=host, registry=metrics.registry)
+    try:
+        server, thread = start_prometheus_server(port, addr=host, registry=metrics.registry)
+    except OSError as error:
+        raise SettingsError(
+            f"NUBABEL_METRICS_HOST and NUBABEL_METRICS_PORT: {host}:{port} cannot be listened on: {error.strerror}"
+        ) from error
 
     def close() -> None:
         server.shutdown()

@@ -221,8 +221,8 @@ class GatewaySettings(SettingGroup):
     )
     egress_allow: CommaSeparated = Field(
         (),
-        description="Exceptions to the guard of outgoing URLs (webhooks, MCP servers), comma-separated host:port; "
-        "these may be private addresses and plain http.",
+        description="Exceptions to the guard of outgoing URLs (webhooks, MCP servers), comma-separated host:port, host "
+        "(any port) or network (10.1.0.0/16); these may be private addresses and plain http.",
     )
     webhook_timeout_s: PositiveFloat = Field(10, description="Seconds that a webhook may take to answer.")
 

@@ -221,9 +221,15 @@ def _explain(error: ValidationError) -> str:
         if not problem["loc"]:
             lines += [f"  {part}" for part in message.split("; ")]
             continue
-        text = "is missing" if problem["type"] == "missing" else message
-        lines.append(f"  {_variable(str(problem['loc'][0]))}: {text}")
+        name = str(problem["loc"][0])
+        text = _missing(name) if problem["type"] == "missing" else message
+        lines.append(f"  {_variable(name)}: {text}")
     return "\n".join(lines)
+
+
+def _missing(name: str) -> str:
+    example = _EXAMPLES.get(name)  # keys have none: one that anybody can read here is no key
+    return f"is missing, e.g. {example}" if example else "is missing; `nubabel keys generate` makes one"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The composition root: settings in, wired services out. The only place that knows which adapter serves which port."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from secrets import token_bytes
 
@@ -10,7 +10,7 @@ import redis.asyncio as redis
 from config.celery_app import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
 from config.metrics import ProcessMetrics
 from config.queues import QUEUE_OF_TASK
-from config.settings import Settings
+from config.settings import PREFIX, Settings
 from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.adapters.broker import connection as broker_connection
 from nubabel_workers.adapters.broker.hints import BrokerHintPublisher
@@ -69,6 +69,7 @@ from nubabel_workers.adapters.webhooks.sender import StandardWebhookSender
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.budgets import Amount
 from nubabel_workers.domain.circuit_breaker import BreakerPolicy
+from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.limits import Plans
 from nubabel_workers.domain.placement import AWAY, PACE
 from nubabel_workers.domain.ports.orchestrators import CallableOrchestrator
@@ -76,6 +77,7 @@ from nubabel_workers.domain.retry import RetryPolicy
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.domain.server_vitals import EventLagLimits, MemoryLimits
 from nubabel_workers.domain.tool_call_times import ToolCallTimes
+from nubabel_workers.domain.tools import CommandServer
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.admit_requests import AdmitRequests
@@ -233,6 +235,10 @@ async def _open_adapters(
     settings: Settings, metrics: ProcessMetrics, application_name: str, stack: AsyncExitStack
 ) -> Adapters:
     """stack: closes what was opened, in the opposite order."""
+    with _naming("egress_allow"):
+        exceptions = EgressPolicy.parse(settings.egress_allow)
+    with _naming("plans_file"):
+        plans = load_plans(settings.plans_file)
     clock, chance, cipher = SystemClock(), SystemChance(), TokenCipher(settings.encryption_keys)
     database = Database(
         settings.tenant_dsn, settings.system_dsn, _database_limits(settings), application_name=application_name
@@ -242,13 +248,12 @@ async def _open_adapters(
     cache, reading = _cache(settings, settings.cache_timeout_s), _cache(settings, _STREAM_REST_S)
     http, streams = new_http_client(), new_stream_session()
     messenger = SlackMessenger(base_url=settings.slack_api_base_url, timeout_s=settings.slack_timeout_s)
-    guard = EgressGuard(EgressPolicy.parse(settings.egress_allow))
+    guard = EgressGuard(exceptions)
     for close in (cache.aclose, reading.aclose, http.aclose, streams.close, messenger.close, guard.close):
         stack.push_async_callback(close)
     hints = _hint_publisher(settings, metrics)
     stack.callback(hints.close)
     lease_s, lone = settings.lease_s, settings.max_lone_deliveries
-    plans = load_plans(settings.plans_file)
     turns = FairTurns(database, plans, _fair_policy(settings))
     rollout = Rollout.parse(settings.rollout)
     executions = PostgresExecutions(
@@ -333,6 +338,15 @@ def _open_orchestrators(
     return found
 
 
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """What is wrong with a setting's value, or in the file that it names, is said with its variable."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{PREFIX}{setting.upper()}: {error}") from error
+
+
 def _wire(a: Adapters) -> Services:
     """Adapters in, services out. Nothing is started or connected here."""
     settings = a.settings
@@ -342,7 +356,8 @@ def _wire(a: Adapters) -> Services:
     end = EndExecution(a.executions, a.hints, a.progress, settle, reuse, a.metrics, a.clock)
     cancel = CancelExecution(a.executions, end, a.hints)
     busy_policy = ApplyBusyPolicy(a.executions, cancel, end)
-    rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
+    with _naming("analysis_rules_file"):
+        rules = load_rules(settings.analysis_rules_file, main_agent=settings.opencode_agent_prefix)
     organization_limits = ReadLimits(a.tenants, a.plans)
     admission = AdmitRequests(organization_limits, a.admission, a.throttle, a.clock)
     submit = _submit_execution(a, admission, busy_policy, rules)
@@ -350,7 +365,8 @@ def _wire(a: Adapters) -> Services:
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
     report = ReportServers(a.breakers, a.waiting, a.hints)
     foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
-    count_usage = CountUsage(load_prices(settings.model_prices_file))
+    with _naming("model_prices_file"):
+        count_usage = CountUsage(load_prices(settings.model_prices_file))
     budgets = _keep_budgets(a, organization_limits, count_usage)
     deadlines = RunDeadlines(organization_limits, rules, default_s=settings.run_deadline_s)
     plan_runs = PlanRuns(budgets, deadlines, rules)
@@ -789,6 +805,12 @@ def open_installation(services: Services, stack: AsyncExitStack) -> InstallWorks
     return InstallWorkspace(links, states, oauth, services.tenants, workspaces, services.clock, services.chance)
 
 
+def tool_catalogue(settings: Settings) -> Mapping[str, CommandServer]:
+    """The servers that may be started by a command."""
+    with _naming("tool_commands_file"):
+        return load_catalogue(settings.tool_commands_file)
+
+
 def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
     """Connections to MCP servers: for the processes that manage or use them."""
     # Imported here: the SDK takes a second and 60 MB, which workers, listener and scheduler need not pay.
@@ -796,7 +818,7 @@ def open_connections(services: Services, stack: AsyncExitStack) -> Connections:
     from nubabel_workers.adapters.mcp.probe import McpProbe  # noqa: PLC0415
 
     settings = services.settings
-    catalogue = load_catalogue(settings.tool_commands_file)
+    catalogue = tool_catalogue(settings)
     store = PostgresToolConnections(services.database, services.cipher)
     credentials = PostgresConnectionCredentials(services.database, services.cipher)
     servers = HttpAuthorizationServers(services.egress, timeout_s=settings.tool_oauth_timeout_s)

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 def run_process(name: str, run: Callable[[Settings], Coroutine[Any, Any, None]]) -> int:
     """Run an async process of the Procfile until it ends; returns the exit code.
 
-    2: the settings, or a file that they name, are not valid.
+    2: the settings, or what they name (a file, an address), are not valid.
     """
     settings = settings_or_none()
     if settings is None:
@@ -29,7 +29,7 @@ def run_process(name: str, run: Callable[[Settings], Coroutine[Any, Any, None]])
     configure_logging(process=name, level=settings.log_level, log_format=settings.log_format)
     try:
         uvloop.run(run(settings))
-    except InvalidInputError as error:
+    except (InvalidInputError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0

@@ -1,5 +1,6 @@
 """Builds a worker's Celery app: guards, tasks, and what has to start and stop with the process."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -10,11 +11,12 @@ from celery import Celery, signals
 from config.celery_app import CONNECT_TIMEOUT_S, create_celery_app
 from config.metrics import ProcessMetrics, serve_metrics
 from config.queues import QUEUE_OF_TASK, TaskName
-from config.settings import Settings
+from config.settings import Settings, SettingsError
 from nubabel_workers.adapters.broker import connection
 from nubabel_workers.adapters.broker.guards import install_guards
 from nubabel_workers.adapters.broker.parking import Parking
 from nubabel_workers.domain.dead_letters import NewDeadLetter
+from nubabel_workers.domain.errors import InvalidInputError
 from tasks.base import QueueTask, TaskDefinition, TaskSurroundings
 from tasks.runtime import WorkerRuntime
 
@@ -70,12 +72,16 @@ def _tie_to_the_worker(settings: Settings, runtime: WorkerRuntime[Any], metrics:
         sender.quiet = True  # Celery's banner is no log line, and printing it onto a full disk would end the worker
         try:
             runtime.start()
+            stops.append(runtime.close)
+            if settings.metrics_port is not None:
+                stops.append(serve_metrics(metrics, host=settings.metrics_host, port=settings.metrics_port).close)
+        except (InvalidInputError, SettingsError) as error:
+            stop()
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(2) from None
         except Exception:
             log.exception("worker.cannot_start")
             raise SystemExit(1) from None  # Celery would log anything else and go on without services
-        stops.append(runtime.close)
-        if settings.metrics_port is not None:
-            stops.append(serve_metrics(metrics, host=settings.metrics_host, port=settings.metrics_port).close)
 
     def stop(**_signal: Any) -> None:
         while stops:

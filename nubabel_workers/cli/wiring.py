@@ -32,6 +32,7 @@ from nubabel_workers.bootstrap import (
     open_connections,
     open_installation,
     open_services,
+    tool_catalogue,
 )
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
 from nubabel_workers.cli.command_settings import command_settings
@@ -248,6 +249,7 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits, key
         Probe("cache", cache_answers, start.format("NUBABEL_CACHE_URL")),
         *rollout_probes(services.rollout, services.orchestrators),
         Probe("Slack settings", partial(_slack_mode, services.settings), "set what is missing, see .env.example"),
+        *_tool_probes(services.settings),
     ]
 
 
@@ -279,6 +281,16 @@ def _said(words: str) -> Callable[[], Awaitable[str]]:
         return words
 
     return say
+
+
+def _tool_probes(settings: Settings) -> Sequence[Probe]:
+    if settings.tool_commands_file is None:
+        return []
+
+    async def commands_fit() -> str:
+        return f"servers that may be started: {', '.join(tool_catalogue(settings)) or 'none'}"
+
+    return [Probe("tool commands", commands_fit, "mend that file: `web` does not start with it")]
 
 
 async def _slack_mode(settings: Settings) -> str:

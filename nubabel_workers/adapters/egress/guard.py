@@ -49,17 +49,22 @@ class EgressPolicy:
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        """Entries like `hooks.internal`, `localhost:9000`, `[::1]:9000` or `10.1.0.0/16`; ValueError for others."""
+        """Entries like `hooks.internal`, `localhost:9000`, `[::1]:9000` or `10.1.0.0/16`.
+
+        Raises InvalidInputError saying which is none of these, without showing it: it may hold a password.
+        """
         hosts: set[tuple[str, int | None]] = set()
         networks: list[Network] = []
-        for entry in entries:
-            if "/" in entry:
-                networks.append(ipaddress.ip_network(entry))
-                continue
-            url = URL(f"//{entry}")
-            if not url.host or url.user is not None:
-                raise ValueError(f"{entry!r} is neither host, host:port nor a network")
-            hosts.add((url.host.lower(), url.explicit_port))
+        for position, entry in enumerate(entries, start=1):
+            try:
+                if "/" in entry:
+                    networks.append(ipaddress.ip_network(entry))
+                else:
+                    hosts.add(_host_and_port(entry))
+            except ValueError:
+                raise InvalidInputError(
+                    f"entry {position} must be host:port, a host or a network, e.g. hooks.internal:9000 or 10.1.0.0/16"
+                ) from None
         return cls(frozenset(hosts), tuple(networks))
 
     def lists(self, host: str, port: int | None) -> bool:
@@ -72,6 +77,13 @@ class EgressPolicy:
         if actual.is_multicast or actual.is_unspecified or actual.is_link_local:
             return False
         return self.lists(host, port) or _is_public(actual)
+
+
+def _host_and_port(entry: str) -> tuple[str, int | None]:
+    url = URL(f"//{entry}")
+    if not url.host or url.user is not None:
+        raise ValueError(entry)
+    return url.host.lower(), url.explicit_port
 
 
 def _actual(address: Address) -> Address:

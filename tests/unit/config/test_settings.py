@@ -41,15 +41,16 @@ def test_the_required_settings_suffice_for_development(environment: pytest.Monke
     assert settings.slack_mode == "off"
 
 
-def test_every_missing_setting_is_named_in_one_message(environment: pytest.MonkeyPatch) -> None:
-    for name in ("NUBABEL_BROKER_URL", "NUBABEL_DATABASE_URL"):
+def test_every_missing_setting_is_named_with_an_example_in_one_message(environment: pytest.MonkeyPatch) -> None:
+    for name in ("NUBABEL_BROKER_URL", "NUBABEL_DATABASE_URL", "NUBABEL_ENCRYPTION_KEYS"):
         environment.delenv(name)
 
     with pytest.raises(SettingsError) as caught:
         load_settings(None)
 
-    assert "NUBABEL_BROKER_URL: is missing" in str(caught.value)
-    assert "NUBABEL_DATABASE_URL: is missing" in str(caught.value)
+    assert "NUBABEL_BROKER_URL: is missing, e.g. redis://" in str(caught.value)
+    assert "NUBABEL_DATABASE_URL: is missing, e.g. postgresql://" in str(caught.value)
+    assert "NUBABEL_ENCRYPTION_KEYS: is missing; `nubabel keys generate` makes one" in str(caught.value)
 
 
 @pytest.mark.parametrize(

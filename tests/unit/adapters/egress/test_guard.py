@@ -168,10 +168,12 @@ def test_listed_network_opens_its_addresses_whatever_leads_there() -> None:
         guard.check_url("http://any.example/in")
 
 
-@pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "user@host", "a/b"])
+@pytest.mark.parametrize("entry", ["", "10.0.0.1/8", "user:secret@host", "a/b", "http://10.0.0.1:9000", "host:port"])
 def test_unreadable_exception_is_refused_when_it_is_read(entry: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        EgressPolicy.parse([entry])
+    with pytest.raises(InvalidInputError, match="entry 2 must be host:port") as refused:
+        EgressPolicy.parse(["hooks.example", entry])
+
+    assert "secret" not in str(refused.value)
 
 
 def test_ipv6_exception_is_understood() -> None:
