@@ -26,6 +26,7 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 # Loggers of which only warnings are of interest; Celery's two tell per message what `tasks.base` says better.
 _QUIET = (
     "aiohttp.access",
+    "alembic",
     "asyncio",
     "celery.app.trace",
     "celery.worker.strategy",

@@ -72,7 +72,7 @@ class ProcessMetrics:
             "nubabel_incidents",
             "Rare things that were dealt with: late_prompt (posted by a process that had lost its lease), stray_run "
             "(a run on OpenCode that belonged to nobody, stopped), marked_repeat (a Slack post of unknown outcome), "
-            "lease_takeover (a row of a process that was gone).",
+            "lease_takeover (a row of a process that was gone), foreign_session (a server spoke of another's session).",
             ("kind",),
             registry=self.registry,
         )

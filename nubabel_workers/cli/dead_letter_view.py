@@ -67,7 +67,7 @@ def print_history(history: DeadLetterHistory, now: datetime) -> None:
     _print_payload(history)
     _print_past(history)
     if letter.status is DeadLetterStatus.OPEN:
-        note(f"nubabel dead-letters replay {letter.id}, or: nubabel dead-letters discard {letter.id} --because WHY")
+        note(_what_to_do(letter))
 
 
 def _print_payload(history: DeadLetterHistory) -> None:
@@ -104,6 +104,13 @@ def _run(attempt: AttemptSummary) -> str:
         f"{attempt.number:>3}  {attempt.instance_id} {attempt.opencode_session_id}"
         f"  began {clock_time(attempt.started_at)} UTC, {end}"
     )
+
+
+def _what_to_do(letter: DeadLetter) -> str:
+    discard = f"nubabel dead-letters discard {letter.id} --because WHY"
+    if letter.subject_id is None:  # no row stands behind a raw message
+        return f"mend its producer, let it send again, then: {discard}"
+    return f"nubabel dead-letters replay {letter.id}, or: {discard}"
 
 
 def _subject(history: DeadLetterHistory) -> str:

@@ -319,7 +319,7 @@ def callback_key(
         say_json({"instance_id": instance_id, "callback_key": done.get_secret_value()})
         return
     say(done.get_secret_value())
-    note("keep it now, it is not shown again; the one before stays good until the server has this one and you say")
+    note("keep it now, it is not shown again; one before it, if any, stays good. When the server has this one:")
     note(f"nubabel instances callback-key {instance_id} --end-old")
 
 

@@ -122,5 +122,5 @@ def secret(
         note("keep it now, it is not shown again; the one before is not used any more, within seconds")
         return
     how_long = "as long as it would have" if keep_old else f"for {WEBHOOK_OVERLAP_S / 3600:.0f} h"
-    note(f"keep it now, it is not shown again; the one before signs as well {how_long}, or until")
+    note(f"keep it now, it is not shown again; one before it, if any, signs as well {how_long}, or until")
     note(f"nubabel webhooks secret {organization_id} --end-old")

@@ -18,6 +18,8 @@ _OF_THE_STACK = (
     "redis_ca_file",
     "encryption_keys",
     "public_url",
+    "sidecar_listen",
+    "sidecar_organization",
     "trusted_broker_organization",
     "opencode_username",
     "opencode_agent_prefix",
@@ -27,7 +29,7 @@ _OF_THE_STACK = (
     "opencode_submits_per_second",
     "opencode_max_directories",
 )
-_KINDS_OF_THE_STACK = ("http_", "metrics_", "flower_", "sidecar_", "slack_")
+_KINDS_OF_THE_STACK = ("http_", "metrics_", "flower_", "slack_")
 
 
 @dataclass(frozen=True)

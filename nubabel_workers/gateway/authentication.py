@@ -51,7 +51,10 @@ async def authenticated(
     else:
         token = await find_token(credentials.credentials, parts.tenants, parts.clock)
         if token is None:
-            raise _unauthorized("the token is unknown, expired or revoked", challenge='Bearer error="invalid_token"')
+            kind = "" if looks_like_service_token(credentials.credentials) else ": a service token looks like nbt_..."
+            raise _unauthorized(
+                f"the token is unknown, expired or revoked{kind}", challenge='Bearer error="invalid_token"'
+            )
         caller = Caller(await _enabled(token.organization_id, parts.tenants), token.id)
     structlog.contextvars.bind_contextvars(organization_id=caller.organization.id)
     request.state.organization_id = caller.organization.id

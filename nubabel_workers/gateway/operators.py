@@ -27,7 +27,7 @@ async def operator(parts: Parts, credentials: Annotated[HTTPAuthorizationCredent
     names = [token.name for token in parts.operator_tokens if token.is_of(credentials.credentials)]
     if not names:
         log.warning("authentication.operator_refused")
-        raise _unauthorized("the operator's token is unknown", challenge='Bearer error="invalid_token"')
+        raise _unauthorized("the operator's token (nbo_...) is unknown", challenge='Bearer error="invalid_token"')
     actor = f"operator:{names[0]}"
     structlog.contextvars.bind_contextvars(actor=actor)
     return actor

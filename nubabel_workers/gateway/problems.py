@@ -240,7 +240,7 @@ def _is_json(content_type: str) -> bool:
 
 def _field_error(found: Mapping[str, Any], request: Request) -> FieldError:
     """Without the input that was refused: it may hold anything."""
-    message = words_about_body(found, request) or str(found["msg"])
+    message = words_about_body(found, request) or str(found["msg"]).removeprefix("Value error, ")
     return FieldError(location=list(found["loc"]), message=message, type=str(found["type"]))
 
 

@@ -92,6 +92,16 @@ def test_one_is_shown_with_its_payload_and_what_to_do(bench: Bench) -> None:
     assert "nubabel dead-letters replay dlq_1" in result.stderr
 
 
+def test_a_raw_message_is_not_said_to_be_replayable(bench: Bench) -> None:
+    _put(bench, _letter(1, subject_kind=SubjectKind.MESSAGE))
+
+    said = bench.type("dead-letters", "show", "dlq_1").stderr
+
+    assert "mend its producer" in said
+    assert "dead-letters discard dlq_1" in said
+    assert "replay" not in said
+
+
 def test_one_is_replayed_by_its_id(bench: Bench) -> None:
     _put(bench, _letter(1))
 

@@ -13,6 +13,8 @@ def test_how_the_system_behaves_is_taken_and_what_it_connects_to_is_not() -> Non
             "NUBABEL_LATE_NOTICE_S": "5",
             "NUBABEL_DATABASE_URL": "postgresql://somebodys-own",
             "NUBABEL_SLACK_BOT_TOKEN": "xoxb-somebodys-own",
+            "NUBABEL_SIDECAR_LISTEN": "127.0.0.1:3001",
+            "NUBABEL_SIDECAR_WAIT_S": "7",
             "NUBABEL_ENV_FILE": ".env",
             "NUBABEL_LATE_NOTISE_S": "5",
             "NUBABEL_DELEGATE_URL": "",
@@ -20,8 +22,8 @@ def test_how_the_system_behaves_is_taken_and_what_it_connects_to_is_not() -> Non
         }
     )
 
-    assert shell.taken == {"rollout": "fallback:50:session", "late_notice_s": "5"}
-    assert shell.left_aside == ("NUBABEL_DATABASE_URL", "NUBABEL_SLACK_BOT_TOKEN")
+    assert shell.taken == {"rollout": "fallback:50:session", "late_notice_s": "5", "sidecar_wait_s": "7"}
+    assert shell.left_aside == ("NUBABEL_DATABASE_URL", "NUBABEL_SIDECAR_LISTEN", "NUBABEL_SLACK_BOT_TOKEN")
     assert shell.unknown == ("NUBABEL_LATE_NOTISE_S",)
 
 

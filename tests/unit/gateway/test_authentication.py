@@ -6,6 +6,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from nubabel_workers.domain.credentials import operator_token_text
 from tests.fakes.clock import START
 from tests.fakes.front_door import ACME, FrontDoor
 from tests.unit.gateway.conftest import client_of
@@ -30,6 +31,14 @@ async def test_what_is_no_token_of_ours_is_refused(door: FrontDoor, header: str)
         answer = await http.get(PATH, headers={b"authorization": header.encode("latin-1")})
 
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+async def test_whoever_sends_another_kind_of_token_is_told_which_one_is_needed(door: FrontDoor) -> None:
+    async with client_of(door, token=operator_token_text(bytes(32)).get_secret_value()) as http:
+        answer = await http.get(PATH)
+
+    assert answer.status_code == 401
+    assert "a service token looks like nbt_..." in answer.json()["detail"]
 
 
 async def test_a_token_ends_when_it_expires(door: FrontDoor) -> None:
