@@ -1,6 +1,7 @@
 """How every process of ours begins and ends: settings, logging, event loop, signals, metrics."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -27,12 +28,20 @@ def run_process(name: str, run: Callable[[Settings], Coroutine[Any, Any, None]])
     if settings is None:
         return 2
     configure_logging(process=name, level=settings.log_level, log_format=settings.log_format)
+    leave_loaded_alone()
     try:
         uvloop.run(run(settings))
     except (InvalidInputError, SettingsError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def leave_loaded_alone() -> None:
+    """The collector looks no more at what is loaded, which stays to the end: a look through all that is imported stops
+    a process for 0.15 s (measured), in the middle of somebody's answer.
+    """
+    gc.freeze()
 
 
 def settings_or_none() -> Settings | None:

@@ -17,6 +17,7 @@ from nubabel_workers.adapters.broker.guards import install_guards
 from nubabel_workers.adapters.broker.parking import Parking
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.entry import leave_loaded_alone
 from tasks.base import QueueTask, TaskDefinition, TaskSurroundings
 from tasks.runtime import WorkerRuntime
 
@@ -83,10 +84,14 @@ def _tie_to_the_worker(settings: Settings, runtime: WorkerRuntime[Any], metrics:
             log.exception("worker.cannot_start")
             raise SystemExit(1) from None  # Celery would log anything else and go on without services
 
+    def is_ready(**_signal: Any) -> None:
+        leave_loaded_alone()
+
     def stop(**_signal: Any) -> None:
         while stops:
             stops.pop()()
 
     signals.setup_logging.connect(leave_logging_alone, weak=False)
     signals.worker_init.connect(start, weak=False)
+    signals.worker_ready.connect(is_ready, weak=False)
     signals.worker_shutdown.connect(stop, weak=False)
