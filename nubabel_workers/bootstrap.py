@@ -519,6 +519,7 @@ def _answer_by_call(
     context: GatherContext,
     masking: MaskPrompt,
 ) -> AnswerByCall:
+    heed = HeedOrchestrators(_breakers_of(a, OF_ORCHESTRATORS), a.calls, a.hints)
     call = CallOrchestrator(
         a.executions,
         a.calls,
@@ -529,7 +530,7 @@ def _answer_by_call(
         count_usage,
         plan_runs,
         reuse,
-        HeedOrchestrators(_breakers_of(a, OF_ORCHESTRATORS), a.calls, a.hints),
+        heed,
         end,
         a.mappings,
         a.progress,
@@ -539,7 +540,7 @@ def _answer_by_call(
         pace=CallPace(lone_deliveries=a.settings.max_lone_deliveries),
     )
     limits = CallLimits(places=a.settings.orchestrator_calls)
-    return AnswerByCall(a.executions, a.calls, call, a.rollout, leases, a.hints, limits=limits)
+    return AnswerByCall(a.executions, a.calls, call, heed, a.rollout, leases, a.hints, limits=limits)
 
 
 def _dispatch_executions(

@@ -12,6 +12,12 @@ from nubabel_workers.domain.ports import CircuitBreakers
 _WHILE_TRIED_S = 1.0  # somebody else's call is the probe
 
 
+async def away_for_s(breakers: CircuitBreakers, name: str) -> float | None:
+    """Seconds for which nothing may go there; None: something may, if only a probe, which this does not take."""
+    gate = (await breakers.gates()).get(name, CLOSED)
+    return None if gate.lets_all or gate.lets_probe else max(gate.wait_s, _WHILE_TRIED_S)
+
+
 async def wait_to_pass_s(breakers: CircuitBreakers, name: str) -> float | None:
     """Seconds for which no call may go there; None: it may, and is the probe where one is wanted.
 

@@ -17,6 +17,7 @@ from nubabel_workers.domain.ports import ClaimedDispatch, ExecutionStore, HintPu
 from nubabel_workers.domain.ports.orchestrators import CallStore
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.call_orchestrator import CallOrchestrator
+from nubabel_workers.services.heed_orchestrators import HeedOrchestrators
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.log_context import about
 
@@ -42,6 +43,7 @@ class AnswerByCall:
         executions: ExecutionStore,
         calls: CallStore,
         call: CallOrchestrator,
+        heed: HeedOrchestrators,
         rollout: Rollout,
         leases: LeaseHolder,
         hints: HintPublisher,
@@ -51,6 +53,7 @@ class AnswerByCall:
         self._executions = executions
         self._calls = calls
         self._call = call
+        self._heed = heed
         self._rollout = rollout
         self._leases = leases
         self._hints = hints
@@ -66,6 +69,8 @@ class AnswerByCall:
         begun: list[str] = []
         if orchestrator is None:
             return ""
+        if (put_off := await self._heed.put_off_if_away(orchestrator)) is not None:
+            return f"{put_off} wait for {orchestrator}, which is away" if put_off else ""
         async with self._claiming:
             while len(self._running) < self._limits.places and len(begun) < self._limits.batch:
                 taken = await self._take_one(orchestrator)

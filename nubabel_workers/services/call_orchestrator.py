@@ -146,8 +146,9 @@ class CallOrchestrator:
             await self._end.held(execution, lease, outcomes.answered_before(execution, known))
             return "answered before"
         if (wait_s := await self._heed.wait_s(orchestrator)) is not None:
+            spread_s = wait_s * (1 + self._chance.jitter())  # as those that are put off together
             return await self._again(
-                execution, lease, ORCHESTRATOR_AWAY, wait_s=wait_s, failed=False, in_doubt=claimed.open_attempt
+                execution, lease, ORCHESTRATOR_AWAY, wait_s=spread_s, failed=False, in_doubt=claimed.open_attempt
             )
         try:
             async with asyncio.timeout(self._pace.prepare_s):
@@ -276,7 +277,9 @@ class CallOrchestrator:
         in_doubt = claimed.open_attempt or isinstance(error, UncertainError)
         if isinstance(error, UnavailableError):
             waited_s = (self._clock.now() - execution.created_at).total_seconds()
-            wait_s = error.retry_after_s or pace_of_waiting(waited_s, jitter=self._chance.jitter())
+            jitter = self._chance.jitter()
+            told_s = error.retry_after_s  # all that hear of the same moment must not come in it
+            wait_s = told_s * (1 + jitter) if told_s else pace_of_waiting(waited_s, jitter=jitter)
             log.warning("call.orchestrator_away", orchestrator=orchestrator, error=str(error))
             return await self._again(
                 execution, lease, ORCHESTRATOR_AWAY, wait_s=wait_s, failed=False, in_doubt=in_doubt

@@ -10,7 +10,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.rollout import Orchestrator
-from nubabel_workers.domain.watched_calls import wait_to_pass_s, watched
+from nubabel_workers.domain.watched_calls import away_for_s, wait_to_pass_s, watched
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,11 @@ class HeedOrchestrators:
     async def wait_s(self, orchestrator: Orchestrator) -> float | None:
         """Seconds for which no call may go there; None: it may, and is the probe where one is wanted."""
         return await wait_to_pass_s(self._breakers, orchestrator.value)
+
+    async def put_off_if_away(self, orchestrator: Orchestrator) -> int | None:
+        """While no call may go there, what is ready waits together: how many; None: a call may go."""
+        wait_s = await away_for_s(self._breakers, orchestrator.value)
+        return None if wait_s is None else await self._calls.put_off(orchestrator, wait_s=wait_s)
 
     async def answer(
         self, orchestrator: Orchestrator, called: CallableOrchestrator, call: Call, *, timeout_s: float

@@ -20,7 +20,7 @@ from nubabel_workers.domain.rollout import Orchestrator
 
 _UNTOLD = usage_as_dict(Usage(lower_bound=True))  # nobody heard what the call that was given up has used
 
-_WOKEN_AT_ONCE = 500  # so that no lock is held for long; the wait of the others ends soon, too
+_AT_ONCE = 500  # are put off or woken, so that no lock is held for long; the others have their turn soon, too
 
 
 class PostgresCalls:
@@ -101,6 +101,11 @@ class PostgresCalls:
         )
         return int(row["n"]) if row else 0
 
+    async def put_off(self, orchestrator: Orchestrator, *, wait_s: float) -> int:
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "wait_s": wait_s, "limit": _AT_ONCE}
+        row = await self._database.system().one(sql.PUT_OFF, params)
+        return int(row["n"]) if row else 0
+
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
-        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": _WOKEN_AT_ONCE}
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": _AT_ONCE}
         return [row["id"] for row in await self._database.system().all(sql.WAKE, params)]

@@ -10,7 +10,7 @@ from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 _SHARED = """NOT EXISTS (
       SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')"""
 _OWN = "e.organization_id = %(pool)s"
-_SAY_SO = """
+SAY_SO = """
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'waiting', jsonb_build_object('reason', %(reason)s::text) FROM off WHERE NOT known
@@ -19,33 +19,33 @@ SELECT count(*) AS n FROM off
 """
 
 
-def _ready(in_pool: str) -> str:
+def ready_for(orchestrator: str, which: str) -> str:
     """The condition is that of the claim: what waits for its session waits for nothing else."""
     return f"""
 WITH ready AS (
   SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
-  WHERE e.status = 'queued' AND e.orchestrator = 'opencode' AND e.not_before <= now()
-    AND {in_pool} AND NOT {SESSION_TAKEN_SQL}
+  WHERE e.status = 'queued' AND e.orchestrator = {orchestrator} AND e.not_before <= now()
+    AND {which} AND NOT {SESSION_TAKEN_SQL}
   ORDER BY e.position LIMIT %(limit)s
   FOR UPDATE OF e SKIP LOCKED
 )"""
 
 
 def _put_off(in_pool: str) -> str:
-    return f"""{_ready(in_pool)},
+    return f"""{ready_for("'opencode'", in_pool)},
 off AS (
   UPDATE executions e
   SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
   FROM ready WHERE e.id = ready.id
   RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),{_SAY_SO}"""
+),{SAY_SO}"""
 
 
 def _space_out(in_pool: str) -> str:
     """An organization's first comes after the first ones of the others, its second after their second ones: one that
     has many there puts nobody behind them.
     """
-    return f"""{_ready(in_pool)},
+    return f"""{ready_for("'opencode'", in_pool)},
 paced AS (
   SELECT e.organization_id, count(*) AS n FROM executions e
   WHERE e.status = 'queued' AND e.waiting_for = %(reason)s AND e.not_before > now() AND {in_pool}
@@ -70,7 +70,7 @@ off AS (
   SET not_before = now() + make_interval(secs => placed.place / %(per_s)s::float8), waiting_for = %(reason)s
   FROM placed WHERE e.id = placed.id
   RETURNING e.id, e.organization_id, placed.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),{_SAY_SO}"""
+),{SAY_SO}"""
 
 
 _PUT_OFF_SHARED, _PUT_OFF_OWN = _put_off(_SHARED), _put_off(_OWN)

@@ -124,6 +124,12 @@ class CallStore(Protocol):
         """These wait for another orchestrator now; how many. A call of theirs that is in doubt counts as given up."""
         ...
 
+    async def put_off(self, orchestrator: Orchestrator, *, wait_s: float) -> int:
+        """Those whose turn it is wait because it is away; how many. The first of them wait_s seconds, so that it can be
+        the probe, the others up to twice as long, each its own moment. Nothing is counted against them.
+        """
+        ...
+
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
         """The first of those that wait because it was away wait no longer; their ids."""
         ...

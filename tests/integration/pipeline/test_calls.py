@@ -276,6 +276,25 @@ async def test_an_orchestrator_whose_calls_fail_is_left_in_peace(called: Open, e
     assert last == {"attempt": 0, "waiting_for": "orchestrator away"}
 
 
+async def test_what_waits_for_an_orchestrator_that_is_away_is_not_taken_up_one_by_one(called: Open) -> None:
+    pipeline = await called(breaker_failures=2, breaker_first_wait_s=600, breaker_max_wait_s=600)
+    pipeline.scripted.answers = [UnavailableError("down")] * 2
+    for _ in range(2):
+        await pipeline.mention("please")
+        await pipeline.answered()
+    for _ in range(3):
+        await pipeline.mention("and this")
+    await pipeline.take_events()
+
+    said = await pipeline.services.dispatch_executions.run()
+
+    assert said.startswith("3 wait for fallback, which is away")
+    row = await pipeline.one("SELECT count(*) AS n FROM executions WHERE waiting_for = 'orchestrator away'")
+    assert row == {"n": 5}
+    last = await pipeline.one("SELECT not_before > now() AS waits FROM executions ORDER BY position DESC LIMIT 1")
+    assert last == {"waits": True}
+
+
 async def everything_is_answered(pipeline: CalledPipeline, *, due: str = "false") -> bool:
     await pipeline.services.database.system().execute(f"UPDATE executions SET not_before = now() WHERE {due}")
     await pipeline.answered()
@@ -299,6 +318,25 @@ async def test_when_an_orchestrator_is_back_everything_that_waited_for_it_goes_o
     first = "id = (SELECT id FROM executions ORDER BY position LIMIT 1)"
 
     await eventually_true(partial(everything_is_answered, pipeline, due=first), what="the end of its rest")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_whoever_dies_while_it_puts_them_off_they_go_on_when_it_is_back(
+    called: Open, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    pipeline = await called(breaker_failures=1, breaker_first_wait_s=1, breaker_max_wait_s=1)
+    pipeline.scripted.answers = [UnavailableError("down")]
+    await pipeline.mention("please")
+    await pipeline.answered()
+    await pipeline.mention("and this")
+    await pipeline.take_events()
+    deaths = dies(monkeypatch, pipeline.services.calls, "put_off", after=after)
+
+    with suppress(Killed):
+        await pipeline.dispatch()
+
+    assert deaths() == 1
+    await eventually_true(partial(everything_is_answered, pipeline, due="true"), what="the end of its rest")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

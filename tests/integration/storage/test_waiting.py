@@ -1,9 +1,13 @@
 """Executions that wait together: put off in one statement, each with its reason in the timeline once."""
 
+import asyncio
+
 import pytest
 
+from nubabel_workers.adapters.storage.calls import PostgresCalls
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.waiting import PostgresWaiting
+from nubabel_workers.domain.rollout import Orchestrator
 from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_organization
 
 pytestmark = pytest.mark.integration
@@ -108,3 +112,53 @@ async def test_next_in_line_is_the_first_that_a_place_would_start(waiting: Postg
     await database.system().execute("UPDATE executions SET status = 'running'")
 
     assert (first, second, await waiting.next_in_line()) == ("exe_01", "exe_02", None)
+
+
+# --- for an orchestrator that is away ---
+
+
+async def test_what_waits_for_an_orchestrator_is_put_off_together_and_comes_back_one_by_one(
+    waiting: PostgresWaiting, database: Database
+) -> None:
+    calls = PostgresCalls(database)
+    await seed(database, 8)
+    await database.system().execute("UPDATE executions SET orchestrator = 'fallback' WHERE id <> 'exe_08'")
+
+    assert await calls.put_off(Orchestrator.FALLBACK, wait_s=100) == 7
+
+    first, *others, on_opencode = await waits(database)
+    assert first == pytest.approx(100, abs=5)
+    assert all(95 <= one <= 200 for one in others)
+    assert len(set(others)) == len(others)
+    assert on_opencode <= 0
+
+
+async def test_the_timeline_says_once_that_an_orchestrator_is_away(
+    waiting: PostgresWaiting, database: Database
+) -> None:
+    calls = PostgresCalls(database)
+    await seed(database, 2)
+    await database.system().execute("UPDATE executions SET orchestrator = 'fallback', status = 'running'")
+    await database.system().execute("UPDATE executions SET status = 'queued' WHERE id = 'exe_01'")
+
+    put_off = []
+    for _ in range(2):
+        put_off.append(await calls.put_off(Orchestrator.FALLBACK, wait_s=100))
+        await database.system().execute("UPDATE executions SET not_before = now()")
+
+    events = await database.system().all("SELECT execution_id, kind, detail FROM execution_events")
+    assert events == [{"execution_id": "exe_01", "kind": "waiting", "detail": {"reason": "orchestrator away"}}]
+    assert put_off == [1, 1]
+
+
+async def test_of_two_that_put_off_at_once_each_row_is_put_off_by_one(
+    waiting: PostgresWaiting, database: Database
+) -> None:
+    calls = PostgresCalls(database)
+    await seed(database, 20)
+    await database.system().execute("UPDATE executions SET orchestrator = 'fallback'")
+
+    counted = await asyncio.gather(*(calls.put_off(Orchestrator.FALLBACK, wait_s=100) for _ in range(2)))
+
+    assert sum(counted) == 20
+    assert min(await waits(database)) > 90

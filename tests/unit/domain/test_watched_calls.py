@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from nubabel_workers.domain.circuit_breaker import BreakerState, CallKind, CallOutcome, Gate
-from nubabel_workers.domain.watched_calls import wait_to_pass_s, watched
+from nubabel_workers.domain.watched_calls import away_for_s, wait_to_pass_s, watched
 from tests.fakes.breakers import FakeBreakers
 
 
@@ -21,6 +21,19 @@ from tests.fakes.breakers import FakeBreakers
 )
 async def test_who_may_call(gate: Gate, wait_s: float | None) -> None:
     assert await wait_to_pass_s(FakeBreakers({"one": gate}), "one") == wait_s
+
+
+@pytest.mark.parametrize(
+    ("gate", "away_s"),
+    [
+        pytest.param(Gate(), None, id="closed"),
+        pytest.param(Gate(BreakerState.OPEN, 7.0), 7.0, id="open"),
+        pytest.param(Gate(BreakerState.HALF_OPEN), None, id="a probe may go"),
+        pytest.param(Gate(BreakerState.HALF_OPEN, 1.0), 1.0, id="a probe is on its way"),
+    ],
+)
+async def test_how_long_one_is_away(gate: Gate, away_s: float | None) -> None:
+    assert await away_for_s(FakeBreakers({"one": gate}), "one") == away_s
 
 
 async def test_who_comes_second_to_the_probe_waits() -> None:
