@@ -31,7 +31,7 @@ from nubabel_workers.domain.ports import (
 )
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.sidecar import callback_body
-from nubabel_workers.domain.tenants import TOKEN_ENDED
+from nubabel_workers.domain.tenants import TOKEN_ENDED, Workspace
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import (
@@ -40,6 +40,7 @@ from nubabel_workers.services.deliver_to_slack import (
     LookUpLaterError,
     TokenRefusedError,
     TokenReplacedError,
+    WorkspaceEndedError,
 )
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -170,6 +171,8 @@ class DeliverNotifications:
         log.warning("notification.failed", kind=notification.kind, error=str(error), failures=notification.failures + 1)
         if isinstance(error, TokenRefusedError) and error.code in TOKEN_ENDED and not await self._end_workspace(error):
             error = TokenReplacedError()
+        if isinstance(error, WorkspaceEndedError):  # whoever ended it may have died before it did this
+            await self._cancel_rest_of(error.workspace, str(error))
         return await self._retry_or_park(claimed, lease, error)
 
     async def _retry_or_park(self, claimed: ClaimedNotification, lease: Lease, error: NubabelError) -> str:
@@ -237,7 +240,8 @@ class DeliverNotifications:
         if now is not None and now.active:
             return False
         log.error("slack.workspace_ended", workspace_id=workspace.id, code=code)
-        await self._canceller.cancel_workspace(
-            workspace.organization_id, workspace.id, reason=f"Slack refused the workspace's token ({code})"
-        )
+        await self._cancel_rest_of(workspace, f"Slack refused the workspace's token ({code})")
         return True
+
+    async def _cancel_rest_of(self, workspace: Workspace, reason: str) -> None:
+        await self._canceller.cancel_workspace(workspace.organization_id, workspace.id, reason=reason)

@@ -57,6 +57,14 @@ class LookUpLaterError(TransientError):
     """Whether an earlier post arrived cannot be read now: Slack's read quota is used up."""
 
 
+class WorkspaceEndedError(PermanentError):
+    """The app was removed, or the organization is disabled."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        super().__init__("the app is not installed in this workspace any more", code=WORKSPACE_ENDED)
+        self.workspace = workspace
+
+
 class TokenReplacedError(TransientError):
     """The app was installed again since the token was read that Slack refused."""
 
@@ -100,8 +108,10 @@ class DeliverToSlack:
         if not isinstance(target, SlackTarget):
             raise PermanentError("the notification names no Slack conversation", code="bad_destination")
         workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
-        if workspace is None or not workspace.active:
-            raise PermanentError("the app is not installed in this workspace any more", code=WORKSPACE_ENDED)
+        if workspace is None:
+            raise PermanentError("there is no such workspace", code=WORKSPACE_ENDED)
+        if not workspace.active:
+            raise WorkspaceEndedError(workspace)
         edits = notification.kind is NotificationKind.PROGRESS or notification.is_edit
         limited = NotificationKind.PROGRESS if edits else notification.kind
         limit = _limit_key(limited, notification.organization_id, target)

@@ -547,7 +547,7 @@ WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)
 ORDER BY e.position
 """
 
-# What came after the app was installed again is the new installation's.
+# What came after the app was installed again, if it ever ended, is not of the installation that did.
 OPEN_OF_WORKSPACE = f"""
 SELECT id FROM executions e
 WHERE workspace_id = %(workspace_id)s AND {OPEN} AND NOT EXISTS (

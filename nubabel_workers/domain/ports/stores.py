@@ -275,7 +275,7 @@ class ExecutionStore(Protocol):
         ...
 
     async def open_of_workspace(self, organization_id: str, workspace_id: str) -> list[str]:
-        """Ids of those that are not final, oldest first; without what came after the app was installed again."""
+        """Ids of those that are not final, oldest first; without what the present installation asked for."""
         ...
 
     async def by_key(self, organization_id: str, idempotency_key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from nubabel_workers.simulators.slack.limits import RateLimits
 from nubabel_workers.simulators.slack.model import Message
 from nubabel_workers.simulators.slack.server import SlackSimulator, SlackSimulatorOptions
 from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline, wired_pipeline
-from tests.integration.pipeline.dying import work_until_quiet
+from tests.integration.pipeline.dying import Killed, dies, others_find_its_rows, work_until_quiet
 from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.integration
@@ -386,6 +387,39 @@ async def test_a_revoked_token_ends_the_workspace_with_a_dead_letter(pipeline: P
     await pipeline.deliver()
 
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "method"), [("tenants", "end_workspace"), ("executions", "open_of_workspace")])
+async def test_whoever_dies_while_it_ends_a_workspace_the_rest_of_its_executions_is_cancelled(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, owner: str, method: str, *, after: bool
+) -> None:
+    await pipeline.mention("[[hang]] think for ever")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    pipeline.slack.faults.plan(Fault("*", FaultKind.ERROR, times=99, code="token_revoked"))
+    deaths = dies(monkeypatch, getattr(pipeline.services, owner), method, after=after)
+
+    with suppress(Killed):
+        await pipeline.deliver()
+    await others_find_its_rows(pipeline)
+    await pipeline.deliver()
+    await pipeline.complete()
+
+    assert deaths() == 1
+    assert await pipeline.statuses() == ["cancelled"]
+    assert await pipeline._nothing_runs()
+
+
+async def test_a_disabled_organizations_executions_go_on(pipeline: Pipeline) -> None:
+    await pipeline.mention("[[hang]] think for ever")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.services.database.system().execute("UPDATE organizations SET disabled_at = now()")
+
+    await pipeline.deliver()
+
+    assert await pipeline.statuses() == ["running"]
 
 
 async def test_a_token_that_was_replaced_meanwhile_ends_nothing(pipeline: Pipeline) -> None:
