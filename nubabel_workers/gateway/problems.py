@@ -34,6 +34,7 @@ from nubabel_workers.domain.errors import (
 from nubabel_workers.gateway.browser_pages import refusal_page, wants_page
 
 MEDIA_TYPE = "application/problem+json"
+_MALFORMED = "malformed_json"
 _DEFAULT_RETRY_AFTER_S = 1
 _NO_OBJECT = frozenset({"missing", "model_attributes_type", "model_type", "dict_type"})
 _CODES = {
@@ -193,7 +194,7 @@ async def _answer_invalid_request(request: Request, error: Exception) -> Respons
     about_body = [words for found in error.errors() if (words := words_about_body(found, request)) is not None]
     errors = [_field_error(found, request) for found in error.errors()]
     if any(found.type == "json_invalid" for found in errors):
-        refusal = ProblemError(HTTPStatus.BAD_REQUEST, "malformed_json", "the body is not JSON", errors=errors)
+        refusal = ProblemError(HTTPStatus.BAD_REQUEST, _MALFORMED, "the body is not JSON", errors=errors)
     else:
         refusal = ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -206,6 +207,9 @@ async def _answer_invalid_request(request: Request, error: Exception) -> Respons
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    if isinstance(error.__cause__, UnicodeDecodeError | RecursionError):  # what FastAPI met when it read the body
+        words = "the body cannot be read as JSON in UTF-8; one that is compressed is not read"
+        return problem_response(request.scope, ProblemError(HTTPStatus.BAD_REQUEST, _MALFORMED, words))
     status = HTTPStatus(error.status_code)
     code = _CODES.get(status, status.name.lower())
     return problem_response(

@@ -1,6 +1,7 @@
 """What surrounds every request: problems, bounds, ids, headers, log lines."""
 
 import asyncio
+import gzip
 import re
 from collections.abc import AsyncIterator
 
@@ -82,8 +83,15 @@ async def test_a_body_that_is_no_object_is_named_so(http: httpx.AsyncClient, bod
 async def test_a_body_that_is_no_json_is_named_so(http: httpx.AsyncClient, body: bytes) -> None:
     answer = await http.post("/v1/executions", content=body, headers={"content-type": "application/json"})
 
-    assert answer.status_code == 400
-    assert answer.json()["code"] in {"malformed_json", "bad_request"}
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
+
+
+async def test_a_compressed_body_is_told_that_it_is_not_read(http: httpx.AsyncClient) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = await http.post("/v1/executions", content=gzip.compress(b'{"prompt": "Hello"}'), headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
+    assert "compressed" in answer.json()["detail"]
 
 
 async def test_deeply_nested_json_is_refused_not_crashed_on(http: httpx.AsyncClient) -> None:
