@@ -29,6 +29,7 @@ PAGE: Final = r"""<!doctype html>
   .reaction { display: inline-block; border: 1px solid #8886; border-radius: 1rem; padding: 0 .5rem; font-size: .85em; }
   form { display: flex; gap: .5rem; padding: 1rem; border-top: 1px solid #8884; align-items: center; }
   form input[name=text] { flex: 1; }
+  form input[name=file] { width: 12rem; }
   input, form button { font: inherit; padding: .4rem .6rem; }
   #where { opacity: .7; font-size: .85em; }
 </style>
@@ -41,6 +42,7 @@ PAGE: Final = r"""<!doctype html>
     <input name="user" value="U0ALICE" size="9" aria-label="Who writes">
     <input name="channel" size="9" aria-label="Channel id: C..., G..., D... (direct message)">
     <input name="text" placeholder="@nubabel ..." autocomplete="off" required aria-label="Message">
+    <input name="file" type="file" aria-label="Attach a file">
     <button>Send</button>
     <span id="where"></span>
   </form>
@@ -108,19 +110,47 @@ function article(message) {
     button.onclick = () => press(message, one.action_id);
     node.append(button);
   }
-  const reply = element("button", "Reply in thread");
-  reply.onclick = () => { thread = message.thread_ts; showMessages(); byId("say").elements.text.focus(); };
-  node.append(element("span", " "), reply);
+  addAction(node, "Reply in thread", () => {
+    thread = message.thread_ts; showMessages(); byId("say").elements.text.focus();
+  });
+  if (!message.is_bot && !message.deleted) {
+    addAction(node, "Edit", () => edit(message));
+    addAction(node, "Delete", () => post("/_sim/delete", placeOf(message)));
+  }
   return node;
 }
 
-async function press(message, action_id) {
-  const body = {team: message.team, channel: message.channel, ts: message.ts, action_id,
-    user: byId("say").elements.user.value};
-  const answer = await fetch("/_sim/press", {
+function addAction(node, label, act) {
+  const button = element("button", label);
+  button.onclick = act;
+  node.append(element("span", " "), button);
+}
+
+const placeOf = (message) => ({team: message.team, channel: message.channel, ts: message.ts});
+
+function edit(message) {
+  const text = prompt("The message as it is to be:", message.text);
+  if (text) post("/_sim/edit", {...placeOf(message), text});
+}
+
+const press = (message, action_id) =>
+  post("/_sim/press", {...placeOf(message), action_id, user: byId("say").elements.user.value});
+
+/** Whether it was taken; if not, the page says why. */
+async function post(path, body) {
+  const answer = await fetch(path, {
     method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
   if (!answer.ok) byId("where").textContent = (await answer.json()).error;
+  return answer.ok;
 }
+
+const attachment = (file) => new Promise((resolve, reject) => {
+  const reader = new FileReader();
+  reader.onload = () => resolve({name: file.name, mimetype: file.type || "application/octet-stream",
+    content_base64: reader.result.split(",")[1] || ""});
+  reader.onerror = () => reject(reader.error);
+  reader.readAsDataURL(file);
+});
 
 function select(team, channel) {
   current = {team, channel};
@@ -143,10 +173,9 @@ byId("say").onsubmit = async (event) => {
   const channel = fields.channel.value.trim() || current.channel;
   const body = {team: current.team, channel, user: fields.user.value, text: fields.text.value};
   if (thread && channel === current.channel) body.thread_ts = thread;
-  const answer = await fetch("/_sim/say", {
-    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
-  if (!answer.ok) { byId("where").textContent = (await answer.json()).error; return; }
-  fields.text.value = "";
+  if (fields.file.files.length) body.files = [await attachment(fields.file.files[0])];
+  if (!await post("/_sim/say", body)) return;
+  fields.text.value = fields.file.value = "";
   if (channel !== current.channel) select(current.team, channel);
 };
 
