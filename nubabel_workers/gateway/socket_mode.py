@@ -4,6 +4,7 @@ import sys
 
 import structlog
 
+from config.metrics import ProcessMetrics
 from config.settings import Settings
 from nubabel_workers.adapters.slack.socket_mode import SocketModeReceiver
 from nubabel_workers.bootstrap import open_services
@@ -19,7 +20,8 @@ async def run(settings: Settings) -> None:
     if settings.slack_mode != "socket" or settings.slack_app_token is None:
         # The Procfile starts this process in every installation; it rests where Slack calls the gateway instead.
         log.info("slack.socket_mode_not_used", slack_mode=settings.slack_mode)
-        await stop.wait()
+        with serving_metrics(settings, ProcessMetrics()):  # by which it is known to live
+            await stop.wait()
         return
     async with open_services(settings, application_name="nubabel-slack") as services:
         receiver = SocketModeReceiver(

@@ -1,29 +1,13 @@
 """A process that cannot start for its settings says so in one line, which names the setting; no traceback."""
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from nubabel_workers.adapters.storage.encryption import generate_key
-from nubabel_workers.embedded.procfile import PROCFILE, read_procfile
+from tests.integration.processes.alone import started
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
-
-NOBODY_LISTENS = "127.0.0.1:1"  # nothing is reached before the settings are looked at
-ENVIRONMENT = {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "NUBABEL_ENVIRONMENT": "development",
-    "NUBABEL_DATABASE_URL": f"postgresql://nubabel@{NOBODY_LISTENS}/nubabel",
-    "NUBABEL_BROKER_URL": f"redis://{NOBODY_LISTENS}/0",
-    "NUBABEL_CACHE_URL": f"redis://{NOBODY_LISTENS}/1",
-    "NUBABEL_ENCRYPTION_KEYS": generate_key().get_secret_value(),
-}
-
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
@@ -33,18 +17,11 @@ def taken_port() -> Iterator[int]:
 
 def complaint(process: str, settings: dict[str, str]) -> str:
     """What the process says last, when it ends by itself."""
-    ended = subprocess.run(
-        ["sh", "-c", f"exec {read_procfile()[process]}"],
-        cwd=PROCFILE.parent,
-        env={**ENVIRONMENT, **settings},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert "Traceback" not in ended.stdout + ended.stderr
-    return ended.stderr.strip().splitlines()[-1]
+    with started(process, settings) as running:
+        said, errors = running.communicate(timeout=30)
+    assert running.returncode == 2
+    assert "Traceback" not in said + errors
+    return errors.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
