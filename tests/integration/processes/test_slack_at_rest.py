@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 def answers(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except URLError:
         return False
 

@@ -9,6 +9,7 @@ from tests.integration.processes.alone import started
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
+
 @pytest.fixture
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
