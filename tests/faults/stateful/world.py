@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 from config.metrics import ProcessMetrics
 from config.settings import Settings
-from nubabel_workers import bootstrap
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Adapters, Services
+from nubabel_workers.bootstrap.adapters import Adapters, open_adapters
+from nubabel_workers.bootstrap.services import Services, wire
 from nubabel_workers.domain.administration import Installation
 from nubabel_workers.domain.errors import IllegalTransitionError, NubabelError
 from nubabel_workers.domain.hints import HintTask
@@ -125,7 +125,7 @@ class World:
 
         settings, breakers = self.base.settings, FakeBreakers(self.memory.breakers)
         stores = {name: gated(name, getattr(self.base, name)) for name in _STORES}
-        return bootstrap._wire(
+        return wire(
             dataclasses.replace(
                 self.base,
                 **stores,
@@ -277,7 +277,7 @@ def _is_fault(error: BaseException) -> bool:
 async def open_world(settings: Settings, loop: SteppableLoop, admin_url: str) -> AsyncIterator[World]:
     """admin_url: of the migrated database, as its owner."""
     async with AsyncExitStack() as stack:
-        base = await bootstrap._open_adapters(settings, ProcessMetrics(), "stateful", stack)
+        base = await open_adapters(settings, ProcessMetrics(), "stateful", stack)
         rows = stack.enter_context(psycopg.connect(admin_url, autocommit=True, row_factory=dict_row))
         world = World(base, rows, loop, Stepper(loop))
         await _add_tenants(world)
