@@ -1,5 +1,6 @@
 """Ports for embedded servers, each given to one caller only."""
 
+import atexit
 import secrets
 import socket
 from collections import deque
@@ -44,6 +45,14 @@ def _claim(port: int) -> socket.socket | None:
 
 
 def _keep(claim: socket.socket) -> None:
+    if not _claims:
+        atexit.register(_give_back)
     _claims.append(claim)
     if len(_claims) > _CLAIMS_KEPT:
+        _claims.popleft().close()
+
+
+def _give_back() -> None:
+    """The system would do it by itself; Python complains of sockets that nobody has closed."""
+    while _claims:
         _claims.popleft().close()

@@ -40,3 +40,16 @@ def test_a_server_can_listen_on_the_port_it_was_given() -> None:
 
     with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
+
+
+def test_a_process_that_ends_leaves_no_port_open() -> None:
+    chooser = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", _CHOOSE],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (chooser.returncode, chooser.stderr) == (0, "")
