@@ -100,7 +100,7 @@ def _wired(
     )
     organizations = PostgresOrganizations(database, cipher)
     reports = PostgresExecutionReports(database)
-    find_unserved = FindUnserved(organizations, services.instances)
+    find_unserved = FindUnserved(organizations, services.instances, services.rollout)
     limits = ManageLimits(organizations, services.plans, services.keep_budgets)
     return Administration(
         organizations=ManageOrganizations(organizations, chance, secrets.token_bytes),
@@ -137,6 +137,7 @@ def _wired(
             manage_workspaces(services),
             services.tenants,
             services.messenger,
+            services.rollout,
             services.clock,
         ),
         audit=audit,

@@ -75,6 +75,13 @@ class Rollout:
             return Orchestrator.OPENCODE
         return self.others if self.percent == 100 else None  # noqa: PLR2004 - percent
 
+    @property
+    def without_opencode(self) -> str | None:
+        """Words for operators where nobody is answered by OpenCode; None where somebody is."""
+        if self.only in {None, Orchestrator.OPENCODE}:
+            return None
+        return f"none is needed: {self.only} answers everything (NUBABEL_ROLLOUT)"
+
 
 EVERYTHING_ON_OPENCODE = Rollout()
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from nubabel_workers.domain.errors import NotFoundError, NubabelError, PermanentError, UnavailableError
 from nubabel_workers.domain.ports import CircuitBreakers, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.rollout import Rollout
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway.readiness import Check
 
@@ -12,11 +13,24 @@ _ASKED_AT_MOST = 10
 _SERVER_TIMEOUT_S = 1.5  # within the check's own limit: one server that hangs must not hide those that answer
 
 
-def opencode_check(instances: InstanceStore, servers: OpenCodeServers, breakers: CircuitBreakers) -> Check:
-    """At least one registered server answers; an open circuit breaker is told, and closes again by itself."""
+def opencode_check(
+    instances: InstanceStore, servers: OpenCodeServers, breakers: CircuitBreakers, rollout: Rollout
+) -> Check:
+    """At least one registered server answers; an open circuit breaker is told, and closes again by itself.
+
+    Where the rollout gives OpenCode nothing, that none answers is no reason to take no requests.
+    """
 
     async def check() -> str:
         active = [instance for instance in await instances.loads() if instance.status == "active"]
+        try:
+            return await some_answer(active)
+        except NubabelError as error:
+            if rollout.without_opencode is None:
+                raise
+            return f"{error}, and {rollout.without_opencode}"
+
+    async def some_answer(active: Sequence[Instance]) -> str:
         if not active:
             raise PermanentError("no active OpenCode server is registered", code="no_instance")
         asked = sorted(active, key=lambda instance: not instance.is_fit)[:_ASKED_AT_MOST]

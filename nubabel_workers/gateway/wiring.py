@@ -146,7 +146,7 @@ def _checks(services: Services, queues: BrokerQueues) -> Mapping[str, Check]:
         "schema": database.schema_current,
         "broker": _answers(queues),
         "cache": _cache_check(services.cache),
-        "opencode": opencode_check(services.instances, services.servers, services.breakers),
+        "opencode": opencode_check(services.instances, services.servers, services.breakers, services.rollout),
     }
 
 

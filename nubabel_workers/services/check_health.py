@@ -11,6 +11,7 @@ from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import CredentialsError, NubabelError, PermanentError, SecretUnreadableError
 from nubabel_workers.domain.ports import Clock, InstanceStore, TenantStore
 from nubabel_workers.domain.ports.administration import SlackIdentity, WorkspaceRegistry
+from nubabel_workers.domain.rollout import Rollout
 from nubabel_workers.domain.tenants import TOKEN_REVOKED, Instance, ServersPolicy, Workspace
 from nubabel_workers.domain.unserved import Unserved
 from nubabel_workers.services.find_unserved import FindUnserved
@@ -64,6 +65,7 @@ class CheckHealth:
         manage_workspaces: ManageWorkspaces,
         tenants: TenantStore,
         slack: SlackIdentity,
+        rollout: Rollout,
         clock: Clock,
         *,
         timeout_s: float = 8.0,
@@ -77,6 +79,7 @@ class CheckHealth:
         self._manage_workspaces = manage_workspaces
         self._tenants = tenants
         self._slack = slack
+        self._rollout = rollout
         self._clock = clock
         self._timeout_s = timeout_s
 
@@ -126,7 +129,8 @@ class CheckHealth:
     async def _instance_probes(self) -> list[Probe]:
         instances = await self._instances.loads()
         if not any(instance.status == "active" for instance in instances):
-            return [Probe("OpenCode", _no_instance, _advice_without_active(instances))]
+            none_needed = self._rollout.without_opencode
+            return [Probe("OpenCode", partial(_no_instance, none_needed), _advice_without_active(instances))]
         gates = await self._manage_instances.gates()
         return [self._instance_probe(instance, gates.get(instance.id, CLOSED)) for instance in instances]
 
@@ -212,8 +216,11 @@ async def _not_looked_at(probe: Probe) -> Finding:
     return Finding(probe.name, ok=False, detail=f"not looked at, because of: {probe.needs}")
 
 
-async def _no_instance() -> str:
-    raise PermanentError("no active OpenCode server is registered", code="no_instance")
+async def _no_instance(none_needed: str | None) -> str:
+    words = "no active OpenCode server is registered"
+    if none_needed is not None:
+        return f"{words}, and {none_needed}"
+    raise PermanentError(words, code="no_instance")
 
 
 def _advice_without_active(instances: Sequence[Instance]) -> str:

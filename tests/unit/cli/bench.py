@@ -21,6 +21,7 @@ from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports import InstanceStore, OpenCodeServer
+from nubabel_workers.domain.rollout import EVERYTHING_ON_OPENCODE
 from nubabel_workers.domain.tenants import Instance, Organization
 from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
@@ -206,6 +207,7 @@ class Bench:
         self.tool_servers = FakeToolServers()
         self.public_url: str | None = "https://nubabel.example"
         self.probes: list[Probe] = []
+        self.rollout = EVERYTHING_ON_OPENCODE
         self.opening_fails: Exception | None = None
         self.defaults = Defaults()
 
@@ -241,7 +243,7 @@ class Bench:
         instances = ManageInstances(
             self.instances, self.instances, self.servers, self.breakers, self.chance, main_agent="Sisyphus - "
         )
-        find_unserved = FindUnserved(self.organizations, cast("InstanceStore", self.instances))
+        find_unserved = FindUnserved(self.organizations, cast("InstanceStore", self.instances), self.rollout)
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         return Administration(
             organizations=ManageOrganizations(self.organizations, self.chance, bytes),
@@ -277,6 +279,7 @@ class Bench:
                 ManageWorkspaces(self.workspaces, self.slack, self.canceller, self.chance),
                 self.tenants,
                 self.slack,
+                self.rollout,
                 self.clock,
             ),
             audit=self.audit,

@@ -11,6 +11,7 @@ from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import NubabelError, PermanentError, UnavailableError
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import InstanceStore, OpenCodeServers
+from nubabel_workers.domain.rollout import EVERYTHING_ON_OPENCODE, Rollout
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.gateway import checks
 from nubabel_workers.gateway.checks import opencode_check
@@ -45,10 +46,18 @@ class Servers:
         return Server(self.behaviours[instance.id])
 
 
-async def look(*, status: str = "active", breakers: FakeBreakers | None = None, **behaviours: str) -> str:
+async def look(
+    *,
+    status: str = "active",
+    breakers: FakeBreakers | None = None,
+    rollout: Rollout = EVERYTHING_ON_OPENCODE,
+    **behaviours: str,
+) -> str:
     instances = [Instance(InstanceId(name), f"http://{name}", "opencode", None, status=status) for name in behaviours]
     store, servers = Registered(instances), Servers(behaviours)
-    check = opencode_check(cast("InstanceStore", store), cast("OpenCodeServers", servers), breakers or FakeBreakers())
+    check = opencode_check(
+        cast("InstanceStore", store), cast("OpenCodeServers", servers), breakers or FakeBreakers(), rollout
+    )
     return await check()
 
 
@@ -80,3 +89,18 @@ async def test_without_any_it_is_not_ready(servers: dict[str, Any], error: type[
     with pytest.raises(error) as raised:
         await look(**servers)
     assert "10.0.0.5" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "words"),
+    [
+        pytest.param({}, "no active OpenCode server is registered", id="none"),
+        pytest.param({"one": "fails"}, "none of 1 OpenCode servers answers", id="none answers"),
+    ],
+)
+async def test_without_any_it_is_ready_where_another_orchestrator_answers_everything(
+    behaviours: dict[str, Any], words: str
+) -> None:
+    found = await look(rollout=Rollout.parse("delegate:100"), **behaviours)
+
+    assert found == f"{words}, and none is needed: delegate answers everything (NUBABEL_ROLLOUT)"

@@ -13,6 +13,7 @@ from nubabel_workers.domain.circuit_breaker import BreakerState, Gate
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.ids import InstanceId, OrganizationId, WorkspaceId
 from nubabel_workers.domain.ports import OpenCodeServer
+from nubabel_workers.domain.rollout import EVERYTHING_ON_OPENCODE, Rollout
 from nubabel_workers.domain.tenants import Instance, Organization, ServersPolicy, Workspace
 from nubabel_workers.services.check_health import CheckHealth, Finding, Probe
 from nubabel_workers.services.find_unserved import FindUnserved
@@ -81,6 +82,7 @@ class Bench:
     tenants: FakeTenants = field(default_factory=FakeTenants)
     slack: FakeSlackIdentity = field(default_factory=FakeSlackIdentity)
     canceller: FakeWorkspaceCanceller = field(default_factory=FakeWorkspaceCanceller)
+    rollout: Rollout = EVERYTHING_ON_OPENCODE
 
     async def run(self) -> dict[str, Finding]:
         manage = ManageInstances(
@@ -91,11 +93,12 @@ class Bench:
             frozenset({"PostgreSQL"}),
             self.instances,
             manage,
-            FindUnserved(self.organizations, self.instances),
+            FindUnserved(self.organizations, self.instances, self.rollout),
             self.workspaces,
             ManageWorkspaces(self.workspaces, self.slack, self.canceller, FakeChance()),
             self.tenants,
             self.slack,
+            self.rollout,
             FakeClock(),
             timeout_s=0.05,
         )
@@ -165,6 +168,26 @@ async def test_what_a_missing_key_hides_is_not_blamed_on_others(bench: Bench) ->
         ("OpenCode ins_1", "not looked at: its stored secret cannot be decrypted", ""),
         ("Slack Acme", "not looked at: its stored secret cannot be decrypted", ""),
     }
+
+
+@pytest.mark.parametrize("servers", list(ServersPolicy))
+async def test_no_opencode_server_is_wanted_where_another_orchestrator_answers_everything(
+    bench: Bench, servers: ServersPolicy
+) -> None:
+    bench.organizations.put(Organization(OrganizationId("org_a"), "Acme", servers=servers))
+    bench.rollout = Rollout.parse("fallback:100")
+
+    found = await bench.run()
+
+    words = "no active OpenCode server is registered, and none is needed: fallback answers everything (NUBABEL_ROLLOUT)"
+    assert [(one.name, one.ok, one.detail) for one in found.values()] == [("OpenCode", True, words)]
+
+
+async def test_an_opencode_server_is_wanted_where_opencode_answers_a_part(bench: Bench) -> None:
+    bench.organizations.put(Organization(OrganizationId("org_a"), "Acme"))
+    bench.rollout = Rollout.parse("fallback:99.99")
+
+    assert not (await bench.run())["OpenCode"].ok
 
 
 async def test_an_open_circuit_breaker_is_told(bench: Bench) -> None:
