@@ -178,6 +178,7 @@ class Instance:
     memory_bytes: int | None = None  # of its process, where its plugin tells
     event_lag_s: float | None = None  # how late its events came at the last check; None: nobody has looked yet
     checked_at: datetime | None = None
+    unhealthy_since: datetime | None = None  # None: it is healthy
     recovered_ago_s: float | None = None  # since it was back after having been away; None: it never was
     given_up: bool = (
         False  # away for so long that its sessions go on elsewhere; there is another one that can take them

@@ -70,12 +70,13 @@ def time_spent(
     """
     spent: dict[str, float] = {}
     cause: str | None = None
-    ends = [*(later.at for later in events[1:]), until]
-    for event, end in zip(events, ends, strict=False):  # without events there is no end either
+    for event, later in zip(events, [*events[1:], None], strict=False):  # without events there is none later either
         cause = _cause_after(event, cause)
+        end = until if later is None else later.at
         if cause is None or end is None:
             continue
-        for words, seconds in _split(cause, event.at, end, session_wait, until):
+        away_s = _away_s(later) if cause == _WORKED else 0.0
+        for words, seconds in _split(cause, event.at, end, session_wait, until, away_s):
             spent[words] = spent.get(words, 0.0) + seconds
     return [Span(words, seconds) for words, seconds in spent.items()]
 
@@ -88,10 +89,27 @@ def _cause_after(event: TimelineEvent, before: str | None) -> str | None:
     return before if cause is None else cause(event.detail)
 
 
+def _away_s(left: TimelineEvent | None) -> float:
+    """How long the server of a run was away that is left with this event: nobody worked on it then."""
+    told = left.detail.get("away_s") if left is not None and left.kind is EventKind.SESSION_REPLACED else None
+    return float(told) if isinstance(told, int | float) else 0.0
+
+
 def _split(
-    cause: str, start: datetime, end: datetime, session_wait: SessionWait | None, until: datetime | None
+    cause: str,
+    start: datetime,
+    end: datetime,
+    session_wait: SessionWait | None,
+    until: datetime | None,
+    away_s: float,
 ) -> list[tuple[str, float]]:
-    """Take out of the waiting in the queue what an earlier request of the session is to blame for."""
+    """Take out of the waiting in the queue what an earlier request of the session is to blame for, and out of the run
+    what its server was away.
+    """
+    if away_s > 0:
+        whole_s = (end - start).total_seconds()
+        away_s = min(away_s, whole_s)
+        return [(cause, whole_s - away_s), (f"waited for {_WAITS['server away']}", away_s)]
     if cause != _QUEUED or session_wait is None:
         return [(cause, (end - start).total_seconds())]
     free_at = min(max(session_wait.until or until or end, start), end)

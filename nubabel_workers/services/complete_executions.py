@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
@@ -31,7 +32,7 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.log_context import about
-from nubabel_workers.services.observe_runs import Batch, ObserveRuns
+from nubabel_workers.services.observe_runs import Batch, ObserveRuns, ServerLeftError
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 
 log = structlog.get_logger(__name__)
@@ -153,16 +154,22 @@ class CompleteExecutions:
         execution = claimed.execution
         try:
             server, verdict = await self._observe.look(claimed, batch, lease)
+        except ServerLeftError as error:
+            await self._leave_session(execution, lease, error.because, away_since=error.away_since)
+            return await self._after_loss(claimed, lease, str(error))
         except NotFoundError:
             await self._leave_session(execution, lease, SessionLeft.LOST)
-            if claimed.cancel_requested or claimed.past_deadline:
-                return await self._end_stopped(claimed, LOST, lease)
-            return await self._again(execution, lease, TransientError("the session is lost on its server"), LOST)
+            return await self._after_loss(claimed, lease, "the session is lost on its server")
         if claimed.cancel_requested or claimed.past_deadline:
             return await self._end_stopped(claimed, verdict, lease)
         if verdict.kind is VerdictKind.RUNNING and (hopeless := self._why_hopeless(claimed, verdict)):
             return await self._stop_and_try_again(server, claimed, verdict, TransientError(hopeless), lease)
         return await self._judge(server, claimed, verdict, lease)
+
+    async def _after_loss(self, claimed: ClaimedCheck, lease: Lease, words: str) -> str:
+        if claimed.cancel_requested or claimed.past_deadline:
+            return await self._end_stopped(claimed, LOST, lease)
+        return await self._again(claimed.execution, lease, TransientError(words), LOST)
 
     async def _judge(self, server: OpenCodeServer, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:
         execution = claimed.execution
@@ -236,8 +243,10 @@ class CompleteExecutions:
             await self._leave_session(execution, lease, SessionLeft.UNSTOPPED)
         return await self._again(execution, lease, error, replace(stopped, kind=VerdictKind.CANCELLED))
 
-    async def _leave_session(self, execution: Execution, lease: Lease, because: SessionLeft) -> None:
-        await self._executions.forget_opencode_session(execution, lease, because=because)
+    async def _leave_session(
+        self, execution: Execution, lease: Lease, because: SessionLeft, *, away_since: datetime | None = None
+    ) -> None:
+        await self._executions.forget_opencode_session(execution, lease, because=because, away_since=away_since)
         await self._mappings.forget(execution.organization_id, execution.session_id)
 
     async def _act_on(self, claimed: ClaimedCheck, verdict: Verdict, lease: Lease) -> str:

@@ -8,7 +8,7 @@ import structlog
 
 from nubabel_workers.domain.circuit_breaker import CLOSED, Gate
 from nubabel_workers.domain.errors import NotFoundError, UnavailableError
-from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.executions import EventKind, Execution, SessionLeft
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.ports import (
     CircuitBreakers,
@@ -140,6 +140,15 @@ class ObserveRuns:
         )
 
 
+class ServerLeftError(NotFoundError):
+    """Nobody asks the server of the session any more. away_since: it could not be reached before that either."""
+
+    def __init__(self, message: str, because: SessionLeft, instance: Instance | None) -> None:
+        super().__init__(message)
+        self.because = because
+        self.away_since = instance.unhealthy_since if instance is not None else None
+
+
 class Batch:
     """What the executions of one batch ask their servers for together: one status call per server and directory.
 
@@ -161,9 +170,10 @@ class Batch:
             self._found[instance_id] = asyncio.ensure_future(self._instances.lately(instance_id))
         instance = await asyncio.shield(self._found[instance_id])
         if instance is None or instance.status == "removed":
-            raise NotFoundError("the OpenCode server of this session was removed")
+            raise ServerLeftError("the OpenCode server of this session was removed", SessionLeft.REMOVED, instance)
         if instance.given_up:
-            raise NotFoundError("the OpenCode server of this session is away for too long")
+            words = "the OpenCode server of this session is away for too long"
+            raise ServerLeftError(words, SessionLeft.GIVEN_UP, instance)
         return instance
 
     async def admit(self, instance: Instance) -> None:

@@ -505,6 +505,7 @@ _SAY_WISHED = """timeline AS (
 REQUEST_CANCEL = f"WITH changed AS ({_WISH_CANCEL}), {_SAY_WISHED} SELECT id FROM changed"
 REQUEST_CANCEL_AUDITED = audited(_WISH_CANCEL, after=_SAY_WISHED)
 
+# away_s: for how long the server of a run had been away by then, of the time since the prompt went there.
 FORGET_SESSION = """
 WITH exe AS (
   SELECT id, session_id, organization_id FROM executions
@@ -515,13 +516,17 @@ ses AS (
   FROM exe WHERE s.id = exe.session_id
 ),
 att AS (
-  UPDATE attempts a SET ended_at = now(), verdict = 'session_lost'
+  UPDATE attempts a SET ended_at = now(), verdict = 'session_' || COALESCE(%(because)s::text, 'lost')
   FROM exe WHERE a.execution_id = exe.id AND a.ended_at IS NULL
+  RETURNING a.submitted_at
 ),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
-  SELECT organization_id, id, 'session_replaced',
-    jsonb_strip_nulls(jsonb_build_object('reason', %(because)s::text)) FROM exe
+  SELECT exe.organization_id, exe.id, 'session_replaced',
+    jsonb_strip_nulls(jsonb_build_object('reason', %(because)s::text, 'away_s', (
+      SELECT round(extract(epoch FROM now() - GREATEST(%(away_since)s::timestamptz, att.submitted_at))::numeric, 3)
+      FROM att WHERE %(away_since)s::timestamptz IS NOT NULL)))
+  FROM exe
 )
 SELECT id FROM exe
 """

@@ -6,6 +6,7 @@ LeaseLostError: whoever holds the lease now decides.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -339,9 +340,17 @@ class PostgresExecutions:
         execution = await self.find(organization_id, execution_id)
         return CancelWish(execution, is_new=wished is not None) if execution is not None else None
 
-    async def forget_opencode_session(self, execution: Execution, lease: Lease, *, because: SessionLeft | None) -> None:
+    async def forget_opencode_session(
+        self, execution: Execution, lease: Lease, *, because: SessionLeft | None, away_since: datetime | None = None
+    ) -> None:
         row = await self._database.tenant(execution.organization_id).one(
-            sql.FORGET_SESSION, {"id": execution.id, "lease": lease.token, "because": because and because.value}
+            sql.FORGET_SESSION,
+            {
+                "id": execution.id,
+                "lease": lease.token,
+                "because": because and because.value,
+                "away_since": away_since,
+            },
         )
         held(row)
 

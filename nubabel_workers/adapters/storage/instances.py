@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 _COLUMNS = f"""i.id, i.url, i.username, i.password, i.directory, i.organization_id, i.status, i.capacity_runs,
               i.submits_per_second, i.max_directories, i.directories_path, i.agents, i.version, i.healthy,
-              i.health_detail, i.refused AND NOT i.healthy AS refused, i.checked_at, i.event_lag_s,
+              i.health_detail, i.refused AND NOT i.healthy AS refused, i.checked_at, i.unhealthy_since, i.event_lag_s,
               COALESCE((SELECT string_agg(value, '; ' ORDER BY key) FROM jsonb_each_text({STRAINS_SQL})), '') AS strain,
               CASE WHEN i.memory_at > now() - interval '5 minutes' THEN i.memory_bytes END AS memory_bytes,
               EXTRACT(EPOCH FROM now() - i.recovered_at)::float8 AS recovered_ago_s"""

@@ -322,8 +322,13 @@ class ExecutionStore(Protocol):
         """Which of these sessions had runs of ours and have none now, nor a moment ago: session -> last execution."""
         ...
 
-    async def forget_opencode_session(self, execution: Execution, lease: Lease, *, because: SessionLeft | None) -> None:
-        """It is not gone on with: the next dispatch makes a new one. because: for the timeline; None: nobody knows."""
+    async def forget_opencode_session(
+        self, execution: Execution, lease: Lease, *, because: SessionLeft | None, away_since: datetime | None = None
+    ) -> None:
+        """It is not gone on with: the next dispatch makes a new one. because: for the timeline; None: nobody knows.
+
+        away_since: of the server of a run, which nobody worked on since then.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
@@ -368,4 +369,31 @@ async def test_a_run_on_a_server_that_is_given_up_starts_anew_elsewhere(
 
     assert pipeline.replies(question) == ["done"]
     attempts = await pipeline.services.database.system().all("SELECT verdict FROM attempts ORDER BY number")
-    assert [row["verdict"] for row in attempts] == ["session_lost", "succeeded"]
+    assert [row["verdict"] for row in attempts] == ["session_given_up", "succeeded"]
+    left: dict[str, Any] = await pipeline.one("SELECT detail FROM execution_events WHERE kind = 'session_replaced'")
+    assert left["detail"]["reason"] == "given_up"
+    assert 0 <= left["detail"]["away_s"] < 60  # since its prompt went there, not the whole day
+
+
+@pytest.mark.parametrize("away", [True, False])
+async def test_a_run_on_a_server_that_is_removed_says_so_and_how_long_it_was_away(
+    pipeline: Pipeline, other_server: RunningSimulator, *, away: bool
+) -> None:
+    await pipeline.mention("[[delay=0.1]] [[text=done]]")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    if away:
+        goes_away(pipeline)
+        await is_given_up(pipeline)
+    await pipeline.services.database.system().execute(
+        "UPDATE instances SET status = 'removed' WHERE id = %(id)s", {"id": INSTANCE}
+    )
+    pipeline.services.instances._lately.clear()  # heard of at once
+    await look_now(pipeline)
+
+    await pipeline.complete()
+
+    attempt = await pipeline.one("SELECT verdict FROM attempts")
+    left: dict[str, Any] = await pipeline.one("SELECT detail FROM execution_events WHERE kind = 'session_replaced'")
+    assert attempt == {"verdict": "session_removed"}
+    assert (left["detail"]["reason"], "away_s" in left["detail"]) == ("removed", away)

@@ -197,3 +197,37 @@ def test_an_answer_without_delegation_says_so() -> None:
     (step,) = narrate([_event(0, EventKind.FINISHED, status="completed", verdict="succeeded", delegated=False)])
 
     assert step.words == "completed; nothing was delegated"
+
+
+def test_what_a_server_was_away_that_a_run_was_taken_from_is_not_time_that_it_worked() -> None:
+    events = [
+        _event(0, EventKind.ACCEPTED),
+        _event(1, EventKind.SUBMITTED, attempt=1),
+        _event(601, EventKind.SESSION_REPLACED, reason=SessionLeft.REMOVED, away_s=590.0),
+        _event(601, EventKind.RETRY, reason="the OpenCode server of this session was removed"),
+        _event(603, EventKind.SUBMITTED, attempt=2),
+        _event(613, EventKind.FINISHED, status="completed"),
+    ]
+
+    spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
+
+    assert spans == {
+        "waited for its turn": 1,
+        "OpenCode worked on it": 20,
+        "waited for its OpenCode server, which could not be reached": 590,
+        "waited for the next attempt, after: the OpenCode server of this session was removed": 2,
+    }
+
+
+def test_no_more_is_taken_from_a_run_than_it_lasted() -> None:
+    events = [
+        _event(0, EventKind.SUBMITTED, attempt=1),
+        _event(10, EventKind.SESSION_REPLACED, reason=SessionLeft.GIVEN_UP, away_s=11.0),
+    ]
+
+    spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
+
+    assert spans == {
+        "OpenCode worked on it": 0,
+        "waited for its OpenCode server, which could not be reached": 10,
+    }
