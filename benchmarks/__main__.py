@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--only ROW]`: measure, show a table, write the figures as JSON.
+"""`python -m benchmarks [--quick | --smoke] [--only ROW]`: measure, show a table, write the figures as JSON.
 
 Ends with 1 when an accepted message was lost or answered twice, never because something was slow.
 """
@@ -8,9 +8,10 @@ import asyncio
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from benchmarks.rows_load import (
 from benchmarks.rows_masking import measure_masking
 from benchmarks.rows_paths import measure_lookups, measure_sse
 from benchmarks.rows_placement import measure_placement
-from benchmarks.sizes import FULL, QUICK, Sizes
+from benchmarks.sizes import FULL, QUICK, SMOKE, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
+from nubabel_workers.embedded.processes import StartProcess
 
 _ON_ONE_SYSTEM = (
     "floor",
@@ -57,7 +59,20 @@ _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
 
 
-async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
+def run(arguments: Sequence[str], *, start_process: StartProcess = subprocess.Popen) -> int:
+    """Do what the command line says; returns the exit code. start_process: another way to start the system's own."""
+    chosen = _chosen(arguments)
+    found = Report(machine())
+    try:
+        asyncio.run(main(chosen.only or ROWS, chosen.sizes, found, start_process))
+    finally:  # what was measured before something went wrong is worth seeing too
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+        print(found.as_markdown())
+    return 1 if found.problems else 0
+
+
+async def main(rows: Collection[str], sizes: Sizes, report: Report, start_process: StartProcess) -> None:
     if "analysis" in rows:
         measure_analysis(report)
     if "decoder" in rows:
@@ -68,21 +83,21 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report) -> None:
         _say("claims")
         await measure_claims(sizes, report)
     if set(_ON_ONE_SYSTEM) & set(rows):
-        async with _system(sizes, task_events=False) as system:
+        async with _system(sizes, start_process, task_events=False) as system:
             await _without_limits(system, rows, sizes, report)
     if "task-events" in rows and sizes.with_task_events:
-        async with _system(sizes, task_events=True) as system:
+        async with _system(sizes, start_process, task_events=True) as system:
             _say("30/s and saturated, task events on")
             await measure_task_events(system, sizes, report)
             await measure_saturated(system, sizes, report, {}, task_events=True)
     if "limits" in rows:
         limits = Limits(capacity_runs=50, submits_per_second=_SUBMITS_PER_S, posts_per_channel_per_s=1.0)
-        async with _system(sizes, task_events=False, limits=limits) as system:
+        async with _system(sizes, start_process, task_events=False, limits=limits) as system:
             _say("production limits")
             await measure_limits(system, sizes, report, submits_per_s=_SUBMITS_PER_S)
     if "fairness" in rows:
         limits = Limits(capacity_runs=FAIR_CAPACITY)
-        async with _system(sizes, task_events=False, limits=limits) as system:
+        async with _system(sizes, start_process, task_events=False, limits=limits) as system:
             _say("fairness")
             await measure_fairness(system, sizes, report)
     if "placement" in rows:
@@ -131,9 +146,11 @@ async def _way_back(system: System, rows: Collection[str], sizes: Sizes, report:
 
 
 @asynccontextmanager
-async def _system(sizes: Sizes, *, task_events: bool, limits: Limits | None = None) -> AsyncIterator[System]:
+async def _system(
+    sizes: Sizes, start_process: StartProcess, *, task_events: bool, limits: Limits | None = None
+) -> AsyncIterator[System]:
     _say("starting the system")
-    async with running_system(task_events=task_events, limits=limits) as system:
+    async with running_system(task_events=task_events, limits=limits, start_process=start_process) as system:
         await system.load(sizes.warm_up, AT_ONCE, per_s=FAST_PER_S if limits is None else _SUBMITS_PER_S / 2)
         yield system
 
@@ -155,23 +172,20 @@ def _say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def _arguments() -> argparse.Namespace:
+def _chosen(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about two minutes: smaller numbers, fewer rows")
+    size = parser.add_mutually_exclusive_group()
+    size.set_defaults(sizes=FULL)
+    quick = "about two minutes: smaller numbers, fewer rows"
+    size.add_argument("--quick", dest="sizes", action="store_const", const=QUICK, help=quick)
+    smoke = "with --only floor --only added: seconds, two executions per load, to see whether the benchmark works"
+    size.add_argument("--smoke", dest="sizes", action="store_const", const=SMOKE, help=smoke)
     parser.add_argument("--only", action="append", choices=ROWS, metavar="ROW", help=f"one of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, default=_JSON, help=f"where the figures go (default {_JSON})")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    arguments = _arguments()
     # What our services say in this process would stand between the table's lines.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    found = Report(machine())
-    try:
-        asyncio.run(main(arguments.only or ROWS, QUICK if arguments.quick else FULL, found))
-    finally:  # what was measured before something went wrong is worth seeing too
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(found.as_json(), indent=2) + "\n")
-        print(found.as_markdown())
-    sys.exit(1 if found.problems else 0)
+    sys.exit(run(sys.argv[1:]))

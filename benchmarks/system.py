@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import secrets
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from benchmarks import usage
 from benchmarks.processes.commands import Remote, started
 from nubabel_workers.adapters.storage import schema
 from nubabel_workers.embedded.ports import free_port
+from nubabel_workers.embedded.processes import StartProcess
 from nubabel_workers.embedded.stack import Stack, StackOptions
 from nubabel_workers.embedded.stack_environment import HOST
 
@@ -277,7 +279,10 @@ def outcome_of(report: Any, runs: Mapping[str, Sequence[float]], asked: int) -> 
 
 
 @asynccontextmanager
-async def running_system(*, task_events: bool, limits: Limits | None = None) -> AsyncIterator[System]:
+async def running_system(
+    *, task_events: bool, limits: Limits | None = None, start_process: StartProcess = subprocess.Popen
+) -> AsyncIterator[System]:
+    """start_process: another way to start the processes of the stack."""
     limits = limits or Limits()
     log_lines: Counter[str] = Counter()
 
@@ -307,6 +312,7 @@ async def running_system(*, task_events: bool, limits: Limits | None = None) -> 
                 },
             ),
             on_line=count,
+            start_process=start_process,
         )
         await slack.ask(
             "open",
