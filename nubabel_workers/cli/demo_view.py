@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from nubabel_workers.cli.wording import padded
+
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
-_LABEL_WIDTH = 12
-_TEXT_COLUMN = 25
+_LABEL_WIDTH = 14
+_TEXT_COLUMN = 25  # behind the seconds and the label
 _STATE_STYLES = {"completed": "bold green", "failed": "bold red", "rejected": "bold red", "cancelled": "yellow"}
 
 
@@ -80,9 +82,8 @@ class DemoView:
     def _line(self, label: str, markup: str) -> None:
         elapsed = time.monotonic() - self._began
         colour = self._colour(label)
-        self._console.print(
-            f"[dim]{elapsed:6.2f} s[/dim]  [{colour}]{escape(label):<14}[/{colour}] {markup}", highlight=False
-        )
+        name = escape(padded(label, _LABEL_WIDTH))
+        self._console.print(f"[dim]{elapsed:6.2f} s[/dim]  [{colour}]{name}[/{colour}] {markup}", highlight=False)
 
     def _colour(self, label: str) -> str:
         return self._colours.setdefault(label, _COLOURS[len(self._colours) % len(_COLOURS)])

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 import typer
+from rich.cells import cell_len
 
 from nubabel_workers.cli.administration import Administration
 from nubabel_workers.cli.command_line import EXIT_BAD_INPUT, EXIT_FAILED, describe
 from nubabel_workers.cli.invocation import AsJson, run
 from nubabel_workers.cli.output import print_line, say, say_json, styled
-from nubabel_workers.cli.wording import plain
+from nubabel_workers.cli.wording import padded, plain
 from nubabel_workers.services.check_health import Finding
 
 
@@ -34,13 +35,13 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    width = max(len(finding.name) for finding in findings)
+    width = max(cell_len(plain(finding.name)) for finding in findings)
     for finding in findings:
         word = "OK" if finding.ok else "FAIL"
         took = f"  {finding.latency_ms:.0f} ms" if finding.latency_ms else ""
         print_line(
             (f"{word:<6}", styled(word)),
-            (f"{plain(finding.name).ljust(width)}  ", "bold"),
+            (f"{padded(plain(finding.name), width)}  ", "bold"),
             (plain(finding.detail), ""),
             (took, "dim"),
         )

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from rich.cells import cell_len
+
 _TWO_DIGITS_S = 10  # above it nobody needs hundredths
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -58,3 +60,8 @@ def plain_lines(text: str) -> str:
 def shortened(text: str, characters: int) -> str:
     line = plain(text)
     return line if len(line) <= characters else f"{line[: characters - 1]}…"
+
+
+def padded(text: str, cells: int) -> str:
+    """With spaces behind it as wide as a terminal shows it: Korean letters take two cells each."""
+    return text + " " * (cells - cell_len(text))

@@ -1,6 +1,7 @@
 """nubabel doctor, migrate, audit."""
 
 import pytest
+from rich.cells import cell_len
 
 from nubabel_workers.cli.wiring import rollout_probes
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
@@ -165,3 +166,13 @@ def test_what_an_entry_says_of_numbers_and_lists_is_json(bench: Bench) -> None:
 def test_after_a_restore_what_may_have_been_told_is_put_in_doubt(bench: Bench) -> None:
     assert bench.type("restored").stdout == "2 open executions and 3 untold messages are looked up first\n"
     assert bench.json("restored") == {"executions": 2, "notifications": 3}
+
+
+def test_what_was_found_stands_in_one_column_also_behind_names_in_hangul(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    bench.probes = [Probe("cache", _well, ""), Probe("Slack 누바벨", _well, "")]
+
+    lines = bench.type("doctor").stdout.splitlines()
+
+    columns = {cell_len(line.partition("it answers")[0]) for line in lines if "it answers" in line}
+    assert len(columns) == 1
