@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from config.settings import Settings
+from config.settings import Settings, SettingsError
 from nubabel_workers.bootstrap import open_services
 from nubabel_workers.entry import run_process
 from nubabel_workers.gateway.app import create_app, create_private_app
@@ -38,14 +38,32 @@ class _Server(uvicorn.Server):
 
 
 async def serve(app: FastAPI, settings: Settings) -> None:
-    """Until a signal ends it; uvicorn then lets requests finish."""
+    """Until a signal ends it; uvicorn then lets requests finish.
+
+    Raises SettingsError where one of its addresses cannot be listened on; the other is not served without it.
+    """
     servers = [_server(app, settings.http_host, settings.http_port)]
     if settings.sidecar_listen is not None and settings.sidecar_organization is not None:
         host, _, port = settings.sidecar_listen.rpartition(":")
         private = create_private_app(app, settings.sidecar_organization)
         servers.append(_server(private, host.strip("[]"), int(port)))
     _stop_by_signal(servers, app.state.stopping)
-    await asyncio.gather(*(server.serve() for server in servers))
+    ends = await asyncio.gather(*(_listen(server, servers) for server in servers), return_exceptions=True)
+    for error in filter(None, ends):
+        raise error
+
+
+async def _listen(server: _Server, servers: Sequence[_Server]) -> None:
+    """However it ends, the others end with it."""
+    try:
+        await server.serve()
+    except SystemExit:
+        # uvicorn has said why; let out of its task, it would end the loop under the other server, which then hangs.
+        where = f"{server.config.host}:{server.config.port}"
+        raise SettingsError(f"NUBABEL_HTTP_PORT or NUBABEL_SIDECAR_LISTEN: {where} cannot be listened on") from None
+    finally:
+        for other in servers:
+            other.should_exit = True
 
 
 def _stop_by_signal(servers: Sequence[_Server], stopping: asyncio.Event) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nubabel_workers.embedded.ports import free_port
 from tests.integration.processes.alone import started
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -42,6 +43,16 @@ def test_a_value_that_does_not_fit_is_told_with_its_variable(
 
     assert said.startswith(f"{variable}: ")
     assert words in said
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["the only address", "the second address"])
+def test_web_does_not_serve_one_of_its_addresses_without_the_other(private: bool, taken_port: int) -> None:
+    taken = f"127.0.0.1:{taken_port}"
+    at = {"NUBABEL_HTTP_PORT": str(free_port() if private else taken_port)}
+    if private:
+        at |= {"NUBABEL_SIDECAR_LISTEN": taken, "NUBABEL_SIDECAR_ORGANIZATION": f"org_{'0' * 26}"}
+
+    assert f"{taken} cannot be listened on" in complaint("web", at)
 
 
 @pytest.mark.parametrize("process", ["scheduler", "worker-orchestration"])
