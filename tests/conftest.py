@@ -7,11 +7,14 @@ superuser (tests create and drop databases named nubabel_test_*).
 
 import gc
 import itertools
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +28,7 @@ from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.reused_database import ReusedDatabase
 
+_SHARED_NAMES = pytest.StashKey[set[str]]()
 _database_numbers = itertools.count(1)
 
 gc.disable()  # until everything is collected: nothing of it is garbage, and there is much to look through
@@ -75,6 +79,35 @@ class PostgresServer:
         name = urlsplit(url).path.removeprefix("/")
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names = Counter(item.nodeid for item in items)
+    config.stash[_SHARED_NAMES] = {name for name, tests in names.items() if tests > 1}
+    if not config.getoption("loadscopereorder", default=True):  # xdist's own order was not wanted
+        items[:] = _longest_first(items)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.nodeid in item.config.stash[_SHARED_NAMES]:
+        pytest.fail("several tests have this name, of which xdist would run only one: give them a parameter")
+
+
+def _longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """By file: those that may take longest, then those with most tests.
+
+    One that takes long and is begun last has a core to itself, and the other one rests.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    return list(chain(*sorted(files.values(), key=lambda tests: (-max(map(_time_limit_s, tests)), -len(tests)))))
+
+
+def _time_limit_s(item: pytest.Item) -> float:
+    limit = item.get_closest_marker("timeout")
+    seconds = limit.args[0] if limit is not None else item.config.getini("timeout")
+    return float(seconds) or math.inf  # 0: no limit
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 _NUBABEL = str(Path(sys.executable).with_name("nubabel"))
 _WITHIN_S = 90.0

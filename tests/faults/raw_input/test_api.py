@@ -4,7 +4,7 @@ An endpoint that is added to the document is tested here without further ado.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any
@@ -95,10 +95,24 @@ class Signed(requests.auth.AuthBase):
         return request
 
 
+def owner_of(case: schemathesis.Case[Any]) -> Caller:
+    if case.path.startswith("/v1/operator/"):
+        return Caller.OPERATOR
+    return Caller.PLUGIN if is_callback(case) else Caller.SERVICE
+
+
+def is_callback(case: schemathesis.Case[Any]) -> bool:
+    return case.method == "POST" and case.path.startswith(("/api/sidecar/", "/internal/"))
+
+
+@pytest.mark.parametrize("caller_of", [owner_of], ids=["owner"])  # without a parameter all operations have one name
 @systematic.parametrize()
 @cases(10)
 def test_every_answer_to_an_owner_is_as_documented(
-    case: schemathesis.Case[Any], web: Web, session: requests.Session
+    case: schemathesis.Case[Any],
+    caller_of: Callable[[schemathesis.Case[Any]], Caller],
+    web: Web,
+    session: requests.Session,
 ) -> None:
     if "execution_id" in case.path_parameters:
         case.path_parameters["execution_id"] = web.stores.ended_execution
@@ -110,17 +124,7 @@ def test_every_answer_to_an_owner_is_as_documented(
     if is_callback(case) and isinstance(case.body, dict) and "session_id" in case.body:
         case.body["session_id"] = web.stores.ended_session
 
-    check(case, owner_of(case), web, session)
-
-
-def owner_of(case: schemathesis.Case[Any]) -> Caller:
-    if case.path.startswith("/v1/operator/"):
-        return Caller.OPERATOR
-    return Caller.PLUGIN if is_callback(case) else Caller.SERVICE
-
-
-def is_callback(case: schemathesis.Case[Any]) -> bool:
-    return case.method == "POST" and case.path.startswith(("/api/sidecar/", "/internal/"))
+    check(case, caller_of(case), web, session)
 
 
 @pytest.mark.parametrize("caller", Caller)
