@@ -19,9 +19,10 @@ import structlog
 
 from benchmarks.figures import Report
 from benchmarks.rows_analysis import measure_analysis
+from benchmarks.rows_backlog import measure_claims
 from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
 from benchmarks.rows_decoder import measure_decoder
-from benchmarks.rows_fairness import FAIR_CAPACITY, measure_claims, measure_fairness
+from benchmarks.rows_fairness import FAIR_CAPACITY, measure_fairness
 from benchmarks.rows_load import (
     FAST_PER_S,
     SLOW_PER_S,

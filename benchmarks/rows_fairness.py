@@ -1,30 +1,13 @@
-"""Rows of fairness: what a flood costs the others, how equal the saturated are, what a claim and an admission cost."""
+"""Rows of fairness: what a flood costs the others, how equal the saturated are."""
 
 import asyncio
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterable, Sequence
 
 from benchmarks.figures import Report, percentile
 from benchmarks.sizes import Sizes
 from benchmarks.system import System
-from nubabel_workers.adapters.plans import load_plans
-from nubabel_workers.adapters.process import SystemChance, SystemClock
-from nubabel_workers.adapters.storage import schema
-from nubabel_workers.adapters.storage.admission import PostgresAdmission
-from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
-from nubabel_workers.adapters.storage.executions import PostgresExecutions
-from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
-from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.placement import Placement
 from nubabel_workers.domain.submission import SubmitRequest
-from nubabel_workers.domain.tenants import Instance
-from nubabel_workers.embedded.postgres import EmbeddedPostgres
 
 FAIR_CAPACITY = 20
 _RUN = "[[delay=1]] [[tokens=1]]"
@@ -35,10 +18,7 @@ _FLOOD_PER_S = 100.0  # five times what the server runs
 _AT_ONCE = 16  # submissions under way in this process
 _AIM_RATIO = 2.0
 _AIM_JAIN = 0.95
-_AIM_CLAIM_MS = 10.0
-_MS, _US = 1000.0, 1e6
-_ORGANIZATIONS = 1000
-_CLAIMS = 40
+_MS = 1000.0
 
 _Times = Sequence[tuple[float, float]]
 
@@ -53,21 +33,6 @@ SELECT o.id, COALESCE(sum(extract(epoch FROM (
 FROM unnest(%(of)s::text[]) AS o(id)
 LEFT JOIN executions e ON e.organization_id = o.id AND e.running_since < %(until)s AND e.finished_at > %(since)s
 GROUP BY o.id
-"""
-_SEED_ORGANIZATIONS = """
-INSERT INTO organizations (id, name)
-SELECT 'org_' || n, 'Organization ' || n FROM generate_series(1, %(organizations)s) n
-"""
-_SEED_SESSIONS = """
-INSERT INTO sessions (id, organization_id, session_key, source)
-SELECT 'ses_' || n, 'org_' || 1 + n %% %(organizations)s, 'key_' || n, 'api' FROM generate_series(1, %(rows)s) n
-"""
-_SEED_EXECUTIONS = """
-INSERT INTO executions (id, organization_id, session_id, source, prompt, reply, overrides, attachments,
-  request_metadata, idempotency_key, request_hash, message_created_ms, answer_by)
-SELECT 'exe_' || n, 'org_' || 1 + n %% %(organizations)s, 'ses_' || n, 'api', 'Hello', '{"kind": "none"}', '{}', '[]',
-  '{}', 'key_' || n, '', 0, now() + interval '1 hour'
-FROM generate_series(1, %(rows)s) n
 """
 
 
@@ -185,64 +150,3 @@ async def _now(system: System) -> object:
     row = await system.stack.services.database.system().one("SELECT now() AS now")
     assert row is not None  # noqa: S101 - always one row
     return row["now"]
-
-
-async def measure_claims(sizes: Sizes, report: Report) -> None:
-    """What a claim costs with nothing and with a hundred thousand rows waiting, and what admitting one more costs."""
-    async with _database() as database:
-        plans = load_plans()
-        turns = FairTurns(database, plans, FairPolicy())
-        executions = PostgresExecutions(database, SystemClock(), SystemChance(), turns, lease_s=600)
-        admission = PostgresAdmission(database)
-        server = Instance(InstanceId("ins_bench"), "", "", None, capacity_runs=10**6, healthy=True)
-        pool = Placement([server]).pool(None)
-
-        async def claim(limit: int) -> None:
-            await executions.claim_queued(pool=pool, limit=limit, lease=Lease("lse_bench", 1e12))
-
-        report.add("claims", "a claim with nothing waiting, median", await _median_ms(lambda: claim(32)), "ms")
-        system = database.system()
-        params = {"organizations": _ORGANIZATIONS, "rows": sizes.waiting_rows}
-        for statement in (_SEED_ORGANIZATIONS, _SEED_SESSIONS, _SEED_EXECUTIONS):
-            await system.execute(statement, params)
-        waiting = f"{sizes.waiting_rows:,} rows of {_ORGANIZATIONS:,} organizations waiting"
-        for limit in (1, 32):
-            taken_ms = await _median_ms(lambda: claim(limit))  # noqa: B023 - awaited at once
-            aim = _AIM_CLAIM_MS if limit == 1 else None
-            report.add("claims", f"a claim of {limit}, {waiting}, median", taken_ms, "ms", aim=aim)
-        counted_ms = await _median_ms(lambda: admission.occupied("org_7"))
-        report.add("claims", "counting one of them for its limits", counted_ms * _US / _MS, "us")
-
-
-async def _median_ms(call: Callable[[], Awaitable[object]]) -> float:
-    taken = []
-    for _ in range(_CLAIMS):
-        started = time.perf_counter()
-        await call()
-        taken.append(time.perf_counter() - started)
-    return median(taken) * _MS
-
-
-@asynccontextmanager
-async def _database() -> AsyncIterator[Database]:
-    with tempfile.TemporaryDirectory(prefix="nbb-") as directory:
-        os.chmod(directory, 0o711)  # noqa: PTH101, S103 - PostgreSQL may run as another user below it
-        postgres = EmbeddedPostgres(Path(directory) / "pg")
-        await asyncio.to_thread(postgres.start)
-        try:
-            url = postgres.ensure_database("claims")
-            await asyncio.to_thread(schema.upgrade, url)
-            limits = DatabaseLimits(statement_timeout_s=120)
-            database = Database(
-                postgres.url("claims", user="nubabel_tenant"),
-                postgres.url("claims", user="nubabel_system"),
-                limits,
-                application_name="bench",
-            )
-            await database.open()
-            try:
-                yield database
-            finally:
-                await database.close()
-        finally:
-            await asyncio.to_thread(postgres.destroy)

@@ -8,6 +8,8 @@ from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher, Waiting
 
 log = structlog.get_logger(__name__)
 
+_STEPS = 20  # ten thousand; a server away again meanwhile would put off what this goes on to wake
+
 
 class ReportServers:
     """Call run() after each batch of calls: it exchanges nothing while all is well."""
@@ -25,7 +27,13 @@ class ReportServers:
                 log.warning("opencode.waiting_not_woken", instance_id=instance_id, error=str(error))
 
     async def _wake(self, instance_id: str) -> None:
-        woken = await self._waiting.wake(instance_id)
-        log.info("opencode.server_back", instance_id=instance_id, woken=len(woken))
-        if woken:
-            self._hints.publish(Hint(HintTask.DISPATCH, woken[0]))
+        """In steps, so that the first go on before the last are awake; what is left after them awakes by itself."""
+        count = 0
+        for _ in range(_STEPS):
+            woken = await self._waiting.wake(instance_id)
+            if not woken:
+                break
+            if count == 0:
+                self._hints.publish(Hint(HintTask.DISPATCH, woken[0]))
+            count += len(woken)
+        log.info("opencode.server_back", instance_id=instance_id, woken=count)

@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.budget_statements import Beginnings
 from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
-from nubabel_workers.adapters.storage.waiting import SAY_SO, ready_for
+from nubabel_workers.adapters.storage.waiting import AS_DUE, SAY_SO, ready_for
 
 # One step: the call begins when this has been committed, and the row stays held until it has ended.
 _BEGIN = """
@@ -90,7 +90,7 @@ SELECT count(*) AS n FROM exe
 """
 
 # They come back one by one: the probe first, whose success wakes the others at once.
-PUT_OFF = f"""{ready_for("%(orchestrator)s", "true")},
+PUT_OFF = f"""{ready_for("%(orchestrator)s", "true", AS_DUE)},
 numbered AS (SELECT ready.*, row_number() OVER (ORDER BY position) AS nth FROM ready),
 off AS (
   UPDATE executions e
@@ -102,11 +102,11 @@ off AS (
 
 WAKE = """
 UPDATE executions SET not_before = now()
-WHERE id IN (
+WHERE id = ANY(ARRAY(
   SELECT e.id FROM executions e
   WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
     AND e.orchestrator = %(orchestrator)s
   ORDER BY e.position LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED)
+  FOR UPDATE SKIP LOCKED))
 RETURNING id
 """

@@ -103,9 +103,9 @@ class PostgresCalls:
 
     async def put_off(self, orchestrator: Orchestrator, *, wait_s: float) -> int:
         params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "wait_s": wait_s, "limit": _AT_ONCE}
-        row = await self._database.system().one(sql.PUT_OFF, params)
+        row = await self._database.system(walks=True).one(sql.PUT_OFF, params)
         return int(row["n"]) if row else 0
 
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
         params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": _AT_ONCE}
-        return [row["id"] for row in await self._database.system().all(sql.WAKE, params)]
+        return [row["id"] for row in await self._database.system(walks=True).all(sql.WAKE, params)]

@@ -12,6 +12,31 @@ UNREADABLE = "this release cannot read the row; was it written by a newer one?"
 
 log = structlog.get_logger(__name__)
 
+
+def candidates(table: str, *, ready: str, rank: str) -> str:
+    """The beginning of a claim, `candidate(id, suspect, rank, named)`: of the rows r that are ready the one with
+    %(id)s, and the first ones by rank, %(limit)s together; locked.
+
+    Each is found by an index, on the id and on rank among those that wait: one order for both would be no index's, so
+    that every claim had to read all that wait (278 ms of a hundred thousand, measured; 1 ms now). ready: without a
+    condition that can be read as a join, such as a bare NOT EXISTS, for the same reason.
+    """
+    return f"""
+by_name AS MATERIALIZED (
+  SELECT r.id, r.suspect, {rank} AS rank FROM {table} r WHERE r.id = %(id)s AND {ready} FOR UPDATE SKIP LOCKED
+),
+by_rank AS MATERIALIZED (
+  SELECT r.id, r.suspect, {rank} AS rank FROM {table} r WHERE {ready}
+  ORDER BY {rank} LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+),
+candidate AS (
+  SELECT id, suspect, rank, true AS named FROM by_name
+  UNION ALL
+  SELECT id, suspect, rank, false FROM by_rank WHERE id <> ALL(ARRAY(SELECT id FROM by_name))
+  ORDER BY named DESC, rank LIMIT %(limit)s
+)"""
+
+
 # From `candidate(id, suspect, rank, named)`: the named row first, then by rank. A suspect row (its last delivery
 # ended without a result) is taken alone, so that a poison row takes no innocent ones with it; others_wait says that
 # for its sake ready rows were left. By rank: suspects that came last would wait for ever where there is always work.

@@ -14,7 +14,7 @@ from psycopg.types.json import set_json_dumps
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from nubabel_workers.adapters.storage.connection import BoundedConnection, bounded_connection
-from nubabel_workers.adapters.storage.exchange import Answer, Params
+from nubabel_workers.adapters.storage.exchange import Answer, Params, Within
 from nubabel_workers.adapters.storage.storable import storable, storable_json
 from nubabel_workers.domain.errors import ConnectionLostError, TransientError, UnavailableError
 
@@ -65,28 +65,27 @@ class Database:
 
         locked: one at a time, over all processes, each seeing what the one before has changed.
         """
-        return Scope(self._tenant_pool, organization_id, lock=organization_id if locked else None)
+        return Scope(self._tenant_pool, Within(organization_id, lock=organization_id if locked else None))
 
-    def system(self, *, alone: str | None = None) -> "Scope":
+    def system(self, *, alone: str | None = None, walks: bool = False) -> "Scope":
         """Statements of ingress, claims and the scheduler, across organizations.
 
         alone: one at a time of those that say the same, over all processes, each seeing what the one before has
-        changed.
+        changed. walks: they find the first few of what waits by an index, however many wait.
         """
-        return Scope(self._system_pool, None, lock=alone)
+        return Scope(self._system_pool, Within(lock=alone, walks=walks))
 
     def unscoped_tenant(self) -> "Scope":
         """The tenant role without any organization: sees nothing. For the readiness check and tests."""
-        return Scope(self._tenant_pool, None)
+        return Scope(self._tenant_pool, Within())
 
 
 class Scope:
     """Runs single statements, each its own transaction."""
 
-    def __init__(self, pool: Pool, organization_id: str | None, *, lock: str | None = None) -> None:
+    def __init__(self, pool: Pool, within: Within) -> None:
         self._pool = pool
-        self._organization_id = organization_id
-        self._lock = lock
+        self._within = within
 
     async def all(self, statement: str, params: Params | None = None) -> list[dict[str, Any]]:
         return (await self._run(statement, params)).rows
@@ -105,7 +104,7 @@ class Scope:
         with translated_errors():
             connection = await self._pool.getconn()
             try:
-                return await connection.run(statement, params, organization_id=self._organization_id, lock=self._lock)
+                return await connection.run(statement, params, self._within)
             except BaseException as error:
                 await _heal(self._pool, connection, error)
                 raise

@@ -39,6 +39,18 @@ class Answer(NamedTuple):
     touched: int
 
 
+class Within(NamedTuple):
+    """What a statement runs within.
+
+    organization_id: whose rows it sees. lock: one at a time of those with the same one, over all processes, each seeing
+    what the one before has changed. walks: it follows an index and stops early, whatever the planner knows of a table.
+    """
+
+    organization_id: str | None = None
+    lock: str | None = None
+    walks: bool = False
+
+
 class _Statement(NamedTuple):
     """text: as PostgreSQL wants it; names: of its parameters $1, $2 and so on."""
 
@@ -72,6 +84,14 @@ _LOCK = _Statement(
     ("lock",),
 )
 
+# For a statement that finds the first few of what waits, in the order of an index, and stops there. Who has known the
+# table while little waited expects so little that to read and sort all of it looks as good.
+_WALK = _Statement(
+    b"SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), "
+    b"set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)",
+    (),
+)
+
 
 class Exchange:
     """Runs statements on one connection, one at a time; whoever has the connection from the pool has this too."""
@@ -85,12 +105,8 @@ class Exchange:
         self._keep_s: dict[_Key, float] = {}  # of statements whose plan was doubted
         self._outdated: list[bytes] = []  # names that the server need not know any more
 
-    async def run(
-        self, statement: str, params: Params | None, *, organization_id: str | None, lock: str | None = None
-    ) -> Answer:
-        """Run one statement in a transaction of its own; with an organization, in that scope.
-
-        lock: one at a time of those with the same one, each seeing what the one before has changed.
+    async def run(self, statement: str, params: Params | None, within: Within) -> Answer:
+        """Run one statement in a transaction of its own.
 
         What is sent before a sync is one transaction (PostgreSQL manual, "Pipelining"). A statement is prepared when it
         is met first, and taken for prepared only when the server has said so.
@@ -103,12 +119,16 @@ class Exchange:
         pgconn.enter_pipeline_mode()
         preparing: dict[int, tuple[_Key, _Prepared]] = {}
         sent = self._forget_outdated()
-        for before, value in ((_SCOPE, organization_id), (_LOCK, lock)):
+        for before, value in ((_SCOPE, within.organization_id), (_LOCK, within.lock)):
             if value is not None:
                 known, sent = self._known(before, (_TEXT_OID,), sent, preparing)
                 pgconn.send_query_prepared(known.name, [value.encode()])
                 sent += 1
-        if lock is not None:
+        if within.walks:
+            known, sent = self._known(_WALK, (), sent, preparing)
+            pgconn.send_query_prepared(known.name, [])
+            sent += 1
+        if within.lock is not None:
             pgconn.send_flush_request()  # so that we hear when we have it
         prepared, sent = self._known(compiled, types, sent, preparing)
         pgconn.send_query_prepared(prepared.name, dumped, formats)
@@ -119,7 +139,7 @@ class Exchange:
                 self._prepared[key] = new
         pgconn.exit_pipeline_mode()
         _raise_first_error(results)
-        if took_s > (_SUSPICIOUS_S if lock is None else _SUSPICIOUS_ALONE_S):
+        if took_s > (_SUSPICIOUS_S if within.lock is None else _SUSPICIOUS_ALONE_S):
             self._doubt_plan((compiled.text, types))
         return self._read(results[sent], prepared)
 

@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.audit import audited
 from nubabel_workers.adapters.storage.budget_statements import NOTICES_SETTLE, RELEASE_HOLD, Beginnings
-from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT
+from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT, candidates
 from nubabel_workers.adapters.storage.execution_rows import EXECUTION_COLUMNS, OPEN
 from nubabel_workers.adapters.storage.row_sets import (
     AWAITS_TURN_SQL,
@@ -75,13 +75,14 @@ SELECT id, session_id, status, request_hash FROM executions
 WHERE organization_id = %(organization_id)s AND idempotency_key = %(idempotency_key)s
 """
 
-# Of the organizations with servers of their own, those that have something ready.
+# Of the organizations with servers of their own, those that have something ready: one index look-up for each.
 LINES = """
 SELECT a.organization_id FROM unnest(%(apart)s::text[]) AS a(organization_id)
-WHERE EXISTS (
+CROSS JOIN LATERAL (
   SELECT 1 FROM executions e
   WHERE e.organization_id = a.organization_id AND e.status = 'queued' AND e.orchestrator = 'opencode'
-    AND e.not_before <= now())
+    AND e.not_before <= now()
+  LIMIT 1) AS one
 """
 
 # Fair turns of one pool's organizations, in one walk. Claims run one at a time (`Database.system(alone=...)`), so that
@@ -355,15 +356,9 @@ timeline AS (
 SELECT id FROM exe
 """
 
+_TO_CHECK = "r.status = 'running' AND r.check_at <= now() AND r.lease_owner IS NULL"
 CLAIM_CHECKS = f"""
-WITH candidate AS (
-  SELECT e.id, e.suspect, e.check_at AS rank, e.id IS NOT DISTINCT FROM %(id)s AS named
-  FROM executions e
-  WHERE e.status = 'running' AND e.check_at <= now() AND e.lease_owner IS NULL
-  ORDER BY named DESC, e.check_at
-  LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
-), {CHOSEN},
+WITH {candidates("executions", ready=_TO_CHECK, rank="r.check_at")}, {CHOSEN},
 taken AS (
   UPDATE executions e
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s), check_at = '9999-01-01Z',

@@ -142,7 +142,7 @@ class PostgresExecutions:
 
     async def lines(self) -> list[str | None]:
         apart = await self._turns.apart()
-        rows = await self._database.system().all(sql.LINES, {"apart": list(apart)}) if apart else ()
+        rows = await self._database.system(walks=True).all(sql.LINES, {"apart": list(apart)}) if apart else ()
         return [None, *(row["organization_id"] for row in rows)]
 
     async def claim_queued(
@@ -262,7 +262,7 @@ class PostgresExecutions:
 
     async def claim_checks(self, *, execution_id: str | None, limit: int, lease: Lease) -> list[ClaimedCheck]:
         params = {"id": execution_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
-        rows = await self._database.system().all(sql.CLAIM_CHECKS, params)
+        rows = await self._database.system(walks=True).all(sql.CLAIM_CHECKS, params)
         return await self._readable(rows, _claimed_check, lease)
 
     async def release_check(

@@ -11,6 +11,7 @@ from nubabel_workers.adapters.storage.claims import (
     IS_CHOSEN,
     OTHERS_WAIT,
     UNREADABLE,
+    candidates,
     each_readable,
     from_stored,
 )
@@ -53,19 +54,13 @@ RETURNING id
 """
 
 # Events of one conversation are taken one after the other, in the order of their arrival.
-_CLAIM = f"""
-WITH candidate AS (
-  SELECT i.id, i.suspect, i.position AS rank, i.id IS NOT DISTINCT FROM %(id)s AS named
-  FROM inbound_events i
-  WHERE i.status = 'ready' AND i.lease_owner IS NULL AND i.not_before <= now()
-    AND NOT EXISTS (
+_READY = """r.status = 'ready' AND r.lease_owner IS NULL AND r.not_before <= now()
+    AND (NOT EXISTS (
       SELECT 1 FROM inbound_events b
-      WHERE b.workspace_id = i.workspace_id AND b.conversation_key = i.conversation_key AND b.conversation_key <> ''
-        AND b.status = 'ready' AND b.position < i.position)
-  ORDER BY named DESC, i.position
-  LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
-), {CHOSEN},
+      WHERE b.workspace_id = r.workspace_id AND b.conversation_key = r.conversation_key AND b.conversation_key <> ''
+        AND b.status = 'ready' AND b.position < r.position)) IS TRUE"""
+_CLAIM = f"""
+WITH {candidates("inbound_events", ready=_READY, rank="r.position")}, {CHOSEN},
 taken AS (
   UPDATE inbound_events i
   SET lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
@@ -153,7 +148,7 @@ class PostgresInbound:
         return row["id"] if row else None
 
     async def claim(self, *, event_id: str | None, limit: int, lease: Lease) -> list[ClaimedInbound]:
-        rows = await self._database.system().all(
+        rows = await self._database.system(walks=True).all(
             _CLAIM, {"id": event_id, "limit": limit, "lease": lease.token, "lease_s": self._lease_s}
         )
 

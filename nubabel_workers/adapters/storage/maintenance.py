@@ -16,6 +16,7 @@ from nubabel_workers.adapters.storage.row_sets import (
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.notifications import NotificationKind
 from nubabel_workers.domain.ports import Chance, OpenExecutions
+from nubabel_workers.domain.rollout import Orchestrator
 from nubabel_workers.domain.tool_calls import UNKNOWN_OUTCOME
 
 # The conditions are those of the claims: a row that could not be claimed needs no hint.
@@ -33,8 +34,8 @@ SELECT
    WHERE i.status = 'ready' AND i.lease_owner IS NULL AND {_overdue("i", "received_at")}
    LIMIT 1) AS "{HintTask.PROCESS_SLACK_EVENTS.value}",
   (SELECT e.id FROM executions e
-   WHERE e.status = 'queued' AND {_overdue("e", "created_at")}
-     AND NOT {SESSION_TAKEN_SQL}
+   WHERE e.status = 'queued' AND e.orchestrator = ANY(%(orchestrators)s) AND {_overdue("e", "created_at")}
+     AND (NOT {SESSION_TAKEN_SQL}) IS TRUE
    LIMIT 1) AS "{HintTask.DISPATCH.value}",
   (SELECT e.id FROM executions e
    WHERE e.status = 'running' AND e.lease_owner IS NULL
@@ -269,7 +270,8 @@ class PostgresMaintenance:
         self._chance = chance
 
     async def overdue_hints(self, *, older_than_s: float) -> list[Hint]:
-        row = await self._database.system().one(_OVERDUE, {"older_s": older_than_s})
+        params = {"older_s": older_than_s, "orchestrators": [one.value for one in Orchestrator]}
+        row = await self._database.system().one(_OVERDUE, params)
         return [Hint(HintTask(task), row_id) for task, row_id in (row or {}).items() if row_id is not None]
 
     async def release_expired_leases(self) -> int:

@@ -303,7 +303,7 @@ class ExecutionRow(Leased, Base):
         Index("ix_executions_by_session", "session_id", "position"),  # a session's turns; and its deletion asks
         Index("ix_executions_open_by_session", "session_id", "position", postgresql_where=text(OPEN_SQL)),
         Index("ix_executions_queued", "position", postgresql_where=text("status = 'queued'")),
-        Index(  # of the release before orchestrators
+        Index(  # what of an organization waits, at whichever orchestrator
             "ix_executions_turns", "organization_id", "batch", "position", postgresql_where=text("status = 'queued'")
         ),
         Index(
@@ -313,6 +313,13 @@ class ExecutionRow(Leased, Base):
             "batch",
             "position",
             postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_executions_due", "orchestrator", "not_before", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_executions_put_off",
+            "waiting_for",
+            "position",
+            postgresql_where=text("status = 'queued' AND waiting_for IS NOT NULL"),
         ),
         Index("ix_executions_batch_queued", "position", postgresql_where=text("batch AND status = 'queued'")),
         Index("ix_executions_taken_over", "position", postgresql_where=text("status = 'queued' AND suspect")),

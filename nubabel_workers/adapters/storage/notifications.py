@@ -5,7 +5,14 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from nubabel_workers.adapters.storage.claims import CHOSEN, IS_CHOSEN, OTHERS_WAIT, UNREADABLE, each_readable
+from nubabel_workers.adapters.storage.claims import (
+    CHOSEN,
+    IS_CHOSEN,
+    OTHERS_WAIT,
+    UNREADABLE,
+    candidates,
+    each_readable,
+)
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.dead_letters import dead_letter_params
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, letter_of_notification
@@ -16,19 +23,13 @@ from nubabel_workers.domain.notifications import Notification, NotificationKind
 from nubabel_workers.domain.ports import Chance, ClaimedNotification
 
 # Outcomes of one conversation are told in their order: one that waits for a limit or a look-up holds up the next.
-_CLAIM = f"""
-WITH candidate AS (
-  SELECT n.id, n.suspect, n.created_at AS rank, n.id = ANY(%(ids)s) AS named
-  FROM notifications n
-  WHERE n.status = 'ready' AND n.not_before <= now()
-    AND NOT (n.kind = 'outcome' AND EXISTS (
+_READY = """r.status = 'ready' AND r.not_before <= now()
+    AND NOT (r.kind = 'outcome' AND EXISTS (
       SELECT 1 FROM notifications o
-      WHERE o.session_id = n.session_id AND o.kind = 'outcome' AND o.status IN ('ready', 'sending')
-        AND o.created_at < n.created_at))
-  ORDER BY named DESC, n.created_at
-  LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED
-), {CHOSEN}
+      WHERE o.session_id = r.session_id AND o.kind = 'outcome' AND o.status IN ('ready', 'sending')
+        AND o.created_at < r.created_at))"""
+_CLAIM = f"""
+WITH {candidates("notifications", ready=_READY, rank="r.not_before")}, {CHOSEN}
 UPDATE notifications n
 SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
   lone_deliveries = n.lone_deliveries + n.suspect::int
@@ -165,10 +166,10 @@ class PostgresNotifications:
         self._lone_deliveries = lone_deliveries
 
     async def claim(self, *, notification_id: str | None, limit: int, lease: Lease) -> list[ClaimedNotification]:
-        rows = await self._database.system().all(
+        rows = await self._database.system(walks=True).all(
             _CLAIM,
             {
-                "ids": [notification_id] if notification_id else [],
+                "id": notification_id,
                 "limit": limit,
                 "lease": lease.token,
                 "lease_s": self._lease_s,

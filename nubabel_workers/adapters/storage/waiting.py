@@ -6,10 +6,13 @@ from typing import Any
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.row_sets import SESSION_TAKEN_SQL
 
-# Apart, so that the line of an organization's own is found by its index, however many others wait.
-_SHARED = """NOT EXISTS (
-      SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')"""
+# Apart, so that the line of an organization's own is found by its index, however many others wait. IS TRUE keeps the
+# planner from joining all that waits where the walk along what is due ends after a batch.
+_SHARED = """(NOT EXISTS (
+      SELECT 1 FROM organizations o WHERE o.id = e.organization_id AND o.servers = 'dedicated')) IS TRUE"""
 _OWN = "e.organization_id = %(pool)s"
+# Each the order of an index, so that a batch is found without reading all that waits.
+AS_DUE, _AS_THEY_CAME = "e.not_before", "e.batch, e.position"
 SAY_SO = """
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
@@ -19,20 +22,20 @@ SELECT count(*) AS n FROM off
 """
 
 
-def ready_for(orchestrator: str, which: str) -> str:
+def ready_for(orchestrator: str, which: str, order: str) -> str:
     """The condition is that of the claim: what waits for its session waits for nothing else."""
     return f"""
 WITH ready AS (
   SELECT e.id, e.organization_id, e.waiting_for, e.position FROM executions e
   WHERE e.status = 'queued' AND e.orchestrator = {orchestrator} AND e.not_before <= now()
-    AND {which} AND NOT {SESSION_TAKEN_SQL}
-  ORDER BY e.position LIMIT %(limit)s
+    AND {which} AND (NOT {SESSION_TAKEN_SQL}) IS TRUE
+  ORDER BY {order} LIMIT %(limit)s
   FOR UPDATE OF e SKIP LOCKED
 )"""
 
 
-def _put_off(in_pool: str) -> str:
-    return f"""{ready_for("'opencode'", in_pool)},
+def _put_off(in_pool: str, order: str) -> str:
+    return f"""{ready_for("'opencode'", in_pool, order)},
 off AS (
   UPDATE executions e
   SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
@@ -41,11 +44,11 @@ off AS (
 ),{SAY_SO}"""
 
 
-def _space_out(in_pool: str) -> str:
+def _space_out(in_pool: str, order: str) -> str:
     """An organization's first comes after the first ones of the others, its second after their second ones: one that
     has many there puts nobody behind them.
     """
-    return f"""{ready_for("'opencode'", in_pool)},
+    return f"""{ready_for("'opencode'", in_pool, order)},
 paced AS (
   SELECT e.organization_id, count(*) AS n FROM executions e
   WHERE e.status = 'queued' AND e.waiting_for = %(reason)s AND e.not_before > now() AND {in_pool}
@@ -55,15 +58,17 @@ numbered AS (
   SELECT r.*, COALESCE(p.n, 0) + row_number() OVER (PARTITION BY r.organization_id ORDER BY r.position) AS nth
   FROM ready r LEFT JOIN paced p ON p.organization_id = r.organization_id
 ),
-of_each AS (
+of_each AS MATERIALIZED (
   SELECT organization_id, max(n) AS n
   FROM (SELECT organization_id, n FROM paced UNION ALL SELECT organization_id, nth FROM numbered) AS either
   GROUP BY organization_id
 ),
+round AS MATERIALIZED (
+  SELECT nth, (SELECT sum(least(o.n, nth - 1)) FROM of_each o) AS before
+  FROM (SELECT DISTINCT nth FROM numbered) AS each
+),
 placed AS (
-  SELECT r.*, r.nth + COALESCE((
-    SELECT sum(least(o.n, r.nth - 1)) FROM of_each o WHERE o.organization_id <> r.organization_id), 0) AS place
-  FROM numbered r
+  SELECT r.*, round.before + 1 AS place FROM numbered r JOIN round ON round.nth = r.nth
 ),
 off AS (
   UPDATE executions e
@@ -73,24 +78,25 @@ off AS (
 ),{SAY_SO}"""
 
 
-_PUT_OFF_SHARED, _PUT_OFF_OWN = _put_off(_SHARED), _put_off(_OWN)
-_SPACE_OUT_SHARED, _SPACE_OUT_OWN = _space_out(_SHARED), _space_out(_OWN)
+_PUT_OFF_SHARED, _PUT_OFF_OWN = _put_off(_SHARED, AS_DUE), _put_off(_OWN, _AS_THEY_CAME)
+_SPACE_OUT_SHARED, _SPACE_OUT_OWN = _space_out(_SHARED, AS_DUE), _space_out(_OWN, _AS_THEY_CAME)
 _BATCH = 500
 
 _WAKE = """
 UPDATE executions SET not_before = now()
-WHERE id IN (
-  SELECT e.id FROM executions e JOIN sessions s ON s.id = e.session_id
+WHERE id = ANY(ARRAY(
+  SELECT e.id FROM executions e CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = e.session_id OFFSET 0) AS s
   WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
     AND (s.instance_id IS NULL OR s.instance_id = %(instance_id)s)
-  FOR UPDATE OF e SKIP LOCKED)
+  ORDER BY e.position LIMIT %(limit)s
+  FOR UPDATE OF e SKIP LOCKED))
 RETURNING id
 """
 
 # A follow-up that waits for its session counts as well: to tell it apart would take longer than the claim it costs.
-_NEXT_IN_LINE = """
+_IN_LINE = """
 SELECT id FROM executions
-WHERE status = 'queued' AND orchestrator = 'opencode' AND not_before <= now() ORDER BY position LIMIT 1
+WHERE status = 'queued' AND orchestrator = 'opencode' AND not_before <= now() ORDER BY not_before LIMIT 1
 """
 
 
@@ -115,13 +121,14 @@ class PostgresWaiting:
         )
 
     async def wake(self, instance_id: str) -> list[str]:
-        rows = await self._database.system().all(_WAKE, {"instance_id": instance_id, "reason": self._away})
+        params = {"instance_id": instance_id, "reason": self._away, "limit": _BATCH}
+        rows = await self._database.system(walks=True).all(_WAKE, params)
         return [row["id"] for row in rows]
 
     async def next_in_line(self) -> str | None:
-        row = await self._database.system().one(_NEXT_IN_LINE)
+        row = await self._database.system(walks=True).one(_IN_LINE)
         return row["id"] if row else None
 
     async def _each(self, statement: str, pool: str | None, params: Mapping[str, Any]) -> int:
-        row = await self._database.system().one(statement, {**params, "pool": pool, "limit": _BATCH})
+        row = await self._database.system(walks=True).one(statement, {**params, "pool": pool, "limit": _BATCH})
         return int(row["n"]) if row else 0

@@ -539,7 +539,7 @@ class WaitingStore(Protocol):
         ...
 
     async def wake(self, instance_id: str) -> list[str]:
-        """Those that wait for this server, or for any, wait no longer; their ids."""
+        """Those that wait for this server, or for any, wait no longer: the first 500 of them; their ids."""
         ...
 
     async def next_in_line(self) -> str | None:

@@ -1,18 +1,31 @@
-"""A claim reads few rows, however many wait, though nobody has analyzed its tables since they grew."""
+"""A claim reads few rows, however many wait, though nobody has analyzed its tables since they grew. So does whatever
+else finds the first few of what waits.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
+from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.storage import execution_statements as sql
-from nubabel_workers.adapters.storage.database import Database
-from nubabel_workers.adapters.storage.exchange import _LOCK, _compiled
-from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
+from nubabel_workers.adapters.storage.calls import PostgresCalls
+from nubabel_workers.adapters.storage.database import Database, Scope
+from nubabel_workers.adapters.storage.exchange import _LOCK, _WALK, Answer, Params, Within, _compiled
+from nubabel_workers.adapters.storage.executions import PostgresExecutions
+from nubabel_workers.adapters.storage.inbound import PostgresInbound
+from nubabel_workers.adapters.storage.notifications import PostgresNotifications
+from nubabel_workers.adapters.storage.turns import Book, FairPolicy, FairTurns
+from nubabel_workers.adapters.storage.waiting import PostgresWaiting
+from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.limits import parse_plans
+from nubabel_workers.domain.placement import AWAY, ORCHESTRATOR_AWAY, PACE
+from nubabel_workers.domain.rollout import Orchestrator
+from tests.conftest import PostgresServer
 from tests.integration.storage.seeds import pool_of
 
 pytestmark = pytest.mark.integration
@@ -34,12 +47,71 @@ SELECT 'exe_' || n, 'org_' || 1 + n %% %(organizations)s, 'ses_' || n, 'api', 'p
   now() + interval '1 hour'
 FROM generate_series(%(first)s::int, %(last)s::int) n
 """
+SEED_WORKSPACES = """
+INSERT INTO workspaces (id, organization_id, installation_key, team_id, bot_user_id, bot_token)
+SELECT 'wsp_' || n, 'org_' || n, 'T' || n, 'T' || n, 'U', '' FROM generate_series(1, %(organizations)s) n
+"""
+# Four of each conversation wait, and the first of them is ready.
+SEED_EVENTS = """
+INSERT INTO inbound_events (id, organization_id, workspace_id, provider_event_id, dedupe_key, conversation_key, kind,
+  event)
+SELECT 'evt_' || n, 'org_' || 1 + n %% %(organizations)s, 'wsp_' || 1 + n %% %(organizations)s, 'Ev' || n, 'msg:' || n,
+  'conversation_' || n %% 1000, 'mention', '{}'
+FROM generate_series(%(first)s::int, %(last)s::int) n
+"""
+SEED_OUTCOMES = """
+INSERT INTO notifications (id, organization_id, execution_id, session_id, kind, destination, payload)
+SELECT 'ntf_' || n, 'org_' || 1 + n %% %(organizations)s, 'exe_' || n, 'ses_' || n, 'outcome', '{}', '{}'
+FROM generate_series(%(first)s::int, %(last)s::int) n
+"""
+ALL_SEEDS = (SEED_SESSIONS, SEED_EXECUTIONS, SEED_EVENTS, SEED_OUTCOMES)
+RUNNING = "UPDATE executions SET status = 'running', check_at = now()"
+PUT_OFF = f"UPDATE executions SET not_before = now() + interval '1 hour', waiting_for = '{AWAY}'"
+OWN_SERVERS = "UPDATE organizations SET servers = 'dedicated' WHERE id = 'org_7'"
+LEASE = Lease("lse_1", 1e12)
+
+
+class Heard(Database):
+    """What a store wants to run, which is not run."""
+
+    def __init__(self) -> None:
+        self.statement = ""
+        self.params: Mapping[str, Any] = {}
+        self.within = Within()
+
+    def system(self, *, alone: str | None = None, walks: bool = False) -> Scope:
+        self.within = Within(lock=alone, walks=walks)
+        return _HeardScope(self)
+
+
+class _HeardScope(Scope):
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+
+    async def _run(self, statement: str, params: Params | None) -> Answer:
+        self._heard.statement, self._heard.params = statement, dict(params or {})
+        return Answer([], 0)
 
 
 @pytest.fixture
 def new_database_url(database_factory: Callable[..., str], migrated_template: str) -> str:
     """One that was never used: what the planner knows of a table outlives its rows."""
     return database_factory(template=migrated_template)
+
+
+@pytest.fixture(scope="module")
+def grown_database_url(postgres_server: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """Where many of everything wait, and nobody has analyzed it since. Tests leave it as it is."""
+    url = postgres_server.create_database(template=migrated_template)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for table in (b"executions", b"inbound_events", b"notifications"):
+            connection.execute(b"ALTER TABLE " + table + b" SET (autovacuum_enabled = false)")
+        for seed_once in (SEED_ORGANIZATIONS, SEED_WORKSPACES):
+            connection.execute(seed_once, {"organizations": ORGANIZATIONS})
+        connection.execute(OWN_SERVERS)
+        seed(connection, first=1, last=ROWS, seeds=ALL_SEEDS)
+    yield url
+    postgres_server.drop_database(url)
 
 
 @pytest.mark.parametrize("taken_over", [False, True])
@@ -79,8 +151,120 @@ async def test_a_claim_reads_few_of_many_rows(
     assert max(_rows_read(plan[0]["Plan"])) < FEW
 
 
-def seed(connection: psycopg.Connection[Any], *, first: int, last: int) -> None:
-    for statement in (SEED_SESSIONS, SEED_EXECUTIONS):
+async def claim_events(heard: Heard) -> None:
+    await PostgresInbound(heard, SystemChance(), lease_s=10).claim(event_id="evt_77", limit=8, lease=LEASE)
+
+
+async def claim_notifications(heard: Heard) -> None:
+    await PostgresNotifications(heard, SystemChance(), lease_s=10).claim(notification_id="ntf_77", limit=8, lease=LEASE)
+
+
+async def claim_checks(heard: Heard) -> None:
+    await _executions(heard).claim_checks(execution_id="exe_77", limit=8, lease=LEASE)
+
+
+async def find_lines(heard: Heard) -> None:
+    executions = _executions(heard)
+    executions._turns._books = {"org_7": Book(0.0, 1.0, None, 1.0, is_apart=True)}
+    executions._turns._good_until = math.inf
+    await executions.lines()
+
+
+async def find_the_next_in_line(heard: Heard) -> None:
+    await _waiting(heard).next_in_line()
+
+
+async def wake(heard: Heard) -> None:
+    await _waiting(heard).wake("ins_a")
+
+
+async def put_off_what_is_shared(heard: Heard) -> None:
+    await _waiting(heard).put_off(None, wait_s=60)
+
+
+async def put_off_its_own(heard: Heard) -> None:
+    await _waiting(heard).put_off("org_7", wait_s=60)
+
+
+async def space_out_what_is_shared(heard: Heard) -> None:
+    await _waiting(heard).space_out(None, per_s=20)
+
+
+async def space_out_its_own(heard: Heard) -> None:
+    await _waiting(heard).space_out("org_7", per_s=20)
+
+
+async def put_off_calls(heard: Heard) -> None:
+    await PostgresCalls(heard).put_off(Orchestrator.OPENCODE, wait_s=60)
+
+
+async def wake_calls(heard: Heard) -> None:
+    await PostgresCalls(heard).wake(Orchestrator.OPENCODE)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize(
+    ("ask", "becomes"),
+    [
+        (claim_events, ""),
+        (claim_notifications, ""),
+        (claim_checks, RUNNING),
+        (find_lines, ""),
+        (find_lines, PUT_OFF),
+        (find_the_next_in_line, ""),
+        (find_the_next_in_line, PUT_OFF),
+        (wake, ""),
+        (wake, PUT_OFF),
+        (put_off_what_is_shared, ""),
+        (put_off_what_is_shared, PUT_OFF),
+        (put_off_its_own, ""),
+        (space_out_what_is_shared, ""),
+        (space_out_what_is_shared, PUT_OFF),
+        (space_out_its_own, ""),
+        (put_off_calls, ""),
+        (put_off_calls, PUT_OFF),
+        (wake_calls, PUT_OFF.replace(AWAY, ORCHESTRATOR_AWAY)),
+    ],
+)
+async def test_what_is_first_is_found_among_many_without_reading_them(
+    grown_database_url: str, ask: Callable[[Heard], Awaitable[None]], becomes: str, analyzed: bool
+) -> None:
+    heard = Heard()
+    await ask(heard)
+    statement = _compiled(heard.statement, with_params=True)
+    few_at_once = dict(heard.params) | ({"limit": 8} if "limit" in heard.params else {})
+    values = ", ".join(_literal(few_at_once[name]) for name in statement.names)
+    explain = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked{f' ({values})' if values else ''}".encode()
+    with psycopg.connect(grown_database_url) as connection:
+        for before in (becomes, "ANALYZE" if analyzed else ""):
+            connection.execute(before.encode())
+        connection.execute(_WALK.text)
+        connection.execute(b"PREPARE asked AS " + statement.text)
+
+        (plan,) = connection.execute(explain).fetchone() or ({},)
+        connection.rollback()
+
+    assert heard.within == Within(walks=True)
+    assert max(_rows_read(plan[0]["Plan"])) < FEW
+
+
+def _executions(heard: Heard) -> PostgresExecutions:
+    turns = FairTurns(heard, parse_plans(), FairPolicy())
+    return PostgresExecutions(heard, SystemClock(), SystemChance(), turns, lease_s=10)
+
+
+def _waiting(heard: Heard) -> PostgresWaiting:
+    return PostgresWaiting(heard, away=AWAY, pace=PACE)
+
+
+def seed(
+    connection: psycopg.Connection[Any],
+    *,
+    first: int,
+    last: int,
+    seeds: Sequence[str] = (SEED_SESSIONS, SEED_EXECUTIONS),
+) -> None:
+    for statement in seeds:
         connection.execute(statement, {"organizations": ORGANIZATIONS, "first": first, "last": last})
 
 
@@ -94,6 +278,6 @@ def _rows_read(node: Mapping[str, Any]) -> Iterator[float]:
 def _literal(value: object) -> str:
     if value is None:
         return "NULL"
-    if value == []:
-        return "'{}'"
+    if isinstance(value, list):
+        return f"'{{{','.join(value)}}}'"
     return f"'{json.dumps(value.obj) if isinstance(value, Jsonb) else value}'"
