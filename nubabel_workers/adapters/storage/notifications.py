@@ -29,12 +29,15 @@ _READY = """r.status = 'ready' AND r.not_before <= now()
       WHERE o.session_id = r.session_id AND o.kind = 'outcome' AND o.status IN ('ready', 'sending')
         AND o.created_at < r.created_at))"""
 _CLAIM = f"""
-WITH {candidates("notifications", ready=_READY, rank="r.not_before")}, {CHOSEN}
-UPDATE notifications n
-SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
-  lone_deliveries = n.lone_deliveries + n.suspect::int
-WHERE n.{IS_CHOSEN}
-RETURNING n.*, {OTHERS_WAIT}, extract(epoch FROM now() - n.uncertain_since)::float8 AS uncertain_for_s
+WITH {candidates("notifications", ready=_READY, rank="r.not_before")}, {CHOSEN},
+taken AS (
+  UPDATE notifications n
+  SET status = 'sending', lease_owner = %(lease)s, lease_until = now() + make_interval(secs => %(lease_s)s),
+    lone_deliveries = n.lone_deliveries + n.suspect::int
+  WHERE n.{IS_CHOSEN}
+  RETURNING n.*, {OTHERS_WAIT}
+)
+SELECT *, extract(epoch FROM now() - uncertain_since)::float8 AS uncertain_for_s FROM taken ORDER BY created_at
 """
 
 _MARK_REPEATED = """
