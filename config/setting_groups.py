@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, FilePath, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import NoDecode
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -154,7 +154,7 @@ class StoreSettings(SettingGroup):
     )
     cache_pool_max: PositiveInt = Field(20, description="Cache connections at most per process.")
     cache_timeout_s: PositiveFloat = Field(2, description="Seconds that one cache command may take.")
-    redis_ca_file: Path | None = Field(
+    redis_ca_file: FilePath | None = Field(
         None, description="Certificate authority for rediss:// URLs. Empty: the system's. Certificates are checked."
     )
     encryption_keys: EncryptionKeys = Field(

@@ -32,6 +32,8 @@ class ZipArchive:
 @contextmanager
 def new_zip_archive(path: Path) -> Iterator[ZipArchive]:
     """Under another name until it is whole. Raises InvalidInputError for a path that is taken, or that cannot be."""
+    if str(path) == "-":
+        raise InvalidInputError("an archive is written to a file, not to standard output: name one")
     if path.exists():
         raise InvalidInputError(f"{path} exists already: choose another name")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

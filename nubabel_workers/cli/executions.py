@@ -265,7 +265,7 @@ def _print_story(story: ExecutionStory, now: datetime) -> None:
     for step in story.timeline:
         say(f"{step.since_start_s:>10.3f}  {plain(step.words)}")
     if story.deliveries:
-        heading("What was told")
+        heading("What was told (UTC)")
         for told in story.deliveries:
             _print_delivery(told)
     if one.output:

@@ -17,6 +17,7 @@ from nubabel_workers.domain.dead_letters import (
     Replayed,
     ReplayOutcome,
     ReplayReport,
+    SubjectKind,
 )
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.hints import Hint, HintTask
@@ -69,7 +70,7 @@ class ManageDeadLetters:
         if candidate is None:
             return Replayed(letter, ReplayOutcome.NOTHING_TO_DO, f"it was {letter.status} by {letter.resolved_by}")
         if dry_run or candidate.prospect is ReplayOutcome.NOT_REPLAYABLE:
-            return Replayed(letter, candidate.prospect, _words(candidate.prospect, candidate.subject_status))
+            return Replayed(letter, candidate.prospect, _words(letter, candidate.prospect, candidate.subject_status))
         woken = await self._registry.replay(
             [letter.id], actor=actor, first_after_s=0, every_s=0, answer_by_s=self._answer_by_s
         )
@@ -77,7 +78,7 @@ class ManageDeadLetters:
         if not woken:  # somebody else was quicker
             return Replayed(letter, ReplayOutcome.NOTHING_TO_DO, "it was settled at this moment by somebody else")
         outcome = ReplayOutcome.REPLAYED if woken[0].hint else ReplayOutcome.NOTHING_TO_DO
-        return Replayed(letter, outcome, _words(outcome, candidate.subject_status))
+        return Replayed(letter, outcome, _words(letter, outcome, candidate.subject_status))
 
     async def replay_matching(
         self,
@@ -162,8 +163,10 @@ class ManageDeadLetters:
         return found
 
 
-def _words(outcome: ReplayOutcome, subject_status: str | None) -> str:
+def _words(letter: DeadLetter, outcome: ReplayOutcome, subject_status: str | None) -> str:
     match outcome:
+        case ReplayOutcome.REPLAYED if letter.subject_kind is SubjectKind.NOTIFICATION:
+            return "it is delivered again"
         case ReplayOutcome.REPLAYED:
             return "it starts anew, and whoever waits in a thread is told"
         case ReplayOutcome.WOULD_REPLAY:

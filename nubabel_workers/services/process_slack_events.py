@@ -266,8 +266,14 @@ class ProcessSlackEvents:
         return "noted"
 
     async def _end_workspace(self, claimed: ClaimedInbound, lease: Lease) -> str:
+        """What Slack said of an installation says nothing of the next one, which may come before this is read."""
+        if claimed.installed_since:
+            await self._inbound.done(claimed, lease, outcome="the app was installed again since")
+            return "outdated"
         reason = str(claimed.event.kind)
-        await self._tenants.end_workspace(claimed.organization_id, claimed.workspace_id, reason=reason)
+        await self._tenants.end_workspace(
+            claimed.organization_id, claimed.workspace_id, reason=reason, installed_at=claimed.installed_at
+        )
         cancelled = await self._canceller.cancel_workspace(
             claimed.organization_id, claimed.workspace_id, reason=f"the app was removed from Slack ({reason})"
         )

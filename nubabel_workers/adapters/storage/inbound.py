@@ -68,7 +68,8 @@ taken AS (
   WHERE i.{IS_CHOSEN}
   RETURNING i.*, {OTHERS_WAIT}
 )
-SELECT i.*, o.busy_policy, w.status <> 'active' AS workspace_ended
+SELECT i.*, o.busy_policy, w.status <> 'active' AS workspace_ended, w.installed_at,
+  w.installed_at > i.received_at AS installed_since
 FROM taken i JOIN organizations o ON o.id = i.organization_id JOIN workspaces w ON w.id = i.workspace_id
 ORDER BY i.position
 """
@@ -241,6 +242,8 @@ def _claimed_with(row: Mapping[str, Any], event: SlackEvent) -> ClaimedInbound:
         failures=row["failures"],
         busy_policy=row["busy_policy"],
         workspace_ended=row["workspace_ended"],
+        installed_at=row["installed_at"],
+        installed_since=row["installed_since"],
         correlation_id=row["correlation_id"],
         traceparent=row["traceparent"],
         suspect=row["suspect"],

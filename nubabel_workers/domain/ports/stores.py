@@ -432,6 +432,8 @@ class ClaimedInbound:
     others_wait: bool = False
     lone_deliveries: int = 0
     workspace_ended: bool = False  # nobody there can be told anything any more
+    installed_at: datetime | None = None  # the workspace's last installation
+    installed_since: bool = False  # it came after the event
 
 
 @dataclass(frozen=True)

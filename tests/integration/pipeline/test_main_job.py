@@ -321,6 +321,17 @@ async def test_uninstalling_the_app_ends_the_workspace_and_its_work(pipeline: Pi
     assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "revoked"
 
 
+async def test_a_removal_that_is_read_after_the_app_was_installed_again_ends_nothing(pipeline: Pipeline) -> None:
+    await pipeline.receive(pipeline.envelope({"type": "app_uninstalled"}))
+    await pipeline.install()
+    await pipeline.mention("still here")
+
+    await pipeline.take_events()
+
+    assert await pipeline.statuses() == ["queued"]
+    assert (await pipeline.one("SELECT status FROM workspaces"))["status"] == "active"
+
+
 async def test_a_message_that_was_stored_before_the_app_was_removed_starts_nothing_afterwards(
     pipeline: Pipeline,
 ) -> None:

@@ -110,6 +110,8 @@ async def test_a_file_that_is_there_is_not_overwritten_and_half_an_export_leaves
         await archive.add_lines("a.jsonl", broken())
     with pytest.raises(InvalidInputError, match="cannot be written"), new_zip_archive(tmp_path / "no" / "dir.zip"):
         pass
+    with pytest.raises(InvalidInputError, match="not to standard output"), new_zip_archive(Path("-")):
+        pass
 
     assert [one.name for one in os.scandir(tmp_path)] == ["there.zip"]
     assert (tmp_path / "there.zip").read_text() == "precious"

@@ -1,4 +1,5 @@
 import ssl
+from pathlib import Path
 
 import pytest
 from celery.exceptions import QueueNotFound
@@ -70,10 +71,13 @@ def test_every_socket_of_the_broker_has_a_time_limit() -> None:
     assert options["visibility_timeout"] == 120
 
 
-def test_a_tls_broker_must_show_a_valid_certificate() -> None:
-    conf = create_celery_app(settings(broker_url="rediss://broker:6380/0", redis_ca_file="/etc/ca.pem")).conf
+def test_a_tls_broker_must_show_a_valid_certificate(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.touch()
 
-    assert conf.broker_use_ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": "/etc/ca.pem"}
+    conf = create_celery_app(settings(broker_url="rediss://broker:6380/0", redis_ca_file=str(authority))).conf
+
+    assert conf.broker_use_ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(authority)}
     assert create_celery_app(settings()).conf.broker_use_ssl is None
 
 

@@ -68,6 +68,7 @@ def test_every_missing_setting_is_named_with_an_example_in_one_message(environme
         ("NUBABEL_ENCRYPTION_KEYS", ",", "at least 1 item"),
         ("NUBABEL_PUBLIC_URL", "nubabel.example.com", "must be a URL beginning with https://"),
         ("NUBABEL_FLOWER_BASIC_AUTH", "hunter2", "must be user:password"),
+        ("NUBABEL_REDIS_CA_FILE", "/no/such/hunter2.pem", "does not point to a file"),
     ],
 )
 def test_a_bad_value_is_explained_without_repeating_it(

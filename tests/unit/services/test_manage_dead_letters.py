@@ -74,6 +74,17 @@ def bench() -> Bench:
     return Bench()
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"), [(SubjectKind.NOTIFICATION, "it is delivered again"), (SubjectKind.EXECUTION, "it starts anew")]
+)
+async def test_a_replay_says_what_comes_of_it(bench: Bench, kind: SubjectKind, words: str) -> None:
+    bench.put(_letter(1, subject_kind=kind))
+
+    replayed = await bench.service().replay_one("dlq_001", dry_run=False, actor="cli:anna")
+
+    assert replayed.words.startswith(words)
+
+
 async def test_a_replay_wakes_the_subject(bench: Bench) -> None:
     bench.put(_letter(1))
 
