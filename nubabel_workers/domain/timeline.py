@@ -11,7 +11,7 @@ from nubabel_workers.domain.executions import EventKind, SessionLeft, TimelineEv
 
 _WAITS = {
     "capacity": "a free place: every suitable OpenCode server was full",
-    "server away": "its OpenCode server, which could not be reached",
+    "server away": "an OpenCode server that can be reached",
     "orchestrator away": "the service that is to answer it, which could not be reached",
     "own server": "an OpenCode server of the organization's own: it has none that may be used",
     "files": "its turn: only so many requests with attached files are handled at once",

@@ -44,7 +44,7 @@ _WORDS: Mapping[str, Mapping[Language, str]] = {
         Language.KOREAN: "조직의 예산에 여유가 없습니다",
     },
     AWAY: {
-        Language.ENGLISH: "its OpenCode server is away",
+        Language.ENGLISH: "no OpenCode server that may serve it can be reached",
         Language.KOREAN: "OpenCode 서버에 연결할 수 없습니다",
     },
     ORCHESTRATOR_AWAY: {

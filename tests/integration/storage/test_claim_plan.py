@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.process import SystemChance, SystemClock
@@ -110,6 +111,7 @@ def grown_database_url(postgres_server: PostgresServer, migrated_template: str) 
             connection.execute(seed_once, {"organizations": ORGANIZATIONS})
         connection.execute(OWN_SERVERS)
         seed(connection, first=1, last=ROWS, seeds=ALL_SEEDS)
+        connection.execute(f"{RUNNING} WHERE id IN ('exe_1', 'exe_77')")
     yield url
     postgres_server.drop_database(url)
 
@@ -246,6 +248,29 @@ async def test_what_is_first_is_found_among_many_without_reading_them(
 
     assert heard.within == Within(walks=True)
     assert max(_rows_read(plan[0]["Plan"])) < FEW
+
+
+@pytest.mark.parametrize(("ask", "kind"), [(claim_events, "evt"), (claim_notifications, "ntf"), (claim_checks, "exe")])
+async def test_a_claim_of_one_keeps_no_other_claim_from_the_row_that_it_names(
+    grown_database_url: str, ask: Callable[[Heard], Awaitable[None]], kind: str
+) -> None:
+    heard = Heard()
+    await ask(heard)
+    statement = _compiled(heard.statement, with_params=True)
+
+    def claim(connection: psycopg.Connection[Any], named: str) -> list[str]:
+        asked = dict(heard.params) | {"limit": 1, "id": named}
+        values = ", ".join(_literal(asked[name]) for name in statement.names)
+        connection.execute(b"PREPARE asked AS " + statement.text)
+        rows = connection.cursor(row_factory=dict_row).execute(f"EXECUTE asked ({values})".encode())
+        return [row["id"] for row in rows]
+
+    with psycopg.connect(grown_database_url) as one, psycopg.connect(grown_database_url) as other:
+        claimed = claim(one, f"{kind}_77"), claim(other, f"{kind}_1")
+        one.rollback()
+        other.rollback()
+
+    assert claimed == ([f"{kind}_77"], [f"{kind}_1"])
 
 
 def _executions(heard: Heard) -> PostgresExecutions:

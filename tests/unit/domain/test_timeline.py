@@ -214,7 +214,7 @@ def test_what_a_server_was_away_that_a_run_was_taken_from_is_not_time_that_it_wo
     assert spans == {
         "waited for its turn": 1,
         "OpenCode worked on it": 20,
-        "waited for its OpenCode server, which could not be reached": 590,
+        "waited for an OpenCode server that can be reached": 590,
         "waited for the next attempt, after: the OpenCode server of this session was removed": 2,
     }
 
@@ -229,5 +229,5 @@ def test_no_more_is_taken_from_a_run_than_it_lasted() -> None:
 
     assert spans == {
         "OpenCode worked on it": 0,
-        "waited for its OpenCode server, which could not be reached": 10,
+        "waited for an OpenCode server that can be reached": 10,
     }
