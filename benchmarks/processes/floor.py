@@ -25,6 +25,7 @@ from nubabel_workers.adapters.opencode.transport import new_stream_session
 from nubabel_workers.adapters.opencode.wire import Answer, Call
 from nubabel_workers.bootstrap import Services, open_services
 from nubabel_workers.domain import outcomes
+from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
 from nubabel_workers.domain.notifications import SlackTarget
@@ -143,28 +144,22 @@ class _StraightLine:
         lease = Lease(services.chance.new_id("lse"), time.monotonic() + _LEASE_S)
         (claimed,) = await services.inbound.claim(event_id=event_id, limit=1, lease=lease)
         target = SlackTarget(workspace.id, claimed.event.channel, claimed.event.thread_ts, claimed.event.ts)
-        accepted = await services.executions.accept(
+        await services.executions.accept(
             new_execution(claimed, target), working=None, answer_by_s=_LEASE_S, inbound_event=(event_id, lease)
         )
         reaction = {"channel": target.channel, "timestamp": target.message_ts, "name": "eyes"}
         await self._slack(workspace, "reactions.add", reaction)
-        session_id = await self._submit(lease)
+        execution, session_id = await self._submit(lease)
         await self._idle_of(session_id)
         del self._idle[session_id]
-        markdown = await self._finish(accepted.execution_id, session_id, lease)
-        post = {
-            "channel": target.channel,
-            "thread_ts": target.thread_ts,
-            "text": markdown,
-            "blocks": [{"type": "markdown", "text": markdown}],
-        }
-        await self._slack(workspace, "chat.postMessage", post)
+        await self._post(execution, await self._finish(execution.id, session_id, lease))
         ready = await services.notifications.claim(notification_id=None, limit=1, lease=lease)
         for notification in ready:
             await services.notifications.sent(notification, lease, ["1"])
         await self._slack(workspace, "reactions.remove", reaction)
 
-    async def _submit(self, lease: Lease) -> str:
+    async def _submit(self, lease: Lease) -> tuple[Execution, str]:
+        """The one whose turn it is: of two that come at once, each may work on the other's."""
         services = self._services
         (claimed,) = await services.executions.claim_queued(
             pool=Placement([self._instance]).pool(None), limit=1, lease=lease
@@ -199,7 +194,7 @@ class _StraightLine:
             )
         )
         await services.executions.mark_running(execution, lease, check_after_s=0.0)
-        return created.id
+        return execution, created.id
 
     async def _finish(self, execution_id: str, session_id: str, lease: Lease) -> str:
         services = self._services
@@ -216,6 +211,16 @@ class _StraightLine:
         finish = outcomes.answered(check.execution, verdict, ())
         await services.executions.finish(check.execution, lease, finish)
         return finish.output or ""
+
+    async def _post(self, execution: Execution, markdown: str) -> None:
+        post = {
+            "channel": execution.reply["channel"],
+            "thread_ts": execution.reply["thread_ts"],
+            "text": markdown,
+            "blocks": [{"type": "markdown", "text": markdown}],
+        }
+        asked_in = next(one for one in self._workspaces.values() if one.id == execution.reply["workspace_id"])
+        await self._slack(asked_in, "chat.postMessage", post)
 
     async def _opencode(self, call: Call[_T]) -> _T:
         headers = self._opencode_headers | ({"content-type": "application/json"} if call.body is not None else {})
