@@ -96,9 +96,15 @@ class Workspace:
     bot_user_id: str
     bot_id: str | None
     bot_token: SecretStr
-    active: bool
+    installed: bool
     installed_at: datetime  # the last time: tells an installation from the next one
     busy_policy: BusyPolicy = BusyPolicy.QUEUE  # of the organization, read along
+    enabled: bool = True  # the organization
+
+    @property
+    def active(self) -> bool:
+        """Whether something new may come from there. What runs is told also when its organization is disabled."""
+        return self.installed and self.enabled
 
 
 @dataclass(frozen=True)

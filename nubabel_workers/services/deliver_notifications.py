@@ -80,6 +80,7 @@ class DeliverNotifications:
         self._slack = slack
         self._webhooks = webhooks
         self._canceller = canceller
+        self._cancelling = asyncio.Lock()
         self._leases = leases
         self._hints = hints
         self._chance = chance
@@ -237,11 +238,13 @@ class DeliverNotifications:
             workspace.organization_id, workspace.id, reason=code, installed_at=workspace.installed_at
         )
         now = await self._tenants.workspace(workspace.organization_id, workspace.id, afresh=True)
-        if now is not None and now.active:
+        if now is not None and now.installed:
             return False
         log.error("slack.workspace_ended", workspace_id=workspace.id, code=code)
         await self._cancel_rest_of(workspace, f"Slack refused the workspace's token ({code})")
         return True
 
     async def _cancel_rest_of(self, workspace: Workspace, reason: str) -> None:
-        await self._canceller.cancel_workspace(workspace.organization_id, workspace.id, reason=reason)
+        """One at a time: of many that find it out at once, the first does it and the others find nothing left."""
+        async with self._cancelling:
+            await self._canceller.cancel_workspace(workspace.organization_id, workspace.id, reason=reason)

@@ -58,7 +58,7 @@ class LookUpLaterError(TransientError):
 
 
 class WorkspaceEndedError(PermanentError):
-    """The app was removed, or the organization is disabled."""
+    """The app was removed."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__("the app is not installed in this workspace any more", code=WORKSPACE_ENDED)
@@ -107,11 +107,7 @@ class DeliverToSlack:
         target = reply_target(notification.destination)
         if not isinstance(target, SlackTarget):
             raise PermanentError("the notification names no Slack conversation", code="bad_destination")
-        workspace = await self._tenants.workspace(notification.organization_id, target.workspace_id)
-        if workspace is None:
-            raise PermanentError("there is no such workspace", code=WORKSPACE_ENDED)
-        if not workspace.active:
-            raise WorkspaceEndedError(workspace)
+        workspace = await self._workspace_of(notification.organization_id, target.workspace_id)
         edits = notification.kind is NotificationKind.PROGRESS or notification.is_edit
         limited = NotificationKind.PROGRESS if edits else notification.kind
         limit = _limit_key(limited, notification.organization_id, target)
@@ -133,10 +129,20 @@ class DeliverToSlack:
         except CredentialsError as error:
             raise await self._refused(workspace, error) from error
 
+    async def _workspace_of(self, organization_id: str, workspace_id: str) -> Workspace:
+        workspace = await self._tenants.workspace(organization_id, workspace_id)
+        if workspace is not None and not workspace.installed:  # it may have been installed again in these seconds
+            workspace = await self._tenants.workspace(organization_id, workspace_id, afresh=True)
+        if workspace is None:
+            raise PermanentError("there is no such workspace", code=WORKSPACE_ENDED)
+        if not workspace.installed:
+            raise WorkspaceEndedError(workspace)
+        return workspace
+
     async def _refused(self, used: Workspace, error: CredentialsError) -> NubabelError:
         """Whether the app was installed again since the token that Slack refused was remembered here."""
         current = await self._tenants.workspace(used.organization_id, used.id, afresh=True)
-        if current is not None and current.active and current.bot_token != used.bot_token:
+        if current is not None and current.installed and current.bot_token != used.bot_token:
             return TokenReplacedError()
         return TokenRefusedError(used, error)
 

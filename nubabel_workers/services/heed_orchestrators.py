@@ -1,16 +1,17 @@
 """Leave an orchestrator in peace for a while whose calls fail: one breaker for each, shared by all processes."""
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 from nubabel_workers.domain.errors import NubabelError, RateLimitedError, TransientError, UncertainError
-from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.rollout import Orchestrator
 from nubabel_workers.domain.watched_calls import away_for_s, wait_to_pass_s, watched
+from nubabel_workers.services.wake_waiting import wake_in_steps
 
 log = structlog.get_logger(__name__)
 
@@ -73,10 +74,8 @@ class HeedOrchestrators:
     async def _report(self) -> None:
         for name in await self._breakers.report():
             try:
-                woken = await self._calls.wake(Orchestrator(name))
+                woken = await wake_in_steps(partial(self._calls.wake, Orchestrator(name)), self._hints)
             except NubabelError as error:  # their own wait ends soon, too
                 log.warning("orchestrator.waiting_not_woken", orchestrator=name, error=str(error))
                 continue
-            log.info("orchestrator.back", orchestrator=name, woken=len(woken))
-            if woken:
-                self._hints.publish(Hint(HintTask.DISPATCH, woken[0]))
+            log.info("orchestrator.back", orchestrator=name, woken=woken)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC
 
 from pydantic import SecretStr
 
@@ -112,9 +113,9 @@ class ManageOrganizations:
         )
         if changed is None and (until := await self._organizations.old_webhook_secret_until(organization.id)):
             raise InvalidInputError(
-                f"two secrets sign until {until:%Y-%m-%d %H:%M} UTC, a third would end the older one at once. Where the"
-                " receivers have the newest, end the older one first: --end-old. Where nobody has the newest, replace"
-                " that one: --keep-old"
+                f"two secrets sign until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC, a third would end the older one at"
+                " once. Where the receivers have the newest, end the older one first: --end-old. Where nobody has the"
+                " newest, replace that one: --keep-old"
             )
         _still_there(changed, organization)
         return secret

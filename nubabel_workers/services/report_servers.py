@@ -3,12 +3,10 @@
 import structlog
 
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import CircuitBreakers, HintPublisher, WaitingStore
+from nubabel_workers.services.wake_waiting import wake_in_steps
 
 log = structlog.get_logger(__name__)
-
-_STEPS = 20  # ten thousand; a server away again meanwhile would put off what this goes on to wake
 
 
 class ReportServers:
@@ -27,13 +25,5 @@ class ReportServers:
                 log.warning("opencode.waiting_not_woken", instance_id=instance_id, error=str(error))
 
     async def _wake(self, instance_id: str) -> None:
-        """In steps, so that the first go on before the last are awake; what is left after them awakes by itself."""
-        count = 0
-        for _ in range(_STEPS):
-            woken = await self._waiting.wake(instance_id)
-            if not woken:
-                break
-            if count == 0:
-                self._hints.publish(Hint(HintTask.DISPATCH, woken[0]))
-            count += len(woken)
+        count = await wake_in_steps(lambda: self._waiting.wake(instance_id), self._hints)
         log.info("opencode.server_back", instance_id=instance_id, woken=count)

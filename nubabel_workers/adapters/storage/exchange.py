@@ -80,15 +80,17 @@ _SCOPE = _Statement(b"SELECT set_config('nubabel.organization_id', $1, true)", (
 # hundred thousand rows in a table that was empty at first), and is planned once, not six times.
 _LOCK = _Statement(
     b"SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
-    b"pg_advisory_xact_lock(hashtextextended($1, 0))",
+    b"set_config('jit', 'off', true), pg_advisory_xact_lock(hashtextextended($1, 0))",
     ("lock",),
 )
 
 # For a statement that finds the first few of what waits, in the order of an index, and stops there. Who has known the
-# table while little waited expects so little that to read and sort all of it looks as good.
+# table while little waited expects so little that to read and sort all of it looks as good. What is off and needed all
+# the same looks so dear, before PostgreSQL 18, that it would be compiled each time.
 _WALK = _Statement(
     b"SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), "
-    b"set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)",
+    b"set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
+    b"set_config('jit', 'off', true)",
     (),
 )
 

@@ -547,10 +547,11 @@ WHERE s.organization_id = %(organization_id)s AND s.session_key = %(session_key)
 ORDER BY e.position
 """
 
-# What came after the app was installed again, if it ever ended, is not of the installation that did.
+# What came after the app was installed again, if it ever ended, is not of the installation that did. What runs and is
+# asked to stop already needs no second wish.
 OPEN_OF_WORKSPACE = f"""
 SELECT id FROM executions e
-WHERE workspace_id = %(workspace_id)s AND {OPEN} AND NOT EXISTS (
+WHERE workspace_id = %(workspace_id)s AND {OPEN} AND (status = 'queued' OR cancel_requested_at IS NULL) AND NOT EXISTS (
   SELECT 1 FROM workspaces w
   WHERE w.id = %(workspace_id)s AND w.status = 'active' AND w.installed_at <= e.created_at)
 ORDER BY position

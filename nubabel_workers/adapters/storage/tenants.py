@@ -37,8 +37,7 @@ _MAX_ENTRIES = 4096
 
 _WORKSPACE = """
     SELECT w.id, w.organization_id, w.team_id, w.enterprise_id, w.team_name, w.bot_user_id, w.bot_id, w.bot_token,
-           w.status = 'active' AND o.disabled_at IS NULL AS active, w.installed_at,
-           o.busy_policy
+           w.status = 'active' AS installed, w.installed_at, o.busy_policy, o.disabled_at IS NULL AS enabled
     FROM workspaces w JOIN organizations o ON o.id = w.organization_id
 """
 # The token is forgotten with the installation; Slack has revoked it, or will. installed_at: no later installation ends.
@@ -118,7 +117,8 @@ class PostgresTenants:
                 f"""
                 {_WORKSPACE}
                 WHERE w.installation_key = ANY(%(keys)s) AND w.installation_key <> %(nobody)s
-                ORDER BY active DESC, array_position(%(keys)s::text[], w.installation_key) LIMIT 1
+                ORDER BY w.status = 'active' AND o.disabled_at IS NULL DESC,
+                  array_position(%(keys)s::text[], w.installation_key) LIMIT 1
                 """,
                 {"keys": keys, "nobody": installation_key(None, None)},
             )

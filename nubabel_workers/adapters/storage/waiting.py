@@ -1,4 +1,4 @@
-"""Executions that wait for their OpenCode server: all that are ready put off in one statement, and woken in one."""
+"""Executions that wait for their OpenCode server: put off and woken by the hundreds, in one statement each."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -433,6 +433,17 @@ async def test_a_disabled_organizations_executions_go_on(pipeline: Pipeline) -> 
     assert await pipeline.statuses() == ["running"]
 
 
+async def test_the_answer_to_what_ran_when_its_organization_was_disabled_is_told(pipeline: Pipeline) -> None:
+    question = await pipeline.mention("[[text=done]] hello")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await pipeline.services.database.system().execute("UPDATE organizations SET disabled_at = now()")
+
+    await pipeline.answer_everything()
+
+    assert pipeline.replies(question) == ["done"]
+
+
 async def test_a_token_that_was_replaced_meanwhile_ends_nothing(pipeline: Pipeline) -> None:
     await pipeline.install("xoxb-of-an-earlier-installation")
     question = await pipeline.mention("[[text=done]] hello")

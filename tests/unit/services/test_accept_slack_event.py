@@ -28,7 +28,7 @@ WORKSPACE = Workspace(
     bot_user_id=BOT,
     bot_id="BBOT",
     bot_token=SecretStr("xoxb-1"),
-    active=True,
+    installed=True,
     installed_at=START,
     busy_policy=BusyPolicy.QUEUE,
 )

@@ -118,7 +118,7 @@ class Bench:
             "UBOT",
             "BBOT",
             SecretStr("xoxb-1"),
-            active=True,
+            installed=True,
             installed_at=self.workspaces.rows["wsp_1"].installed_at,
         )
 

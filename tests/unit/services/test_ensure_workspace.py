@@ -37,7 +37,7 @@ class Bench:
             "UBOT",
             "BBOT",
             token,
-            active=True,
+            installed=True,
             installed_at=START,
         )
 

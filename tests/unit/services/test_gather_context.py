@@ -70,7 +70,7 @@ async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?
         "UBOT",
         None,
         SecretStr("xoxb-1"),
-        active=True,
+        installed=True,
         installed_at=START,
     )
     tenants = FakeTenants(workspaces={"wsp_1": workspace})
