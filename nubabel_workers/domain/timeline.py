@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from nubabel_workers.domain.administration import SessionWait
 from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.executions import EventKind, SessionLeft, TimelineEvent
 
+_Period = tuple[datetime, datetime]
 _WAITS = {
     "capacity": "a free place: every suitable OpenCode server was full",
     "server away": "an OpenCode server that can be reached",
@@ -70,12 +71,13 @@ def time_spent(
     """
     spent: dict[str, float] = {}
     cause: str | None = None
+    away = [absence for event in events if (absence := _absence_before(event)) is not None]
     for event, later in zip(events, [*events[1:], None], strict=False):  # without events there is none later either
         cause = _cause_after(event, cause)
         end = until if later is None else later.at
         if cause is None or end is None:
             continue
-        away_s = _away_s(later) if cause == _WORKED else 0.0
+        away_s = sum(_common_s((event.at, end), absence) for absence in away) if cause == _WORKED else 0.0
         for words, seconds in _split(cause, event.at, end, session_wait, until, away_s):
             spent[words] = spent.get(words, 0.0) + seconds
     return [Span(words, seconds) for words, seconds in spent.items()]
@@ -89,10 +91,14 @@ def _cause_after(event: TimelineEvent, before: str | None) -> str | None:
     return before if cause is None else cause(event.detail)
 
 
-def _away_s(left: TimelineEvent | None) -> float:
-    """How long the server of a run was away that is left with this event: nobody worked on it then."""
-    told = left.detail.get("away_s") if left is not None and left.kind is EventKind.SESSION_REPLACED else None
-    return float(told) if isinstance(told, int | float) else 0.0
+def _absence_before(left: TimelineEvent) -> _Period | None:
+    """When the server of a run was away that is left with this event: nobody worked on it then."""
+    away_s = left.detail.get("away_s") if left.kind is EventKind.SESSION_REPLACED else None
+    return (left.at - timedelta(seconds=away_s), left.at) if isinstance(away_s, int | float) else None
+
+
+def _common_s(one: _Period, other: _Period) -> float:
+    return max(0.0, (min(one[1], other[1]) - max(one[0], other[0])).total_seconds())
 
 
 def _split(
@@ -107,9 +113,8 @@ def _split(
     what its server was away.
     """
     if away_s > 0:
-        whole_s = (end - start).total_seconds()
-        away_s = min(away_s, whole_s)
-        return [(cause, whole_s - away_s), (f"waited for {_WAITS['server away']}", away_s)]
+        worked_s = (end - start).total_seconds() - away_s
+        return [(cause, worked_s), (f"waited for {_WAITS['server away']}", away_s)]
     if cause != _QUEUED or session_wait is None:
         return [(cause, (end - start).total_seconds())]
     free_at = min(max(session_wait.until or until or end, start), end)

@@ -219,6 +219,18 @@ def test_what_a_server_was_away_that_a_run_was_taken_from_is_not_time_that_it_wo
     }
 
 
+def test_a_worker_that_takes_over_while_the_server_is_away_makes_it_no_time_that_it_worked() -> None:
+    events = [
+        _event(0, EventKind.SUBMITTED, attempt=1),
+        _event(301, EventKind.LEASE_TAKEN_OVER),
+        _event(310, EventKind.SESSION_REPLACED, reason=SessionLeft.GIVEN_UP, away_s=300.0),
+    ]
+
+    spans = {span.words: span.seconds for span in time_spent(events, session_wait=None, until=None)}
+
+    assert spans == {"OpenCode worked on it": 10, "waited for an OpenCode server that can be reached": 300}
+
+
 def test_no_more_is_taken_from_a_run_than_it_lasted() -> None:
     events = [
         _event(0, EventKind.SUBMITTED, attempt=1),
