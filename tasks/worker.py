@@ -81,6 +81,7 @@ def _tie_to_the_worker(settings: Settings, runtime: WorkerRuntime[Any], metrics:
             sys.stderr.write(f"{error}\n")
             raise SystemExit(2) from None
         except Exception:
+            stop()
             log.exception("worker.cannot_start")
             raise SystemExit(1) from None  # Celery would log anything else and go on without services
 
