@@ -52,6 +52,12 @@ class TraceContext:
         return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
 
 
+def trace_id_of(traceparent: str) -> str | None:
+    """What log lines carry; None for what is no traceparent."""
+    context = TraceContext.parse(traceparent)
+    return None if context is None else context.trace_id
+
+
 def _id(entropy: bytes, length: int) -> str:
     if len(entropy) < length:
         raise ValueError(f"{length} random bytes are needed, {len(entropy)} were given")

@@ -11,6 +11,7 @@ from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import Chance, HintPublisher, InboundStore, TenantStore
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, classify
 from nubabel_workers.domain.tenants import Workspace
+from nubabel_workers.domain.trace import trace_id_of
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,8 @@ class AcceptSlackEvent:
         if event.kind is SlackEventKind.IGNORED:
             return
         correlation_id = self._chance.new_id("cor")
-        event_id = await self._add_once(workspace, event, correlation_id)
+        traceparent = self._chance.new_traceparent()
+        event_id = await self._add_once(workspace, event, correlation_id, traceparent)
         if event_id is None:
             log.debug("slack.event_not_new", slack_event_id=event.event_id, kind=event.kind)
             return
@@ -56,10 +58,13 @@ class AcceptSlackEvent:
             organization_id=workspace.organization_id,
             workspace_id=workspace.id,
             correlation_id=correlation_id,
+            trace_id=trace_id_of(traceparent),
         )
         self._hints.publish(Hint(HintTask.PROCESS_SLACK_EVENTS, event_id, workspace.organization_id))
 
-    async def _add_once(self, workspace: Workspace, event: SlackEvent, correlation_id: str) -> str | None:
+    async def _add_once(
+        self, workspace: Workspace, event: SlackEvent, correlation_id: str, traceparent: str
+    ) -> str | None:
         """None when it is stored already.
 
         The two events of a mention come together. The store knows twins for good; here the second one only waits for
@@ -72,9 +77,7 @@ class AcceptSlackEvent:
         stored = self._stored[key] = asyncio.get_running_loop().create_future()
         event_id = None
         try:
-            event_id = await self._inbound.add(
-                workspace, event, correlation_id=correlation_id, traceparent=self._chance.new_traceparent()
-            )
+            event_id = await self._inbound.add(workspace, event, correlation_id=correlation_id, traceparent=traceparent)
         finally:
             stored.set_result(event_id is not None)
             if event_id is None and self._stored.get(key) is stored:

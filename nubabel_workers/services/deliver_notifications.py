@@ -32,6 +32,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.sidecar import callback_body
 from nubabel_workers.domain.tenants import TOKEN_ENDED, Workspace
+from nubabel_workers.domain.trace import trace_id_of
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import (
@@ -107,6 +108,7 @@ class DeliverNotifications:
         notification = claimed.notification
         with structlog.contextvars.bound_contextvars(
             correlation_id=notification.correlation_id,
+            trace_id=trace_id_of(notification.traceparent),
             organization_id=notification.organization_id,
             session_id=notification.session_id,
             execution_id=notification.execution_id,

@@ -25,6 +25,7 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_stop_word
 from nubabel_workers.domain.tenants import BusyPolicy
+from nubabel_workers.domain.trace import trace_id_of
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.allow_by_button import AllowByButton
@@ -104,7 +105,10 @@ class ProcessSlackEvents:
 
     async def _one(self, event: ClaimedInbound, batch: "_Batch", tally: Tally) -> None:
         with structlog.contextvars.bound_contextvars(
-            correlation_id=event.correlation_id, organization_id=event.organization_id, inbound_event_id=event.id
+            correlation_id=event.correlation_id,
+            trace_id=trace_id_of(event.traceparent),
+            organization_id=event.organization_id,
+            inbound_event_id=event.id,
         ):
             await tally.settle(
                 event.id,

@@ -141,7 +141,7 @@ async def test_requests_with_one_session_key_continue_each_other(client: AsyncNu
     assert answer.output.startswith("ECHO[4]")
 
 
-async def test_a_running_request_can_be_cancelled(client: AsyncNubabelClient) -> None:
+async def test_a_running_request_can_be_cancelled_down_to_opencode(stack: Stack, client: AsyncNubabelClient) -> None:
     submitted = await client.submit("think for ever [[hang]]")
 
     async def running() -> bool:
@@ -151,6 +151,11 @@ async def test_a_running_request_can_be_cancelled(client: AsyncNubabelClient) ->
     await client.cancel(submitted.id, reason="changed my mind")
 
     assert (await client.wait(submitted.id, timeout_s=TIMEOUT_S)).status is Status.CANCELLED
+
+    async def idle() -> bool:
+        return not any(stack.opencode.simulators[0].insides.store.busy.values())
+
+    await until(idle, what="OpenCode has stopped working")
 
 
 async def test_the_outcome_is_sent_to_the_callback_signed(

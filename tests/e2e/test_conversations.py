@@ -1,7 +1,9 @@
 """What people in Slack experience, on the whole system with simulated OpenCode."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,29 @@ async def test_messages_of_one_thread_are_answered_one_after_the_other(conversat
     assert one.finished_at is not None
     assert two.started_at is not None
     assert two.started_at >= one.finished_at
+
+
+async def test_every_line_about_a_message_says_whose_it_is_in_every_process(conversation: Conversation) -> None:
+    question = conversation.say("@nubabel hello [[text=done]]")
+    execution = await conversation.settled(question)
+    await conversation.reply(question)
+
+    async def told() -> bool:
+        return {"slack.event_stored", "execution.submitted", "execution.finished", "notification.sent"} <= {
+            line["event"] for line in lines()
+        }
+
+    def lines() -> list[dict[str, Any]]:
+        files = [conversation.stack.logs.path(name) for name in conversation.stack.processes.names()]
+        every = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+        return [json.loads(line) for line in every if f'"{execution.correlation_id}"' in line]
+
+    await until(told, what="every process has written its lines")
+    assert {line["organization_id"] for line in lines()} == {execution.organization_id}
+    assert len({line["trace_id"] for line in lines()}) == 1
+    about_it = [line for line in lines() if "execution_id" in line]
+    assert {line["execution_id"] for line in about_it} == {execution.id}
+    assert {line["session_id"] for line in about_it} == {execution.session_id}
 
 
 async def test_the_word_stop_ends_the_work_down_to_opencode(conversation: Conversation) -> None:

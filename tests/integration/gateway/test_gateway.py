@@ -5,6 +5,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
+import psycopg
 import pytest
 import redis
 from pydantic import SecretStr
@@ -162,6 +163,17 @@ async def test_ready_looks_at_every_dependency(gateway: Gateway) -> None:
     checks = answer.json()["checks"]
     assert (answer.status_code, answer.json()["status"]) == (200, "ready"), checks
     assert set(checks) == {"database", "tenant_isolation", "schema", "broker", "cache", "opencode"}
+
+
+async def test_a_tenants_role_that_could_see_more_is_not_ready(gateway: Gateway, database_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
+        await owner.execute("ALTER TABLE usage DISABLE ROW LEVEL SECURITY")
+
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        answer = await http.get("/ready")
+
+    failed = {name for name, check in answer.json()["checks"].items() if check["state"] == "failed"}
+    assert (answer.status_code, failed) == (503, {"tenant_isolation"})
 
 
 def without_broker(settings: Settings) -> Settings:
