@@ -171,9 +171,9 @@ def _why(line: Line, limits: Limits, free_places: int) -> tuple[str, float | Non
         return _put_back(line)
     if limits.in_flight is not None and line.in_flight >= limits.in_flight:
         return IN_FLIGHT, _after_rounds(line, limits.in_flight)
-    if free_places <= 0:
-        return FULL, None
-    return (TURN, None) if line.ahead else (STARTING, 0.0)
+    if line.ahead >= free_places:
+        return TURN if free_places > 0 else FULL, _after_rounds(line, line.in_flight)
+    return TURN if line.ahead else STARTING, 0.0
 
 
 def _left_of_a_run(line: Line) -> float | None:
@@ -185,9 +185,11 @@ def _left_of_a_run(line: Line) -> float | None:
 
 
 def _after_rounds(line: Line, in_flight: int) -> float | None:
-    """As many as may run at once begin with each round; the first is over when the longest run is."""
+    """As many begin with each round as its organization may have at once, or has now where others have the rest; the
+    first round is over when the longest run is. None: it runs nothing now, or too many are ahead to be counted.
+    """
     left_s = _left_of_a_run(line)
-    if left_s is None or line.usual_run_s is None or in_flight == 0:
+    if left_s is None or line.usual_run_s is None or in_flight == 0 or line.ahead >= MOST_AHEAD:
         return None
     return left_s + line.usual_run_s * (math.ceil((line.ahead + 1) / in_flight) - 1)
 
