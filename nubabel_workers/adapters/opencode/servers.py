@@ -187,8 +187,8 @@ class HttpOpenCodeServers:
         self._servers: dict[str, tuple[tuple[str, str, str], HttpOpenCodeServer]] = {}
 
     def server(self, instance: Instance) -> HttpOpenCodeServer:
-        """The one place that says how a server is spoken to: an adapter for OpenCode's next API comes in here, chosen
-        by instance.version; servers of a version that no adapter knows get no work (domain/opencode_compatibility.py).
+        """The one place that says how a server is spoken to: an adapter for OpenCode's v2 API comes in here, chosen by
+        instance.version; servers of a version that no adapter knows get no work (domain/opencode_compatibility.py).
         """
         password = instance.password.get_secret_value() if instance.password is not None else ""
         access = (instance.url, instance.username, password)
