@@ -102,7 +102,7 @@ async def test_a_killed_postgres_costs_a_moment(stack: Stack, conversation: Conv
 
 
 async def test_a_crashed_opencode_server_runs_its_work_again(stack: Stack, conversation: Conversation) -> None:
-    questions = _ask(conversation, 3, delay_s=2)
+    questions = _ask(conversation, 3, delay_s=5)  # the last may begin seconds after the first on a busy machine
     await all_running(conversation, questions)
 
     stack.opencode.simulators[0].insides.crash(down_s=1)
