@@ -25,7 +25,7 @@ from nubabel_workers.embedded.stack_environment import HOST
 
 ORGANIZATIONS = {"Acme": 5, "Hanbit": 5, "Borealis": 5, "Namsan": 5}
 EVENTS_PATH = "/slack/events"
-_UNLIMITED = 10_000  # the most that may be said of a server
+UNLIMITED = 10_000  # the most that may be said of a server
 _UNACCEPTED = 1000
 _FLOOR_DATABASE = "floor"
 _FLOOR_CACHE = "/7"
@@ -51,8 +51,8 @@ TEAMS = [team for number, count in enumerate(ORGANIZATIONS.values(), start=1) fo
 class Limits:
     """None: as simulated servers without limits."""
 
-    capacity_runs: int = _UNLIMITED
-    submits_per_second: int = _UNLIMITED
+    capacity_runs: int = UNLIMITED
+    submits_per_second: int = UNLIMITED
     posts_per_channel_per_s: float | None = None
 
 

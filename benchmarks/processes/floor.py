@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from benchmarks.processes.commands import Json, serve
-from benchmarks.system import ORGANIZATIONS, teams_of
+from benchmarks.system import ORGANIZATIONS, UNLIMITED, teams_of
 from config.settings import Settings
 from nubabel_workers.adapters.opencode import endpoints, wire
 from nubabel_workers.adapters.opencode.event_stream import events
@@ -76,7 +76,7 @@ class _StraightLine:
         return self._failed
 
     async def _seed(self, services: Services, url: str, password: SecretStr) -> None:
-        server = NewInstance(url, "opencode", password, 10_000, 10_000)
+        server = NewInstance(url, "opencode", password, UNLIMITED, UNLIMITED)
         self._instance: Instance = await register_server(services, server)
         world = SlackWorld(emit=lambda *_: "", echo_own_messages=False)
         for number, (name, count) in enumerate(ORGANIZATIONS.items(), start=1):

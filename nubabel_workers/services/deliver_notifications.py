@@ -32,7 +32,6 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.sidecar import callback_body
 from nubabel_workers.domain.tenants import TOKEN_ENDED, Workspace
-from nubabel_workers.domain.trace import trace_id_of
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.deliver_to_slack import (
@@ -44,6 +43,7 @@ from nubabel_workers.services.deliver_to_slack import (
     WorkspaceEndedError,
 )
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.log_context import about_request
 from nubabel_workers.services.written_down import in_doubt_unless_written
 
 log = structlog.get_logger(__name__)
@@ -106,10 +106,8 @@ class DeliverNotifications:
 
     async def _one(self, claimed: ClaimedNotification, lease: Lease, tally: Tally) -> None:
         notification = claimed.notification
-        with structlog.contextvars.bound_contextvars(
-            correlation_id=notification.correlation_id,
-            trace_id=trace_id_of(notification.traceparent),
-            organization_id=notification.organization_id,
+        with about_request(
+            notification,
             session_id=notification.session_id,
             execution_id=notification.execution_id,
             notification_id=notification.id,

@@ -1,6 +1,7 @@
-"""What every log line about an execution carries, from whichever use case it comes."""
+"""What every log line about a request carries, from whichever use case it comes."""
 
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 import structlog
 
@@ -8,12 +9,27 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.trace import trace_id_of
 
 
+class Followed(Protocol):
+    """A row that says of which request it is."""
+
+    @property
+    def correlation_id(self) -> str: ...
+    @property
+    def traceparent(self) -> str: ...
+    @property
+    def organization_id(self) -> str: ...
+
+
 def about(execution: Execution) -> AbstractContextManager[object]:
     """Binds correlation, trace, organization, session and execution while the block runs."""
+    return about_request(execution, session_id=execution.session_id, execution_id=execution.id)
+
+
+def about_request(row: Followed, **ids: str | None) -> AbstractContextManager[object]:
+    """Binds a row's correlation, trace and organization, and the ids, while the block runs."""
     return structlog.contextvars.bound_contextvars(
-        correlation_id=execution.correlation_id,
-        trace_id=trace_id_of(execution.traceparent),
-        organization_id=execution.organization_id,
-        session_id=execution.session_id,
-        execution_id=execution.id,
+        correlation_id=row.correlation_id,
+        trace_id=trace_id_of(row.traceparent),
+        organization_id=row.organization_id,
+        **ids,
     )

@@ -25,7 +25,6 @@ from nubabel_workers.domain.ports import (
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt
 from nubabel_workers.domain.slack_events import SlackEvent, SlackEventKind, is_stop_word
 from nubabel_workers.domain.tenants import BusyPolicy
-from nubabel_workers.domain.trace import trace_id_of
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.admit_requests import AdmitRequests
 from nubabel_workers.services.allow_by_button import AllowByButton
@@ -33,6 +32,7 @@ from nubabel_workers.services.apply_busy_policy import ApplyBusyPolicy
 from nubabel_workers.services.batches import BatchLimits, Tally, took_all
 from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
+from nubabel_workers.services.log_context import about_request
 
 log = structlog.get_logger(__name__)
 
@@ -104,12 +104,7 @@ class ProcessSlackEvents:
         return str(tally)
 
     async def _one(self, event: ClaimedInbound, batch: "_Batch", tally: Tally) -> None:
-        with structlog.contextvars.bound_contextvars(
-            correlation_id=event.correlation_id,
-            trace_id=trace_id_of(event.traceparent),
-            organization_id=event.organization_id,
-            inbound_event_id=event.id,
-        ):
+        with about_request(event, inbound_event_id=event.id):
             await tally.settle(
                 event.id,
                 self._process(event, batch),

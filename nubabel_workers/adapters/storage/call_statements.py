@@ -2,7 +2,7 @@
 
 from nubabel_workers.adapters.storage.budget_statements import Beginnings
 from nubabel_workers.adapters.storage.usage_statements import ADD_USAGE
-from nubabel_workers.adapters.storage.waiting import AS_DUE, SAY_SO, ready_for
+from nubabel_workers.adapters.storage.waiting import AS_DUE, put_off, ready_for, wake
 
 # One step: the call begins when this has been committed, and the row stays held until it has ended.
 _BEGIN = """
@@ -92,21 +92,6 @@ SELECT count(*) AS n FROM exe
 # They come back one by one: the probe first, whose success wakes the others at once.
 PUT_OFF = f"""{ready_for("%(orchestrator)s", "true", AS_DUE)},
 numbered AS (SELECT ready.*, row_number() OVER (ORDER BY position) AS nth FROM ready),
-off AS (
-  UPDATE executions e
-  SET waiting_for = %(reason)s,
-    not_before = now() + make_interval(secs => %(wait_s)s * CASE WHEN numbered.nth = 1 THEN 1 ELSE 1 + random() END)
-  FROM numbered WHERE e.id = numbered.id
-  RETURNING e.id, e.organization_id, numbered.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),{SAY_SO}"""
+{put_off("numbered", "%(wait_s)s * CASE WHEN numbered.nth = 1 THEN 1 ELSE 1 + random() END")}"""
 
-WAKE = """
-UPDATE executions SET not_before = now()
-WHERE id = ANY(ARRAY(
-  SELECT e.id FROM executions e
-  WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
-    AND e.orchestrator = %(orchestrator)s
-  ORDER BY e.position LIMIT %(limit)s
-  FOR UPDATE SKIP LOCKED))
-RETURNING id
-"""
+WAKE = wake("e.orchestrator = %(orchestrator)s")

@@ -10,6 +10,7 @@ from nubabel_workers.adapters.storage.budget_rows import hold_params
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.execution_rows import json_list, usage_as_dict
 from nubabel_workers.adapters.storage.executions import UNSEEN_MODEL, attempt_begun, held
+from nubabel_workers.adapters.storage.waiting import BATCH
 from nubabel_workers.domain.executions import Execution, Usage
 from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.masking import Cleaning
@@ -19,8 +20,6 @@ from nubabel_workers.domain.ports.orchestrators import LastCall, QueuedChoice
 from nubabel_workers.domain.rollout import Orchestrator
 
 _UNTOLD = usage_as_dict(Usage(lower_bound=True))  # nobody heard what the call that was given up has used
-
-_AT_ONCE = 500  # are put off or woken, so that no lock is held for long; the others have their turn soon, too
 
 
 class PostgresCalls:
@@ -102,10 +101,10 @@ class PostgresCalls:
         return int(row["n"]) if row else 0
 
     async def put_off(self, orchestrator: Orchestrator, *, wait_s: float) -> int:
-        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "wait_s": wait_s, "limit": _AT_ONCE}
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "wait_s": wait_s, "limit": BATCH}
         row = await self._database.system(walks=True).one(sql.PUT_OFF, params)
         return int(row["n"]) if row else 0
 
     async def wake(self, orchestrator: Orchestrator) -> list[str]:
-        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": _AT_ONCE}
+        params = {"orchestrator": orchestrator.value, "reason": ORCHESTRATOR_AWAY, "limit": BATCH}
         return [row["id"] for row in await self._database.system(walks=True).all(sql.WAKE, params)]

@@ -78,19 +78,19 @@ _SCOPE = _Statement(b"SELECT set_config('nubabel.organization_id', $1, true)", (
 # The lock is had before the statement that follows begins, hence before what it reads is chosen. Others wait for that
 # one: it goes by indexes also where it was planned while a table was small (a claim took 50 ms instead of 9, with a
 # hundred thousand rows in a table that was empty at first), and is planned once, not six times.
-_LOCK = _Statement(
-    b"SELECT set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
-    b"set_config('jit', 'off', true), pg_advisory_xact_lock(hashtextextended($1, 0))",
-    ("lock",),
+_BY_INDEXES = (
+    b"set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
+    b"set_config('jit', 'off', true)"
 )
+_LOCK = _Statement(b"SELECT " + _BY_INDEXES + b", pg_advisory_xact_lock(hashtextextended($1, 0))", ("lock",))
 
 # For a statement that finds the first few of what waits, in the order of an index, and stops there. Who has known the
 # table while little waited expects so little that to read and sort all of it looks as good. What is off and needed all
 # the same looks so dear, before PostgreSQL 18, that it would be compiled each time.
 _WALK = _Statement(
-    b"SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), "
-    b"set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true), "
-    b"set_config('jit', 'off', true)",
+    b"SELECT "
+    + _BY_INDEXES
+    + b", set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true)",
     (),
 )
 

@@ -13,12 +13,35 @@ _SHARED = """(NOT EXISTS (
 _OWN = "e.organization_id = %(pool)s"
 # Each the order of an index, so that a batch is found without reading all that waits.
 AS_DUE, _AS_THEY_CAME = "e.not_before", "e.batch, e.position"
-SAY_SO = """
+BATCH = 500  # are put off or woken at a time, so that no lock is held for long; the others have their turn soon, too
+
+
+def put_off(rows: str, wait_s: str) -> str:
+    """The end of a statement that puts off these rows, of `ready` or made from it, and says so in their timelines."""
+    return f"""
+off AS (
+  UPDATE executions e SET not_before = now() + make_interval(secs => {wait_s}), waiting_for = %(reason)s
+  FROM {rows} WHERE e.id = {rows}.id
+  RETURNING e.id, e.organization_id, {rows}.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
+),
 timeline AS (
   INSERT INTO execution_events (organization_id, execution_id, kind, detail)
   SELECT organization_id, id, 'waiting', jsonb_build_object('reason', %(reason)s::text) FROM off WHERE NOT known
 )
 SELECT count(*) AS n FROM off
+"""
+
+
+def wake(which: str) -> str:
+    """A statement that wakes the first of those that wait for the reason."""
+    return f"""
+UPDATE executions SET not_before = now()
+WHERE id = ANY(ARRAY(
+  SELECT e.id FROM executions e
+  WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s AND {which}
+  ORDER BY e.position LIMIT %(limit)s
+  FOR UPDATE SKIP LOCKED))
+RETURNING id
 """
 
 
@@ -35,13 +58,7 @@ WITH ready AS (
 
 
 def _put_off(in_pool: str, order: str) -> str:
-    return f"""{ready_for("'opencode'", in_pool, order)},
-off AS (
-  UPDATE executions e
-  SET not_before = now() + make_interval(secs => %(wait_s)s), waiting_for = %(reason)s
-  FROM ready WHERE e.id = ready.id
-  RETURNING e.id, e.organization_id, ready.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),{SAY_SO}"""
+    return f"""{ready_for("'opencode'", in_pool, order)},{put_off("ready", "%(wait_s)s")}"""
 
 
 def _space_out(in_pool: str, order: str) -> str:
@@ -69,29 +86,15 @@ round AS MATERIALIZED (
 ),
 placed AS (
   SELECT r.*, round.before + 1 AS place FROM numbered r JOIN round ON round.nth = r.nth
-),
-off AS (
-  UPDATE executions e
-  SET not_before = now() + make_interval(secs => placed.place / %(per_s)s::float8), waiting_for = %(reason)s
-  FROM placed WHERE e.id = placed.id
-  RETURNING e.id, e.organization_id, placed.waiting_for IS NOT DISTINCT FROM %(reason)s::text AS known
-),{SAY_SO}"""
+),{put_off("placed", "placed.place / %(per_s)s::float8")}"""
 
 
 _PUT_OFF_SHARED, _PUT_OFF_OWN = _put_off(_SHARED, AS_DUE), _put_off(_OWN, _AS_THEY_CAME)
 _SPACE_OUT_SHARED, _SPACE_OUT_OWN = _space_out(_SHARED, AS_DUE), _space_out(_OWN, _AS_THEY_CAME)
-_BATCH = 500
 
-_WAKE = """
-UPDATE executions SET not_before = now()
-WHERE id = ANY(ARRAY(
-  SELECT e.id FROM executions e CROSS JOIN LATERAL (SELECT * FROM sessions s WHERE s.id = e.session_id OFFSET 0) AS s
-  WHERE e.status = 'queued' AND e.not_before > now() AND e.waiting_for = %(reason)s
-    AND (s.instance_id IS NULL OR s.instance_id = %(instance_id)s)
-  ORDER BY e.position LIMIT %(limit)s
-  FOR UPDATE OF e SKIP LOCKED))
-RETURNING id
-"""
+# A look-up for each row: as EXISTS, all sessions would be read at once.
+_WAKE = wake("""(
+    SELECT s.instance_id IS NULL OR s.instance_id = %(instance_id)s FROM sessions s WHERE s.id = e.session_id)""")
 
 # A follow-up that waits for its session counts as well: to tell it apart would take longer than the claim it costs.
 _IN_LINE = """
@@ -121,7 +124,7 @@ class PostgresWaiting:
         )
 
     async def wake(self, instance_id: str) -> list[str]:
-        params = {"instance_id": instance_id, "reason": self._away, "limit": _BATCH}
+        params = {"instance_id": instance_id, "reason": self._away, "limit": BATCH}
         rows = await self._database.system(walks=True).all(_WAKE, params)
         return [row["id"] for row in rows]
 
@@ -130,5 +133,5 @@ class PostgresWaiting:
         return row["id"] if row else None
 
     async def _each(self, statement: str, pool: str | None, params: Mapping[str, Any]) -> int:
-        row = await self._database.system(walks=True).one(statement, {**params, "pool": pool, "limit": _BATCH})
+        row = await self._database.system(walks=True).one(statement, {**params, "pool": pool, "limit": BATCH})
         return int(row["n"]) if row else 0

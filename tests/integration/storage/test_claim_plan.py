@@ -70,6 +70,7 @@ RUNNING = "UPDATE executions SET status = 'running', check_at = now()"
 PUT_OFF = f"UPDATE executions SET not_before = now() + interval '1 hour', waiting_for = '{AWAY}'"
 OWN_SERVERS = "UPDATE organizations SET servers = 'dedicated' WHERE id = 'org_7'"
 LEASE = Lease("lse_1", 1e12)
+_EXPLAIN = b"EXPLAIN (ANALYZE, FORMAT JSON) "
 
 
 class Heard(Database):
@@ -131,8 +132,7 @@ async def test_a_claim_reads_few_of_many_rows(
     params = {"orchestrator": "opencode", "limit": 8, "lease": "lse_1", "lease_s": 10, **asked}
     params |= {"taken_over": taken_over, "aged_among": 0}
     statement = _compiled(sql.CLAIM_QUEUED, with_params=True)
-    values = ", ".join(_literal(params[name]) for name in statement.names)
-    explain = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE claim ({values})".encode()
+    explain = _EXPLAIN + _execute(statement.names, params)
     with psycopg.connect(new_database_url, autocommit=True) as connection:
         connection.execute(SEED_ORGANIZATIONS, {"organizations": ORGANIZATIONS})
         seed(connection, first=1, last=3)
@@ -140,7 +140,7 @@ async def test_a_claim_reads_few_of_many_rows(
             connection.execute("ANALYZE executions")
         with connection.transaction():
             connection.execute(_LOCK.text.replace(b"$1", b"'claim'"))
-            connection.execute(b"PREPARE claim AS " + statement.text)
+            connection.execute(b"PREPARE asked AS " + statement.text)
             connection.execute(explain)
         seed(connection, first=4, last=ROWS)
         if planned_anew:
@@ -235,8 +235,7 @@ async def test_what_is_first_is_found_among_many_without_reading_them(
     await ask(heard)
     statement = _compiled(heard.statement, with_params=True)
     few_at_once = dict(heard.params) | ({"limit": 8} if "limit" in heard.params else {})
-    values = ", ".join(_literal(few_at_once[name]) for name in statement.names)
-    explain = f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked{f' ({values})' if values else ''}".encode()
+    explain = _EXPLAIN + _execute(statement.names, few_at_once)
     with psycopg.connect(grown_database_url) as connection:
         for before in ("SET LOCAL jit = on", becomes, "ANALYZE" if analyzed else ""):
             connection.execute(before.encode())
@@ -261,9 +260,8 @@ async def test_a_claim_of_one_keeps_no_other_claim_from_the_row_that_it_names(
 
     def claim(connection: psycopg.Connection[Any], named: str) -> list[str]:
         asked = dict(heard.params) | {"limit": 1, "id": named}
-        values = ", ".join(_literal(asked[name]) for name in statement.names)
         connection.execute(b"PREPARE asked AS " + statement.text)
-        rows = connection.cursor(row_factory=dict_row).execute(f"EXECUTE asked ({values})".encode())
+        rows = connection.cursor(row_factory=dict_row).execute(_execute(statement.names, asked))
         return [row["id"] for row in rows]
 
     with psycopg.connect(grown_database_url) as one, psycopg.connect(grown_database_url) as other:
@@ -299,6 +297,11 @@ def _rows_read(node: Mapping[str, Any]) -> Iterator[float]:
     yield (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
     for below in node.get("Plans", ()):
         yield from _rows_read(below)
+
+
+def _execute(names: Sequence[str], params: Mapping[str, Any]) -> bytes:
+    values = ", ".join(_literal(params[name]) for name in names)
+    return f"EXECUTE asked{f' ({values})' if values else ''}".encode()
 
 
 def _literal(value: object) -> str:
