@@ -38,6 +38,7 @@ from nubabel_workers.adapters.storage.directories import PostgresDirectories
 from nubabel_workers.adapters.storage.encryption import TokenCipher
 from nubabel_workers.adapters.storage.executions import PostgresExecutions
 from nubabel_workers.adapters.storage.groups import PostgresGroups
+from nubabel_workers.adapters.storage.id_owners import PostgresIdOwners
 from nubabel_workers.adapters.storage.inbound import PostgresInbound
 from nubabel_workers.adapters.storage.instances import PostgresInstances
 from nubabel_workers.adapters.storage.maintenance import PostgresMaintenance
@@ -73,6 +74,7 @@ class Adapters:
     vitals: PostgresVitals
     executions: PostgresExecutions
     groups: PostgresGroups
+    id_owners: PostgresIdOwners
     inbound: PostgresInbound
     notifications: PostgresNotifications
     dead_letters: PostgresDeadLetters
@@ -140,6 +142,7 @@ async def open_adapters(
         directories=PostgresDirectories(database),
         executions=executions,
         groups=PostgresGroups(database, clock, chance, rollout=rollout),
+        id_owners=PostgresIdOwners(database),
         inbound=PostgresInbound(database, chance, lease_s=lease_s, lone_deliveries=lone),
         notifications=PostgresNotifications(database, chance, lease_s=lease_s, lone_deliveries=lone),
         dead_letters=PostgresDeadLetters(database, chance),

@@ -11,6 +11,7 @@ from nubabel_workers.services.cancel_execution import CancelExecution
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.process_slack_events import ProcessSlackEvents
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 
@@ -48,11 +49,12 @@ def submit_group(
     )
 
 
-def accept_submission(a: Adapters, submit: SubmitExecution) -> AcceptSubmission:
+def accept_submission(a: Adapters, submit: SubmitExecution, foreign_ids: ReportForeignIds) -> AcceptSubmission:
     return AcceptSubmission(
         a.tenants,
         a.dead_letters,
         submit,
+        foreign_ids,
         a.clock,
         a.chance,
         trusted_organization_id=a.settings.trusted_broker_organization,
@@ -66,6 +68,7 @@ def process_slack_events(
     cancel: CancelExecution,
     busy_policy: ApplyBusyPolicy,
     budgets: KeepBudgets,
+    foreign_ids: ReportForeignIds,
 ) -> ProcessSlackEvents:
     return ProcessSlackEvents(
         a.inbound,
@@ -74,7 +77,7 @@ def process_slack_events(
         admission,
         cancel,
         busy_policy,
-        AllowByButton(a.executions, a.tenants, budgets),
+        AllowByButton(a.executions, a.tenants, budgets, foreign_ids),
         leases,
         a.hints,
         a.chance,

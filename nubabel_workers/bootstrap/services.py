@@ -48,6 +48,7 @@ from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_waiting import ReadWaiting
 from nubabel_workers.services.reconcile_instance import ReconcileInstance
 from nubabel_workers.services.refuse_asks import RefuseAsks
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.report_servers import ReportServers
 from nubabel_workers.services.reuse_answers import ReuseAnswers
@@ -87,6 +88,7 @@ class Services(Adapters):
     follow_instance: FollowInstance
     watch_servers: WatchServers
     maintain: Maintain
+    foreign_ids: ReportForeignIds
 
 
 @asynccontextmanager
@@ -103,6 +105,7 @@ async def open_services(
         services.leases.start()
         stack.push_async_callback(services.leases.stop)
         stack.push_async_callback(services.answer_by_call.close)
+        stack.push_async_callback(services.foreign_ids.close)
         yield services
 
 
@@ -123,7 +126,9 @@ def wire(a: Adapters) -> Services:
     asks = RefuseAsks(a.executions, a.servers)
     strays = StopStrayRuns(a.executions, a.servers, a.metrics)
     report = ReportServers(a.breakers, a.waiting, a.hints)
-    foreign = ReportForeignSession(PostgresAuditTrail(a.database), a.metrics)
+    audit = PostgresAuditTrail(a.database)
+    foreign = ReportForeignSession(audit, a.metrics)
+    foreign_ids = ReportForeignIds(a.id_owners, audit, a.metrics, a.throttle)
     with naming("model_prices_file"):
         count_usage = CountUsage(load_prices(settings.model_prices_file))
     budgets = keep_budgets(a, organization_limits, count_usage)
@@ -140,10 +145,10 @@ def wire(a: Adapters) -> Services:
         **vars(a),
         leases=leases,
         accept_slack_event=AcceptSlackEvent(a.tenants, a.inbound, a.hints, a.chance),
-        process_slack_events=process_slack_events(a, admission, leases, cancel, busy_policy, budgets),
+        process_slack_events=process_slack_events(a, admission, leases, cancel, busy_policy, budgets, foreign_ids),
         submit_execution=submit,
         submit_group=submit_group(a, submit, admission, busy_policy),
-        accept_submission=accept_submission(a, submit),
+        accept_submission=accept_submission(a, submit, foreign_ids),
         read_execution=ReadExecution(a.executions),
         read_waiting=waiting,
         cancel_execution=cancel,
@@ -174,4 +179,5 @@ def wire(a: Adapters) -> Services:
             a.metrics,
             pace=maintenance_pace(settings),
         ),
+        foreign_ids=foreign_ids,
     )

@@ -31,6 +31,7 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_tool_calls import ReadToolCalls
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.submit_execution import SubmitExecution
 
 
@@ -86,6 +87,7 @@ class Administration:
     groups: GroupReports
     cancel_group: CancelGroup
     wait: AwaitExecution
+    foreign_ids: ReportForeignIds
     clock: Clock
     chance: Chance
     connections: Callable[[], Connections]  # loads the MCP SDK, which takes a second

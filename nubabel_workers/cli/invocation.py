@@ -13,7 +13,8 @@ import typer
 from pydantic import SecretStr
 
 from nubabel_workers.cli.administration import Administration, Migrations
-from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, UnavailableError
+from nubabel_workers.domain.foreign_ids import Naming, Sought
 from nubabel_workers.domain.tenants import Organization
 
 T = TypeVar("T")
@@ -59,9 +60,19 @@ def run(context: typer.Context, work: Callable[[Administration], Awaitable[T]]) 
 
     async def opened() -> T:
         async with invocation(context).open_administration() as administration:
-            return await work(administration)
+            try:
+                return await work(administration)
+            except NotFoundError as error:
+                if error.sought is not None:
+                    await report_foreign(context, administration, error.sought)
+                raise
 
     return asyncio.run(opened())
+
+
+async def report_foreign(context: typer.Context, administration: Administration, sought: Sought) -> None:
+    """Somebody typed one organization's name and, it may be, another's id."""
+    await administration.foreign_ids.run(Naming(actor(context), context.command_path, sought))
 
 
 def invocation(context: typer.Context) -> Invocation:

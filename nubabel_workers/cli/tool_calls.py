@@ -8,11 +8,12 @@ import orjson
 import typer
 
 from nubabel_workers.cli.administration import Administration
-from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, run
+from nubabel_workers.cli.invocation import AsJson, OrganizationOption, actor, organization_or_all, report_foreign, run
 from nubabel_workers.cli.output import fields, heading, note, print_line, say, say_json, styled, table
 from nubabel_workers.cli.table_layout import Column
 from nubabel_workers.cli.wording import ago, clock_time, duration, plain_lines
 from nubabel_workers.domain.administration import ToolCallDetails, ToolCallFilter, ToolCallSummary
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.tool_calls import CallStatus
 
 commands = typer.Typer(help="Calls of connected tools: list, show.", no_args_is_help=True)
@@ -51,7 +52,11 @@ def list_some(
             tool_name=tool,
             statuses=frozenset(statuses) if statuses else None,
         )
-        return await administration.tool_calls.list(chosen, limit=limit), administration.clock.now()
+        found = await administration.tool_calls.list(chosen, limit=limit)
+        if owner is not None and not found:
+            for name in filter(None, (execution_id, session_id)):
+                await report_foreign(context, administration, Sought(owner.id, name))
+        return found, administration.clock.now()
 
     found, now = run(context, work)
     if as_json:

@@ -150,6 +150,7 @@ def _wired(
         groups=services.groups,
         cancel_group=services.cancel_group,
         wait=AwaitExecution(services.read_execution, services.progress, services.clock),
+        foreign_ids=services.foreign_ids,
         clock=services.clock,
         chance=chance,
         connections=connections,

@@ -61,6 +61,8 @@ class AuditAction(StrEnum):
     CONNECTION_REMOVED = "connection.removed"
     RESTORED = "database.restored"
     IDENTITY_REFUSED = "identity.refused"
+    FOREIGN_ID_NAMED = "foreign_id.named"
+    FOREIGN_IDS_NOT_LISTED = "foreign_id.not_listed"
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"

@@ -21,6 +21,8 @@ NubabelError
 
 from collections.abc import Sequence
 
+from nubabel_workers.domain.foreign_ids import Sought
+
 
 class NubabelError(Exception):
     """Anything this system raises on purpose. The message is safe to log: no secrets, no user text."""
@@ -66,10 +68,11 @@ class InvalidInputError(PermanentError):
 
 
 class NotFoundError(PermanentError):
-    """No such thing within the caller's scope."""
+    """No such thing within the caller's scope. sought: what an organization named, for `ReportForeignIds`."""
 
-    def __init__(self, message: str, *, code: str = "not_found") -> None:
+    def __init__(self, message: str, *, code: str = "not_found", sought: Sought | None = None) -> None:
         super().__init__(message, code=code)
+        self.sought = sought
 
 
 class CredentialsError(PermanentError):

@@ -13,6 +13,7 @@ _NAMES_SHOWN: Final = 40
 NO_PROVIDERS: Final = ToolCallError(
     "no_providers", "This organization has no tools connected. An administrator can connect an MCP server to Nubabel."
 )
+NOT_CONNECTED: Final = frozenset({"no_providers", "unknown_provider"})  # codes: what was named is not there
 _STATUS_WORDS: Final = {
     ConnectionStatus.PENDING_AUTHORIZATION: "is not authorized yet: somebody of the organization has to do that first",
     ConnectionStatus.REFUSED: "refuses its credentials: somebody of the organization has to authorize it again",

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nubabel_workers.gateway.body_limit import BodyLimit
 from nubabel_workers.gateway.dependencies import GatewayParts
+from nubabel_workers.gateway.foreign_ids import report_refused
 from nubabel_workers.gateway.known_query import known_query
 from nubabel_workers.gateway.metrics import GatewayMetrics, SystemGauges
 from nubabel_workers.gateway.openapi import describe
@@ -85,7 +86,7 @@ def create_private_app(public: FastAPI, organization_id: str) -> FastAPI:
     for router in (bridge.router, sidecar_form.router):
         app.include_router(router)
     app.add_api_route("/health", health.health)
-    install_problem_handlers(app)
+    install_problem_handlers(app, before=report_refused)
     parts: GatewayParts = public.state.parts
     for shared in ("parts", "stopping", "metrics", "streams"):
         setattr(app.state, shared, getattr(public.state, shared))
@@ -117,7 +118,7 @@ def api() -> FastAPI:
     """The routes and their description, without anything behind them."""
     app = _bare()
     app.router.routes.extend(_routes())
-    install_problem_handlers(app)
+    install_problem_handlers(app, before=report_refused)
     describe(app)
     return app
 

@@ -58,6 +58,7 @@ async def authenticated(
         caller = Caller(await _enabled(token.organization_id, parts.tenants), token.id)
     structlog.contextvars.bind_contextvars(organization_id=caller.organization.id)
     request.state.organization_id = caller.organization.id
+    request.state.caller = caller
     return caller
 
 

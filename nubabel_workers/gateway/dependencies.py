@@ -35,6 +35,7 @@ from nubabel_workers.services.read_capabilities import ReadCapabilities
 from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.submit_execution import SubmitExecution
 from nubabel_workers.services.submit_group import SubmitGroup
 from nubabel_workers.services.watch_servers import WatchServers
@@ -104,6 +105,7 @@ class GatewayParts:
     manage_limits: ManageLimits
     manage_organizations: ManageOrganizations
     budgets: KeepBudgets
+    foreign_ids: ReportForeignIds
     check_callback: Callable[[str], object]  # the egress guard: raises InvalidInputError for a URL that it refuses
     operator_tokens: Sequence[OperatorToken] = ()
     readiness_checks: Mapping[str, Check] = field(default_factory=dict)

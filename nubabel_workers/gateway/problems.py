@@ -5,7 +5,7 @@ alone: the caller gets the correlation id to quote.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -168,10 +168,18 @@ def internal_error() -> ProblemError:
     )
 
 
-def install_problem_handlers(app: FastAPI) -> None:
-    """Errors of routing, validation and services; what no handler knows is caught by `RequestContext`."""
+def install_problem_handlers(app: FastAPI, *, before: Callable[[Request, Exception], None]) -> None:
+    """Errors of routing, validation and services; what no handler knows is caught by `RequestContext`.
+
+    before: sees the errors of services before they are answered.
+    """
+
+    async def answer_domain_error(request: Request, error: Exception) -> Response:
+        before(request, error)
+        return await _answer_domain_error(request, error)
+
     app.add_exception_handler(ProblemError, _answer_refusal)
-    app.add_exception_handler(NubabelError, _answer_domain_error)
+    app.add_exception_handler(NubabelError, answer_domain_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(HTTPException, _answer_http_exception)
 

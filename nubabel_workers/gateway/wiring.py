@@ -92,6 +92,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             manage_limits=ManageLimits(organizations, services.plans, services.keep_budgets),
             manage_organizations=ManageOrganizations(organizations, services.chance, secrets.token_bytes),
             budgets=services.keep_budgets,
+            foreign_ids=services.foreign_ids,
             check_callback=services.egress.check_url,
             operator_tokens=operator_tokens(settings.operator_tokens),
             readiness_checks=_checks(services, queues),
@@ -119,7 +120,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
             callbacks_per_s=services.settings.callbacks_per_second,
         ),
         hear=HearCallbacks(services.executions, services.progress, services.hints),
-        tools=CallToolsForSession(services.executions, tools.invoke, tools.list),
+        tools=CallToolsForSession(services.executions, services.foreign_ids, tools.invoke, tools.list),
         reach=reach_server(services.instances, services.servers),
         watch=services.watch_servers,
     )

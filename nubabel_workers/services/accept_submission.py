@@ -12,7 +12,8 @@ import structlog
 
 from nubabel_workers.domain.admission import LimitReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
-from nubabel_workers.domain.errors import CredentialsError, PermanentError, TransientError
+from nubabel_workers.domain.errors import CredentialsError, NotFoundError, PermanentError, TransientError
+from nubabel_workers.domain.foreign_ids import Naming
 from nubabel_workers.domain.ports import Chance, Clock, DeadLetterStore, TenantStore
 from nubabel_workers.domain.submission import (
     NEWER_VERSION,
@@ -25,6 +26,7 @@ from nubabel_workers.domain.submission import (
 )
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.domain.trace import TraceContext
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.submit_execution import SubmitExecution, Submitted
 
 _MAX_PAYLOAD_CHARS = 65_536  # ASCII, so bytes as well
@@ -46,6 +48,7 @@ class AcceptSubmission:
         tenants: TenantStore,
         dead_letters: DeadLetterStore,
         submit: SubmitExecution,
+        foreign_ids: ReportForeignIds,
         clock: Clock,
         chance: Chance,
         *,
@@ -56,6 +59,7 @@ class AcceptSubmission:
         self._tenants = tenants
         self._dead_letters = dead_letters
         self._submit = submit
+        self._foreign_ids = foreign_ids
         self._clock = clock
         self._chance = chance
         self._trusted_organization_id = trusted_organization_id
@@ -76,7 +80,14 @@ class AcceptSubmission:
         except PermanentError as error:
             if error.code == NEWER_VERSION and self._is_fresh(raw):
                 raise TransientError(f"left to a newer worker: {error}") from error
+            await self._report(raw, error)
             return await self._refuse(raw, error, organization_id, delivery_id)
+
+    async def _report(self, raw: Mapping[str, Any], error: PermanentError) -> None:
+        """Before the end of the message, so that whoever dies in between reports it again, and nothing is missed."""
+        if isinstance(error, NotFoundError) and error.sought is not None:
+            actor = f"submit_key:{raw['key_id']}" if raw.get("key_id") else "broker"
+            await self._foreign_ids.run(Naming(actor, SUBMIT_TASK, error.sought))
 
     def _is_fresh(self, raw: Mapping[str, Any]) -> bool:
         """Whether its signature would still count: so long a message waits for a worker that can read it."""

@@ -11,14 +11,17 @@ from nubabel_workers.domain.budget_button import BudgetButton
 from nubabel_workers.domain.decimals import in_full
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.executions import EventKind, Execution
+from nubabel_workers.domain.foreign_ids import Naming, Sought
 from nubabel_workers.domain.notifications import NewNotification, NotificationKind, SlackTarget, reply_target
 from nubabel_workers.domain.ports import ClaimedInbound, ExecutionStore, TenantStore
 from nubabel_workers.domain.wording import language_of, say
 from nubabel_workers.services.keep_budgets import KeepBudgets
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 
 log = structlog.get_logger(__name__)
 
 _WORDS_ON_ITS_BUDGET = frozenset({EventKind.WAITING, EventKind.BUDGET_REACHED, EventKind.RESUMED, EventKind.FINISHED})
+_DOOR = "slack button"
 _BY = "slack:"  # how the actor's name begins, in timeline and audit log
 
 
@@ -31,10 +34,13 @@ class Pressed:
 
 
 class AllowByButton:
-    def __init__(self, executions: ExecutionStore, tenants: TenantStore, budgets: KeepBudgets) -> None:
+    def __init__(
+        self, executions: ExecutionStore, tenants: TenantStore, budgets: KeepBudgets, foreign_ids: ReportForeignIds
+    ) -> None:
         self._executions = executions
         self._tenants = tenants
         self._budgets = budgets
+        self._foreign_ids = foreign_ids
 
     async def press(self, claimed: ClaimedInbound) -> Pressed:
         """The organization is that of the workspace; what the button names counts only within it."""
@@ -53,7 +59,7 @@ class AllowByButton:
         """A word, and the US dollars that were allowed: by this press, or by one that came first."""
         if not await self._may_allow(claimed):
             return "may_not_allow", None
-        actor = f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
+        actor = _actor(claimed)
         try:
             cost = await self._budgets.allow_by_button(execution.organization_id, button, actor=actor)
         except InvalidInputError:
@@ -66,6 +72,9 @@ class AllowByButton:
         if button is None:
             return None
         execution = await self._executions.find(claimed.organization_id, button.execution_id)
+        if execution is None:
+            sought = Sought(claimed.organization_id, button.execution_id)
+            await self._foreign_ids.run(Naming(_actor(claimed), _DOOR, sought))
         target = reply_target(execution.reply) if execution is not None else None
         event = claimed.event
         asked_here = isinstance(target, SlackTarget) and (
@@ -92,6 +101,10 @@ class AllowByButton:
         if found is None and by_button and words[-1] is by_button[-1]:
             found = by_button[-1]
         return None if found is None else float(found.detail["cost_usd"])
+
+
+def _actor(claimed: ClaimedInbound) -> str:
+    return f"{_BY}{claimed.workspace_id}:{claimed.event.user}"
 
 
 def _reply(

@@ -22,6 +22,7 @@ from nubabel_workers.domain.errors import (
     UnavailableError,
     UncertainError,
 )
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.oauth import (
     AUTHORIZATION_S,
     Discovered,
@@ -154,7 +155,8 @@ class AuthorizeConnection:
     async def _found(self, organization_id: str, id_or_provider: str) -> ConnectionDetails:
         details = await self._connections.find(organization_id, id_or_provider)
         if details is None:
-            raise NotFoundError("there is no such connection in this organization")
+            sought = Sought(organization_id, id_or_provider)
+            raise NotFoundError("there is no such connection in this organization", sought=sought)
         return details
 
     async def _client(

@@ -4,10 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nubabel_workers.domain.foreign_ids import Naming, Sought
 from nubabel_workers.domain.ports import ExecutionStore
 from nubabel_workers.domain.tool_calls import ProviderTools, ToolCallError, ToolOutcome, ToolRequest
+from nubabel_workers.domain.tool_routing import NOT_CONNECTED
 from nubabel_workers.services.find_callback_session import CallbackSession
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 
+_DOOR = "tool call"
 _NO_TOOLS = ToolOutcome(error=ToolCallError("no_tools", "this installation calls no tools"))
 _NOT_RUNNING = ToolOutcome(error=ToolCallError("not_running", "nothing runs in this session, so no tool is called"))
 
@@ -36,9 +40,14 @@ class CallToolsForSession:
     """invoke, list_tools: None where nobody calls tools."""
 
     def __init__(
-        self, executions: ExecutionStore, invoke: ToolInvoker | None = None, list_tools: ToolLister | None = None
+        self,
+        executions: ExecutionStore,
+        foreign_ids: ReportForeignIds,
+        invoke: ToolInvoker | None = None,
+        list_tools: ToolLister | None = None,
     ) -> None:
         self._executions = executions
+        self._foreign_ids = foreign_ids
         self._invoke = invoke
         self._list_tools = list_tools
 
@@ -49,7 +58,7 @@ class CallToolsForSession:
         running = await self._executions.running_by_opencode_session(session.instance_id, session.opencode_session_id)
         if running is None:
             return _NOT_RUNNING
-        return await self._invoke.run(
+        outcome = await self._invoke.run(
             ToolRequest(
                 organization_id=running.organization_id,
                 execution_id=running.id,
@@ -61,6 +70,10 @@ class CallToolsForSession:
                 message_id=asked.message_id,
             )
         )
+        if asked.provider is not None and outcome.error is not None and outcome.error.code in NOT_CONNECTED:
+            sought = Sought(running.organization_id, asked.provider)
+            self._foreign_ids.soon(Naming(f"instance:{session.instance_id}", _DOOR, sought))
+        return outcome
 
     async def list_tools(self, session: CallbackSession) -> Sequence[ProviderTools]:
         """Of the organization whose run goes on there, as PostgreSQL knows it; the session's may be from the cache."""

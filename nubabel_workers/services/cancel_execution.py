@@ -7,6 +7,7 @@ import structlog
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import FINAL, Execution, Status
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher
 from nubabel_workers.services.end_execution import EndExecution
@@ -36,7 +37,7 @@ class CancelExecution:
         """A final one stays as it is. operator: who asks for it, for the audit log. Raises NotFoundError."""
         wish = await self._executions.request_cancel(organization_id, execution_id, reason=reason, operator=operator)
         if wish is None:
-            raise NotFoundError("there is no such execution")
+            raise NotFoundError("there is no such execution", sought=Sought(organization_id, execution_id))
         execution = wish.execution
         if execution.status in FINAL:
             return Cancellation(execution, was_over=not wish.is_new)

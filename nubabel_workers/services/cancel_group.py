@@ -2,6 +2,7 @@
 
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import FINAL
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.groups import ExecutionGroup, GroupState
 from nubabel_workers.domain.ports import GroupStore
 from nubabel_workers.services.cancel_execution import CancelExecution
@@ -33,5 +34,5 @@ class CancelGroup:
         """Raises NotFoundError: another organization's batch does not exist."""
         group = await self._groups.find(organization_id, group_id)
         if group is None:
-            raise NotFoundError("there is no such batch")
+            raise NotFoundError("there is no such batch", sought=Sought(organization_id, group_id))
         return group

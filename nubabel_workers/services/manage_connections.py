@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import CredentialsError, InvalidInputError, NotFoundError, NubabelError
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.ids import OrganizationId, ToolConnectionId
 from nubabel_workers.domain.oauth import OAuthClient
 from nubabel_workers.domain.ports import Chance
@@ -90,7 +91,8 @@ class ManageConnections:
     async def find(self, organization_id: str, id_or_provider: str) -> ConnectionDetails:
         details = await self._connections.find(organization_id, id_or_provider)
         if details is None:
-            raise NotFoundError(f"this organization has no connection {id_or_provider!r}")
+            sought = Sought(organization_id, id_or_provider)
+            raise NotFoundError(f"this organization has no connection {id_or_provider!r}", sought=sought)
         return details
 
     async def allow(

@@ -2,6 +2,7 @@
 
 from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.executions import Execution, TimelineEvent
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.ports import ExecutionStore
 from nubabel_workers.services.submit_execution import stored_key
 
@@ -16,14 +17,15 @@ class ReadExecution:
         """Raises NotFoundError."""
         execution = await self._executions.find(organization_id, execution_id)
         if execution is None:
-            raise NotFoundError("there is no such execution")
+            raise NotFoundError("there is no such execution", sought=Sought(organization_id, execution_id))
         return execution
 
     async def by_session(self, organization_id: str, session_id: str) -> Execution:
         """What a session works on, else its newest. session_id: ours or OpenCode's. Raises NotFoundError."""
         execution_id = await self._executions.newest_in_session(organization_id, session_id)
         if execution_id is None:
-            raise NotFoundError("there is no such session, or nothing was asked in it")
+            sought = Sought(organization_id, session_id)
+            raise NotFoundError("there is no such session, or nothing was asked in it", sought=sought)
         return await self.by_id(organization_id, execution_id)
 
     async def of_session(self, organization_id: str, session_id: str, execution_id: str) -> Execution:

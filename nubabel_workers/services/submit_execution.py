@@ -9,6 +9,7 @@ import structlog
 from nubabel_workers.domain.analysis import Rules, check_agent, check_overrides
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError
 from nubabel_workers.domain.executions import NewExecution, Overrides, Status
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.hints import turn_hint
 from nubabel_workers.domain.notifications import CallbacksTarget, NoTarget, ReplyTarget, WebhookTarget
 from nubabel_workers.domain.ports import Accepted, Chance, ExecutionStore, HintPublisher, InstanceStore, TenantStore
@@ -152,7 +153,8 @@ class SubmitExecution:
         if request.session_id is not None:
             found = await self._executions.session_key(organization.id, request.session_id)
             if found is None:
-                raise NotFoundError("there is no such session", code="session_not_found")
+                sought = Sought(organization.id, request.session_id)
+                raise NotFoundError("there is no such session", code="session_not_found", sought=sought)
             return found
         if request.session_key is not None:
             return f"api:{request.session_key}"

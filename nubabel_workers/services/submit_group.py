@@ -103,7 +103,9 @@ class SubmitGroup:
                 new = await self._one.prepare(
                     organization, asked, origin, key=f"{group.id}:{place}", reply=NoTarget().as_dict()
                 )
-            except (InvalidInputError, NotFoundError) as error:
-                raise type(error)(f"requests.{place}: {error}", code=error.code) from error
+            except InvalidInputError as error:
+                raise InvalidInputError(f"requests.{place}: {error}", code=error.code) from error
+            except NotFoundError as error:
+                raise NotFoundError(f"requests.{place}: {error}", code=error.code, sought=error.sought) from error
             prepared.append(new)
         return prepared

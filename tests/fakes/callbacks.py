@@ -14,7 +14,6 @@ from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports import (
     Clock,
     ExecutionStore,
-    Incident,
     OpenCodeServers,
     SessionMappings,
     SessionPlace,
@@ -30,7 +29,9 @@ from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
 from nubabel_workers.services.watch_servers import WatchServers
 from tests.fakes.administration import FakeAudit, FakeInstances
+from tests.fakes.foreign_ids import no_foreign_ids
 from tests.fakes.hints import FakeHints
+from tests.fakes.incidents import FakeIncidents
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.vitals import FakeVitals
@@ -99,14 +100,6 @@ class FakeSessions:
         return wanted if self.taken.count(key) <= self.limits.get(key, limit) else 0
 
 
-@dataclass
-class FakeIncidents:
-    counted: list[Incident] = field(default_factory=list)
-
-    def count(self, incident: Incident, *, times: int = 1) -> None:
-        self.counted += [incident] * times
-
-
 class FakeCallbacks:
     """The parts of the gateway that serve callbacks, with one server `ins_1`."""
 
@@ -133,7 +126,7 @@ class FakeCallbacks:
                 callbacks_per_s=100,
             ),
             hear=HearCallbacks(executions, progress, hints),
-            tools=CallToolsForSession(executions),
+            tools=CallToolsForSession(executions, no_foreign_ids()),
             reach=reach_server(self.instances, cast("OpenCodeServers", self.sessions)),
             watch=WatchServers(self.vitals, memory=MemoryLimits(), events=EventLagLimits()),
         )

@@ -30,6 +30,7 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
@@ -47,6 +48,7 @@ from tests.fakes.connections import (
     FakeToolServers,
     connections_over,
 )
+from tests.fakes.foreign_ids import FakeIdOwners
 from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
@@ -145,6 +147,8 @@ class FrontDoor:
         self.authorization_servers = FakeAuthorizationServers()
         self.tool_servers = FakeToolServers()
         self.callbacks = FakeCallbacks(self.tenants, self.audit, self.progress, self.hints, self.clock)
+        self.id_owners = FakeIdOwners()
+        self.foreign_ids = ReportForeignIds(self.id_owners, self.audit, self.callbacks.incidents, self.throttle)
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         self.parts = GatewayParts(
             submit=self.submit,
@@ -177,6 +181,7 @@ class FrontDoor:
             manage_limits=ManageLimits(self.organizations, load_plans(), budgets),
             manage_organizations=ManageOrganizations(self.organizations, self.chance, bytes),
             budgets=budgets,
+            foreign_ids=self.foreign_ids,
             check_callback=EgressGuard(EgressPolicy.parse(["hooks.internal"])).check_url,
             dead_letters=ManageDeadLetters(self.dead_letters, self.hints, self.audit, answer_by_s=3600),
             connections=connections_over(self.tool_connections, self.authorization_servers, self.tool_servers),

@@ -55,13 +55,19 @@ WHERE organization_id = %(id)s AND opencode_session_id IS NOT NULL
 _DELETE = """
 WITH deleted AS (
   DELETE FROM {table} WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM {table} WHERE organization_id = %(id)s {kept} LIMIT %(batch)s))
+    SELECT ctid FROM {table} WHERE {whose} LIMIT %(batch)s))
   RETURNING {key})
 SELECT (SELECT count(*) FROM deleted) AS {table}{went_along}
 """
 # The statement's snapshot still has what its deletion takes along.
 _WENT_ALONG = ", (SELECT count(*) FROM {table} WHERE {column} IN (SELECT id FROM deleted)) AS {table}"
-_KEPT = {"audit_log": f"AND action <> '{AuditAction.ORGANIZATION_ERASED}'"}
+_ITS_OWN = "organization_id = %(id)s"
+# What operators were told of who named whose ids belongs to no organization, and speaks of both.
+_WHOSE = {
+    "audit_log": f"""({_ITS_OWN} AND action <> '{AuditAction.ORGANIZATION_ERASED}' OR organization_id IS NULL
+        AND action IN ('{AuditAction.FOREIGN_ID_NAMED}', '{AuditAction.FOREIGN_IDS_NOT_LISTED}')
+        AND %(id)s::text IN (detail->>'organization', detail->>'owner'))"""
+}
 # What goes along by foreign key: the column that names what is deleted, and the tables. All have an index for it.
 TAKES_ALONG: Mapping[str, tuple[str, Sequence[str]]] = {
     "executions": (
@@ -126,7 +132,9 @@ class PostgresErasure:
         column, along = TAKES_ALONG.get(table, ("", ()))
         went_along = "".join(_WENT_ALONG.format(table=other, column=column) for other in along)
         counts = await self._one(
-            _DELETE.format(table=table, kept=_KEPT.get(table, ""), key="id" if along else "1", went_along=went_along),
+            _DELETE.format(
+                table=table, whose=_WHOSE.get(table, _ITS_OWN), key="id" if along else "1", went_along=went_along
+            ),
             organization_id,
             {"batch": _BATCHES.get(table, _BATCH)},
         )

@@ -31,6 +31,7 @@ from nubabel_workers.domain.administration import (
 from nubabel_workers.domain.dead_letters import DeadLetter, DeadLetterFilter, DeadLetterStatus, ReplayCandidate
 from nubabel_workers.domain.directories import Directory
 from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.foreign_ids import IdKind
 from nubabel_workers.domain.groups import GroupSummary
 from nubabel_workers.domain.hints import Hint
 from nubabel_workers.domain.limits import LimitChange
@@ -284,6 +285,12 @@ class AuditTrail(Protocol):
     async def add(self, entry: AuditEntry) -> None: ...
 
     async def list(self, *, organization_id: str | None, limit: int) -> list[AuditEntry]: ...
+
+
+class IdOwners(Protocol):
+    async def owners(self, kind: IdKind, name: str) -> frozenset[str]:
+        """The organizations that have what is called so: several only where two OpenCode servers agree on a name."""
+        ...
 
 
 class WorkspaceCanceller(Protocol):

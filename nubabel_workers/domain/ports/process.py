@@ -41,6 +41,7 @@ class Incident(StrEnum):
     STRAY_RUN = "stray_run"  # a run on OpenCode that belonged to nobody: stopped
     LEASE_TAKEOVER = "lease_takeover"  # a row whose process was gone, or stopped for longer than its lease
     FOREIGN_SESSION = "foreign_session"  # an OpenCode server, or its plugin, spoke of a session that is another's
+    FOREIGN_ID = "foreign_id"  # a caller named what is another organization's: it was told that there is no such thing
     MARKED_REPEAT = "marked_repeat"  # a Slack post of unknown outcome, posted once more and marked
 
 

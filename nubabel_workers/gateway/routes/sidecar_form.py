@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from nubabel_workers.domain.delegation import checked_submission
-from nubabel_workers.domain.errors import InvalidInputError, NubabelError
+from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, NubabelError
 from nubabel_workers.domain.executions import Status
+from nubabel_workers.domain.foreign_ids import Sought
 from nubabel_workers.domain.notifications import CallbacksTarget
 from nubabel_workers.domain.ports import Conversation
 from nubabel_workers.domain.sidecar import (
@@ -31,6 +32,7 @@ from nubabel_workers.domain.sidecar import (
 from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.gateway.awaiting import Prefer, WaitEnd, preferred_wait_s, wait_for_end
 from nubabel_workers.gateway.dependencies import GatewayParts, Parts
+from nubabel_workers.gateway.foreign_ids import report, report_refused
 from nubabel_workers.gateway.identity import Identified
 from nubabel_workers.gateway.openapi import problems
 from nubabel_workers.gateway.problems import MEDIA_TYPE, ProblemError, from_domain, words_about_body
@@ -94,6 +96,7 @@ class SidecarRoute(APIRoute):
             try:
                 return await handle(request)
             except (SidecarError, RequestValidationError, HTTPException, ProblemError, NubabelError) as error:
+                report_refused(request, error)
                 return _in_its_form(error, request).response()
 
         return answered
@@ -149,6 +152,8 @@ async def delegate(
     callbacks = _checked_callbacks(body.callbacks, parts)
     before = await parts.conversations.find(organization_id, body.session_id)
     is_ours = before is not None and before.session_id == body.session_id
+    if before is None:  # a name of the caller's own from now on; unless it is meant to be somebody else's id
+        report(request, Sought(organization_id, body.session_id))
     content = {"session": body.session_id, "prompt": body.prompt, "category": body.category, "skills": body.skills()}
     asked = checked_submission(
         prompt=body.prompt,
@@ -216,7 +221,8 @@ async def read_session(session_id: SessionName, who: Identified, parts: Parts) -
 async def _conversation(parts: GatewayParts, who: Identified, name: str) -> Conversation:
     found = await parts.conversations.find(who.caller.organization.id, name)
     if found is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "session_not_found", "there is no such session")
+        sought = Sought(who.caller.organization.id, name)
+        raise NotFoundError("there is no such session", code="session_not_found", sought=sought)
     return found
 
 

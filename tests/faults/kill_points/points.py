@@ -112,6 +112,7 @@ PLAYED_ELSEWHERE: Mapping[type, str] = {
     ports.GroupStore: "tests/integration/pipeline/test_dispatched_batches.py: dies before and after each of its calls",
     administration.GroupReports: "reads and changes nothing",
     administration.StoredSecrets: "reads and changes nothing",
+    administration.IdOwners: "reads and changes nothing; what was found out is written by AuditTrail",
     administration.ToolCallReports: "reads and changes nothing; that somebody looked is written by AuditTrail",
 }
 

@@ -32,6 +32,7 @@ _PLAYED_ELSEWHERE = {
     "calls",
     "directories",
     "documents",
+    "id_owners",
     "orchestrators",
     "vitals",
 }  # points says where

@@ -11,6 +11,7 @@ from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.erasure import TAKES_ALONG
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.bootstrap import erase_organization, open_connections
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import InvalidInputError, NotFoundError, TransientError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.progress import ProgressSource, ToolProgress
@@ -78,6 +79,27 @@ async def erase(pipeline: Pipeline) -> AsyncIterator[EraseOrganization]:
     async with AsyncExitStack() as stack:
         manage = open_connections(services, stack).manage
         yield erase_organization(services, lambda: manage, times=AT_ONCE)
+
+
+async def test_what_operators_were_told_of_it_goes_with_either_side(
+    pipeline: Pipeline, erase: EraseOrganization
+) -> None:
+    audit = PostgresAuditTrail(pipeline.services.database)
+    named, not_listed = AuditAction.FOREIGN_ID_NAMED, AuditAction.FOREIGN_IDS_NOT_LISTED
+    for action, caller, owner in (
+        (named, ORGANIZATION, OTHER),
+        (named, OTHER, ORGANIZATION),
+        (named, OTHER, "org_third"),
+        (not_listed, ORGANIZATION, None),
+    ):
+        await audit.add(AuditEntry("token:t", action, None, "exe_1", {"organization": caller, "owner": owner}))
+
+    await run(erase)
+
+    left = [
+        one.detail for one in await audit.list(organization_id=None, limit=100) if one.action in {named, not_listed}
+    ]
+    assert left == [{"organization": OTHER, "owner": "org_third"}]
 
 
 async def run(erase: EraseOrganization) -> Erased:

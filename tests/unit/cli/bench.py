@@ -82,6 +82,7 @@ from tests.fakes.connections import (
     FakeToolServers,
     connections_over,
 )
+from tests.fakes.foreign_ids import no_foreign_ids
 from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
@@ -308,6 +309,7 @@ class Bench:
             ),
             cancel_by_operator=CancelByOperator(cancel, self.reports),
             wait=AwaitExecution(ReadExecution(store), self.progress, self.clock, row_check_s=0.01),
+            foreign_ids=no_foreign_ids(),
             clock=self.clock,
             chance=self.chance,
             connections=self._connections,

@@ -34,7 +34,13 @@ def dead_letters() -> FakeDeadLetters:
 
 def accepting(door: FrontDoor, dead_letters: FakeDeadLetters, trusted: str | None = None) -> AcceptSubmission:
     return AcceptSubmission(
-        door.tenants, dead_letters.store(), door.submit, door.clock, door.chance, trusted_organization_id=trusted
+        door.tenants,
+        dead_letters.store(),
+        door.submit,
+        door.foreign_ids,
+        door.clock,
+        door.chance,
+        trusted_organization_id=trusted,
     )
 
 

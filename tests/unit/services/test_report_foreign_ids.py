@@ -1,0 +1,199 @@
+"""Who names another's id is counted and listed for operators, within bounds, and never waited for."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.foreign_ids import IdKind, Naming, Sought, kind_of
+from nubabel_workers.domain.ports import Incident
+from nubabel_workers.services import report_foreign_ids
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
+from tests.fakes.administration import FakeAudit
+from tests.fakes.clock import FakeClock
+from tests.fakes.foreign_ids import FakeIdOwners
+from tests.fakes.incidents import FakeIncidents
+from tests.fakes.throttle import FakeThrottle
+
+THEIRS, OURS, NOBODYS = (f"exe_{letter * 26}" for letter in "abc")
+
+
+def naming(name: str = THEIRS, actor: str = "token:tok_1") -> Naming:
+    return Naming(actor, "GET /v1/executions/{execution_id}", Sought("org_acme", name))
+
+
+@dataclass
+class Reporting:
+    """THEIRS is another organization's, OURS the caller's own, NOBODYS nobody's."""
+
+    owners: FakeIdOwners = field(
+        default_factory=lambda: FakeIdOwners({THEIRS: frozenset({"org_other"}), OURS: frozenset({"org_acme"})})
+    )
+    audit: FakeAudit = field(default_factory=FakeAudit)
+    incidents: FakeIncidents = field(default_factory=FakeIncidents)
+    throttle: FakeThrottle = field(default_factory=lambda: FakeThrottle(FakeClock()))
+
+    def __post_init__(self) -> None:
+        self.report = ReportForeignIds(self.owners, self.audit, self.incidents, self.throttle)
+
+    def listed(self) -> list[AuditEntry]:
+        return [one for one in self.audit.entries if one.action == AuditAction.FOREIGN_ID_NAMED]
+
+    def summed_up(self) -> list[tuple[str, object, object]]:
+        others = [one for one in self.audit.entries if one.action == AuditAction.FOREIGN_IDS_NOT_LISTED]
+        return [(one.actor, one.detail["foreign"], one.detail["not_looked_up"]) for one in others]
+
+
+@pytest.fixture
+def reporting() -> Reporting:
+    return Reporting()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_foreign_ids, "LISTED_PER_MINUTE", 2)
+    monkeypatch.setattr(report_foreign_ids, "LOOKED_UP_PER_MINUTE", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (THEIRS, IdKind.EXECUTION),
+        (f"bat_{'0' * 26}", IdKind.BATCH),
+        (f"mcp_{'0' * 26}", IdKind.CONNECTION),
+        (f"ses_{'0' * 26}", IdKind.SESSION),
+        ("ses_e04562134ffe0oSJVu2NAsQvXL", IdKind.SESSION),
+        (f"{THEIRS}/0-0", None),
+        (THEIRS[:-1], None),
+        (THEIRS.upper(), None),
+        (f"{THEIRS}\n", None),
+        (f"ses_{'a' * 81}", None),
+        ("notion", None),
+        ("", None),
+    ],
+)
+def test_what_has_the_form_of_an_id_says_what_it_names(name: str, kind: IdKind | None) -> None:
+    assert kind_of(name) is kind
+
+
+async def test_anothers_id_is_counted_and_listed_for_operators_alone(reporting: Reporting) -> None:
+    await reporting.report.run(naming())
+
+    assert reporting.audit.entries == [
+        AuditEntry(
+            "token:tok_1",
+            AuditAction.FOREIGN_ID_NAMED,
+            None,
+            THEIRS,
+            {
+                "organization": "org_acme",
+                "owner": "org_other",
+                "door": "GET /v1/executions/{execution_id}",
+                "kind": "execution",
+            },
+        )
+    ]
+    assert reporting.incidents.counted == [Incident.FOREIGN_ID]
+
+
+@pytest.mark.parametrize("name", [OURS, NOBODYS, "a-name-of-ones-own"])
+async def test_what_is_ones_own_or_nobodys_leaves_nothing(reporting: Reporting, name: str) -> None:
+    await reporting.report.run(naming(name))
+    await reporting.report.close()
+
+    assert (reporting.audit.entries, reporting.incidents.counted) == ([], [])
+
+
+async def test_what_is_no_id_is_not_looked_up(reporting: Reporting) -> None:
+    reporting.report.soon(naming("a-name-of-ones-own"))
+    await reporting.report.run(naming("a-name-of-ones-own"))
+    await reporting.report.settled()
+
+    assert reporting.owners.asked == []
+
+
+async def test_an_opencode_session_that_two_organizations_have_is_not_foreign_to_either(reporting: Reporting) -> None:
+    reporting.owners.of["ses_same"] = frozenset({"org_acme", "org_other"})
+
+    await reporting.report.run(naming("ses_same"))
+
+    assert reporting.audit.entries == []
+
+
+@pytest.mark.parametrize("name", [THEIRS, NOBODYS])
+async def test_whoever_waits_for_an_answer_gets_it_before_anything_is_looked_up(
+    reporting: Reporting, name: str
+) -> None:
+    reporting.report.soon(naming(name))
+
+    assert (reporting.owners.asked, reporting.throttle.asked) == ([], 0)
+    await reporting.report.settled()
+    assert reporting.owners.asked == [(IdKind.EXECUTION, name)]
+
+
+async def test_ids_are_looked_up_one_after_the_other(reporting: Reporting) -> None:
+    for _ in range(3):
+        reporting.report.soon(naming())
+    (working,) = asyncio.all_tasks() - {asyncio.current_task()}
+    await working
+
+    assert len(reporting.listed()) == 3
+
+
+@pytest.mark.usefixtures("few")
+async def test_beyond_the_limits_of_a_minute_one_entry_says_how_many_there_were(reporting: Reporting) -> None:
+    for _ in range(7):
+        await reporting.report.run(naming())
+    await reporting.report.run(naming(actor="token:tok_2"))
+    await reporting.report.close()
+
+    assert [one.actor for one in reporting.listed()] == ["token:tok_1", "token:tok_1", "token:tok_2"]
+    assert len(reporting.owners.asked) == 4 + 1
+    assert reporting.summed_up() == [("token:tok_1", 2, 3)]
+    assert reporting.incidents.counted == [Incident.FOREIGN_ID] * 5
+
+
+async def test_what_finds_no_place_in_the_queue_is_counted(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_MAX_WAITING", 2)
+
+    for _ in range(5):
+        reporting.report.soon(naming())
+    await reporting.report.close()
+
+    assert len(reporting.listed()) == 2
+    assert reporting.summed_up() == [("token:tok_1", 0, 3)]
+
+
+async def test_the_count_is_written_every_minute_while_the_process_lives(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_SUMMED_UP_EVERY_S", 0)
+    reporting.owners.away = True
+
+    await reporting.report.run(naming())
+    (summing,) = asyncio.all_tasks() - {asyncio.current_task()}
+    await summing
+
+    assert reporting.summed_up() == [("token:tok_1", 0, 1)]
+
+
+async def test_while_the_database_is_away_nobody_fails_and_it_is_said_afterwards(reporting: Reporting) -> None:
+    reporting.owners.away = True
+    await reporting.report.run(naming())
+    reporting.owners.away = False
+
+    await reporting.report.close()
+
+    assert reporting.listed() == []
+    assert reporting.summed_up() == [("token:tok_1", 0, 1)]
+
+
+async def test_what_waits_is_looked_up_before_the_process_ends(reporting: Reporting) -> None:
+    reporting.report.soon(naming())
+
+    await reporting.report.close()
+
+    assert len(reporting.listed()) == 1
