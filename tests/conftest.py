@@ -27,6 +27,7 @@ from nubabel_workers.adapters.storage import schema
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 from nubabel_workers.embedded.valkey import EmbeddedValkey
 from tests.reused_database import ReusedDatabase
+from tests.tenancy.matrix import table, tried
 
 _SHARED_NAMES = pytest.StashKey[set[str]]()
 _database_numbers = itertools.count(1)
@@ -91,6 +92,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[_SHARED_NAMES] = {name for name, tests in names.items() if tests > 1}
     if not config.getoption("loadscopereorder", default=True):  # xdist's own order was not wanted
         items[:] = _longest_first(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    attempts = tried(report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ()))
+    if attempts:
+        terminalreporter.section("attempts to reach another organization: door, position of the id, seen, methods")
+        for line in table(attempts):
+            terminalreporter.write_line(line)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,12 +1,10 @@
-"""One installation with two organizations for the tests of a file; what was tried is printed at the end of the run."""
+"""One installation with two organizations for the tests of a file."""
 
 from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 
 from tests.conftest import PostgresServer, RedisServer
-from tests.tenancy.matrix import table, tried
 from tests.tenancy.world import World, open_world
 
 
@@ -19,11 +17,3 @@ async def world(
     async with open_world(url, redis_server) as opened:
         yield opened
     postgres_server.drop_database(url)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    attempts = tried(report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ()))
-    if attempts:
-        terminalreporter.section("attempts to reach another organization: door, position of the id, method and count")
-        for line in table(attempts):
-            terminalreporter.write_line(line)

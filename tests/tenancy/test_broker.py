@@ -9,7 +9,7 @@ import pytest
 
 from nubabel_workers.domain.submission import sign
 from nubabel_workers.services.accept_submission import Refused
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, Side, World, strings_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -24,7 +24,27 @@ _FIELDS: Mapping[str, Callable[[Side], Mapping[str, Any]]] = {
     "organization_id": lambda side: {"organization_id": side.id},
     "metadata": lambda side: {"metadata": {"organization_id": side.id, "session_id": side.sessions["running"]}},
 }
-METHODS = ("own key", "other's key id", "other's key id after signing", "unsigned", "signed before the change")
+# With the sender's own key. Names that the sender gives are looked up in its own organization, where they are its own.
+_SEEN: Mapping[str, Seen] = {
+    "session_id": Seen.AUDITED,
+    "session_id of OpenCode": Seen.AUDITED,
+    "session_key": Seen.NOT_NAMED,
+    "idempotency_key": Seen.NOT_NAMED,
+    "user_id": Seen.NOT_NAMED,
+    "organization_id": Seen.NOT_READ,
+    "metadata": Seen.NOT_READ,
+}
+_ENDS: Mapping[str, str] = {
+    "session_id": "session_not_found",
+    "session_id of OpenCode": "session_not_found",
+}
+_REFUSED_AS: Mapping[str, str] = {
+    "other's key id": "bad_signature",
+    "other's key id after signing": "bad_signature",
+    "unsigned": "unsigned",
+    "signed before the change": "bad_signature",
+}
+METHODS = ("own key", *_REFUSED_AS)
 
 
 def message(world: World, fields: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -32,7 +52,7 @@ def message(world: World, fields: Mapping[str, Any], method: str) -> dict[str, A
     assert own.submit_secret is not None
     request = {"prompt": "hello", **fields}
     if method == "unsigned":
-        return request
+        return {"version": 1, "request": request}
     said = {"prompt": "hello"} if method == "signed before the change" else request
     signed = sign(
         said,
@@ -42,7 +62,7 @@ def message(world: World, fields: Mapping[str, Any], method: str) -> dict[str, A
         nonce=secrets.token_urlsafe(18),
     )
     after = {"key_id": victim.submit_key_id} if method == "other's key id after signing" else {}
-    return {**signed, **request, **after}
+    return {**signed, "request": request, **after}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -50,17 +70,24 @@ def message(world: World, fields: Mapping[str, Any], method: str) -> dict[str, A
 async def test_a_message_makes_nothing_of_anothers(
     position: str, method: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "broker: orchestration.submit", position, method)
+    expected = _SEEN[position] if method == "own key" else Seen.NO_CALLER
+    note(request, "broker: orchestration.submit", position, method, expected)
     await world.clean_up()
-    before = await world.belongings()
+    before, known = await world.belongings(), len(await world.refusals())
     raw = message(world, _FIELDS[position](world.victim), method)
 
     outcome = await world.services.accept_submission.accept(raw, delivery_id=secrets.token_hex(16))
 
     assert await world.belongings() == before
     assert world.leaks(repr(outcome), sent=[*strings_of(raw)]) == []
-    if method != "own key":
-        assert isinstance(outcome, Refused)
+    refusals = [(one.actor, one.subject, one.detail["owner"]) for one in (await world.refusals())[known:]]
+    by = f"submit_key:{world.attacker.submit_key_id}"
+    assert refusals == ([(by, raw["request"]["session_id"], VICTIM)] if expected is Seen.AUDITED else [])
+    code = outcome.code if isinstance(outcome, Refused) else "accepted"
+    if position == "organization_id":
+        assert code == "invalid_submission"  # nothing in a message says whose it is, so the form has no place for it
+    else:
+        assert code == (_ENDS.get(position, "accepted") if method == "own key" else _REFUSED_AS[method])
     if not isinstance(outcome, Refused):
         accepted = await world.services.read_execution.by_id(ATTACKER, outcome.execution_id)
         assert (accepted.organization_id, outcome.created) == (ATTACKER, True)
@@ -80,7 +107,7 @@ _HINTS: Mapping[str, Callable[[World, str], Any]] = {
 async def test_a_hint_with_anothers_row_does_what_is_due_and_nothing_else(
     task: str, what: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, f"broker: hint {task}", what, "another's row")
+    note(request, f"broker: hint {task}", what, "another's row", Seen.NO_CALLER)
     await world.clean_up()
     victim, before = world.victim, await world.belongings()
     named = {**victim.executions, "dead letter": victim.dead_letter, "session": victim.sessions["running"]}

@@ -1,4 +1,7 @@
-"""Two organizations on one shared server: each works in a directory of its own, and finds nothing of the other's."""
+"""Two organizations on one shared server: each works in a directory of its own, and finds nothing of the other's.
+
+The directory follows from the organization of the execution: no caller names one, so nothing of this is audited.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -9,7 +12,7 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.tenants import InstanceChange
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, Side, World, bearer
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -71,7 +74,7 @@ async def running_there(world: World, organization_id: str, execution_id: str) -
 async def test_neithers_session_is_found_in_the_others_directory(
     world: World, shared: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: new session", "directory", "the other's, on one server")
+    note(request, "OpenCode: new session", "directory", "the other's, on one server", Seen.NOT_NAMED)
     places = {}
     for side in (world.victim, world.attacker):
         execution = await running_there(world, side.id, await asks(world, side))
@@ -90,7 +93,7 @@ async def test_neithers_session_is_found_in_the_others_directory(
 async def test_whoever_waits_for_a_place_learns_nothing_of_who_has_it(
     world: World, shared: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: new session", "directory", "the other's has the last place")
+    note(request, "OpenCode: new session", "directory", "the other's has the last place", Seen.NOT_NAMED)
     await world.services.instances.change("ins_shared", InstanceChange(max_directories=1), actor="tests")
     await running_there(world, VICTIM, await asks(world, world.victim))
     before = await world.belongings()

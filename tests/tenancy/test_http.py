@@ -1,11 +1,12 @@
 """HTTP and event streams: another organization's id at every place where one can stand, in several ways.
 
-Each attempt has a twin with an id that nobody has. Whoever gets the same answer to both learns nothing.
+Each attempt has a twin with an id that nobody has. Whoever gets the same answer to both learns nothing; the audit log,
+which only operators see, tells them apart.
 """
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,9 @@ import httpx
 import orjson
 import pytest
 
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from tests.tenancy.http_doors import Door, Names, Position, body_of, doors, fits, ids
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.tenancy.world import ATTACKER, CANARY, VICTIM, Side, World, bearer, strings_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -60,22 +62,25 @@ def attempts() -> Iterator[Attempt]:
 
 @pytest.mark.parametrize("attempt", [*attempts()], ids=str)
 async def test_no_id_opens_what_is_anothers(attempt: Attempt, world: World, request: pytest.FixtureRequest) -> None:
-    note(request, str(attempt.door), str(attempt.position), attempt.method)
+    expected = seen(attempt)
+    note(request, str(attempt.door), str(attempt.position), attempt.method, expected)
     stolen = ids(attempt.position.names, world.victim)[attempt.what]
     await world.clean_up()
-    before, audited = await world.belongings(), await world.audited()
+    before, known = await world.belongings(), len(await world.refusals())
 
     answer = await send(world, attempt, stolen)
 
     assert answer.status_code < 500 or is_honest(answer), answer.text
-    assert world.leaks(seen(answer), sent=[*strings_of(stolen)]) == []
+    assert world.leaks(whole(answer), sent=[*strings_of(stolen)]) == []
     assert await world.belongings() == before
-    if is_refused_for_whom_it_names(answer):
-        assert len(await world.audited()) == len(audited) + 1
+    refusals = (await world.refusals())[known:]
+    assert [one.actor for one in refusals] == ([actor(attempt, world)] if expected is Seen.AUDITED else [])
+    assert all(names_no_side_to_the_other(one) for one in refusals)
     await world.clean_up()
     twin = nobodys(stolen)
     said_to_twin = await send(world, attempt, twin)
     assert said(answer, stolen) == said(said_to_twin, twin)
+    assert [one for one in (await world.refusals())[known + len(refusals) :] if one.action in _OF_WHAT_EXISTS] == []
 
 
 def is_honest(answer: httpx.Response) -> bool:
@@ -83,9 +88,72 @@ def is_honest(answer: httpx.Response) -> bool:
     return answer.status_code in {503, 504} or "Session completion timeout" in answer.text
 
 
-def is_refused_for_whom_it_names(answer: httpx.Response) -> bool:
-    """The 403s that say who the other is supposed to be; what does not exist has nobody to be told."""
-    return answer.status_code == 403 and "mismatch" in answer.text
+def seen(attempt: Attempt) -> Seen:
+    """What arrives with an authenticated caller, and is looked for, is in the audit log, once."""
+    door, position, method = attempt.door, attempt.position, attempt.method
+    if method == "behind one's own":
+        return Seen.NO_ID
+    if door.security == "OperatorToken" or method == "without proof" or (door.is_callback and "proof" in method):
+        return Seen.NO_CALLER
+    if method == "with another proof" and any(one.names is Names.ORGANIZATION for one in door.positions):
+        return Seen.AUDITED  # the header that says so is refused, whatever stands in the path
+    return _SEEN[position.names](attempt)
+
+
+def _seen_session(attempt: Attempt) -> Seen:
+    return Seen.NOT_NAMED if attempt.what == "own name" else Seen.AUDITED
+
+
+def _seen_connection(attempt: Attempt) -> Seen:
+    """By its provider's name, or as the name of a new one, it is one of the caller's own."""
+    is_new = attempt.door.path == "/v1/connections"
+    return Seen.NOT_NAMED if is_new or attempt.what == "provider" else Seen.AUDITED
+
+
+def _seen_organization(attempt: Attempt) -> Seen:
+    """Of two headers the first one counts."""
+    doubled = attempt.position.place == "header" and attempt.method == "after one's own"
+    return Seen.NOT_READ if doubled else Seen.AUDITED
+
+
+def _seen_claims(attempt: Attempt) -> Seen:
+    """Callers put into free objects what they like, where the door does not say that it reads an organization in it."""
+    is_read = attempt.door.path in {"/delegate", "/delegate_task"} and attempt.what.startswith("organization")
+    return Seen.AUDITED if is_read else Seen.NOT_READ
+
+
+def _seen_place(attempt: Attempt) -> Seen:
+    """In a session's stream the execution that was followed is looked for, unless it was seen to its end."""
+    is_looked_for = (attempt.what, attempt.method) == ("first", "as it is") and "{session_id}" in attempt.door.path
+    return Seen.AUDITED if is_looked_for else Seen.NO_ID
+
+
+_SEEN: Mapping[Names, Callable[[Attempt], Seen]] = {
+    Names.EXECUTION: lambda _: Seen.AUDITED,
+    Names.BATCH: lambda _: Seen.AUDITED,
+    Names.SESSION: _seen_session,
+    Names.CONNECTION: _seen_connection,
+    Names.ORGANIZATION: _seen_organization,
+    Names.CLAIMS: _seen_claims,
+    Names.EVENT: _seen_place,
+    Names.KEY: lambda _: Seen.NOT_NAMED,
+    Names.USER: lambda _: Seen.NOT_NAMED,
+    Names.TOOL_CALL: lambda _: Seen.NOT_NAMED,
+    Names.MESSAGE: lambda _: Seen.NOT_NAMED,
+}
+_OF_WHAT_EXISTS = {AuditAction.FOREIGN_ID_NAMED}
+
+
+def actor(attempt: Attempt, world: World) -> str:
+    return f"instance:{world.attacker.server}" if attempt.door.is_callback else world.attacker.actor
+
+
+def names_no_side_to_the_other(entry: AuditEntry) -> bool:
+    """That an id exists is for operators alone; what the caller had said itself may be its own to read."""
+    if entry.action == AuditAction.FOREIGN_ID_NAMED:
+        sides = (entry.detail["organization"], entry.detail["owner"])
+        return entry.organization_id is None and sides == (ATTACKER, VICTIM)
+    return entry.organization_id != ATTACKER or VICTIM not in repr(entry)
 
 
 async def send(world: World, attempt: Attempt, value: Any) -> httpx.Response:
@@ -192,7 +260,7 @@ def nobodys(value: Any) -> Any:
     return kind + line + re.sub(r"[0-9A-Za-z]", "0", rest) + slash + place
 
 
-def seen(answer: httpx.Response) -> str:
+def whole(answer: httpx.Response) -> str:
     return "\n".join((*(f"{name}: {value}" for name, value in answer.headers.items()), answer.text))
 
 

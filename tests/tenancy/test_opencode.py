@@ -10,7 +10,7 @@ import pytest_asyncio
 from nubabel_workers.adapters.opencode.client import OpenCodeClient
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.domain.executions import Execution
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.tenancy.world import ATTACKER, CANARY, VICTIM, World, bearer
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -74,7 +74,13 @@ async def became(world: World, execution_id: str) -> Execution:
 async def test_a_recycled_session_id_gets_no_prompt(
     forgotten: bool, world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(request, "OpenCode: new session", "session id", "recycled, left behind" if forgotten else "recycled, in use")
+    note(
+        request,
+        "OpenCode: new session",
+        "session id",
+        "recycled, left behind" if forgotten else "recycled, in use",
+        Seen.AUDITED,
+    )
     recycled = await put_on_the_attackers_server(world, also_forgotten=forgotten)
     submitted: list[str] = []
 
@@ -103,7 +109,7 @@ async def test_a_recycled_session_id_gets_no_prompt(
 async def test_the_same_id_on_two_servers_is_two_sessions(
     world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(request, "OpenCode: new session", "session id", "the same on two servers")
+    note(request, "OpenCode: new session", "session id", "the same on two servers", Seen.NOT_NAMED)
     real = HttpOpenCodeServer.create_session
     created: list[str] = []
 
@@ -143,7 +149,7 @@ def told_of(session_id: str) -> Twist:
 async def test_messages_of_another_session_are_no_answer(
     world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(request, "OpenCode: messages", "session id", "another session's among them")
+    note(request, "OpenCode: messages", "session id", "another session's among them", Seen.AUDITED)
     execution_id = await asks(world)
     await world.services.dispatch_executions.run()
     real = OpenCodeClient.list_messages
@@ -171,7 +177,7 @@ async def test_messages_of_another_session_are_no_answer(
 async def test_a_sub_agent_of_another_organizations_session_is_not_heard(
     world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: parent of a session", "session id", "another organization's root")
+    note(request, "OpenCode: parent of a session", "session id", "another organization's root", Seen.AUDITED)
     foreign = await put_on_the_attackers_server(world)
     own = world.attacker.opencode_sessions["running"]
     before = await world.belongings()

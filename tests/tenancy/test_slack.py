@@ -1,4 +1,8 @@
-"""Slack events that name another team, its threads and its people."""
+"""Slack events that name another team, its threads and its people.
+
+Threads, channels and people are looked for in the workspace whose installation the event came by: none names another's.
+The button of a notice holds the id of an execution, which can be anybody's.
+"""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -7,7 +11,7 @@ from typing import Any
 import pytest
 
 from nubabel_workers.domain.budget_button import ALLOW_MORE
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -51,7 +55,7 @@ _CLAIMS: Mapping[str, Callable[[dict[str, Any], str], object]] = {
 async def test_a_thread_of_the_same_time_in_another_workspace_is_another_conversation(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: event", position, "thread and channel of another workspace")
+    note(request, "Slack: event", position, "thread and channel of another workspace", Seen.NOT_NAMED)
     await world.clean_up()
     own, victim, services = world.attacker, world.victim, world.services
     theirs = event(world, victim.team)
@@ -80,7 +84,7 @@ async def test_a_thread_of_the_same_time_in_another_workspace_is_another_convers
 async def test_the_event_of_a_team_that_is_not_installed_is_nobodys(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: event", position, "a team that nobody installed")
+    note(request, "Slack: event", position, "a team that nobody installed", Seen.NO_CALLER)
     await world.clean_up()
     before, kept = await world.belongings(), await inbound(world)
     body = event(world, "T0NOBODY")
@@ -106,7 +110,7 @@ def press(team: str, thread: str, execution_id: str) -> dict[str, Any]:
         "actions": [
             {
                 "action_id": ALLOW_MORE,
-                "value": f"{execution_id}:1",
+                "value": f"{execution_id}:0.1.0:5",
                 "action_ts": f"1700000003.{next(_numbers):06}",
             }
         ],
@@ -126,7 +130,7 @@ _CLAIMS_OF_A_PRESS: Mapping[str, Callable[[dict[str, Any], str], object]] = {
 async def test_a_press_lets_nothing_of_another_organization_go_on(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: press of a button", position, "a request of another organization that waits for its budget")
+    note(request, "Slack: press of a button", position, "another's request that waits for its budget", Seen.AUDITED)
     await world.clean_up()
     own, victim, services = world.attacker, world.victim, world.services
     thread = f"1700000009.{next(_numbers):06}"
@@ -143,7 +147,7 @@ async def test_a_press_lets_nothing_of_another_organization_go_on(
         "UPDATE organizations SET budget_approvers = ARRAY['U0SAME'] WHERE id = %(id)s", {"id": ATTACKER}
     )
     services.tenants._organizations.clear()
-    before = await world.belongings()
+    before, known = await world.belongings(), len(await world.refusals())
     body = press(own.team, thread, str(theirs["id"]))
     _CLAIMS_OF_A_PRESS[position](body, victim.team)
 
@@ -155,6 +159,11 @@ async def test_a_press_lets_nothing_of_another_organization_go_on(
         "SELECT outcome FROM inbound_events WHERE kind = 'button' ORDER BY position DESC LIMIT 1"
     )
     assert outcome == {"outcome": "nothing to allow"}
+    (refusal,) = (await world.refusals())[known:]
+    assert refusal.actor.startswith("slack:wsp_")
+    assert refusal.actor.endswith(":U0SAME")
+    assert (refusal.subject, refusal.organization_id) == (theirs["id"], None)
+    assert (refusal.detail["organization"], refusal.detail["owner"]) == (ATTACKER, VICTIM)
 
 
 async def inbound(world: World) -> int:

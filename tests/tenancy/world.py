@@ -16,12 +16,14 @@ from pydantic import SecretStr
 
 from config.settings import Settings
 from nubabel_workers.adapters.storage.access import PostgresAccess
+from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.encryption import generate_key
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.bootstrap import Services, open_services
-from nubabel_workers.domain.administration import Installation
+from nubabel_workers.domain.administration import AuditAction, AuditEntry, Installation
+from nubabel_workers.domain.credentials import hash_token
 from nubabel_workers.domain.limits import checked_change
 from nubabel_workers.domain.progress import ProgressSource, ToolProgress
 from nubabel_workers.gateway.dependencies import GatewayLimits
@@ -41,6 +43,12 @@ CANARY = "kanarienvogel-7f3a9c"  # in everything that the victim says, is told, 
 
 _ID = re.compile(r"(?:exe|bat|ses|tc|ntf|dlq|mcp|mca|wsp|tok|key|inb|msg|prt|ins)_[0-9A-Za-z_-]{6,}")
 _LIMITS = GatewayLimits(stream_row_check_s=0.2, delegate_wait_s=0.01, sidecar_wait_s=0.01)
+_REFUSALS = {
+    AuditAction.FOREIGN_ID_NAMED,
+    AuditAction.IDENTITY_REFUSED,
+    AuditAction.CALLBACK_REFUSED,
+    AuditAction.FOREIGN_SESSION,
+}
 _BEHIND_THE_SCENES = frozenset({"audit_log"})  # what is tried against an organization is written down there
 
 
@@ -51,6 +59,7 @@ class Side:
     id: str
     server: str
     token: str = ""
+    actor: str = ""  # as the audit log says it of whoever has that token
     callback_key: SecretStr | None = None
     submit_key_id: str = ""
     submit_secret: SecretStr | None = None
@@ -126,11 +135,18 @@ class World:
         return {row.partition(" ")[0] async for row in self._rows(organization_id, TENANT_TABLES)}
 
     async def audited(self) -> list[tuple[str, str, str]]:
-        """Who did what, and whose it was."""
+        """Who did what, and whose it was: also what is looked up behind the answers."""
+        await self.services.foreign_ids.settled()
         found = await self.services.database.system().all(
             "SELECT actor, action, organization_id FROM audit_log ORDER BY id"
         )
         return [(row["actor"], row["action"], row["organization_id"]) for row in found]
+
+    async def refusals(self) -> list[AuditEntry]:
+        """What was refused to somebody for whom he is, or whose it is; the oldest first."""
+        await self.services.foreign_ids.settled()
+        entries = await PostgresAuditTrail(self.services.database).list(organization_id=None, limit=10_000)
+        return [entry for entry in reversed(entries) if entry.action in _REFUSALS]
 
     def leaks(self, text: str, *, sent: Collection[str] = ()) -> list[str]:
         """What of the victim's stands in this text, apart from what the attacker had said himself."""
@@ -204,6 +220,7 @@ def _settings(database_url: str, stores: RedisServer) -> Settings:
         encryption_keys=(generate_key(),),
         database_pool_min=0,
         egress_allow=("127.0.0.1",),
+        public_url="https://nubabel.example.com",
     )
 
 
@@ -211,6 +228,9 @@ async def _furnish(world: World, side: Side, server: RunningSimulator, tools: Ht
     """Everything that an organization can have, by the ways by which it comes to have it."""
     services = world.services
     side.token = await world.gateway.organization(side.id)
+    token = await services.tenants.token(hash_token(side.token))
+    assert token is not None
+    side.actor = f"token:{token.id}"
     organizations = PostgresOrganizations(services.database, services.cipher)
     await organizations.set_limits(side.id, checked_change({"cost_per_day": 1000.0}), actor="tests")
     services.tenants._organizations.clear()  # heard of at once
