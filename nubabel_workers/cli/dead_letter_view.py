@@ -21,7 +21,10 @@ def print_groups(groups: Sequence[DeadLetterGroup], status: DeadLetterStatus, no
         return
     for group in groups:
         cause = f", {group.cause}" if group.cause else ""
-        print_line((f"{group.count:>5}  {group.reason}{cause}", "bold"), (f"  {group.queue}  {plain(group.task)}", ""))
+        print_line(
+            (f"{group.count:>5}  {group.reason}{cause}", "bold"),
+            (f"  {group.queue}  {plain(group.task)}{_raw(group)}", ""),
+        )
         say(f"        {EXPLANATIONS[group.reason]}")
         say(f"        newest {ago(group.newest, now)}, oldest {ago(group.oldest, now)}")
         if group.organizations:
@@ -29,7 +32,18 @@ def print_groups(groups: Sequence[DeadLetterGroup], status: DeadLetterStatus, no
             say(f"        of {counted(group.organizations, 'organization')}: {' '.join(group.organization_ids)}{more}")
         say(f"        e.g. {group.sample_id}: {shortened(group.sample_error, _ERROR_CHARACTERS)}")
     note("each of a group: nubabel dead-letters list --reason REASON --cause CAUSE")
-    note("try them again:  nubabel dead-letters replay --reason REASON --cause CAUSE --pace 2 --dry-run")
+    if status is DeadLetterStatus.OPEN:
+        _say_what_to_do(groups)
+
+
+def _say_what_to_do(groups: Sequence[DeadLetterGroup]) -> None:
+    if any(group.raw < group.count for group in groups):
+        note("try them again:  nubabel dead-letters replay --reason REASON --cause CAUSE --pace 2 --dry-run")
+    if any(group.raw for group in groups):
+        note(
+            "raw messages cannot be replayed: mend their producer, let it send again, then:"
+            " nubabel dead-letters discard --reason REASON --because WHY"
+        )
 
 
 def print_each(page: DeadLetterPage, status: DeadLetterStatus, now: datetime) -> None:
@@ -111,6 +125,12 @@ def _what_to_do(letter: DeadLetter) -> str:
     if letter.subject_id is None:  # no row stands behind a raw message
         return f"mend its producer, let it send again, then: {discard}"
     return f"nubabel dead-letters replay {letter.id}, or: {discard}"
+
+
+def _raw(group: DeadLetterGroup) -> str:
+    if group.raw == 0:
+        return ""
+    return "  raw messages" if group.raw == group.count else f"  {group.raw} of them raw messages"
 
 
 def _subject(history: DeadLetterHistory) -> str:

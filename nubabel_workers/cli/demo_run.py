@@ -23,6 +23,8 @@ _ANSWER_WITHIN_S = 60.0
 _PERSON = "U0MINJI"
 _SHOWN_STATES = {"running": "working"}
 _OPENCODE_NAMES = {"simulator": "an OpenCode simulator", "real": "a real OpenCode server with a stub model"}
+# A real server pays a second of CPU for each organization's directory; here two would wait for their turn at most.
+_SETTINGS = {"opencode_directories_per_second": "5"}
 _DIRECTIVE = re.compile(r"\s*\[\[.*\]\]", re.DOTALL)
 
 
@@ -229,7 +231,7 @@ async def demo(opencode: OpenCodeKind, console: Console) -> int:
     began = time.monotonic()
     if opencode == "real":
         view.note("installing the real OpenCode from npm where that has not been done yet …")
-    async with Stack(StackOptions(opencode=opencode)) as stack:
+    async with Stack(StackOptions(opencode=opencode, settings=_SETTINGS)) as stack:
         view.note(f"{', '.join(stack.processes.names())}")
         view.note(f"with Valkey, PostgreSQL, a local Slack and {_OPENCODE_NAMES[opencode]}")
         view.note(f"ready after {time.monotonic() - began:.1f} s")

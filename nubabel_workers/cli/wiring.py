@@ -37,11 +37,13 @@ from nubabel_workers.bootstrap import (
 from nubabel_workers.cli.administration import Administration, Defaults, InstallationLinks
 from nubabel_workers.cli.command_settings import command_settings
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.ports import TenantStore
 from nubabel_workers.domain.ports.orchestrators import CallableOrchestrator
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.await_execution import AwaitExecution
 from nubabel_workers.services.cancel_by_operator import CancelByOperator
 from nubabel_workers.services.check_health import CheckHealth, Probe
+from nubabel_workers.services.check_sidecar import sidecar_organization
 from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.find_unserved import FindUnserved
@@ -252,6 +254,7 @@ def _probes(services: Services, broker: "redis.Redis", limits: ManageLimits, key
         *rollout_probes(services.rollout, services.orchestrators),
         Probe("Slack settings", partial(_slack_mode, services.settings), "set what is missing, see .env.example"),
         *_tool_probes(services.settings),
+        *sidecar_probes(services.settings.sidecar_organization, services.tenants),
     ]
 
 
@@ -293,6 +296,15 @@ def _tool_probes(settings: Settings) -> Sequence[Probe]:
         return f"servers that may be started: {', '.join(tool_catalogue(settings)) or 'none'}"
 
     return [Probe("tool commands", commands_fit, "mend that file: `web` does not start with it")]
+
+
+def sidecar_probes(organization_id: str | None, tenants: TenantStore) -> Sequence[Probe]:
+    """organization_id: whom callers of the private address act for; None: there is no such address."""
+    if organization_id is None:
+        return []
+    check = partial(sidecar_organization, tenants, organization_id)
+    advice = "set NUBABEL_SIDECAR_ORGANIZATION to an id of: nubabel orgs list, and restart `web`"
+    return [Probe("sidecar address", check, advice, needs=_SCHEMA)]
 
 
 async def _slack_mode(settings: Settings) -> str:

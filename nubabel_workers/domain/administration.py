@@ -194,6 +194,7 @@ class DeadLetterGroup:
     queue: str
     task: str
     count: int
+    raw: int  # of those, messages without a row behind them: they cannot be replayed
     oldest: datetime
     newest: datetime
     organizations: int

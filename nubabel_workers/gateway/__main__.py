@@ -6,18 +6,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from config.settings import Settings, SettingsError
-from nubabel_workers.bootstrap import open_services
+from nubabel_workers.bootstrap import Services, open_services
+from nubabel_workers.domain.errors import NubabelError, PermanentError
 from nubabel_workers.entry import run_process
 from nubabel_workers.gateway.app import create_app, create_private_app
 from nubabel_workers.gateway.configured_workspace import configured_workspace
 from nubabel_workers.gateway.wiring import gateway_parts
+from nubabel_workers.services.check_sidecar import sidecar_organization
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
+_SIDECAR_CHECK_S = 5.0
 GRACEFUL_S = 10  # requests are short; event streams and waits are ended at once and resumed elsewhere
+
+log = structlog.get_logger(__name__)
 
 
 async def run(settings: Settings) -> None:
@@ -26,7 +32,22 @@ async def run(settings: Settings) -> None:
         gateway_parts(services) as parts,
         configured_workspace(services),
     ):
+        await _tell_unserved_sidecar(services)
         await serve(create_app(parts), settings)
+
+
+async def _tell_unserved_sidecar(services: Services) -> None:
+    """No reason not to start, nor not to be ready: all other organizations are served as ever. The doctor fails."""
+    organization_id = services.settings.sidecar_organization
+    if organization_id is None:
+        return
+    try:
+        async with asyncio.timeout(_SIDECAR_CHECK_S):
+            await sidecar_organization(services.tenants, organization_id)
+    except PermanentError as error:
+        log.error("sidecar.nobody_served", error=str(error))  # noqa: TRY400 - no bug, no traceback
+    except (NubabelError, TimeoutError) as error:
+        log.warning("sidecar.not_checked", error=str(error))
 
 
 class _Server(uvicorn.Server):

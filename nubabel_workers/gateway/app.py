@@ -35,6 +35,7 @@ from nubabel_workers.gateway.routes import (
     usage,
 )
 from nubabel_workers.gateway.routes.slack import SlackEvents, slack_router
+from nubabel_workers.gateway.single_headers import SingleHeaders
 from nubabel_workers.gateway.streams import StreamCounter
 
 _BROWSERS_SEND = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode"})
@@ -73,6 +74,7 @@ def create_app(parts: GatewayParts) -> FastAPI:
     if parts.slack.events is not None:
         app.add_middleware(SlackEvents, handle=parts.slack.events)
     app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
+    app.add_middleware(SingleHeaders)
     app.add_middleware(RequestContext, metrics=own, chance=parts.chance)  # added last: the outermost
     return app
 
@@ -86,6 +88,7 @@ def create_private_app(public: FastAPI, organization_id: str) -> FastAPI:
     for router in (bridge.router, sidecar_form.router):
         app.include_router(router)
     app.add_api_route("/health", health.health)
+    app.add_api_route("/health", health.health, methods=["HEAD"], include_in_schema=False)
     install_problem_handlers(app, before=report_refused)
     parts: GatewayParts = public.state.parts
     for shared in ("parts", "stopping", "metrics", "streams"):
@@ -93,6 +96,7 @@ def create_private_app(public: FastAPI, organization_id: str) -> FastAPI:
     app.state.private_organization = organization_id
     app.add_middleware(NoBrowsers)
     app.add_middleware(BodyLimit, max_bytes=parts.limits.max_body_bytes, timeout_s=parts.limits.body_timeout_s)
+    app.add_middleware(SingleHeaders)
     app.add_middleware(RequestContext, metrics=public.state.metrics, chance=parts.chance)
     return app
 

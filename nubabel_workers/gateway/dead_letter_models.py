@@ -135,6 +135,9 @@ class DeadLetterGroupView(BaseModel):
     queue: str
     task: str
     count: int
+    raw: int = Field(
+        description="Of those, raw messages, which cannot be replayed: their producer has to send them again."
+    )
     oldest: datetime
     newest: datetime
     organizations: int = Field(description="How many have one in it.")

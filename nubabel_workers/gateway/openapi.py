@@ -24,6 +24,8 @@ Submit requests to Nubabel's AI agent, follow them, read their answers.
 is the same request. Keys are remembered for 24 hours.
 
 **Errors** are `application/problem+json` (RFC 9457); their `code` is stable. Quote `correlation_id` to the operators.
+A header of one value (`Authorization`, `Idempotency-Key`, `Last-Event-ID`, …) that is sent twice is refused: 400
+`repeated_header`.
 """
 
 _HEADERS: dict[str, Any] = {

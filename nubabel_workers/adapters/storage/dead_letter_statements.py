@@ -14,7 +14,8 @@ _FITS = f"""(%(organization_id)s::text IS NULL OR d.organization_id = %(organiza
 
 # A producer chooses the task's name, hence the limit.
 GROUPS = f"""
-SELECT d.reason, {_CAUSE} AS cause, d.queue, d.task, count(*) AS count, min(d.created_at) AS oldest,
+SELECT d.reason, {_CAUSE} AS cause, d.queue, d.task, count(*) AS count,
+  count(*) FILTER (WHERE d.subject_kind = 'message') AS raw, min(d.created_at) AS oldest,
   max(d.created_at) AS newest, count(DISTINCT d.organization_id) AS organizations,
   (array_agg(DISTINCT d.organization_id) FILTER (WHERE d.organization_id IS NOT NULL))[1:10] AS organization_ids,
   (array_agg(d.id ORDER BY d.created_at DESC))[1] AS sample_id,

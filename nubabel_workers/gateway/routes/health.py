@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can do its work."""
+"""Whether the process lives, and whether it can do its work. Load balancers ask by HEAD too, and get no body then."""
 
 from http import HTTPStatus
 from typing import Literal
@@ -49,12 +49,14 @@ class ReadyView(BaseModel):
         return cls(status="ready" if report.ready else "not_ready", checks=checks)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Is the process alive?", responses=problems())
 async def health() -> Health:
     """Asks nothing of anybody else: a failing dependency is no reason to restart this process."""
     return Health()
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get(
     "/ready",
     summary="Can it do its work?",

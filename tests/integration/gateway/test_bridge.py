@@ -246,6 +246,27 @@ async def test_the_private_address_serves_one_organization_without_a_token(
     assert process.returncode == 0, process.log_tail()
 
 
+async def test_a_private_address_for_nobody_is_told_at_the_start_and_hinders_no_other(
+    gateway: Gateway, settings: Settings, short_dir: Path
+) -> None:
+    port, private = free_port(), free_port()
+    process = _web(settings, port, short_dir, sidecar_listen=f"127.0.0.1:{private}", sidecar_organization="org_typo")
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+        try:
+            process.wait_until(lambda: is_healthy(f"http://127.0.0.1:{private}"), timeout_s=30)
+            ready = (await http.get(f"http://127.0.0.1:{port}/ready")).json()
+            refused = await http.post(f"http://127.0.0.1:{private}/delegate", json=TASK | {"session_id": "ses_123"})
+        finally:
+            process.stop()
+
+    said = process.log_tail()
+    assert "sidecar.nobody_served" in said
+    assert "NUBABEL_SIDECAR_ORGANIZATION names org_typo, which does not exist" in said
+    assert refused.status_code == 403
+    assert ready["checks"]["database"]["state"] == "ok"
+    assert not [name for name in ready["checks"] if "sidecar" in name]
+
+
 async def test_a_public_address_is_no_private_one(settings: Settings, short_dir: Path) -> None:
     for address in ("0.0.0.0:3001", "8.8.8.8:3001"):
         process = _web(settings, free_port(), short_dir, sidecar_listen=address, sidecar_organization="org_one")

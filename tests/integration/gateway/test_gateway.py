@@ -292,7 +292,7 @@ async def test_operators_see_and_settle_dead_letters_of_all_organizations(
         replay = (await http.post("/dead-letters:replay", json={"all": True})).json()
         discard = (await http.post(f"/dead-letters/{one['id']}/discard", json={"reason": "test"})).json()
 
-    assert [(group["reason"], group["count"]) for group in groups] == [("unknown-task", 1)]
+    assert [(group["reason"], group["count"], group["raw"]) for group in groups] == [("unknown-task", 1, 1)]
     assert "왜" in shown["payload"]
     assert (replay["replayed"], replay["not_replayable"]) == (0, 1)
     assert (discard["status"], discard["resolved_by"], discard["note"]) == ("discarded", "operator:night", "test")

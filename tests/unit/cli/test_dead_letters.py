@@ -41,6 +41,7 @@ def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> 
             "orchestration",
             "",
             12,
+            0,
             START - timedelta(hours=3),
             START - timedelta(minutes=2),
             2,
@@ -61,10 +62,48 @@ def test_dead_letters_are_listed_in_groups_with_an_explanation(bench: Bench) -> 
 
 def test_a_group_of_one_organization_says_so(bench: Bench) -> None:
     bench.dead_letters.found_groups = [
-        DeadLetterGroup(DeadLetterReason.UNDECODABLE, "", "q", "", 1, START, START, 1, ("org_acme",), "dlq_9", "broken")
+        DeadLetterGroup(
+            DeadLetterReason.UNDECODABLE, "", "q", "", 1, 1, START, START, 1, ("org_acme",), "dlq_9", "broken"
+        )
     ]
 
     assert "of 1 organization: org_acme" in bench.type("dead-letters", "list").stdout
+
+
+def _group(reason: DeadLetterReason, *, count: int, raw: int) -> DeadLetterGroup:
+    return DeadLetterGroup(reason, "", "q", "t", count, raw, START, START, 0, (), "dlq_9", "broken")
+
+
+def test_a_list_of_raw_messages_offers_no_replay(bench: Bench) -> None:
+    bench.dead_letters.found_groups = [_group(DeadLetterReason.UNDECODABLE, count=2, raw=2)]
+
+    listed = bench.type("dead-letters", "list")
+
+    assert "q  t  raw messages" in listed.stdout
+    assert "dead-letters replay" not in listed.stderr
+    assert "raw messages cannot be replayed: mend their producer" in listed.stderr
+    assert bench.json("dead-letters", "list")[0]["raw"] == 2
+
+
+def test_a_list_says_which_can_be_replayed_and_which_cannot(bench: Bench) -> None:
+    bench.dead_letters.found_groups = [
+        _group(DeadLetterReason.ATTEMPTS_EXHAUSTED, count=3, raw=0),
+        _group(DeadLetterReason.BAD_ARGUMENTS, count=4, raw=1),
+    ]
+
+    listed = bench.type("dead-letters", "list")
+
+    assert "1 of them raw messages" in listed.stdout
+    assert "try them again:  nubabel dead-letters replay" in listed.stderr
+    assert "raw messages cannot be replayed" in listed.stderr
+
+
+def test_what_is_settled_is_not_offered_again(bench: Bench) -> None:
+    bench.dead_letters.found_groups = [_group(DeadLetterReason.ATTEMPTS_EXHAUSTED, count=3, raw=1)]
+
+    said = bench.type("dead-letters", "list", "--status", "discarded").stderr
+
+    assert "replay" not in said
 
 
 def test_no_dead_letters_is_good_news(bench: Bench) -> None:

@@ -1,16 +1,19 @@
 """nubabel doctor, migrate, audit."""
 
+from dataclasses import replace
+
 import pytest
 from rich.cells import cell_len
 
-from nubabel_workers.cli.wiring import rollout_probes
+from nubabel_workers.cli.wiring import rollout_probes, sidecar_probes
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import InvalidInputError, UnavailableError
+from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.services.check_health import Probe
 from tests.fakes.clock import START
-from tests.unit.cli.bench import Bench, fails_with
+from tests.unit.cli.bench import ACME, Bench, fails_with
 
 
 async def _well() -> str:
@@ -100,6 +103,24 @@ def test_who_gets_no_share_is_not_tried(bench: Bench) -> None:
     bench.type("instances", "add", "http://oc:4096")
 
     assert "OpenCode answers everything" in bench.type("doctor").stdout
+
+
+def test_a_private_address_for_an_organization_that_is_not_there_is_a_failure(bench: Bench) -> None:
+    bench.type("instances", "add", "http://oc:4096")
+    bench.tenants.organizations["org_acme"] = ACME
+    bench.tenants.organizations["org_off"] = replace(ACME, id=OrganizationId("org_off"), disabled_at=START)
+
+    answers = {}
+    for named in ("org_acme", "org_typo", "org_off", None):
+        bench.probes = [Probe("schema", _well, ""), *sidecar_probes(named, bench.tenants)]
+        answers[named] = bench.type("doctor")
+
+    assert [answer.exit_code for answer in answers.values()] == [0, 1, 1, 0]
+    assert "callers without a token act for Acme (org_acme)" in answers["org_acme"].stdout
+    assert "NUBABEL_SIDECAR_ORGANIZATION names org_typo, which does not exist" in answers["org_typo"].stdout
+    assert "nubabel orgs list" in answers["org_typo"].stdout
+    assert "names Acme, which is disabled" in answers["org_off"].stdout
+    assert "sidecar" not in answers[None].stdout
 
 
 # --- migrate ---------------------------------------------------------------------------------------------------------

@@ -118,14 +118,25 @@ async def test_what_does_not_fit_is_named(door: FrontDoor, params: dict[str, Any
 
 async def test_groups_say_how_many_since_when_and_whose(door: FrontDoor) -> None:
     found = DeadLetterGroup(
-        DeadLetterReason.PERMANENT_ERROR, "model_error", "orchestration", "t", 7, START, START, 1, ("org_a",), "d", "e"
+        DeadLetterReason.PERMANENT_ERROR,
+        "model_error",
+        "orchestration",
+        "t",
+        7,
+        2,
+        START,
+        START,
+        1,
+        ("org_a",),
+        "d",
+        "e",
     )
     door.dead_letters.found_groups = [found]
     async with operator_of(door) as http:
         groups = fits(await http.get(f"{PATH}/groups"), "DeadLetterGroups")
 
-    assert [(one["cause"], one["count"], one["organization_ids"]) for one in groups["data"]] == [
-        ("model_error", 7, ["org_a"])
+    assert [(one["cause"], one["count"], one["raw"], one["organization_ids"]) for one in groups["data"]] == [
+        ("model_error", 7, 2, ["org_a"])
     ]
 
 

@@ -35,6 +35,15 @@ async def test_health_asks_nobody() -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+async def test_load_balancers_may_ask_by_head() -> None:
+    async with client_of(FrontDoor(checks={"database": fine})) as http:
+        statuses = [(await http.head(path)).status_code for path in ("/health", "/ready")]
+    async with client_of(FrontDoor(checks={"database": broken})) as http:
+        statuses += [(await http.head(path)).status_code for path in ("/health", "/ready")]
+
+    assert statuses == [200, 200, 200, 503]
+
+
 async def test_ready_names_each_dependency_with_state_and_latency() -> None:
     async with client_of(FrontDoor(checks={"database": fine, "cache": fine})) as http:
         answer = await http.get("/ready")

@@ -57,6 +57,33 @@ async def test_a_crash_shows_its_correlation_id_and_nothing_of_our_insides(
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["http.request_crashed"]
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Organization-ID", "X-User-ID"],
+)
+@pytest.mark.parametrize("values", [("k1", "k2"), ("k1", "k1")], ids=["two values", "one value twice"])
+async def test_a_header_of_one_value_that_comes_twice_is_refused_before_anything_is_done(
+    door: FrontDoor, header: str, values: tuple[str, str]
+) -> None:
+    own = {"authorization": f"Bearer {door.token()}", "content-type": "application/json"}
+    once = [(name, value) for name, value in own.items() if name != header.lower()]
+    async with client_of(door) as http:
+        answer = await http.post(
+            "/v1/executions", content=b'{"prompt": "Hello"}', headers=[*once, *((header, value) for value in values)]
+        )
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "repeated_header")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == f"the header {header} was sent more than once: send it once, with one value"
+    assert not door.executions.rows
+
+
+async def test_a_header_that_is_a_list_may_come_in_several_lines(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/executions", json=PROMPT, headers=[("prefer", "wait=0"), ("prefer", "respond-async")])
+
+    assert answer.status_code == 202
+
+
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", None])
 async def test_a_body_without_the_json_media_type_is_told_which_header_to_send(
     http: httpx.AsyncClient, media_type: str | None
