@@ -11,7 +11,7 @@ _settings = load_settings()
 if _settings.flower_basic_auth is None:
     sys.exit("NUBABEL_FLOWER_BASIC_AUTH (user:password) is needed: Flower shows every task to whoever reaches it")
 
-address = _settings.flower_host
+address = "" if _settings.flower_host == "::" else _settings.flower_host  # Tornado takes "::" for IPv6 alone
 port = _settings.flower_port
 basic_auth = [_settings.flower_basic_auth.get_secret_value()]
 read_only = True  # it is a view: workers are controlled by their supervisor, executions by `nubabel`

@@ -20,6 +20,7 @@ from nubabel_workers.gateway.wiring import gateway_parts
 from nubabel_workers.services.check_sidecar import sidecar_organization
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's own, so that it is not we who close a connection in use
+_EVERY_ADDRESS = "::"
 _SIDECAR_CHECK_S = 5.0
 GRACEFUL_S = 10  # requests are short; event streams and waits are ended at once and resumed elsewhere
 
@@ -100,7 +101,7 @@ def _stop_by_signal(servers: Sequence[_Server], stopping: asyncio.Event) -> None
 def _server(app: FastAPI, host: str, port: int) -> _Server:
     config = uvicorn.Config(
         app,
-        host=host,
+        host="" if host == _EVERY_ADDRESS else host,  # asyncio would take "::" for IPv6 alone
         port=port,
         lifespan="off",  # what the app uses is opened and closed around it
         log_config=None,  # led into our pipeline by config.logging

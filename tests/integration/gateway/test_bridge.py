@@ -250,7 +250,8 @@ async def test_a_private_address_for_nobody_is_told_at_the_start_and_hinders_no_
     gateway: Gateway, settings: Settings, short_dir: Path
 ) -> None:
     port, private = free_port(), free_port()
-    process = _web(settings, port, short_dir, sidecar_listen=f"127.0.0.1:{private}", sidecar_organization="org_typo")
+    own = {"sidecar_listen": f"127.0.0.1:{private}", "sidecar_organization": "org_typo"}
+    process = _web(settings, port, short_dir, http_host="::", **own)  # "::" is every address, IPv4's too
     async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
         try:
             process.wait_until(lambda: is_healthy(f"http://127.0.0.1:{private}"), timeout_s=30)

@@ -48,6 +48,12 @@ def test_flower_only_shows_and_listens_privately_unless_told(monkeypatch: pytest
     assert read["address"] == "127.0.0.1"
 
 
+def test_every_address_is_that_of_ipv4_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = options(monkeypatch, tmp_path, NUBABEL_FLOWER_HOST="::", NUBABEL_FLOWER_BASIC_AUTH="operator:secret")
+
+    assert read["address"] == ""
+
+
 def test_flower_does_not_start_without_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="NUBABEL_FLOWER_BASIC_AUTH"):
         options(monkeypatch, tmp_path)
