@@ -16,7 +16,6 @@ from nubabel_workers.domain.ports import (
     ProgressStream,
     TenantStore,
 )
-from nubabel_workers.domain.ports.administration import AuditTrail
 from nubabel_workers.gateway.metrics import BreakerStates, QueueLengths, RegisteredServers
 from nubabel_workers.gateway.readiness import Check
 from nubabel_workers.services.authenticate_callback import AuthenticateCallback
@@ -100,7 +99,6 @@ class GatewayParts:
     connections: Connections
     conversations: ConversationStore
     capabilities: ReadCapabilities
-    audit: AuditTrail
     usage: ReadUsage
     manage_limits: ManageLimits
     manage_organizations: ManageOrganizations

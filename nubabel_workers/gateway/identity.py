@@ -36,7 +36,7 @@ class Identity:
         if mismatch is None:
             return claims.user_id
         log.warning("authentication.identity_refused", what=mismatch.what, place=mismatch.place)
-        await self.parts.audit.add(
+        await self.parts.foreign_ids.write(
             AuditEntry(
                 self.caller.actor,
                 AuditAction.IDENTITY_REFUSED,

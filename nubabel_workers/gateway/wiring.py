@@ -15,7 +15,6 @@ from nubabel_workers.adapters.broker.queues import BrokerQueues
 from nubabel_workers.adapters.cache import connection
 from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.slack.ingress import EventsApiHandler, events_api_handler
-from nubabel_workers.adapters.storage.audit import PostgresAuditTrail
 from nubabel_workers.adapters.storage.conversations import PostgresConversations
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
 from nubabel_workers.adapters.storage.readiness import PostgresReadiness
@@ -87,7 +86,6 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             connections=connections,
             conversations=PostgresConversations(services.database),
             capabilities=services.read_capabilities,
-            audit=PostgresAuditTrail(services.database),
             usage=ReadUsage(PostgresUsageReports(services.database), services.clock),
             manage_limits=ManageLimits(organizations, services.plans, services.keep_budgets),
             manage_organizations=ManageOrganizations(organizations, services.chance, secrets.token_bytes),
@@ -115,7 +113,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
             services.instances,
             services.servers,
             services.throttle,
-            PostgresAuditTrail(services.database),
+            services.foreign_ids,
             services.metrics,
             callbacks_per_s=services.settings.callbacks_per_second,
         ),

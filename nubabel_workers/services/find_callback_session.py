@@ -21,16 +21,16 @@ from nubabel_workers.domain.ports import (
     InstanceStore,
     OpenCodeServers,
     SessionMappings,
+    SessionPlace,
     Throttle,
 )
-from nubabel_workers.domain.ports.administration import AuditTrail
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 
 log = structlog.get_logger(__name__)
 
 _MAX_DEPTH = 8  # sub-agents of sub-agents
 _ASKING_S = 3.0
 _ASKS_PER_S = 50  # of one server, for sessions that nobody knows; sub-agents' are remembered
-_AUDITED_PER_MINUTE = 60  # of one server: who has its key must not fill the audit log
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class FindCallbackSession:
         instances: InstanceStore,
         servers: OpenCodeServers,
         throttle: Throttle,
-        audit: AuditTrail,
+        foreign_ids: ReportForeignIds,
         incidents: Incidents,
         *,
         callbacks_per_s: int,
@@ -63,7 +63,7 @@ class FindCallbackSession:
         self._instances = instances
         self._servers = servers
         self._throttle = throttle
-        self._audit = audit
+        self._foreign_ids = foreign_ids
         self._incidents = incidents
         self._callbacks_per_s = callbacks_per_s
 
@@ -78,10 +78,10 @@ class FindCallbackSession:
         """
         first, *others = [await self._find(instance_id, session_id) for session_id in dict.fromkeys(session_ids)]
         if told_organization is not None and told_organization != first.organization_id:
-            await self._note(instance_id, first.organization_id, first.session_id, "other_organization")
+            await self._foreign_ids.write(self._noted(instance_id, first, "other_organization"))
             raise CredentialsError("the session belongs to another organization", code="organization_mismatch")
         if any(other.organization_id != first.organization_id for other in others):
-            await self._note(instance_id, first.organization_id, first.session_id, "other_organization")
+            await self._foreign_ids.write(self._noted(instance_id, first, "other_organization"))
             raise CredentialsError("these sessions belong to several organizations", code="organization_mismatch")
         if any(other.session_id != first.session_id for other in others):
             raise InvalidInputError("these are several sessions; send each its own call", code="several_sessions")
@@ -91,19 +91,21 @@ class FindCallbackSession:
 
     async def _find(self, instance_id: str, session_id: str) -> CallbackSession:
         root_id = await self._mappings.root_of(instance_id, session_id) or session_id
-        found = await self._known(instance_id, root_id)
-        if found is None and root_id == session_id:
+        known = await self._known(instance_id, root_id)
+        if isinstance(known, CallbackSession):
+            return known
+        if root_id == session_id:
+            # Asked also for what is known to be elsewhere: else the server would see, by our question, that it exists.
             root_id = await self._ask_for_root(instance_id, session_id)
-            found = await self._known(instance_id, root_id) if root_id != session_id else None
-            if found is not None:
+            found = await self._known(instance_id, root_id) if known is None and root_id != session_id else None
+            if isinstance(found, CallbackSession):
                 await self._mappings.remember_root(instance_id, session_id, root_id)
-        if found is None:
-            log.warning("callback.unknown_session", instance_id=instance_id, opencode_session_id=session_id)
-            raise _not_served()
-        return found
+                return found
+        log.warning("callback.unknown_session", instance_id=instance_id, opencode_session_id=session_id)
+        raise _not_served()
 
-    async def _known(self, instance_id: str, session_id: str) -> CallbackSession | None:
-        """Raises CredentialsError when it is known to be somewhere else."""
+    async def _known(self, instance_id: str, session_id: str) -> CallbackSession | SessionPlace | None:
+        """A place when it is known to be somewhere else."""
         mapped = await self._mappings.session_of(instance_id, session_id)
         if mapped is not None:
             return CallbackSession(instance_id, *mapped, session_id)
@@ -111,8 +113,8 @@ class FindCallbackSession:
         if place is None:
             return None
         if place.instance_id != instance_id or place.opencode_session_id is None:
-            await self._note(instance_id, place.organization_id, place.session_id, "other_server")
-            raise _not_served()
+            self._foreign_ids.refused(self._noted(instance_id, place, "other_server"))
+            return place
         return CallbackSession(instance_id, place.organization_id, place.session_id, place.opencode_session_id)
 
     async def _ask_for_root(self, instance_id: str, session_id: str) -> str:
@@ -136,19 +138,17 @@ class FindCallbackSession:
             raise UnavailableError("the OpenCode server did not say in time whose session it is") from error
         raise _not_served()
 
-    async def _note(self, instance_id: str, organization_id: str, session_id: str, reason: str) -> None:
-        log.warning("callback.foreign_session", instance_id=instance_id, session_id=session_id, reason=reason)
+    def _noted(self, instance_id: str, session: CallbackSession | SessionPlace, reason: str) -> AuditEntry:
+        """Counted, and in words for the audit log of whose it is."""
+        log.warning("callback.foreign_session", instance_id=instance_id, session_id=session.session_id, reason=reason)
         self._incidents.count(Incident.FOREIGN_SESSION)
-        if await self._throttle.take(f"callback-audit:{instance_id}", per_s=60, limit=_AUDITED_PER_MINUTE):
-            await self._audit.add(
-                AuditEntry(
-                    f"instance:{instance_id}",
-                    AuditAction.CALLBACK_REFUSED,
-                    organization_id,
-                    session_id,
-                    {"reason": reason},
-                )
-            )
+        return AuditEntry(
+            f"instance:{instance_id}",
+            AuditAction.CALLBACK_REFUSED,
+            session.organization_id,
+            session.session_id,
+            {"reason": reason},
+        )
 
 
 def _not_served() -> CredentialsError:

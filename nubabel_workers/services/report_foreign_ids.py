@@ -15,7 +15,7 @@ import structlog
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.foreign_ids import IdKind, Naming, kind_of
+from nubabel_workers.domain.foreign_ids import Naming, kind_of
 from nubabel_workers.domain.ports import Incident, Incidents, Throttle
 from nubabel_workers.domain.ports.administration import AuditTrail, IdOwners
 
@@ -46,33 +46,38 @@ class ReportForeignIds:
         self._audit = audit
         self._incidents = incidents
         self._throttle = throttle
-        self._waiting: deque[Naming] = deque()
+        self._waiting: deque[Naming | AuditEntry] = deque()
         self._working: asyncio.Task[None] | None = None
-        self._not_listed: dict[tuple[str, str], _NotListed] = {}
+        self._not_listed: dict[tuple[str, str | None], _NotListed] = {}
         self._summing: asyncio.Task[None] | None = None
 
     def soon(self, naming: Naming) -> None:
         """For doors whose caller waits: returns at once, whatever was named."""
-        if kind_of(naming.sought.name) is None:
-            return
+        if kind_of(naming.sought.name) is not None:
+            self._put(naming)
+
+    def refused(self, entry: AuditEntry) -> None:
+        """For a door that knows already whose it is, and whose caller must not: listed soon, within the same bounds."""
+        self._put(entry)
+
+    async def write(self, entry: AuditEntry) -> None:
+        """For a refusal that hides nothing: listed now, within the same bounds."""
+        if await self._throttle.take(f"foreign-ids-listed:{entry.actor}", per_s=60, limit=LISTED_PER_MINUTE):
+            await self._audit.add(entry)
+        else:
+            self._beyond(entry).foreign += 1
+
+    def _put(self, one: Naming | AuditEntry) -> None:
         if len(self._waiting) >= _MAX_WAITING:
-            self._beyond(naming).unseen += 1
+            self._beyond(one).unseen += 1
             return
-        self._waiting.append(naming)
+        self._waiting.append(one)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work_off(), context=Context())  # no log fields of the request
 
     async def run(self, naming: Naming) -> None:
         """For doors whose caller sees no answer. Raises nothing: what cannot be looked up now is counted."""
-        kind = kind_of(naming.sought.name)
-        if kind is None:
-            return
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                await self._report(kind, naming)
-        except (NubabelError, TimeoutError) as error:
-            log.warning("foreign_id.not_looked_up", actor=naming.actor, door=naming.door, error=str(error))
-            self._beyond(naming).unseen += 1
+        await self._within_limits(naming)
 
     async def settled(self) -> None:
         """When all that was handed over is looked up."""
@@ -85,8 +90,8 @@ class ReportForeignIds:
             async with asyncio.timeout(_CLOSE_S):
                 await self.settled()
         except TimeoutError:
-            for naming in self._waiting:
-                self._beyond(naming).unseen += 1
+            for one in self._waiting:
+                self._beyond(one).unseen += 1
         for task in (self._working, self._summing):
             if task is not None:
                 task.cancel()
@@ -94,10 +99,20 @@ class ReportForeignIds:
 
     async def _work_off(self) -> None:
         while self._waiting:
-            await self.run(self._waiting.popleft())
+            await self._within_limits(self._waiting.popleft())
 
-    async def _report(self, kind: IdKind, naming: Naming) -> None:
-        sought = naming.sought
+    async def _within_limits(self, one: Naming | AuditEntry) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await (self.write(one) if isinstance(one, AuditEntry) else self._report(one))
+        except (NubabelError, TimeoutError) as error:
+            log.warning("foreign_id.not_looked_up", actor=one.actor, error=str(error))
+            self._beyond(one).unseen += 1
+
+    async def _report(self, naming: Naming) -> None:
+        sought, kind = naming.sought, kind_of(naming.sought.name)
+        if kind is None:
+            return
         if not await self._throttle.take(f"foreign-ids:{naming.actor}", per_s=60, limit=LOOKED_UP_PER_MINUTE):
             self._beyond(naming).unseen += 1
             return
@@ -106,22 +121,20 @@ class ReportForeignIds:
             return
         log.warning("foreign_id.named", actor=naming.actor, organization_id=sought.organization_id, door=naming.door)
         self._incidents.count(Incident.FOREIGN_ID)
-        if not await self._throttle.take(f"foreign-ids-listed:{naming.actor}", per_s=60, limit=LISTED_PER_MINUTE):
-            self._beyond(naming).foreign += 1
-            return
         detail = {
             "organization": sought.organization_id,
             "owner": min(owners),
             "door": naming.door,
             "kind": str(kind),
         }
-        await self._audit.add(AuditEntry(naming.actor, AuditAction.FOREIGN_ID_NAMED, None, sought.name, detail))
+        await self.write(AuditEntry(naming.actor, AuditAction.FOREIGN_ID_NAMED, None, sought.name, detail))
 
-    def _beyond(self, naming: Naming) -> _NotListed:
+    def _beyond(self, one: Naming | AuditEntry) -> _NotListed:
         """The caller's count of this minute; somebody will write it down."""
         if self._summing is None or self._summing.done():
             self._summing = asyncio.create_task(self._sum_up_later(), context=Context())
-        return self._not_listed.setdefault((naming.actor, naming.sought.organization_id), _NotListed())
+        organization_id = one.sought.organization_id if isinstance(one, Naming) else one.detail.get("organization")
+        return self._not_listed.setdefault((one.actor, organization_id), _NotListed())
 
     async def _sum_up_later(self) -> None:
         while True:

@@ -27,13 +27,15 @@ from nubabel_workers.services.authenticate_callback import AuthenticateCallback
 from nubabel_workers.services.call_tools_for_session import CallToolsForSession
 from nubabel_workers.services.find_callback_session import FindCallbackSession
 from nubabel_workers.services.hear_callbacks import HearCallbacks
+from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.watch_servers import WatchServers
 from tests.fakes.administration import FakeAudit, FakeInstances
-from tests.fakes.foreign_ids import no_foreign_ids
+from tests.fakes.foreign_ids import FakeIdOwners
 from tests.fakes.hints import FakeHints
 from tests.fakes.incidents import FakeIncidents
 from tests.fakes.progress import FakeProgress
 from tests.fakes.tenants import FakeTenants
+from tests.fakes.throttle import FakeThrottle
 from tests.fakes.vitals import FakeVitals
 
 KEY = SecretStr("nck_" + "k" * 43)
@@ -108,6 +110,8 @@ class FakeCallbacks:
     ) -> None:
         self.sessions = FakeSessions()
         self.incidents = FakeIncidents()
+        self.id_owners = FakeIdOwners()
+        self.foreign_ids = ReportForeignIds(self.id_owners, audit, self.incidents, FakeThrottle(clock))
         self.instances = FakeInstances(rows={"ins_1": Instance(InstanceId("ins_1"), "http://oc", "", None)})
         self.instances.keys["ins_1"] = (KEY,)
         self.vitals = FakeVitals()
@@ -121,12 +125,12 @@ class FakeCallbacks:
                 self.instances,
                 cast("OpenCodeServers", self.sessions),
                 cast("Throttle", self.sessions),
-                audit,
+                self.foreign_ids,
                 self.incidents,
                 callbacks_per_s=100,
             ),
             hear=HearCallbacks(executions, progress, hints),
-            tools=CallToolsForSession(executions, no_foreign_ids()),
+            tools=CallToolsForSession(executions, self.foreign_ids),
             reach=reach_server(self.instances, cast("OpenCodeServers", self.sessions)),
             watch=WatchServers(self.vitals, memory=MemoryLimits(), events=EventLagLimits()),
         )

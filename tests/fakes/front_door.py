@@ -30,7 +30,6 @@ from nubabel_workers.services.read_execution import ReadExecution
 from nubabel_workers.services.read_limits import ReadLimits
 from nubabel_workers.services.read_usage import ReadUsage
 from nubabel_workers.services.read_waiting import ReadWaiting
-from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 from nubabel_workers.services.reuse_answers import ReuseAnswers
 from nubabel_workers.services.settle_groups import SettleGroups
 from nubabel_workers.services.submit_execution import SubmitExecution
@@ -48,7 +47,6 @@ from tests.fakes.connections import (
     FakeToolServers,
     connections_over,
 )
-from tests.fakes.foreign_ids import FakeIdOwners
 from tests.fakes.groups import FakeGroups
 from tests.fakes.hints import FakeHints
 from tests.fakes.progress import FakeProgress
@@ -147,8 +145,7 @@ class FrontDoor:
         self.authorization_servers = FakeAuthorizationServers()
         self.tool_servers = FakeToolServers()
         self.callbacks = FakeCallbacks(self.tenants, self.audit, self.progress, self.hints, self.clock)
-        self.id_owners = FakeIdOwners()
-        self.foreign_ids = ReportForeignIds(self.id_owners, self.audit, self.callbacks.incidents, self.throttle)
+        self.id_owners, self.foreign_ids = self.callbacks.id_owners, self.callbacks.foreign_ids
         budgets = self.budgets.kept(store, self.tenants, self.progress, self.hints, self.clock, self.chance)
         self.parts = GatewayParts(
             submit=self.submit,
@@ -176,7 +173,6 @@ class FrontDoor:
             chance=self.chance,
             conversations=FakeConversations(self.executions),
             capabilities=ReadCapabilities(self.instances.store(), self.instances, load_rules(), self.clock, ask_s=0.05),
-            audit=self.audit,
             usage=ReadUsage(self.usage, self.clock),
             manage_limits=ManageLimits(self.organizations, load_plans(), budgets),
             manage_organizations=ManageOrganizations(self.organizations, self.chance, bytes),

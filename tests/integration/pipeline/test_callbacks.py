@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from nubabel_workers.domain.credentials import callback_key_text
+from nubabel_workers.simulators.opencode.config import SimulatorConfig
+from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
 from nubabel_workers.simulators.slack.model import Message
 from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline
 from tests.integration.pipeline.plugin import Plugin, calling
@@ -250,13 +252,19 @@ _ATTEMPTS: dict[str, Attempt] = {
 }
 
 
+@pytest.fixture
+async def other_server() -> AsyncIterator[RunningSimulator]:
+    async with simulator(SimulatorConfig()) as running:
+        yield running
+
+
 @pytest.mark.parametrize("attempt", _ATTEMPTS.values(), ids=_ATTEMPTS.keys())
 async def test_a_key_stolen_from_another_server_can_do_nothing_to_a_session_here(
-    pipeline: Pipeline, plugin: Plugin, attempt: Attempt
+    pipeline: Pipeline, plugin: Plugin, attempt: Attempt, other_server: RunningSimulator
 ) -> None:
     """ins_2 is a registered server, its key is good; the session is on ins_1."""
     system = pipeline.services.database.system()
-    await system.execute("INSERT INTO instances (id, url) VALUES ('ins_2', 'http://127.0.0.1:1')")
+    await system.execute("INSERT INTO instances (id, url) VALUES ('ins_2', %(url)s)", {"url": other_server.url})
     await pipeline.services.instances.add_callback_key("ins_2", OTHER_KEY, actor="tests")
     await run_begins(pipeline, "[[delay=3]] go")
     ours = await plugin.session()
@@ -271,6 +279,7 @@ async def test_a_key_stolen_from_another_server_can_do_nothing_to_a_session_here
     assert (pretending.status_code, pretending.json()["code"]) == (401, "bad_signature")
     assert await pipeline.one("SELECT check_at FROM executions") == before
     assert [event for event in await shown(pipeline) if event["type"] == "tool"] == []
+    await pipeline.services.foreign_ids.settled()
     entry = await pipeline.one(
         "SELECT organization_id, actor FROM audit_log WHERE action = 'callback.refused' ORDER BY id DESC LIMIT 1"
     )

@@ -245,6 +245,7 @@ async def test_a_stolen_key_of_another_server_does_nothing_here(plugin: Plugin) 
     ]
 
     assert [(answer.status_code, answer.json()["code"]) for answer in stolen] == [(403, "session_not_served")] * 6
+    await plugin.door.foreign_ids.settled()
     assert {one.organization_id for one in plugin.door.audit.entries} == {"org_other"}
     assert plugin.shown() == []
 

@@ -6,6 +6,7 @@ import pytest
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.foreign_ids import IdKind
+from nubabel_workers.services import report_foreign_ids
 from tests.fakes.front_door import ACME, OTHER, FrontDoor
 
 EXECUTION, BATCH, CONNECTION, SESSION = (f"{kind}_{'a' * 26}" for kind in ("exe", "bat", "mcp", "ses"))
@@ -92,3 +93,20 @@ async def test_a_name_of_ones_own_is_not_looked_up(door: FrontDoor, http: httpx.
     await door.foreign_ids.settled()
 
     assert door.id_owners.asked == [(IdKind.SESSION, SESSION)]
+
+
+async def test_refused_claims_of_being_another_organization_are_listed_within_the_same_bounds(
+    door: FrontDoor, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "LISTED_PER_MINUTE", 2)
+
+    answers = [await http.get("/capabilities", headers={"x-organization-id": OTHER.id}) for _ in range(5)]
+
+    assert {answer.status_code for answer in answers} == {403}
+    await door.foreign_ids.close()
+    assert [one.action for one in door.audit.entries] == [
+        AuditAction.IDENTITY_REFUSED,
+        AuditAction.IDENTITY_REFUSED,
+        AuditAction.FOREIGN_IDS_NOT_LISTED,
+    ]
+    assert door.audit.entries[-1].detail["foreign"] == 3

@@ -12,6 +12,7 @@ from nubabel_workers.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
+from nubabel_workers.services import report_foreign_ids
 from nubabel_workers.services.find_callback_session import CallbackSession, FindCallbackSession
 from tests.fakes.administration import FakeAudit
 from tests.fakes.callbacks import FakeCallbacks, FakeSessions
@@ -31,6 +32,7 @@ class Finding:
         callbacks = FakeCallbacks(FakeTenants(), self.audit, FakeProgress(), FakeHints(), FakeClock())
         self.sessions: FakeSessions = callbacks.sessions
         self.find: FindCallbackSession = callbacks.parts.find
+        self.foreign_ids = callbacks.foreign_ids
         self.sessions.add("ses_ours", "org_acme", "ins_1", "ses_root")
         self.sessions.add("ses_theirs", "org_other", "ins_2", "ses_away")
         self.sessions.parents = {"ses_root": None, "ses_child": "ses_root", "ses_grandchild": "ses_child"}
@@ -38,7 +40,8 @@ class Finding:
     async def of(self, *session_ids: str, told: str | None = None) -> CallbackSession:
         return await self.find.run("ins_1", session_ids, told_organization=told)
 
-    def audited(self) -> Sequence[tuple[str, str | None, str, object]]:
+    async def audited(self) -> Sequence[tuple[str, str | None, str, object]]:
+        await self.foreign_ids.settled()
         return [(one.action, one.organization_id, one.subject, one.detail["reason"]) for one in self.audit.entries]
 
 
@@ -69,7 +72,7 @@ async def test_a_session_of_another_server_is_refused_and_audited(finding: Findi
         await finding.of(named)
 
     assert refused.value.code == "session_not_served"
-    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
+    assert await finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
 
 
 async def test_a_server_that_lies_about_parents_gets_nowhere(finding: Finding) -> None:
@@ -78,7 +81,7 @@ async def test_a_server_that_lies_about_parents_gets_nowhere(finding: Finding) -
     with pytest.raises(CredentialsError, match="no such session"):
         await finding.of("ses_invented")
 
-    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
+    assert await finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
     assert finding.sessions.roots == {}
 
 
@@ -92,7 +95,7 @@ async def test_what_nobody_knows_is_refused_in_the_same_words(finding: Finding, 
         await finding.of("ses_away")
 
     assert str(unknown.value) == str(elsewhere.value)
-    assert len(finding.audited()) == 1
+    assert len(await finding.audited()) == 1
 
 
 async def test_parents_in_a_circle_have_an_end(finding: Finding) -> None:
@@ -129,17 +132,42 @@ async def test_another_organization_than_the_sessions_is_refused_and_audited(fin
         await finding.of("ses_root", told="org_other")
 
     assert refused.value.code == "organization_mismatch"
-    assert finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_acme", "ses_ours", "other_organization")]
+    assert await finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_acme", "ses_ours", "other_organization")]
 
 
-async def test_the_audit_log_is_not_filled_by_who_has_a_key(finding: Finding) -> None:
-    finding.sessions.limits["callback-audit:ins_1"] = 3
+async def test_the_audit_log_is_not_filled_by_who_has_a_key(finding: Finding, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_foreign_ids, "LISTED_PER_MINUTE", 3)
 
     for _ in range(5):
         with pytest.raises(CredentialsError):
             await finding.of("ses_away")
 
-    assert len(finding.audited()) == 3
+    assert len(await finding.audited()) == 3
+    await finding.foreign_ids.close()
+    assert finding.audit.entries[-1].detail == {"organization": None, "foreign": 2, "not_looked_up": 0}
+
+
+async def test_a_server_is_asked_for_what_is_elsewhere_as_for_what_nobody_knows(finding: Finding) -> None:
+    """By our question it would learn, of any id, whether another server has such a session."""
+    for name in ("ses_unknown", "ses_away"):
+        with pytest.raises(CredentialsError):
+            await finding.of(name)
+    assert finding.sessions.asked == ["ses_unknown", "ses_away"]
+
+    finding.sessions.error = UnavailableError("away")
+    for name in ("ses_unknown", "ses_away"):
+        with pytest.raises(UnavailableError):
+            await finding.of(name)
+
+
+async def test_what_is_elsewhere_is_not_found_by_a_parent_that_its_server_invents(finding: Finding) -> None:
+    finding.sessions.parents["ses_away"] = "ses_root"
+
+    with pytest.raises(CredentialsError):
+        await finding.of("ses_away")
+
+    assert finding.sessions.roots == {}
+    assert len(await finding.audited()) == 1
 
 
 async def test_several_sessions_in_one_call_are_refused(finding: Finding) -> None:
