@@ -25,11 +25,11 @@ up: $(INSTALLED) ## Start everything and keep it running; prints addresses, then
 
 .PHONY: check
 check: $(INSTALLED) ## What to run on every save: lint, types, import direction, unit tests
-	@scripts/stages lint types imports unit
+	@scripts/stages --aim 120 lint types imports unit
 
 .PHONY: test
 test: $(INSTALLED) ## Everything: check, then integration, contract, end-to-end and fault tests
-	@scripts/stages lint types imports unit node integration contract e2e faults
+	@scripts/stages --aim 900 lint types imports unit node integration contract e2e faults
 
 .PHONY: format
 format: $(INSTALLED) ## Fix what can be fixed and format all Python files
