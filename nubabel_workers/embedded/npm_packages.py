@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,14 +57,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _npm_ci(npm: str, home: Path, *options: str) -> None:
     try:
-        subprocess.run(  # noqa: S603  # npm from PATH with constant arguments
-            [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", *options],
-            cwd=home,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_TIMEOUT_S,
-        )
+        with tempfile.TemporaryDirectory(prefix="npm-", dir=home) as temporary:  # packages' scripts leave things there
+            subprocess.run(  # noqa: S603  # npm from PATH with constant arguments
+                [npm, "ci", "--no-audit", "--no-fund", "--prefer-offline", *options],
+                cwd=home,
+                env={**os.environ, "TMPDIR": temporary},
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=_INSTALL_TIMEOUT_S,
+            )
     except subprocess.CalledProcessError as error:
         raise NotInstallableError(f"npm ci failed:\n{error.stderr[-2000:]}") from error
     except subprocess.TimeoutExpired as error:
