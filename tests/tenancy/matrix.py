@@ -2,6 +2,7 @@
 the suite's own account.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
@@ -25,9 +26,20 @@ class Seen(StrEnum):
     STOPPED_BEFORE = "stopped before us"  # by the OpenCode server or its plugin: we never hear of it
 
 
-def note(request: pytest.FixtureRequest, door: str, position: str, method: str, seen: Seen) -> None:
+def family(door: str) -> str:
+    """Which kind of way in."""
+    if re.match("[A-Z]+ /", door) is None:
+        return door.partition(":")[0] if ":" in door else door.partition(" ")[0]
+    if door.endswith(("/events", "/stream")):
+        return "event streams"
+    if "/mcp/" in door:
+        return "tools"
+    return "callbacks" if "/api/sidecar/" in door or "/internal/" in door else "HTTP"
+
+
+def note(request: pytest.FixtureRequest, cell: Cell, seen: Seen) -> None:
     """Of the test that is running; reports carry it to the process that prints."""
-    request.node.user_properties.append((PROPERTY, (door, position, method, str(seen))))
+    request.node.user_properties.append((PROPERTY, (*cell, str(seen))))
 
 
 def tried(reports: Iterable[object]) -> Counter[Tried]:

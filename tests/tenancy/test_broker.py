@@ -9,7 +9,7 @@ import pytest
 
 from nubabel_workers.domain.submission import sign
 from nubabel_workers.services.accept_submission import Refused
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, Side, World, strings_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -71,7 +71,7 @@ async def test_a_message_makes_nothing_of_anothers(
     position: str, method: str, world: World, request: pytest.FixtureRequest
 ) -> None:
     expected = _SEEN[position] if method == "own key" else Seen.NO_CALLER
-    note(request, "broker: orchestration.submit", position, method, expected)
+    note(request, _of_message(position, method), expected)
     await world.clean_up()
     before, known = await world.belongings(), len(await world.refusals())
     raw = message(world, _FIELDS[position](world.victim), method)
@@ -102,12 +102,29 @@ _HINTS: Mapping[str, Callable[[World, str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("what", ["completed", "running", "queued", "dead letter", "session"])
+_ROWS = ("completed", "running", "queued", "dead letter", "session")
+
+
+def _of_message(position: str, method: str) -> Cell:
+    return "broker: orchestration.submit", position, method
+
+
+def _of_hint(task: str, what: str) -> Cell:
+    return f"broker: hint {task}", what, "another's row"
+
+
+CELLS = [
+    *(_of_message(position, method) for position in _FIELDS for method in METHODS),
+    *(_of_hint(task, what) for task in _HINTS for what in _ROWS),
+]
+
+
+@pytest.mark.parametrize("what", _ROWS)
 @pytest.mark.parametrize("task", _HINTS)
 async def test_a_hint_with_anothers_row_does_what_is_due_and_nothing_else(
     task: str, what: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, f"broker: hint {task}", what, "another's row", Seen.NO_CALLER)
+    note(request, _of_hint(task, what), Seen.NO_CALLER)
     await world.clean_up()
     victim, before = world.victim, await world.belongings()
     named = {**victim.executions, "dead letter": victim.dead_letter, "session": victim.sessions["running"]}

@@ -5,12 +5,18 @@ nobody names anything by it, so there is nothing to be audited.
 import orjson
 import pytest
 
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
 FORMS = ("poisoned", "another entry's copy", "not what we write", "empty list", "not JSON")
+
+
+_TO_OURS = ("cache: OpenCode session to ours", "organization and session id")
+_TO_OPENCODES = ("cache: our session to OpenCode's", "server and session id")
+_ROOT = ("cache: root of a sub-agent's session", "session id")
+CELLS: list[Cell] = [(*entry, form) for entry in (_TO_OURS, _TO_OPENCODES, _ROOT) for form in FORMS]
 
 
 async def poison(world: World, key: str, value: list[str], form: str, sealed: str) -> None:
@@ -30,7 +36,7 @@ async def poison(world: World, key: str, value: list[str], form: str, sealed: st
 async def test_a_poisoned_mapping_of_an_opencode_session_is_not_believed(
     form: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "cache: OpenCode session to ours", "organization and session id", form, Seen.NOT_READ)
+    note(request, (*_TO_OURS, form), Seen.NOT_READ)
     own, victim = world.attacker, world.victim
     ours = own.opencode_sessions["running"]
     await world.services.mappings.session_of(victim.server, victim.opencode_sessions["running"])
@@ -56,7 +62,7 @@ async def test_a_poisoned_mapping_of_an_opencode_session_is_not_believed(
 async def test_a_poisoned_mapping_of_our_session_is_not_believed(
     form: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "cache: our session to OpenCode's", "server and session id", form, Seen.NOT_READ)
+    note(request, (*_TO_OPENCODES, form), Seen.NOT_READ)
     own, victim = world.attacker, world.victim
     await world.services.mappings.find(VICTIM, victim.sessions["running"])
     await poison(
@@ -77,7 +83,7 @@ async def test_a_poisoned_mapping_of_our_session_is_not_believed(
 async def test_a_poisoned_root_gives_a_sub_agent_no_other_parent(
     form: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "cache: root of a sub-agent's session", "session id", form, Seen.NOT_READ)
+    note(request, (*_ROOT, form), Seen.NOT_READ)
     own, victim = world.attacker, world.victim
     child = "ses_childofnobody"
     await world.services.mappings.remember_root(victim.server, "ses_childofvictim", victim.opencode_sessions["running"])

@@ -14,7 +14,7 @@ from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.cli import command_settings
 from nubabel_workers.cli.main import app
 from nubabel_workers.domain.administration import AuditAction
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, Side, World, bearer
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -37,6 +37,27 @@ _COMMANDS: Mapping[str, Callable[[Side], tuple[str, ...]]] = {
 }
 
 
+_FORMS = ("text", "JSON")
+_OF_CONNECTIONS, _NAMED_BY = ("show", "check", "disable", "enable", "remove"), ("id", "provider")
+_EXPORT: Cell = ("nubabel orgs export", "ORG", "own")
+
+
+def _of_command(command: str, form: str) -> Cell:
+    name, _, option = command.partition(" --")
+    return f"nubabel {name}", f"--{option}" if option else "--org", form
+
+
+def _of_connection(command: str, position: str) -> Cell:
+    return f"nubabel connections {command}", position, "another's"
+
+
+CELLS = [
+    *(_of_command(command, form) for command in _COMMANDS for form in _FORMS),
+    *(_of_connection(command, position) for command in _OF_CONNECTIONS for position in _NAMED_BY),
+    _EXPORT,
+]
+
+
 def typed(world: World, words: list[str]) -> Result:
     """In a thread: a command has an event loop of its own."""
     settings = world.services.settings
@@ -52,7 +73,7 @@ def typed(world: World, words: list[str]) -> Result:
         return CliRunner().invoke(app, words, env=environment, prog_name="nubabel")
 
 
-@pytest.mark.parametrize("form", ["text", "JSON"])
+@pytest.mark.parametrize("form", _FORMS)
 @pytest.mark.parametrize("command", _COMMANDS)
 async def test_a_command_for_one_organization_shows_nothing_of_another(
     command: str,
@@ -64,7 +85,7 @@ async def test_a_command_for_one_organization_shows_nothing_of_another(
 ) -> None:
     name, _, option = command.partition(" --")
     expected = Seen.AUDITED if option in {"execution", "session"} else Seen.NOT_NAMED
-    note(request, f"nubabel {name}", f"--{option}" if option else "--org", form, expected)
+    note(request, _of_command(command, form), expected)
     monkeypatch.chdir(tmp_path)  # no .env of a developer
     monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     named = _COMMANDS[command](world.victim)
@@ -83,7 +104,7 @@ async def test_a_command_for_one_organization_shows_nothing_of_another(
 async def test_an_export_holds_nothing_of_another_organization(
     world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    note(request, "nubabel orgs export", "ORG", "own", Seen.NOT_NAMED)
+    note(request, _EXPORT, Seen.NOT_NAMED)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     await names_the_others_execution(world)
@@ -135,8 +156,8 @@ async def test_who_named_whose_id_is_for_operators_and_not_for_either_side(
     }
 
 
-@pytest.mark.parametrize("position", ["id", "provider"])
-@pytest.mark.parametrize("command", ["show", "check", "disable", "enable", "remove"])
+@pytest.mark.parametrize("position", _NAMED_BY)
+@pytest.mark.parametrize("command", _OF_CONNECTIONS)
 async def test_a_command_for_anothers_connection_finds_none(
     command: str,
     position: str,
@@ -146,7 +167,7 @@ async def test_a_command_for_anothers_connection_finds_none(
     tmp_path: Any,
 ) -> None:
     expected = Seen.AUDITED if position == "id" else Seen.NOT_NAMED
-    note(request, f"nubabel connections {command}", position, "another's", expected)
+    note(request, _of_connection(command, position), expected)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_settings, "configure_logging", lambda **_: None)
     named = world.victim.connection if position == "id" else world.victim.provider

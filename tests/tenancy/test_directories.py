@@ -12,10 +12,14 @@ from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.tenants import InstanceChange
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import RunningSimulator, simulator
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, Side, World, bearer
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+_ON_ONE_SERVER: Cell = ("OpenCode: new session", "directory", "the other's, on one server")
+_LAST_PLACE: Cell = ("OpenCode: new session", "directory", "the other's has the last place")
+CELLS = [_ON_ONE_SERVER, _LAST_PLACE]
 
 ROOT = "/srv/opencode/directories"
 BOTH = [ATTACKER, VICTIM]
@@ -74,7 +78,7 @@ async def running_there(world: World, organization_id: str, execution_id: str) -
 async def test_neithers_session_is_found_in_the_others_directory(
     world: World, shared: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: new session", "directory", "the other's, on one server", Seen.NOT_NAMED)
+    note(request, _ON_ONE_SERVER, Seen.NOT_NAMED)
     places = {}
     for side in (world.victim, world.attacker):
         execution = await running_there(world, side.id, await asks(world, side))
@@ -93,7 +97,7 @@ async def test_neithers_session_is_found_in_the_others_directory(
 async def test_whoever_waits_for_a_place_learns_nothing_of_who_has_it(
     world: World, shared: RunningSimulator, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: new session", "directory", "the other's has the last place", Seen.NOT_NAMED)
+    note(request, _LAST_PLACE, Seen.NOT_NAMED)
     await world.services.instances.change("ins_shared", InstanceChange(max_directories=1), actor="tests")
     await running_there(world, VICTIM, await asks(world, world.victim))
     before = await world.belongings()

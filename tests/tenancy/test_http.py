@@ -17,7 +17,7 @@ import pytest
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from tests.tenancy.http_doors import Door, Names, Position, body_of, doors, fits, ids
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, CANARY, VICTIM, Side, World, bearer, strings_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -31,6 +31,10 @@ class Attempt:
     position: Position
     what: str  # which of the victim's ids
     method: str
+
+    @property
+    def cell(self) -> Cell:
+        return str(self.door), str(self.position), self.method
 
     def __str__(self) -> str:
         return f"{self.door}-{self.position}-{self.what}-{self.method}"
@@ -60,10 +64,13 @@ def attempts() -> Iterator[Attempt]:
                         yield Attempt(door, position, what, method)
 
 
+CELLS = [one.cell for one in attempts()]
+
+
 @pytest.mark.parametrize("attempt", [*attempts()], ids=str)
 async def test_no_id_opens_what_is_anothers(attempt: Attempt, world: World, request: pytest.FixtureRequest) -> None:
     expected = seen(attempt)
-    note(request, str(attempt.door), str(attempt.position), attempt.method, expected)
+    note(request, attempt.cell, expected)
     stolen = ids(attempt.position.names, world.victim)[attempt.what]
     await world.clean_up()
     before, known = await world.belongings(), len(await world.refusals())

@@ -10,10 +10,19 @@ import pytest_asyncio
 from nubabel_workers.adapters.opencode.client import OpenCodeClient
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeServer
 from nubabel_workers.domain.executions import Execution
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, CANARY, VICTIM, World, bearer
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
+
+_RECYCLED: dict[bool, Cell] = {
+    False: ("OpenCode: new session", "session id", "recycled, in use"),
+    True: ("OpenCode: new session", "session id", "recycled, left behind"),
+}
+_SAME_ON_TWO: Cell = ("OpenCode: new session", "session id", "the same on two servers")
+_MESSAGES: Cell = ("OpenCode: messages", "session id", "another session's among them")
+_PARENT: Cell = ("OpenCode: parent of a session", "session id", "another organization's root")
+CELLS = [*_RECYCLED.values(), _SAME_ON_TWO, _MESSAGES, _PARENT]
 
 MOVED = "UPDATE sessions SET instance_id = %(server)s WHERE id = %(id)s"
 MOVED_RUNS = "UPDATE attempts SET instance_id = %(server)s WHERE opencode_session_id = %(opencode)s"
@@ -74,13 +83,7 @@ async def became(world: World, execution_id: str) -> Execution:
 async def test_a_recycled_session_id_gets_no_prompt(
     forgotten: bool, world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(
-        request,
-        "OpenCode: new session",
-        "session id",
-        "recycled, left behind" if forgotten else "recycled, in use",
-        Seen.AUDITED,
-    )
+    note(request, _RECYCLED[forgotten], Seen.AUDITED)
     recycled = await put_on_the_attackers_server(world, also_forgotten=forgotten)
     submitted: list[str] = []
 
@@ -109,7 +112,7 @@ async def test_a_recycled_session_id_gets_no_prompt(
 async def test_the_same_id_on_two_servers_is_two_sessions(
     world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(request, "OpenCode: new session", "session id", "the same on two servers", Seen.NOT_NAMED)
+    note(request, _SAME_ON_TWO, Seen.NOT_NAMED)
     real = HttpOpenCodeServer.create_session
     created: list[str] = []
 
@@ -149,7 +152,7 @@ def told_of(session_id: str) -> Twist:
 async def test_messages_of_another_session_are_no_answer(
     world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note(request, "OpenCode: messages", "session id", "another session's among them", Seen.AUDITED)
+    note(request, _MESSAGES, Seen.AUDITED)
     execution_id = await asks(world)
     await world.services.dispatch_executions.run()
     real = OpenCodeClient.list_messages
@@ -177,7 +180,7 @@ async def test_messages_of_another_session_are_no_answer(
 async def test_a_sub_agent_of_another_organizations_session_is_not_heard(
     world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "OpenCode: parent of a session", "session id", "another organization's root", Seen.AUDITED)
+    note(request, _PARENT, Seen.AUDITED)
     foreign = await put_on_the_attackers_server(world)
     own = world.attacker.opencode_sessions["running"]
     before = await world.belongings()

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from nubabel_workers.domain.budget_button import ALLOW_MORE
-from tests.tenancy.matrix import Seen, note
+from tests.tenancy.matrix import Cell, Seen, note
 from tests.tenancy.world import ATTACKER, VICTIM, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
 THREAD = "1700000000.000100"
 _numbers = itertools.count(1)
+
+_SAME_THREAD = "thread and channel of another workspace"
+_NOT_INSTALLED = "a team that nobody installed"
+_WAITS = "another's request that waits for its budget"
+_WHOSE_TEAM = ("team_id", "authorizations", "both")
 
 
 def event(world: World, team: str, **changes: Any) -> dict[str, Any]:
@@ -55,7 +60,7 @@ _CLAIMS: Mapping[str, Callable[[dict[str, Any], str], object]] = {
 async def test_a_thread_of_the_same_time_in_another_workspace_is_another_conversation(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: event", position, "thread and channel of another workspace", Seen.NOT_NAMED)
+    note(request, ("Slack: event", position, _SAME_THREAD), Seen.NOT_NAMED)
     await world.clean_up()
     own, victim, services = world.attacker, world.victim, world.services
     theirs = event(world, victim.team)
@@ -80,11 +85,11 @@ async def test_a_thread_of_the_same_time_in_another_workspace_is_another_convers
     assert sessions[ATTACKER] != sessions[VICTIM]
 
 
-@pytest.mark.parametrize("position", ["team_id", "authorizations", "both"])
+@pytest.mark.parametrize("position", _WHOSE_TEAM)
 async def test_the_event_of_a_team_that_is_not_installed_is_nobodys(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: event", position, "a team that nobody installed", Seen.NO_CALLER)
+    note(request, ("Slack: event", position, _NOT_INSTALLED), Seen.NO_CALLER)
     await world.clean_up()
     before, kept = await world.belongings(), await inbound(world)
     body = event(world, "T0NOBODY")
@@ -126,11 +131,18 @@ _CLAIMS_OF_A_PRESS: Mapping[str, Callable[[dict[str, Any], str], object]] = {
 }
 
 
+CELLS: list[Cell] = [
+    *(("Slack: event", position, _SAME_THREAD) for position in _CLAIMS),
+    *(("Slack: event", position, _NOT_INSTALLED) for position in _WHOSE_TEAM),
+    *(("Slack: press of a button", position, _WAITS) for position in _CLAIMS_OF_A_PRESS),
+]
+
+
 @pytest.mark.parametrize("position", _CLAIMS_OF_A_PRESS)
 async def test_a_press_lets_nothing_of_another_organization_go_on(
     position: str, world: World, request: pytest.FixtureRequest
 ) -> None:
-    note(request, "Slack: press of a button", position, "another's request that waits for its budget", Seen.AUDITED)
+    note(request, ("Slack: press of a button", position, _WAITS), Seen.AUDITED)
     await world.clean_up()
     own, victim, services = world.attacker, world.victim, world.services
     thread = f"1700000009.{next(_numbers):06}"

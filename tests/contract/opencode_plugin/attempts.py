@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract.opencode_plugin.deployed import Call, delegated, directive
+from tests.tenancy.matrix import Cell, Seen
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,22 @@ class Victim:
     password: str
     home: Path
     pid: int
+
+
+AGENT, SUB_AGENT = "by the agent", "by a sub-agent"
+
+
+def cell_of(call: Call, method: str) -> Cell:
+    """Its place in the account of attempts to reach another organization. The position: what the call says at all."""
+    return f"agent tools: {call.tool}", ", ".join(sorted(call.arguments)) or "the session itself", method
+
+
+def seen_of(call: Call) -> Seen:
+    """What the plugin lets through names the session that it was made in, whatever the model wrote."""
+    if call.tool == "todowrite" or call.arguments == {"name": "git-master"}:
+        return Seen.NOT_READ  # words in a list, and what every organization has
+    is_let_through = call.tool.startswith("nubabel_mcp") and call.arguments.keys() <= {"provider", "toolName", "args"}
+    return Seen.NOT_NAMED if is_let_through else Seen.STOPPED_BEFORE
 
 
 def attempts(victim: Victim) -> dict[str, list[Call]]:

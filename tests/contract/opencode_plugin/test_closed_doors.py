@@ -12,7 +12,15 @@ import pytest
 import pytest_asyncio
 
 from nubabel_workers.embedded.opencode_server import install_plugins
-from tests.contract.opencode_plugin.attempts import Victim, attempts, attempts_with_hidden_tools
+from tests.contract.opencode_plugin.attempts import (
+    AGENT,
+    SUB_AGENT,
+    Victim,
+    attempts,
+    attempts_with_hidden_tools,
+    cell_of,
+    seen_of,
+)
 from tests.contract.opencode_plugin.deployed import (
     ENVIRONMENT_CANARY,
     Call,
@@ -22,6 +30,7 @@ from tests.contract.opencode_plugin.deployed import (
     delegation,
     directive,
 )
+from tests.tenancy.matrix import note
 from tests.unit.deployment.test_opencode_server import plugin_settings
 
 pytestmark = [pytest.mark.node, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
@@ -121,6 +130,11 @@ async def _tried(shared: Deployed, calls: Sequence[Call], *, by_child: bool) -> 
     return run, found(shared, run, since)
 
 
+def account(request: pytest.FixtureRequest, calls: Sequence[Call], method: str) -> None:
+    for call in calls:
+        note(request, cell_of(call, method), seen_of(call))
+
+
 async def _child_parts(shared: Deployed, run: Run) -> Run:
     (child,) = await shared.children(run.session_id)
     return Run(child, [part for message in await shared.messages(child) for part in message["parts"]])
@@ -152,8 +166,11 @@ async def test_every_offered_tool_has_attempts(victim: Victim) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(OFFERED))
-async def test_an_offered_tool_reaches_nothing_of_others(tool: str, shared: Deployed, victim: Victim) -> None:
+async def test_an_offered_tool_reaches_nothing_of_others(
+    tool: str, shared: Deployed, victim: Victim, request: pytest.FixtureRequest
+) -> None:
     calls = attempts(victim)[tool]
+    account(request, calls, AGENT)
 
     run, canaries = await _tried(shared, calls, by_child=False)
 
@@ -163,8 +180,11 @@ async def test_an_offered_tool_reaches_nothing_of_others(tool: str, shared: Depl
         assert {part["state"]["status"] for part in run.tools} == {"error"}
 
 
-async def test_no_tool_of_a_sub_agent_reaches_anything_of_others(shared: Deployed, victim: Victim) -> None:
+async def test_no_tool_of_a_sub_agent_reaches_anything_of_others(
+    shared: Deployed, victim: Victim, request: pytest.FixtureRequest
+) -> None:
     calls = [call for tool, calls in attempts(victim).items() for call in calls if tool != "task"]
+    account(request, calls, SUB_AGENT)
     since = len(shared.sent)
 
     run, canaries = await _tried(shared, calls, by_child=True)
@@ -178,8 +198,11 @@ async def test_no_tool_of_a_sub_agent_reaches_anything_of_others(shared: Deploye
 
 
 @pytest.mark.parametrize("by_child", [False, True], ids=["root", "sub-agent"])
-async def test_hidden_tools_are_not_there(by_child: bool, shared: Deployed, victim: Victim) -> None:
+async def test_hidden_tools_are_not_there(
+    by_child: bool, shared: Deployed, victim: Victim, request: pytest.FixtureRequest
+) -> None:
     calls = attempts_with_hidden_tools(victim)
+    account(request, calls, SUB_AGENT if by_child else AGENT)
 
     run, canaries = await _tried(shared, calls, by_child=by_child)
 
