@@ -8,6 +8,7 @@ import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from nubabel_workers.domain.errors import UnavailableError
 
@@ -44,6 +45,8 @@ def connect(url: str, *, timeout_s: float, max_connections: int, ca_file: str | 
         # A failed command is not repeated in here: what it was for is either lossy or looked up in PostgreSQL.
         retry=Retry(NoBackoff(), 0),
         decode_responses=True,
+        # With them redis-py gives out connections that the server has closed: after its restart each would fail once.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **tls,
     )
     return redis.Redis.from_pool(pool)

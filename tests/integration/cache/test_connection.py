@@ -30,3 +30,22 @@ async def test_a_waiter_that_is_cancelled_when_its_turn_has_come_passes_the_conn
         assert await second is held
     await pool.release(held)
     await client.aclose()
+
+
+async def test_connections_that_the_cache_closed_are_opened_again_before_they_are_used(cache_url: str) -> None:
+    client = connection.connect(cache_url, timeout_s=10, max_connections=3)
+    pool: Any = client.connection_pool  # partly untyped
+    held = [await pool.get_connection() for _ in range(3)]
+    for one in held:
+        await pool.release(one)
+
+    async with connection.connect(cache_url, timeout_s=10, max_connections=1) as server:
+        await server.client_kill_filter(_type="normal", skipme=True)
+    async with asyncio.timeout(1):
+        for one in held:
+            while not await one.can_read():  # until its end has arrived  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    counted = await asyncio.gather(*(client.incr("counted") for _ in range(3)))
+    assert sorted(counted) == [1, 2, 3]
+    await client.aclose()
