@@ -23,6 +23,7 @@ _SHORT_WAITS = {
     "retry_slack_events_max_wait_s": "5",
     "retry_orchestration_max_wait_s": "5",
     "retry_notifications_max_wait_s": "5",
+    "opencode_give_up_after_s": "3",
 }
 _LOAD_S = 50.0
 
@@ -32,6 +33,9 @@ async def test_a_minute_of_chaos_loses_and_doubles_nothing() -> None:
         LoadOptions(seed=11, duration_s=_LOAD_S, rate=3),
         fault_every_s=2.5,
         stop_s=(4.0, 6.0),
+        fleet_s=(2.0, 4.0),
+        limit_s=(2.0, 4.0),
+        given_up_s=(6.0, 8.0),
         settle_s=5.0,
         quiet_s=90.0,
         slack_time_scale=0.05,

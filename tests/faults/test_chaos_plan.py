@@ -5,10 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from tests.faults.chaos.plan import FaultKind, PlanOptions, make_plan
+from tests.faults.chaos.plan import BUDGET_FAULTS, FaultKind, PlanOptions, make_plan
 
 OPTIONS = PlanOptions(
-    duration_s=300, every_s=3, processes=["web", "web.2", "scheduler"], teams=["T1", "T2"], opencode_servers=2
+    duration_s=300,
+    every_s=3,
+    processes=["web", "web.2", "scheduler"],
+    teams=["T1", "T2"],
+    opencode_servers=2,
+    spender="T2",
 )
 
 
@@ -44,3 +49,19 @@ def test_a_stopped_process_sleeps_longer_than_a_lease() -> None:
 
     assert stops
     assert all(12 <= fault.hold_s <= 18 for fault in stops)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cap_of_money_or_tokens_befalls_the_organization_whose_requests_cost_something(seed: int) -> None:
+    caps = [fault for fault in make_plan(seed, OPTIONS) if fault.kind in BUDGET_FAULTS]
+
+    assert caps
+    assert {fault.target for fault in caps} == {"T2"}
+
+
+def test_a_server_that_is_given_up_is_away_for_longer_than_any_other() -> None:
+    plan = make_plan(1, OPTIONS)
+
+    given_up = [fault.hold_s for fault in plan if fault.kind is FaultKind.FLEET_GIVE_UP]
+    away = [fault.hold_s for fault in plan if fault.kind in {FaultKind.OPENCODE_CRASH, FaultKind.OPENCODE_WIPE}]
+    assert min(given_up) > 2 * max(away)

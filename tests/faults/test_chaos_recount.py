@@ -10,6 +10,18 @@ from tests.integration.storage.seeds import ExecutionSeed, add_execution, add_or
 
 pytestmark = pytest.mark.integration
 
+_GROUP = """
+WITH grp AS (
+  INSERT INTO execution_groups (id, organization_id, reply, idempotency_key, request_hash, state, finished_at)
+  VALUES ('bat_1', 'org_a', '{"kind": "webhook"}', 'k', '', 'completed_with_failures', now())
+), told AS (
+  INSERT INTO notifications (id, organization_id, kind, destination, payload)
+  VALUES ('ntf_1', 'org_a', 'webhook', '{}', '{"data": {"batch_id": "bat_1"}}')
+)"""
+_SERVER = """
+INSERT INTO instances (id, url, max_directories, directories_path) VALUES ('ins_1', 'http://o', 0, '/srv/directories')
+"""
+
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
@@ -37,13 +49,29 @@ async def test_what_is_over_and_was_billed_is_in_order(database: Database) -> No
             "1 executions whose usage is not the sum of what was billed",
         ),
         (
-            """INSERT INTO attempts (execution_id, number, organization_id, ended_at, usage)
+            """WITH counted AS (UPDATE executions SET attempt = 1)
+               INSERT INTO attempts (execution_id, number, organization_id, ended_at, usage)
                VALUES ('exe_1', 1, 'org_a', now(), '{"input_tokens": 3, "output_tokens": 0, "cost": 0.5}')""",
             "1 organizations whose bill is not the sum of their attempts",
         ),
         (
-            "INSERT INTO attempts (execution_id, number, organization_id) VALUES ('exe_1', 1, 'org_a')",
+            """WITH counted AS (UPDATE executions SET attempt = 1)
+               INSERT INTO attempts (execution_id, number, organization_id) VALUES ('exe_1', 1, 'org_a')""",
             "1 attempts that are open",
+        ),
+        ("UPDATE executions SET attempt = 1", "1 executions whose attempt is not their newest"),
+        ("UPDATE executions SET pauses = 1", "1 executions whose pauses are not those of their timeline"),
+        (
+            "INSERT INTO execution_events (organization_id, execution_id, kind) VALUES ('org_a', 'exe_1', 'finished')",
+            "1 executions that did not end once by their timeline",
+        ),
+        (
+            """UPDATE executions SET usage = '{"cache_read_tokens": 1}'""",
+            "1 executions whose usage is not the sum of what was billed",
+        ),
+        (
+            f"{_GROUP} UPDATE executions SET group_id = 'bat_1'",
+            "1 batches whose state is not what became of their executions",
         ),
         (
             """INSERT INTO budget_holds (execution_id, organization_id, cost, tokens)
@@ -58,3 +86,52 @@ async def test_what_was_not_given_back_is_seen(database: Database, spoil: str, s
     await database.system().execute(spoil)
 
     assert await off_by_something(database) == [says]
+
+
+async def test_a_batch_that_nobody_was_told_of_is_seen(database: Database) -> None:
+    await database.system().execute(
+        """
+        INSERT INTO execution_groups (id, organization_id, reply, idempotency_key, request_hash, state, finished_at)
+        VALUES ('bat_1', 'org_a', '{"kind": "webhook"}', 'k', '', 'completed', now())
+        """
+    )
+
+    assert await off_by_something(database) == ["1 batches that are not told once"]
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("ready", ["1 servers with more directories than they may have"]),
+        (
+            "disposing",
+            ["1 servers with more directories than they may have", "1 directories that are being unloaded"],
+        ),
+        ("disposed", []),
+    ],
+)
+async def test_a_directory_too_many_is_seen(database: Database, state: str, says: list[str]) -> None:
+    await database.system().execute(_SERVER)
+
+    await database.system().execute(
+        f"""
+        INSERT INTO instance_directories (instance_id, organization_id, path, state)
+        VALUES ('ins_1', 'org_a', '/srv/directories/org_a', '{state}')
+        """
+    )
+
+    assert await off_by_something(database) == says
+
+
+async def test_a_session_in_a_directory_without_a_row_is_seen(database: Database) -> None:
+    await database.system().execute(_SERVER)
+
+    await database.system().execute(
+        """
+        INSERT INTO sessions (
+          id, organization_id, session_key, source, instance_id, opencode_session_id, opencode_directory)
+        VALUES ('ses_1', 'org_a', 'k', 'api', 'ins_1', 'oc_1', '/srv/directories/org_a')
+        """
+    )
+
+    assert await off_by_something(database) == ["1 directories of sessions that have no row"]

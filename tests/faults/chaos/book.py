@@ -37,12 +37,16 @@ def number_in(text: str) -> int | None:
 
 
 def _beginnings(*keys: str) -> tuple[str, ...]:
-    said = (say(key, Language.ENGLISH, reference=_REFERENCE) for key in keys)
+    named = dict.fromkeys(("reference", "allowed", "wait_s"), _REFERENCE)
+    said = (say(key, Language.ENGLISH, **named) for key in keys)
     return tuple(words.partition(_REFERENCE)[0] for words in said)
 
 
 _APOLOGIES = _beginnings("failed", "deadline", "too_late", "no_answer")
-_REFUSALS = _beginnings("rejected_busy", "stopped", "replaced")
+_REFUSALS = _beginnings(
+    *("rejected_busy", "stopped", "replaced"),
+    *("refused_requests_per_minute", "refused_queued", "refused_sessions"),
+)
 _REPEATED = say("repeated", Language.ENGLISH)
 
 

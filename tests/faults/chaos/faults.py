@@ -13,12 +13,15 @@ import structlog
 
 from nubabel_workers.embedded.processes import ProcessFailedError
 from nubabel_workers.embedded.stack import Stack
+from nubabel_workers.embedded.stack_opencode import SimulatedServer
 from nubabel_workers.simulators.opencode.server import OpenCodeSimulator
 from nubabel_workers.simulators.slack import Fault as SlackFault
 from nubabel_workers.simulators.slack import FaultKind as SlackFaultKind
 from tests.faults.chaos.book import Book
+from tests.faults.chaos.fleet import Fleet
+from tests.faults.chaos.limit_changes import LimitChanges
 from tests.faults.chaos.owners import Takeovers
-from tests.faults.chaos.plan import FaultKind, PlannedFault
+from tests.faults.chaos.plan import LIMIT_FAULTS, FaultKind, PlannedFault
 from tests.faults.chaos.suffering import Suffered
 
 _POST = "chat.postMessage"
@@ -37,10 +40,12 @@ log = structlog.get_logger(__name__)
 
 
 class Injector:
-    def __init__(self, stack: Stack, book: Book, takeovers: Takeovers) -> None:
+    def __init__(self, stack: Stack, book: Book, takeovers: Takeovers, fleet: Fleet, limits: LimitChanges) -> None:
         self._stack = stack
         self._book = book
         self._takeovers = takeovers
+        self._fleet = fleet
+        self._limits = limits
         self.suffered: list[Suffered] = []
         self._acts: dict[FaultKind, Callable[[PlannedFault], Awaitable[None]]] = {
             FaultKind.KILL: self._kill,
@@ -58,7 +63,14 @@ class Injector:
             FaultKind.OPENCODE_CRASH: self._crash_opencode,
             FaultKind.OPENCODE_WIPE: self._wipe_opencode,
             FaultKind.OPENCODE_HANG: self._hang_opencode,
+            FaultKind.FLEET_ADD: self._add_server,
+            FaultKind.FLEET_DRAIN: self._drain_server,
+            FaultKind.FLEET_REMOVE: self._remove_server,
+            FaultKind.FLEET_GIVE_UP: self._give_up_server,
+            FaultKind.FLEET_LEAK: self._leak,
+            FaultKind.FLEET_LAG: self._delay_events,
             **dict.fromkeys(_FAULTS_OF_SLACK, self._spoil_slack),
+            **dict.fromkeys(LIMIT_FAULTS, self._lower_limit),
         }
 
     async def run(self, plan: Sequence[PlannedFault]) -> None:
@@ -157,7 +169,34 @@ class Injector:
         self._stack.slack.faults.plan(planned.befalling(fault.target))
 
     def _opencode(self, fault: PlannedFault) -> OpenCodeSimulator:
-        return self._stack.opencode.simulators[_number(fault)].insides
+        return self._server(fault).insides
+
+    # --- the fleet and the limits ---------------------------------------------------------------------------------
+
+    async def _add_server(self, fault: PlannedFault) -> None:
+        await self._fleet.add(fault.hold_s)
+
+    async def _drain_server(self, fault: PlannedFault) -> None:
+        await self._fleet.drain(self._server(fault), fault.hold_s)
+
+    async def _remove_server(self, fault: PlannedFault) -> None:
+        await self._fleet.remove(self._server(fault), fault.hold_s)
+
+    async def _give_up_server(self, fault: PlannedFault) -> None:
+        await self._fleet.give_up(self._server(fault), fault.hold_s)
+
+    async def _leak(self, fault: PlannedFault) -> None:
+        await self._fleet.leak(self._server(fault))
+
+    async def _delay_events(self, fault: PlannedFault) -> None:
+        await self._fleet.delay_events(self._server(fault), fault.hold_s)
+
+    async def _lower_limit(self, fault: PlannedFault) -> None:
+        (tenant,) = (one for one in self._stack.tenants if one.team == fault.target)
+        await self._limits.lower(tenant, fault.kind.value.partition(" ")[2], fault.hold_s)
+
+    def _server(self, fault: PlannedFault) -> SimulatedServer:
+        return self._stack.opencode.simulators[_number(fault)]
 
 
 def _number(fault: PlannedFault) -> int:

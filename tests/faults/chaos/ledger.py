@@ -18,6 +18,7 @@ class Way(StrEnum):
     SOCKET = "Slack, Socket Mode"
     WEBHOOK = "HTTP, webhook"
     POLLING = "HTTP, polled"
+    BATCH = "HTTP, batch"  # told in one webhook with others
 
     @property
     def in_slack(self) -> bool:

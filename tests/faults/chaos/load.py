@@ -22,12 +22,16 @@ _MEAN_TURNS = 2.0
 _MAX_WAIT_FOR_ANSWER_S = 20.0
 _MEAN_STEPS, _MAX_STEPS = 2.0, 12  # of a spender's requests; few of them cost much more than most
 _DEAR_DELAY_S = (0.1, 0.5)  # before each step
+_MAX_BATCH = 4
+_FAILING_IN_BATCH, _CANCELLING_BATCHES = 0.1, 0.5
 _FAILS = "[[status=400]]"  # the model refuses for good
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """rate: jobs a second. http_share: of the conversations that come over HTTP. Times in seconds."""
+    """rate: jobs a second. http_share: of the conversations that come over HTTP. batch_share: of those, what comes in
+    batches instead. Times in seconds.
+    """
 
     seed: int
     duration_s: float
@@ -36,6 +40,7 @@ class LoadOptions:
     impatient_share: float = 0.3  # of the follow-ups: asked before the answer came
     failing_share: float = 0.02
     oversized_share: float = 0.03  # of those over HTTP
+    batch_share: float = 0.1
     delay_s: tuple[float, float] = (0.1, 2.0)
 
 
@@ -123,6 +128,9 @@ class Load:
         return next(self._numbers)
 
     async def _converse(self, tenant: Tenant) -> None:
+        if self._chance.random() < self._options.http_share * self._options.batch_share:
+            self._ask_batch(tenant)
+            return
         talk = self._new_conversation(tenant)
         number = self.next_number()
         kind = self._chance.random()
@@ -132,6 +140,16 @@ class Load:
             talk.ask(number, f"{_FAILS} {directive(number, 0.1)}")  # alone: its apology names nobody
         else:
             await self._take_turns(tenant, talk, number)
+
+    def _ask_batch(self, tenant: Tenant) -> None:
+        """Some of them fail, and of some of those the rest is cancelled then."""
+        asked = []
+        for _ in range(self._chance.randint(2, _MAX_BATCH)):
+            number = self.next_number()
+            job = self._book.add(Job(number, f"{tenant.id} batch {number}", Way.BATCH, time.monotonic()))
+            fails = self._chance.random() < _FAILING_IN_BATCH
+            asked.append((job, f"{_FAILS} {directive(number, 0.1)}" if fails else self._text(tenant, number)))
+        self._upstream.submit_batch(tenant, asked, cancel_rest=self._chance.random() < _CANCELLING_BATCHES)
 
     def _new_conversation(self, tenant: Tenant) -> Conversation:
         if self._chance.random() < self._options.http_share:

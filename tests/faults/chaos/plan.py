@@ -27,10 +27,33 @@ class FaultKind(StrEnum):
     SLACK_TAKEN_LATE = "slack: taken late"  # when nobody waits for the answer any more
     SLACK_RATE_LIMIT = "slack: 429"
     SLACK_5XX = "slack: 5xx"
+    FLEET_ADD = "fleet: server added"  # works for a while, then it is drained and, once idle, removed
+    FLEET_DRAIN = "fleet: server drained"  # gets nothing new, then it is active again
+    FLEET_REMOVE = "fleet: server removed"  # by force; started anew and added again after a while
+    FLEET_GIVE_UP = "fleet: server given up"  # away for longer than its sessions wait for it
+    FLEET_LEAK = "fleet: server leaks"  # until the scheduler has had it restarted
+    FLEET_LAG = "fleet: events late"
+    LIMIT_REQUESTS = "limit: requests_per_minute"
+    LIMIT_QUEUED = "limit: queued"
+    LIMIT_SESSIONS = "limit: sessions"
+    LIMIT_IN_FLIGHT = "limit: in_flight"
+    LIMIT_TOKENS_DAY = "limit: tokens_per_day"
+    LIMIT_TOKENS_MONTH = "limit: tokens_per_month"
+    LIMIT_COST_MONTH = "limit: cost_per_month"
+    LIMIT_COST_USER = "limit: cost_per_user_day"
 
 
 PROCESS_FAULTS = frozenset({FaultKind.KILL, FaultKind.STOP, FaultKind.RESTART})
 SLACK_FAULTS = frozenset(kind for kind in FaultKind if kind.value.startswith("slack:"))
+LIMIT_FAULTS = frozenset(kind for kind in FaultKind if kind.value.startswith("limit:"))
+BUDGET_FAULTS = frozenset(
+    {
+        FaultKind.LIMIT_TOKENS_DAY,
+        FaultKind.LIMIT_TOKENS_MONTH,
+        FaultKind.LIMIT_COST_MONTH,
+        FaultKind.LIMIT_COST_USER,
+    }
+)
 
 # One round of faults; dealt in random order, so that every kind comes up before any comes again.
 _DECK: tuple[tuple[FaultKind, int], ...] = (
@@ -39,13 +62,18 @@ _DECK: tuple[tuple[FaultKind, int], ...] = (
     (FaultKind.RESTART, 2),
     (FaultKind.KILL_IN_POST, 3),
     (FaultKind.KILL_IN_SUBMIT, 3),
-    *((kind, 1) for kind in FaultKind if kind.value.startswith(("valkey", "postgres", "opencode", "slack:"))),
+    *(
+        (kind, 1)
+        for kind in FaultKind
+        if kind.value.startswith(("valkey", "postgres", "opencode", "slack:", "fleet:", "limit:"))
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """at_s: from the start of the load. target: a process, an OpenCode server's number or a Slack team.
+    """at_s: from the start of the load. target: a process, an OpenCode server's number or a Slack team, which
+    stands for its organization where a limit changes.
 
     hold_s: how long it lasts; 0 for what is over at once.
     """
@@ -58,6 +86,8 @@ class PlannedFault:
     @property
     def subject(self) -> str:
         """What it makes unavailable: no second fault befalls that meanwhile."""
+        if self.kind in LIMIT_FAULTS:
+            return f"limits of {self.target}"
         store = self.kind.value.partition(" ")[0]
         return store if store in {"valkey", "postgres"} else self.target
 
@@ -66,7 +96,9 @@ class PlannedFault:
 class PlanOptions:
     """every_s: seconds between two faults. stop_s: how long a process is stopped, from and to.
 
-    outage_s: how long a store or OpenCode is away or hangs, from and to. kinds: no others are dealt.
+    outage_s: how long a store or OpenCode is away or hangs, from and to. fleet_s, limit_s: how long a change of the
+    fleet or of a limit lasts. given_up_s: how long a server is away that is given up. spender: the team whose requests
+    cost something. kinds: no others are dealt.
     """
 
     duration_s: float
@@ -76,6 +108,10 @@ class PlanOptions:
     opencode_servers: int
     stop_s: tuple[float, float] = (12.0, 18.0)
     outage_s: tuple[float, float] = (1.0, 5.0)
+    fleet_s: tuple[float, float] = (6.0, 12.0)
+    limit_s: tuple[float, float] = (4.0, 10.0)
+    given_up_s: tuple[float, float] = (25.0, 35.0)
+    spender: str = ""
     kinds: Collection[FaultKind] = tuple(FaultKind)
 
 
@@ -116,9 +152,13 @@ def _fault(
 def _targets(kind: FaultKind, options: PlanOptions) -> Sequence[str]:
     if kind in PROCESS_FAULTS:
         return options.processes
-    if kind in SLACK_FAULTS or kind is FaultKind.KILL_IN_POST:
+    if kind in BUDGET_FAULTS:
+        return [options.spender] if options.spender else []
+    if kind in SLACK_FAULTS | LIMIT_FAULTS or kind is FaultKind.KILL_IN_POST:
         return options.teams
-    if kind.value.startswith("opencode") or kind is FaultKind.KILL_IN_SUBMIT:
+    if kind is FaultKind.FLEET_ADD:
+        return ["the fleet"]
+    if kind.value.startswith(("opencode", "fleet:")) or kind is FaultKind.KILL_IN_SUBMIT:
         return [f"opencode {number}" for number in range(1, options.opencode_servers + 1)]
     return [kind.value.partition(" ")[0]]
 
@@ -126,5 +166,11 @@ def _targets(kind: FaultKind, options: PlanOptions) -> Sequence[str]:
 def _hold_s(chance: random.Random, kind: FaultKind, options: PlanOptions) -> float:
     if kind is FaultKind.STOP:
         return chance.uniform(*options.stop_s)
+    if kind is FaultKind.FLEET_GIVE_UP:
+        return chance.uniform(*options.given_up_s)
+    if kind.value.startswith("fleet:"):
+        return chance.uniform(*options.fleet_s)
+    if kind in LIMIT_FAULTS:
+        return chance.uniform(*options.limit_s)
     lasting = kind.value.startswith(("valkey", "postgres", "opencode")) and kind is not FaultKind.VALKEY_FLUSH
     return chance.uniform(*options.outage_s) if lasting else 0.0

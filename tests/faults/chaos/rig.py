@@ -17,9 +17,13 @@ from nubabel_workers.embedded.stack_environment import HOST
 from nubabel_workers.embedded.stack_tenants import Tenant
 from tests.faults.chaos.balancer import Balancer
 from tests.faults.chaos.book import Book, RunObserver, SlackObserver
+from tests.faults.chaos.closing import requests_let_through
+from tests.faults.chaos.counted import miscounted
 from tests.faults.chaos.farewells import Farewells
 from tests.faults.chaos.faults import Injector
+from tests.faults.chaos.fleet import PACE, Fleet, ProcessManager
 from tests.faults.chaos.ledger import Fate, Way, fates_of, order_violations, unexplained_reruns
+from tests.faults.chaos.limit_changes import LimitChanges, OperatorAccess
 from tests.faults.chaos.load import Load, LoadOptions
 from tests.faults.chaos.owners import Takeovers
 from tests.faults.chaos.plan import FaultKind, PlannedFault, PlanOptions, make_plan
@@ -32,7 +36,7 @@ ORGANIZATIONS: Mapping[str, int] = {"Acme": 1, "Hanbit": 1, "Borealis": 1, "Nams
 SOCKET_TEAMS = ("T002001", "T004001")
 _KINDS = ("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "listener", "scheduler")
 _OPENCODE_SERVERS = 2
-_FEW_AT_ONCE = {"in_flight": 8}
+_FEW_AT_ONCE: Mapping[str, float] = {"in_flight": 8}
 _LOOK_EVERY_S = 0.5
 _EVENTS_PATH = "/slack/events"
 _CONTROL = Path(__file__).with_name("control")
@@ -52,6 +56,9 @@ class RigOptions:
     load: LoadOptions
     fault_every_s: float = 3.0
     stop_s: tuple[float, float] = (12.0, 18.0)
+    fleet_s: tuple[float, float] = (6.0, 12.0)
+    limit_s: tuple[float, float] = (4.0, 10.0)
+    given_up_s: tuple[float, float] = (25.0, 35.0)
     kinds: Collection[FaultKind] = tuple(FaultKind)
     settle_s: float = 15.0
     quiet_s: float = 300.0
@@ -68,14 +75,18 @@ class Rig:
         self.options = options
         self.book = Book()
         callback_port = free_port()
-        self.stack = Stack(_stack_options(options, callback_port))
+        self.server_processes = ProcessManager(port=free_port())
+        self.operator = OperatorAccess()
+        self.stack = Stack(_stack_options(options, callback_port, self.server_processes, self.operator))
         self.observer = SlackObserver(self.book, self.stack.slack.world)
         self.upstream = Upstream(self.book, port=callback_port, seed=options.load.seed)
         self.load = Load(self.stack, self.book, self.observer, self.upstream, options.load)
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._parts.enter_async_context(self.server_processes)
         await self._parts.enter_async_context(self.stack)
+        self.fleet = await self._parts.enter_async_context(Fleet(self.stack, self.book, self.server_processes))
         await self._parts.enter_async_context(self.upstream)
         balancer = await self._parts.enter_async_context(Balancer(self.stack.processes.http_ports))
         self.upstream.api_url = balancer.url
@@ -89,7 +100,7 @@ class Rig:
         """One organization may run few at once, another has little money."""
         await self.stack.services.database.system().execute(
             "UPDATE organizations SET limits = %(limits)s WHERE id = %(id)s",
-            {"id": self.staying[0].id, "limits": Jsonb(_FEW_AT_ONCE)},
+            {"id": self.staying[0].id, "limits": Jsonb(dict(_FEW_AT_ONCE))},
         )
         await Purse(self.stack, self.spender).open()
 
@@ -122,13 +133,20 @@ class Rig:
                 teams,
                 _OPENCODE_SERVERS,
                 stop_s=options.stop_s,
+                fleet_s=options.fleet_s,
+                limit_s=options.limit_s,
+                given_up_s=options.given_up_s,
+                spender=self.spender.team,
                 kinds=options.kinds,
             ),
         )
 
     async def run(self, plan: Sequence[PlannedFault]) -> Result:
         takeovers = Takeovers(self.stack, self.book)
-        injector = Injector(self.stack, self.book, takeovers)
+        limits = LimitChanges(
+            self.stack, self.operator, api_url=self.upstream.api_url, own={self.staying[0].id: _FEW_AT_ONCE}
+        )
+        injector = Injector(self.stack, self.book, takeovers, self.fleet, limits)
         staying, leaving = self.stack.tenants[0], self.stack.tenants[-1]
         farewells = Farewells(self.stack, self.book, self.load, staying=staying, leaving=leaving)
         raising = asyncio.create_task(Purse(self.stack, self.spender).run())
@@ -154,9 +172,16 @@ class Rig:
             takeovers=takeovers.measured,
             load_s=load_s,
             quiet_after_s=quiet_after_s,
-            books=await off_by_something(self.stack.services.database) if quiet_after_s is not None else (),
+            books=[*self.fleet.unmended, *(await self._recount(limits) if quiet_after_s is not None else ())],
             pauses=await pauses(self.stack.services.database),
         )
+
+    async def _recount(self, limits: LimitChanges) -> Sequence[str]:
+        services = self.stack.services
+        found = await off_by_something(services.database)
+        organizations = [tenant.id for tenant in self.stack.tenants]
+        found += await miscounted(services, organizations, self.fleet.loaded())
+        return found + await requests_let_through(self.stack, limits)
 
     async def until_quiet(self) -> float | None:
         """Seconds until every request had its outcome and nothing changed any more; None: the deadline came first."""
@@ -170,7 +195,7 @@ class Rig:
     async def result(self) -> Result:
         """What became of everything, by the book."""
         for job in self.book.jobs.values():
-            if job.way in {Way.WEBHOOK, Way.POLLING} and job.accepted_at is not None:
+            if job.way in {Way.WEBHOOK, Way.POLLING, Way.BATCH} and job.accepted_at is not None:
                 if not self.book.has_outcome[job.number].is_set():
                     await self.upstream.look_at(job)
             else:
@@ -188,7 +213,9 @@ class Rig:
         return any(one.fate in {Fate.LOST, Fate.STUCK} for one in fates)
 
 
-def _stack_options(options: RigOptions, callback_port: int) -> StackOptions:
+def _stack_options(
+    options: RigOptions, callback_port: int, servers: ProcessManager, operator: OperatorAccess
+) -> StackOptions:
     copies = dict.fromkeys((*_KINDS, "worker-dead-letters"), options.copies)
     guards_off = {"PYTHONPATH": f"{_CONTROL}:{_ROOT}"} if options.control else {}
     return StackOptions(
@@ -198,6 +225,12 @@ def _stack_options(options: RigOptions, callback_port: int) -> StackOptions:
         slack_time_scale=options.slack_time_scale,
         organizations=ORGANIZATIONS,
         copies={**copies, "flower": 0},
-        settings={"egress_allow": f"{HOST}:{callback_port}", **options.settings},
+        settings={
+            "egress_allow": f"{HOST}:{callback_port}",
+            "opencode_restart_command": servers.command,
+            "operator_tokens": operator.setting,
+            **PACE,
+            **options.settings,
+        },
         environment_of={"slack": {"NUBABEL_SLACK_MODE": "socket"}, "worker-notifications": guards_off},
     )

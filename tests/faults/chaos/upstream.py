@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -56,9 +56,23 @@ class Upstream:
     def submit(self, tenant: Tenant, job: Job, text: str, *, session_key: str) -> None:
         body: dict[str, Any] = {"prompt": text, "session_key": session_key, "metadata": {"job": job.number}}
         if job.way is Way.WEBHOOK:
-            body["callback_url"] = f"http://{HOST}:{self._port}/callback"
+            body["callback_url"] = self._callback_url
         self._asked_by[job.number] = tenant
         self._go(self._until_accepted(tenant, job, body))
+
+    def submit_batch(self, tenant: Tenant, asked: Sequence[tuple[Job, str]], *, cancel_rest: bool) -> None:
+        """Texts of several jobs, each in a session of its own: one acceptance, one webhook."""
+        for job, _ in asked:
+            self._asked_by[job.number] = tenant
+        body = {
+            "requests": [
+                {"prompt": text, "session_key": f"batch-{job.number}", "metadata": {"job": job.number}}
+                for job, text in asked
+            ],
+            "on_failure": "cancel_rest" if cancel_rest else "report",
+            "callback_url": self._callback_url,
+        }
+        self._go(self._until_batch_accepted(tenant, [job for job, _ in asked], body))
 
     @staticmethod
     def too_long(text: str) -> str:
@@ -71,6 +85,10 @@ class Upstream:
         for execution_id in job.execution_ids if tenant is not None else ():
             status = await self._status(tenant, execution_id) if tenant is not None else None
             job.working = job.working or status not in _ENDED
+
+    @property
+    def _callback_url(self) -> str:
+        return f"http://{HOST}:{self._port}/callback"
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -85,25 +103,40 @@ class Upstream:
         if job.refused is None and job.way is Way.POLLING:
             await self._poll(tenant, job)
 
+    async def _until_batch_accepted(self, tenant: Tenant, jobs: Sequence[Job], body: dict[str, Any]) -> None:
+        while not await self._try_to_submit_batch(tenant, jobs, body):  # noqa: ASYNC110  # the other side gives no event
+            await asyncio.sleep(self._chance.uniform(*_AGAIN_S))
+        if self._chance.random() < _SUBMITTED_TWICE:
+            await self._try_to_submit_batch(tenant, jobs, body)
+
     async def _try_to_submit(self, tenant: Tenant, job: Job, body: dict[str, Any]) -> bool:
         """Whether the gateway has accepted or refused it."""
-        headers = _headers(tenant) | {"idempotency-key": f"job-{job.number}"}
+        return await self._try_to_post(tenant, "/v1/executions", [job], body)
+
+    async def _try_to_submit_batch(self, tenant: Tenant, jobs: Sequence[Job], body: dict[str, Any]) -> bool:
+        return await self._try_to_post(tenant, "/v1/executions:batch", jobs, body)
+
+    async def _try_to_post(self, tenant: Tenant, path: str, jobs: Sequence[Job], body: dict[str, Any]) -> bool:
+        headers = _headers(tenant) | {"idempotency-key": f"job-{jobs[0].number}"}
         try:
-            async with self._http.post(f"{self.api_url}/v1/executions", json=body, headers=headers) as response:
+            async with self._http.post(f"{self.api_url}{path}", json=body, headers=headers) as response:
                 answer = await response.json(content_type=None)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            job.not_accepted = type(error).__name__
+            _note_not_accepted(jobs, type(error).__name__)
             return False
         if status == HTTPStatus.ACCEPTED:
-            job.execution_ids.add(answer["id"])
-            self._book.accept(job, time.monotonic())
+            ids = [answer["id"]] if len(jobs) == 1 else [one["id"] for one in answer["executions"]]
+            for job, execution_id in zip(jobs, ids, strict=True):
+                job.execution_ids.add(execution_id)
+                self._book.accept(job, time.monotonic())
             return True
         if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
-            job.refused = f"{status} {answer.get('code', '')}"
-            self._book.has_outcome[job.number].set()
+            for job in jobs:
+                job.refused = f"{status} {answer.get('code', '')}"
+                self._book.has_outcome[job.number].set()
             return True
-        job.not_accepted = f"HTTP {status}"
+        _note_not_accepted(jobs, f"HTTP {status}")
         return False
 
     async def _poll(self, tenant: Tenant, job: Job) -> None:
@@ -128,15 +161,21 @@ class Upstream:
             return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE)
         told = json.loads(await request.read())
         webhook_id = request.headers["webhook-id"]
-        number = int(told["data"]["metadata"]["job"])
         again = webhook_id in self._webhooks_seen
         self._webhooks_seen.add(webhook_id)
-        saying = Saying.REPEAT if again else _SAYINGS.get(told["data"]["status"], Saying.REFUSAL)
-        self._book.tell(Told(time.monotonic(), saying, self._book.jobs[number].thread, number))
+        for outcome in told["data"].get("outcomes", [told["data"]]):
+            number = int(outcome["metadata"]["job"])
+            saying = Saying.REPEAT if again else _SAYINGS.get(outcome["status"], Saying.REFUSAL)
+            self._book.tell(Told(time.monotonic(), saying, self._book.jobs[number].thread, number))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
 _ENDED = frozenset({"completed", "failed", "rejected", "cancelled"})
+
+
+def _note_not_accepted(jobs: Sequence[Job], why: str) -> None:
+    for job in jobs:
+        job.not_accepted = why
 
 
 def _headers(tenant: Tenant) -> dict[str, str]:
