@@ -359,6 +359,11 @@ class OpenCodeSettings(SettingGroup):
     )
     late_notice_s: PositiveInt = Field(90, description="Seconds after which a waiting Slack thread is told so, once.")
     answer_by_s: PositiveInt = Field(3600, description="Seconds from acceptance until a waiting request is given up.")
+    earlier_turns_bytes: int = Field(
+        24_000,
+        ge=2_000,
+        description="Room for the earlier turns of a conversation that goes on elsewhere; longer ones are compressed.",
+    )
     run_deadline_s: PositiveInt = Field(1800, description="Seconds that a run on OpenCode may take.")
     run_stalled_s: PositiveFloat = Field(
         600, description="Seconds in which a run has not come further, until it is stopped and tried again."

@@ -83,7 +83,9 @@ def answer_by_call(
         a.chance,
         a.clock,
         retry=retry_policy(a.settings, "orchestration"),
-        pace=CallPace(lone_deliveries=a.settings.max_lone_deliveries),
+        pace=CallPace(
+            lone_deliveries=a.settings.max_lone_deliveries, earlier_turns_bytes=a.settings.earlier_turns_bytes
+        ),
     )
     limits = CallLimits(places=a.settings.orchestrator_calls)
     return AnswerByCall(a.executions, a.calls, call, heed, a.rollout, leases, a.hints, limits=limits)
@@ -107,6 +109,7 @@ def dispatch_executions(
     settings = a.settings
     limits = RunLimits(
         submit_timeout_s=min(settings.opencode_read_timeout_s, settings.lease_s),
+        earlier_turns_bytes=settings.earlier_turns_bytes,
         default_model=settings.opencode_default_model,
     )
     return DispatchExecutions(

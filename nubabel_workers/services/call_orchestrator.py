@@ -9,6 +9,7 @@ import structlog
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
+from nubabel_workers.domain.earlier_turns import MOST_EARLIER_TURNS
 from nubabel_workers.domain.errors import (
     LeaseLostError,
     NotFoundError,
@@ -23,7 +24,6 @@ from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 from nubabel_workers.domain.ports import Chance, ClaimedDispatch, Clock, ExecutionStore, ProgressStream, SessionMappings
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
 from nubabel_workers.domain.progress import state_event
-from nubabel_workers.domain.prompts import earlier_turns
 from nubabel_workers.domain.retry import GiveUp, RetryPolicy, next_attempt, pace_of_waiting
 from nubabel_workers.domain.rollout import Orchestrator
 from nubabel_workers.domain.verdict import LOST, Verdict, VerdictKind
@@ -50,7 +50,7 @@ class CallPace:
 
     prepare_s: float = 25.0
     lone_deliveries: int = 5
-    earlier_turns: int = 20
+    earlier_turns_bytes: int = 24_000
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,9 @@ class CallOrchestrator:
         execution = claimed.execution
         if execution.begins_session:
             return []
-        turns = await self._executions.earlier_turns(execution, limit=self._pace.earlier_turns)
-        masked = await self._masking.context(execution, claimed.masking, earlier_turns(turns))
+        turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS)
+        max_bytes = self._pace.earlier_turns_bytes
+        masked = await self._masking.earlier(execution, claimed.masking, turns, max_bytes=max_bytes)
         return list(masked.texts)
 
     async def _finish(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn, told
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.findings import OutOfTimeError, SensitiveKind
@@ -96,12 +97,26 @@ class MaskPrompt:
             held_back=policy is MaskingPolicy.REFUSE,
         )
 
-    async def context(self, execution: Execution, policy: MaskingPolicy, text: str) -> Outgoing:
-        """What was said before, to be told along with the question. No text: nothing."""
-        if policy is MaskingPolicy.OFF or not text:
-            return Outgoing([text] if text else [])
-        masked = await _masked(text, self._placeholders(execution))
-        return Outgoing([masked.text], cleaning=Cleaning(_by_name(masked.counts)))
+    async def earlier(
+        self, execution: Execution, policy: MaskingPolicy, earlier: EarlierTurns, *, max_bytes: int
+    ) -> Outgoing:
+        """What was said before, to be told along with the question. No turns: nothing.
+
+        Masked before it is compressed: half of a number would not be recognised any more. What is counted may stand in
+        a part that is left out.
+        """
+        if not earlier.turns:
+            return Outgoing()
+        if policy is MaskingPolicy.OFF:
+            return Outgoing([told(earlier, max_bytes=max_bytes)])
+        placeholders = self._placeholders(execution)
+        masked = [
+            (await _masked(turn.question, placeholders), await _masked(turn.answer, placeholders))
+            for turn in earlier.turns
+        ]
+        turns = [Turn(question.text, answer.text) for question, answer in masked]
+        counts = _sum(text.counts for turn in masked for text in turn)
+        return Outgoing([told(replace(earlier, turns=turns), max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts)))
 
     def _placeholders(self, execution: Execution) -> Placeholders:
         return Placeholders(self._key, execution.session_id)

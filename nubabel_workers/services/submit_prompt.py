@@ -9,6 +9,7 @@ import structlog
 
 from nubabel_workers.domain.analysis import Analysis
 from nubabel_workers.domain.budgets import BudgetReachedError
+from nubabel_workers.domain.earlier_turns import MOST_EARLIER_TURNS
 from nubabel_workers.domain.errors import (
     ForeignSessionError,
     LeaseLostError,
@@ -33,7 +34,6 @@ from nubabel_workers.domain.ports import (
     Started,
 )
 from nubabel_workers.domain.ports.budgets import Hold
-from nubabel_workers.domain.prompts import earlier_turns
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.domain.verdict import IDLE, Role, VerdictKind, decide
 from nubabel_workers.domain.wording import language_of, say
@@ -56,7 +56,7 @@ class RunLimits:
 
     submit_timeout_s: float = 8.0
     first_check_s: float = 30.0
-    earlier_turns: int = 20
+    earlier_turns_bytes: int = 24_000
     default_model: str | None = None  # "provider/model" for requests that name none
 
 
@@ -198,8 +198,9 @@ class SubmitPrompt:
                 where = await self._directories.for_new_session(instance, execution.organization_id)
         session_id = await self._new_session(server, execution, where)
         if not execution.begins_session:
-            history = earlier_turns(await self._executions.earlier_turns(execution, limit=self._limits.earlier_turns))
-            outgoing = outgoing.after(await self._masking.context(execution, masking, history))
+            turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS)
+            max_bytes = self._limits.earlier_turns_bytes
+            outgoing = outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes))
         message_id = ids_of(execution, session_id).message_id
         plan = _Plan(session_id, message_id, analysis, gathered, outgoing, hold, run.deadline_s, where)
         return await self._post(server, execution, instance, lease, plan)

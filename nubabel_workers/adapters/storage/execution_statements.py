@@ -566,12 +566,16 @@ WHERE id = %(id)s AND opencode_session_id IS NOT NULL
 
 TIMELINE = "SELECT at, kind, detail FROM execution_events WHERE execution_id = %(id)s ORDER BY id"
 
+# The newest, and the first of all, which says what the conversation is about.
 EARLIER_TURNS = """
-SELECT b.prompt, b.output
-FROM executions e JOIN executions b ON b.session_id = e.session_id AND b.position < e.position
-WHERE e.id = %(id)s AND b.status = 'completed' AND b.output IS NOT NULL
-ORDER BY b.position DESC
-LIMIT %(limit)s
+SELECT prompt, output, total FROM (
+  SELECT b.prompt, b.output, b.position, row_number() OVER (ORDER BY b.position DESC) AS from_end,
+    count(*) OVER () AS total
+  FROM executions e JOIN executions b ON b.session_id = e.session_id AND b.position < e.position
+  WHERE e.id = %(id)s AND b.status = 'completed' AND b.output IS NOT NULL
+) turns
+WHERE from_end <= %(limit)s OR from_end = total
+ORDER BY position
 """
 
 # What was submitted a moment ago may not be in the server's status yet; it is compared the next time.

@@ -29,6 +29,7 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import (
     EventKind,
@@ -395,11 +396,12 @@ class PostgresExecutions:
         rows = await self._database.tenant(organization_id).all(sql.TIMELINE, {"id": execution_id})
         return [TimelineEvent(row["at"], EventKind(row["kind"]), row["detail"]) for row in rows]
 
-    async def earlier_turns(self, execution: Execution, *, limit: int) -> list[tuple[str, str]]:
+    async def earlier_turns(self, execution: Execution, *, limit: int) -> EarlierTurns:
         rows = await self._database.tenant(execution.organization_id).all(
             sql.EARLIER_TURNS, {"id": execution.id, "limit": limit}
         )
-        return [(row["prompt"], row["output"]) for row in reversed(rows)]
+        unread = rows[0]["total"] - len(rows) if rows else 0
+        return EarlierTurns([Turn(row["prompt"], row["output"]) for row in rows], unread)
 
     async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
         rows = await self._database.system().all(sql.RUNNING_ON, {"instance_id": instance_id})

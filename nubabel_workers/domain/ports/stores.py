@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.dead_letters import NewDeadLetter
 from nubabel_workers.domain.directories import Directory, DirectoryState
+from nubabel_workers.domain.earlier_turns import EarlierTurns
 from nubabel_workers.domain.executions import (
     EventKind,
     Execution,
@@ -308,8 +309,8 @@ class ExecutionStore(Protocol):
 
     async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]: ...
 
-    async def earlier_turns(self, execution: Execution, *, limit: int) -> list[tuple[str, str]]:
-        """(question, answer) pairs of the same session before this execution, oldest first."""
+    async def earlier_turns(self, execution: Execution, *, limit: int) -> EarlierTurns:
+        """What was answered in the same session before this execution: the first and the newest, as many as limit."""
         ...
 
     async def note_event(self, execution: Execution, kind: EventKind, detail: Mapping[str, Any]) -> None: ...

@@ -18,6 +18,7 @@ from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
 from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.administration import AuditAction
 from nubabel_workers.domain.dead_letters import DeadLetterFilter, DeadLetterReason, DeadLetterStatus
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import EventKind, Execution, NewExecution, SessionLeft, Status, Usage
 from nubabel_workers.domain.hints import LONG_LINE
@@ -431,7 +432,7 @@ async def test_the_lost_session_is_forgotten_and_earlier_turns_are_kept(
     found = await executions.find(ORGANIZATION, second.id)
     assert found is not None
     assert found.opencode_session_id is None
-    assert await executions.earlier_turns(second, limit=5) == [("What is 6 x 7?", "42")]
+    assert await executions.earlier_turns(second, limit=5) == EarlierTurns([Turn("What is 6 x 7?", "42")])
     (replaced,) = [one for one in await executions.timeline(ORGANIZATION, second.id) if one.kind == "session_replaced"]
     assert replaced.detail == {"reason": "lost"}
 

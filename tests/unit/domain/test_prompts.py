@@ -1,6 +1,6 @@
 """Context in front of a question: complete while it fits, the newest kept when it doesn't."""
 
-from nubabel_workers.domain.prompts import earlier_turns, thread_context
+from nubabel_workers.domain.prompts import thread_context
 from nubabel_workers.domain.slack_events import ThreadMessage
 from nubabel_workers.domain.wording import Language, language_of, say
 
@@ -29,29 +29,8 @@ def test_a_thread_whose_newest_could_not_be_read_says_so_at_its_end() -> None:
     assert context.text.splitlines()[1:] == ["<U1> the root", "<U1> first", "(newer messages could not be read)"]
 
 
-def test_too_many_turns_keep_the_newest_and_say_how_much_is_missing() -> None:
-    text = earlier_turns([("x" * 5_000, "y" * 5_000) for _ in range(3)])
-
-    assert "(1 older left out)" in text
-    assert text.count("User:") == 2
-
-
-def test_one_long_message_is_shortened_in_its_middle_and_pushes_out_no_other() -> None:
-    text = earlier_turns([("my name is Ada", "hello Ada"), ("write a lot", f"it begins {'x' * 30_000} and ends")])
-
-    assert "my name is Ada" in text
-    assert "it begins" in text
-    assert "and ends" in text
-    assert len(text) < 10_000
-
-
 def test_no_messages_are_no_context() -> None:
     assert thread_context([]).text == ""
-    assert earlier_turns([]) == ""
-
-
-def test_earlier_turns_are_question_and_answer() -> None:
-    assert "User: 6 x 7?\nAssistant: 42" in earlier_turns([("6 x 7?", "42")])
 
 
 def test_one_korean_letter_makes_a_text_korean() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
 from nubabel_workers.domain.outcomes import refused_for_content
@@ -196,13 +197,25 @@ async def test_a_drawing_that_is_text_is_masked_as_text(masking: Masking) -> Non
 
 async def test_earlier_turns_come_before_what_was_masked_already_and_are_counted_with_it(masking: Masking) -> None:
     outgoing = await masking.outgoing(MaskingPolicy.MASK, PHOTO, prompt=f"charge {CARD}", context=["the thread"])
-    history = await masking.mask_prompt.context(EXECUTION, MaskingPolicy.MASK, f"User: I am {MAIL}, card {CARD}")
+    turns = EarlierTurns([Turn(f"I am {MAIL}, card {CARD}", "Hello")])
+    history = await masking.mask_prompt.earlier(EXECUTION, MaskingPolicy.MASK, turns, max_bytes=2_000)
 
     together = outgoing.after(history)
 
-    assert [text.split("[")[0] for text in together.texts] == ["User: I am ", "the thread", "charge "]
+    assert "User: I am [" in together.texts[0]
+    assert [text.split("[")[0] for text in together.texts[1:]] == ["the thread", "charge "]
     assert together.cleaning == Cleaning({"mail address": 1, "card number": 2}, unread={"picture": 1})
     assert (together.files, together.notes) == (outgoing.files, outgoing.notes)
+
+
+async def test_earlier_turns_are_masked_before_they_are_compressed(masking: Masking) -> None:
+    """Half of a number would be recognised by nobody."""
+    turns = EarlierTurns([Turn(f"{number} {'x' * 150} {CARD}", "y" * 9_000) for number in range(20)])
+
+    history = await masking.mask_prompt.earlier(EXECUTION, MaskingPolicy.MASK, turns, max_bytes=4_000)
+
+    assert "left out" in history.texts[0]
+    assert CARD[:8] not in history.texts[0]
 
 
 async def test_people_are_told_in_their_language(masking: Masking) -> None:
