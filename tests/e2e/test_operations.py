@@ -1,7 +1,8 @@
-"""What an operator sees of a running system: Flower, the command line, readiness and metrics."""
+"""What an operator sees of a running system: Flower, the command line, readiness and metrics; pages in a browser."""
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser, expect
 
 from config.queues import QueueName
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_environment import FLOWER_USER, base_environment
+from tests.browser.chromium import install
+from tests.browser.pages import browser, opened
 from tests.e2e.conversation import Conversation, until
+from tests.needing_node import needing
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -27,6 +32,14 @@ async def flower(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     login = (FLOWER_USER, stack.secrets.flower_password)
     async with httpx.AsyncClient(base_url=stack.flower_url, auth=login, trust_env=False) as client:
         yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    with needing("a browser"):
+        found = install()
+    async with browser(found) as running:
+        yield running
 
 
 async def _nubabel(stack: Stack, *arguments: str) -> tuple[int, str]:
@@ -69,6 +82,55 @@ async def test_flower_shows_the_four_queues_and_what_each_task_moved(
     assert any(f"orchestration.dispatch: '1 dispatched {execution.id}" in line for line in shown)
     assert any(f"orchestration.complete: '1 completed {execution.id}" in line for line in shown)
     await until(all_queues, what="Flower lists the four queues")
+
+
+@pytest.mark.node
+async def test_an_operators_browser_shows_the_queues_and_what_each_task_moved(
+    chromium: Browser, stack: Stack, conversation: Conversation
+) -> None:
+    question = conversation.say("@nubabel hello")
+    execution = await conversation.settled(question)
+    login = (FLOWER_USER, stack.secrets.flower_password)
+
+    async with opened(chromium, f"{stack.flower_url}/broker", login=login) as queues:
+        await expect(queues.page.get_by_role("row")).to_have_count(1 + len(QueueName))
+        shown = await queues.page.get_by_role("row").all_inner_texts()
+    async with opened(chromium, f"{stack.flower_url}/tasks", login=login) as tasks:
+        await tasks.page.get_by_label("Search tasks").fill(execution.id)
+        for moved in ("orchestration.dispatch.*1 dispatched", "orchestration.complete.*1 completed"):
+            row = tasks.page.get_by_role("row").filter(has_text=re.compile(f"{moved} {execution.id}", re.DOTALL))
+            await expect(row).to_have_count(1)
+
+    assert {row.split()[0] for row in shown[1:]} == set(QueueName)
+    assert queues.complaints + tasks.complaints == []
+
+
+@pytest.mark.node
+async def test_the_local_slack_is_used_in_a_browser(
+    chromium: Browser, stack: Stack, conversation: Conversation
+) -> None:
+    question = conversation.say("@nubabel <b>what?</b> [[text=한국어로 답합니다]]")
+    await conversation.reply(question)
+
+    async with opened(chromium, stack.slack.base_url) as slack:
+        await slack.page.get_by_role("button", name=conversation.channel).first.click()
+        await expect(slack.page.get_by_text("한국어로 답합니다", exact=True)).to_be_visible()
+        await expect(slack.page.get_by_text("<b>what?</b>")).to_be_visible()  # as it was written, no markup
+        await slack.page.locator("form input[name=text]").fill("@nubabel [[text=typed by hand]]")
+        await slack.page.get_by_role("button", name="Send").click()
+        await expect(slack.page.get_by_text("typed by hand", exact=True)).to_be_visible()
+
+    assert slack.complaints == []
+
+
+@pytest.mark.node
+async def test_the_description_of_the_api_is_a_page(chromium: Browser, stack: Stack) -> None:
+    async with opened(chromium, f"{stack.api_url}/docs") as docs:
+        await expect(docs.page.get_by_role("heading", name="Nubabel")).to_be_visible()
+        await docs.page.get_by_text("Submit a request", exact=True).click()
+        await expect(docs.page.get_by_text("Idempotency-Key", exact=False).last).to_be_visible()
+
+    assert docs.complaints == []
 
 
 async def test_doctor_finds_everything_well(stack: Stack) -> None:
