@@ -1,14 +1,21 @@
 """W3C Trace Context, level 1: the `traceparent` value that follows a request across processes and rows.
 
+What works on a row follows its trace; calls that leave meanwhile carry it (`outgoing_headers`), so that whoever is
+called can hang its own spans under ours. A row's span is the step of ours that its calls belong to.
+
 Source: https://www.w3.org/TR/trace-context/#traceparent-header
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 TRACE_ID_BYTES = 16
 SPAN_ID_BYTES = 8
+TRACEPARENT: Final = "traceparent"  # name of the header, and of the key in MCP's `_meta`
 
 _SAMPLED = 0x01
 _TRACEPARENT = re.compile(
@@ -50,6 +57,25 @@ class TraceContext:
     def __str__(self) -> str:
         """The traceparent value."""
         return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
+
+
+_followed: ContextVar[TraceContext | None] = ContextVar("followed_trace", default=None)
+
+
+@contextmanager
+def following(traceparent: str) -> Iterator[None]:
+    """Calls from inside the block, and from tasks that begin there, carry it; what is no traceparent is not carried."""
+    token = _followed.set(TraceContext.parse(traceparent))
+    try:
+        yield
+    finally:
+        _followed.reset(token)
+
+
+def outgoing_headers() -> dict[str, str]:
+    """For a call to the outside. Empty where no request is worked on."""
+    trace = _followed.get()
+    return {} if trace is None else {TRACEPARENT: str(trace)}
 
 
 def trace_id_of(traceparent: str) -> str | None:

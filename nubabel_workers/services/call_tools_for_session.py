@@ -9,6 +9,7 @@ from nubabel_workers.domain.ports import ExecutionStore
 from nubabel_workers.domain.tool_calls import ProviderTools, ToolCallError, ToolOutcome, ToolRequest
 from nubabel_workers.domain.tool_routing import NOT_CONNECTED
 from nubabel_workers.services.find_callback_session import CallbackSession
+from nubabel_workers.services.log_context import about
 from nubabel_workers.services.report_foreign_ids import ReportForeignIds
 
 _DOOR = "tool call"
@@ -58,18 +59,19 @@ class CallToolsForSession:
         running = await self._executions.running_by_opencode_session(session.instance_id, session.opencode_session_id)
         if running is None:
             return _NOT_RUNNING
-        outcome = await self._invoke.run(
-            ToolRequest(
-                organization_id=running.organization_id,
-                execution_id=running.id,
-                opencode_session_id=asked.opencode_session_id,
-                call_id=asked.call_id,
-                tool_name=asked.tool_name,
-                arguments=asked.arguments,
-                provider=asked.provider,
-                message_id=asked.message_id,
+        with about(running):
+            outcome = await self._invoke.run(
+                ToolRequest(
+                    organization_id=running.organization_id,
+                    execution_id=running.id,
+                    opencode_session_id=asked.opencode_session_id,
+                    call_id=asked.call_id,
+                    tool_name=asked.tool_name,
+                    arguments=asked.arguments,
+                    provider=asked.provider,
+                    message_id=asked.message_id,
+                )
             )
-        )
         if asked.provider is not None and outcome.error is not None and outcome.error.code in NOT_CONNECTED:
             sought = Sought(running.organization_id, asked.provider)
             self._foreign_ids.soon(Naming(f"instance:{session.instance_id}", _DOOR, sought))

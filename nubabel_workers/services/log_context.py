@@ -1,12 +1,13 @@
-"""What every log line about a request carries, from whichever use case it comes."""
+"""What every log line about a request carries, from whichever use case it comes, and every call to the outside."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import structlog
 
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.trace import trace_id_of
+from nubabel_workers.domain.trace import following, trace_id_of
 
 
 class Followed(Protocol):
@@ -25,11 +26,14 @@ def about(execution: Execution) -> AbstractContextManager[object]:
     return about_request(execution, session_id=execution.session_id, execution_id=execution.id)
 
 
-def about_request(row: Followed, **ids: str | None) -> AbstractContextManager[object]:
-    """Binds a row's correlation, trace and organization, and the ids, while the block runs."""
-    return structlog.contextvars.bound_contextvars(
+@contextmanager
+def about_request(row: Followed, **ids: str | None) -> Iterator[None]:
+    """Binds a row's correlation, trace and organization, and the ids, while the block runs; calls carry its trace."""
+    bound = structlog.contextvars.bound_contextvars(
         correlation_id=row.correlation_id,
         trace_id=trace_id_of(row.traceparent),
         organization_id=row.organization_id,
         **ids,
     )
+    with bound, following(row.traceparent):
+        yield

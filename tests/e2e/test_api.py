@@ -176,6 +176,26 @@ async def test_the_outcome_is_sent_to_the_callback_signed(
     assert told["data"]["metadata"] == {"invoice": "4711"}
 
 
+async def test_a_callers_trace_goes_through_every_process_to_opencode_and_back_to_the_callback(
+    stack: Stack, client: AsyncNubabelClient, upstream: Upstream
+) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    await client.submit(
+        SubmitRequest(
+            prompt="[[text=fine]]", callback_url=upstream.url, traceparent=f"00-{trace_id}-00f067aa0ba902b7-01"
+        )
+    )
+
+    await upstream.called(1)
+
+    prompts = stack.opencode.simulators[0].insides.engine.traceparents
+    of_the_prompt = next(one for one in reversed(prompts) if one is not None and trace_id in one)
+    of_the_callback = upstream.calls[0][0]["traceparent"]
+    assert of_the_callback == of_the_prompt
+    assert of_the_callback.split("-")[1] == trace_id
+    assert of_the_callback.split("-")[2] != "00f067aa0ba902b7"  # a span of ours, under the caller's
+
+
 async def test_a_callback_that_fails_is_called_again_with_the_same_id(
     client: AsyncNubabelClient, upstream: Upstream
 ) -> None:

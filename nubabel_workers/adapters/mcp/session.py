@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 import structlog
@@ -23,6 +23,7 @@ from nubabel_workers.domain.errors import (
     UncertainError,
 )
 from nubabel_workers.domain.tool_calls import Tool, ToolResult
+from nubabel_workers.domain.trace import outgoing_headers
 
 T = TypeVar("T")
 Streams = AbstractAsyncContextManager[TransportStreams]
@@ -122,8 +123,13 @@ class McpSession:
     async def _call(
         self, tool_name: str, arguments: Mapping[str, Any], timeout_s: float
     ) -> types.CallToolResult | types.InputRequiredResult:
-        """Not the session's own method, which lists all tools to check the result, and loses one that does not fit."""
-        params = types.CallToolRequestParams(name=tool_name, arguments=dict(arguments))
+        """Not the session's own method, which lists all tools to check the result, and loses one that does not fit.
+
+        The request's trace goes along in `_meta`, whatever the transport.
+        Source: https://modelcontextprotocol.io/community/seps/414-request-meta
+        """
+        meta = cast("types.RequestParamsMeta", outgoing_headers()) or None
+        params = types.CallToolRequestParams(name=tool_name, arguments=dict(arguments), _meta=meta)
         request = types.CallToolRequest(params=params)
         answer: types.CallToolResult | types.InputRequiredResult = await self._session.send_request(
             request, _RESULT, request_read_timeout_seconds=timeout_s

@@ -20,6 +20,7 @@ from nubabel_workers.adapters.opencode.transport import (
     answer_too_long,
 )
 from nubabel_workers.adapters.opencode.wire import Answer, Call
+from nubabel_workers.domain.trace import outgoing_headers
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -75,7 +76,7 @@ class _Connection:
         return f"{type(self).__name__}({self.base_url!r})"
 
     def _headers(self, call: Call[_T]) -> dict[str, str]:
-        headers = {"accept-encoding": "identity"}
+        headers = {"accept-encoding": "identity", **outgoing_headers()}
         if self._authorization is not None:
             headers["authorization"] = self._authorization.get_secret_value()
         if call.body is not None:

@@ -21,6 +21,7 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
+from nubabel_workers.domain.trace import outgoing_headers
 
 _NAME = "the delegate service"
 _MODEL = "delegate"  # under which reports name what it used
@@ -127,7 +128,7 @@ class DelegateService:
                 "POST",
                 self._url,
                 json=_body(call),
-                headers={**asked, **self._authorization()},
+                headers={**asked, **outgoing_headers(), **self._authorization()},
                 timeout=httpx.Timeout(within_s, connect=min(_CONNECT_S, within_s)),
             ) as response:
                 require_success(response.status_code, response.headers, who=_NAME, now=self._now())

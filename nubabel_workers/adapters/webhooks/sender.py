@@ -20,6 +20,7 @@ from nubabel_workers.domain.errors import (
     UnavailableError,
     UncertainError,
 )
+from nubabel_workers.domain.trace import outgoing_headers
 
 GONE: Final = "webhook_gone"
 
@@ -64,6 +65,7 @@ def _headers(message_id: str, now: datetime) -> dict[str, str]:
         "Content-Type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now.timestamp())),
+        **outgoing_headers(),
     }
 
 

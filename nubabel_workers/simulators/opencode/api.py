@@ -270,6 +270,7 @@ class Api:
         except BadRequestError as error:
             raise RefusedError(400, bad_request(str(error), "Payload")) from error
         session = self._session(session_id)
+        self._engine.traceparents.append(request.headers.get("traceparent"))
         if self._engine.faults.slow_accept_s:
             await asyncio.sleep(self._engine.faults.slow_accept_s)
         self._desk.accept(session, prompt)

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import itertools
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
@@ -38,6 +39,7 @@ log = structlog.get_logger(__name__)
 _USABLE_CONTEXT_TOKENS = 95_904  # the stub model's 100,000 minus its longest answer
 _RETRYABLE_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 _MAX_RETRY_WAIT_S = 30.0
+_TRACES_KEPT = 1000
 _MAX_DOUBLINGS = 16
 _JITTER = 0.25
 _TICK_S = 0.02  # words of a slow answer are sent in bursts of this length at the finest
@@ -67,6 +69,7 @@ class Engine:
         self.model_calls = 0
         self.helper_calls = 0
         self.aborts = 0
+        self.traceparents: deque[str | None] = deque(maxlen=_TRACES_KEPT)  # of the prompts, as they came
         self.peak = 0
         self._config = config
         self._store = store

@@ -124,6 +124,7 @@ class OpenCodeSimulator:
                 "model_calls": self.engine.model_calls,
                 "helper_calls": self.engine.helper_calls,
                 "aborts": self.engine.aborts,
+                "traceparents": list(self.engine.traceparents),
                 "active": self.engine.active,
                 "peak": self.engine.peak,
                 "streams": len(self.streams.readers),

@@ -31,6 +31,7 @@ from nubabel_workers.domain.tools import (
     ToolConnection,
     ToolCredentials,
 )
+from nubabel_workers.domain.trace import following
 from tests.fakes.breakers import FakeBreakers
 from tests.integration.mcp.tool_server import SECRET, TOKEN, HttpToolServer
 from tests.waiting import eventually
@@ -119,6 +120,22 @@ async def test_a_call_comes_back_with_its_answer_and_the_session_is_kept(
 
     assert (first.text, first.is_error) == ("A is changed", False)
     assert http.calls["change"] == 2
+
+
+async def test_a_call_carries_the_trace_of_its_request_though_the_session_is_shared(
+    servers: McpToolServers, http: HttpToolServer
+) -> None:
+    told = []
+    for trace in ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"):
+        with following(f"00-{trace}-00f067aa0ba902b7-01"):
+            told.append(await servers.call(at(http), GOOD, tool("trace"), {}, may_go=at_once))
+    told.append(await servers.call(at(http), GOOD, tool("trace"), {}, may_go=at_once))
+
+    assert [result.text for result in told] == [
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01",
+        "None",
+    ]
 
 
 async def test_many_calls_share_one_session(servers: McpToolServers, http: HttpToolServer) -> None:

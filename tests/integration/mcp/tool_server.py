@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import ToolAnnotations
 
 TOKEN = "t0ken-of-the-tenant"
@@ -23,6 +23,10 @@ def tool_server(calls: Counter[str], crash: Callable[[], None]) -> MCPServer:
     def look(name: str) -> str:
         calls["look"] += 1
         return f"{name} is there"
+
+    @server.tool()
+    def trace(ctx: Context) -> str:  # type: ignore[type-arg]
+        return str((ctx.request_context.meta or {}).get("traceparent"))
 
     @server.tool()
     def change(name: str) -> str:

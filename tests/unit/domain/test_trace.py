@@ -1,6 +1,6 @@
 import pytest
 
-from nubabel_workers.domain.trace import TraceContext
+from nubabel_workers.domain.trace import TraceContext, following, outgoing_headers
 
 ENTROPY = bytes(range(1, 25))
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -59,3 +59,13 @@ def test_ids_are_never_all_zeros() -> None:
 def test_too_little_randomness_is_refused() -> None:
     with pytest.raises(ValueError, match="16 random bytes"):
         TraceContext.new(b"\x01")
+
+
+def test_inside_another_request_its_own_trace_is_followed_and_then_the_outer_one_again() -> None:
+    outer, inner = (f"00-{digit * 32}-00f067aa0ba902b7-01" for digit in "12")
+
+    with following(outer):
+        with following(inner):
+            assert outgoing_headers() == {"traceparent": inner}
+        assert outgoing_headers() == {"traceparent": outer}
+    assert outgoing_headers() == {}

@@ -27,9 +27,11 @@ from nubabel_workers.adapters.opencode.wire import Answer
 from nubabel_workers.domain.errors import NubabelError, UnavailableError, UncertainError
 from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.domain.trace import following
 from tests.unit.adapters.opencode.tcp import Behaviour, free_url, server
 
 URL = "http://opencode.test:4096"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 PARTS = [PromptPart("prt_1", text="hello")]
 
 
@@ -68,6 +70,19 @@ async def test_request_carries_credentials_and_json() -> None:
     assert str(request.url) == URL + "/session"
     assert request.headers["authorization"] == "Basic b3BlbmNvZGU6cGFzcw=="
     assert json.loads(request.content) == {"title": "T"}
+
+
+async def test_a_call_for_a_request_carries_its_trace_and_no_other_does() -> None:
+    recorded = Recorded(body={"healthy": True, "version": "1"})
+    client = client_on(recorded)
+
+    with following(TRACEPARENT):
+        await client.health()
+    await client.health()
+    with following("no trace"):
+        await client.health()
+
+    assert [request.headers.get("traceparent") for request in recorded.requests] == [TRACEPARENT, None, None]
 
 
 def test_sync_twin_sends_the_same() -> None:

@@ -24,8 +24,10 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import Usage
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
+from nubabel_workers.domain.trace import following
 from tests.unit.adapters.conftest import Receiver
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 CALL = Call(
     "exe_1#0",
@@ -77,6 +79,15 @@ async def test_the_task_is_sent_as_the_bridge_contract_says(client: httpx.AsyncC
         "metadata": {"nubabel": {"execution_id": "exe_1"}},
     }
     assert answer == CallAnswer("Locks.", remote_session_id="theirs")
+
+
+async def test_a_task_carries_the_trace_of_its_request(client: httpx.AsyncClient, receiver: Receiver) -> None:
+    receiver.answer = told()
+
+    with following(TRACEPARENT):
+        await service(client, receiver).answer(CALL, timeout_s=5)
+
+    assert receiver.requests[0][1]["traceparent"] == TRACEPARENT
 
 
 async def test_what_it_used_is_counted_under_its_name(client: httpx.AsyncClient, receiver: Receiver) -> None:

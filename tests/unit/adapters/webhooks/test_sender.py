@@ -19,9 +19,11 @@ from nubabel_workers.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
+from nubabel_workers.domain.trace import following
 from tests.unit.adapters.conftest import Receiver
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NOW = datetime.now(UTC).replace(microsecond=0)
 PAYLOAD: dict[str, Any] = {"type": "execution.completed", "data": {"output": "완료 ✓"}}
 
@@ -56,6 +58,13 @@ async def test_during_an_overlap_a_receiver_may_have_either_secret(receiver: Rec
     assert Webhook(SECRET).verify(body, headers) == PAYLOAD
     assert Webhook(older).verify(body, headers) == PAYLOAD
     assert [signature[:3] for signature in headers["webhook-signature"].split(" ")] == ["v1,", "v1,"]
+
+
+async def test_a_webhook_carries_the_trace_of_its_request(receiver: Receiver) -> None:
+    with following(TRACEPARENT):
+        await send(receiver)
+
+    assert receiver.requests[0][1]["traceparent"] == TRACEPARENT
 
 
 def answering(status: int, headers: dict[str, str] | None = None) -> web.Response:
