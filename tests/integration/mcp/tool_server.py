@@ -25,7 +25,7 @@ def tool_server(calls: Counter[str], crash: Callable[[], None]) -> MCPServer:
         return f"{name} is there"
 
     @server.tool()
-    def trace(ctx: Context) -> str:  # type: ignore[type-arg]
+    def trace(ctx: Context) -> str:
         return str((ctx.request_context.meta or {}).get("traceparent"))
 
     @server.tool()
