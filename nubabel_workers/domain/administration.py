@@ -66,6 +66,7 @@ class AuditAction(StrEnum):
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"
+    TOOL_CALL_REFUSED = "tool_call.refused"
     TOOL_CALL_SHOWN = "tool_call.shown"
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nubabel_workers.domain.progress import ProgressItem, TextProgress, ToolProgress
 from nubabel_workers.domain.submission import refuse_unstorable
 from nubabel_workers.domain.tool_calls import ProviderTools, ToolOutcome
+from nubabel_workers.services.hear_callbacks import RefusedCall
 
 MAX_ITEMS = 100
 
@@ -63,6 +64,9 @@ class ToolItem(_FromPlugin):
     tool: _Name
     status: Literal["pending", "running", "completed", "error"]
     title: Annotated[str, Field(max_length=500)] | None = None
+    refused: Annotated[str, Field(max_length=500)] | None = Field(
+        None, description="Why the plugin refused the call: it goes to the audit log, and is shown to nobody."
+    )
 
 
 class TextItem(_FromPlugin):
@@ -84,6 +88,8 @@ class ProgressBody(_OfOneSession):
         """Tools of sub-agents are shown as well; what they write is no part of the answer."""
         found: list[ProgressItem] = []
         for item in self.items:
+            if isinstance(item, ToolItem) and item.refused is not None:
+                continue
             if isinstance(item, ToolItem):
                 found.append(
                     ToolProgress(item.session_id, item.call_id, item.tool, item.status, item.title, item.message_id)
@@ -91,6 +97,13 @@ class ProgressBody(_OfOneSession):
             elif item.session_id == root_id and item.text:
                 found.append(TextProgress(item.part_id, item.text))
         return found
+
+    def refusals(self) -> list[RefusedCall]:
+        return [
+            RefusedCall(item.session_id, item.call_id, item.tool, item.refused)
+            for item in self.items
+            if isinstance(item, ToolItem) and item.refused is not None
+        ]
 
 
 class AcceptedView(BaseModel):

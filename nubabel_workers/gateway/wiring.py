@@ -117,7 +117,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
             services.metrics,
             callbacks_per_s=services.settings.callbacks_per_second,
         ),
-        hear=HearCallbacks(services.executions, services.progress, services.hints),
+        hear=HearCallbacks(services.executions, services.progress, services.hints, services.foreign_ids),
         tools=CallToolsForSession(services.executions, services.foreign_ids, tools.invoke, tools.list),
         reach=reach_server(services.instances, services.servers),
         watch=services.watch_servers,

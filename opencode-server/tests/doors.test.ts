@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, realpathSync, symlinkSync, writeFileSync } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { admit, allowedTools, openedTools, type Surroundings } from "../config/bridge/doors.ts";
+import { BoundaryError, admit, allowedTools, openedTools, type Surroundings } from "../config/bridge/doors.ts";
 import { setPermissions } from "../config/bridge/permissions.ts";
 import type { ServerKind } from "../config/bridge/settings.ts";
 
@@ -65,6 +65,23 @@ test("shell and network are a dedicated server's", async () => {
   await assert.rejects(admitted("webfetch", { url: "http://169.254.169.254/" }), /not available/);
   await admitted("bash", { command: "ls" }, "dedicated");
   await admitted("webfetch", { url: "https://example.org" }, "dedicated");
+});
+
+test("what is not to be had here is told apart from what is only asked for in a wrong way", async () => {
+  const beyond: [string, Record<string, unknown>][] = [
+    ["session_read", {}],
+    ["task", { prompt: "p", command: "/start-work" }],
+    ["task", { prompt: "p", task_id: "ses_b" }],
+    ["read", { filePath: join(theirs, "secret.txt") }],
+    ["read", { filePath: "link/secret.txt" }],
+    ["glob", { pattern: "../*" }],
+    ["skill", { name: "../../etc/passwd" }],
+  ];
+  for (const [tool, args] of beyond) await assert.rejects(admitted(tool, args), BoundaryError);
+  for (const args of [{ prompt: "p", run_in_background: true }]) {
+    await assert.rejects(admitted("task", args), (error) => !(error instanceof BoundaryError));
+  }
+  await assert.rejects(admitted("read", {}), (error) => !(error instanceof BoundaryError));
 });
 
 test("an argument that is not listed is refused", async () => {

@@ -33,6 +33,21 @@ async function seen(events: readonly ServerEvent[]) {
   return { updates, items };
 }
 
+test("a refused call is told with the root of its session, however many there are, and of nobody's session not at all", async () => {
+  const items: [string, ProgressItem][] = [];
+  const observer = new Observer(
+    { update: () => undefined, progress: (root, item) => void items.push([root, item]) },
+    { owner: async (id) => (id === "ses_foreign" ? null : { root: "ses_root", organization: "org_1" }) },
+  );
+
+  for (const id of ["ses_child", "ses_child", "ses_foreign"]) observer.refused(id, "call_1", "read\0", "not ".repeat(200));
+  await new Promise((resolve) => setImmediate(resolve));
+
+  const item = { type: "tool", session_id: "ses_child", call_id: "call_1", tool: "read", status: "error" };
+  const refused = "not ".repeat(75);
+  assert.deepEqual(items, [["ses_root", { ...item, refused }], ["ses_root", { ...item, refused }]]);
+});
+
 test("the end of a run is an update", async () => {
   const { updates } = await seen([{ type: "session.idle", properties: { sessionID: "ses_root" } }]);
 

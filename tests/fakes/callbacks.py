@@ -129,7 +129,7 @@ class FakeCallbacks:
                 self.incidents,
                 callbacks_per_s=100,
             ),
-            hear=HearCallbacks(executions, progress, hints),
+            hear=HearCallbacks(executions, progress, hints, self.foreign_ids),
             tools=CallToolsForSession(executions, self.foreign_ids),
             reach=reach_server(self.instances, cast("OpenCodeServers", self.sessions)),
             watch=WatchServers(self.vitals, memory=MemoryLimits(), events=EventLagLimits()),

@@ -50,7 +50,7 @@ _FILTERS = (
 )
 _FIELDS_THAT_NAME_NOBODY = (
     *("agent", "category", "deadline_s", "load_skills", "model", "priority", "prompt", "reason", "skills", "text"),
-    *("title", "on_failure"),
+    *("title", "on_failure", "refused"),
     *("callback_url", "mcpInvoke", "progress", "sessionUpdate", "traceparent"),
     *("error", "message", "name", "status", "tool", "tool_name", "arguments", "type"),
     *("allowed_tools", "authentication", "client_id", "client_secret", "command", "default", "environment", "preset"),

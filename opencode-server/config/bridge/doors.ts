@@ -24,6 +24,9 @@ export interface Surroundings {
 type Check = (value: unknown, call: Call, around: Surroundings) => Promise<unknown> | unknown;
 type Arguments = Readonly<Record<string, Check>>;
 
+/** What a call asked for is not its session's to have: refused, and told to Nubabel, whose audit log has it. */
+export class BoundaryError extends Error {}
+
 const ORGANIZATIONS = "organizations";
 
 const anything: Check = (value) => value;
@@ -81,15 +84,15 @@ export function openedTools(kind: ServerKind): readonly string[] {
   return kind === "dedicated" ? DEDICATED_ONLY : [];
 }
 
-/** Throws an Error that tells the model why; else the call may go on with the arguments as they are then. */
+/** Throws an Error that tells the model why, a BoundaryError for what is not to be had here at all; else the call may go on with the arguments as they are then. */
 export async function admit(call: Call, around: Surroundings): Promise<void> {
   const tools = around.kind === "shared" ? ON_SHARED_SERVERS : ON_DEDICATED_SERVERS;
   const checks = Object.hasOwn(tools, call.tool) ? tools[call.tool] : undefined;
-  if (checks === undefined) throw new Error(`${call.tool} is not available on this server`);
+  if (checks === undefined) throw new BoundaryError(`${call.tool} is not available on this server`);
   if (checks === null) return;
   for (const [name, value] of Object.entries(call.args)) {
     if (!Object.hasOwn(checks, name) && !isAbsent(value)) {
-      throw new Error(`${call.tool}: the argument ${name} is not available on this server`);
+      throw new BoundaryError(`${call.tool}: the argument ${name} is not available on this server`);
     }
   }
   for (const [name, check] of Object.entries(checks)) {
@@ -112,7 +115,7 @@ function foregroundOnly(value: unknown, call: Call): unknown {
 /** To go on with a sub-agent's session: one of the same conversation. Session ids are no secret. */
 async function ofOwnSession(value: unknown, call: Call, around: Surroundings): Promise<unknown> {
   if (isAbsent(value)) return undefined;
-  const refused = new Error(`${call.tool}: there is no such task in this conversation`);
+  const refused = new BoundaryError(`${call.tool}: there is no such task in this conversation`);
   if (typeof value !== "string" || !/^ses_\w+$/.test(value)) throw refused;
   const mine = await around.owner(call.sessionID);
   const its = await around.owner(value).catch(() => null);
@@ -122,13 +125,13 @@ async function ofOwnSession(value: unknown, call: Call, around: Surroundings): P
 
 function skillName(value: unknown, call: Call): unknown {
   if (typeof value === "string" && /^[\w-]+(?:[/:][\w-]+)*$/.test(value)) return value;
-  throw new Error(`${call.tool}: not the name of a skill`);
+  throw new BoundaryError(`${call.tool}: not the name of a skill`);
 }
 
 function relativePattern(value: unknown, call: Call): unknown {
   if (isAbsent(value)) return undefined;
   if (typeof value !== "string" || /^[~/\\!]|[{,][~/\\]|\.\./.test(value)) {
-    throw new Error(`${call.tool}: the pattern must stay inside the folder; leave out a leading / and ..`);
+    throw new BoundaryError(`${call.tool}: the pattern must stay inside the folder; leave out a leading / and ..`);
   }
   return value;
 }
@@ -138,7 +141,7 @@ async function ownPath(value: unknown, call: Call, around: Surroundings): Promis
   const folder = await folderOf(call, around);
   const path = resolve(folder, value);
   if (value.startsWith("~") || !isInside(folder, await resolved(path))) {
-    throw new Error(`${call.tool}: only files in ${folder} are available; give a path relative to it`);
+    throw new BoundaryError(`${call.tool}: only files in ${folder} are available; give a path relative to it`);
   }
   return path;
 }

@@ -9,6 +9,8 @@ export type ProgressItem =
       readonly tool: string;
       readonly status: string;
       readonly title?: string;
+      /** Why our plugin let the call reach nothing: for the audit log. The call's end is told beside it, as every end. */
+      readonly refused?: string;
     }
   | {
       readonly type: "text";
@@ -33,6 +35,7 @@ const MAX_TEXT = 16_000;
 const MAX_TITLE = 200;
 const MAX_MESSAGE = 500;
 const MAX_NAME = 200;
+const MAX_REASON = 300;
 const STATUSES = new Set(["pending", "running", "completed", "error"]);
 
 export function updateOf(event: ServerEvent): Update | null {
@@ -44,6 +47,12 @@ export function updateOf(event: ServerEvent): Update | null {
   const error = record(properties["error"]);
   const name = text(error["name"], MAX_TITLE) || "UnknownError";
   return { type: "session.error", session_id, error: { name, message: text(record(error["data"])["message"], MAX_MESSAGE) } };
+}
+
+/** A call that doors.ts refused. reason: ours, though it may name what the model made up. */
+export function refusalOf(session_id: string, call_id: string, tool: string, reason: string): ProgressItem {
+  const names = { session_id, call_id: text(call_id, MAX_NAME), tool: text(tool, MAX_NAME) };
+  return { type: "tool", ...names, status: "error", refused: text(reason, MAX_REASON) };
 }
 
 /** Text parts only when they are complete, and only the model's: those of a user's message have no end. */

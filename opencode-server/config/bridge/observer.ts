@@ -1,6 +1,6 @@
 // From OpenCode's events to reports: only sessions of Nubabel's, each state of a tool once, ends of root sessions only (a
 // sub-agent's end is the end of a tool of its parent).
-import { progressOf, updateOf, type ProgressItem, type ServerEvent, type Update } from "./events.ts";
+import { progressOf, refusalOf, updateOf, type ProgressItem, type ServerEvent, type Update } from "./events.ts";
 import type { Reports } from "./reports.ts";
 import type { Sessions } from "./sessions.ts";
 
@@ -22,6 +22,11 @@ export class Observer {
     if (update) void this.#tellUpdate(update);
     const item = progressOf(event);
     if (item && this.#isNews(item)) void this.#tellProgress(item);
+  }
+
+  /** A call was refused at a door. Returns at once; each is told, also where several of a message bear the same id. */
+  refused(sessionID: string, callID: string, tool: string, reason: string): void {
+    void this.#tellProgress(refusalOf(sessionID, callID, tool, reason));
   }
 
   async #tellUpdate(update: Update): Promise<void> {

@@ -1,7 +1,7 @@
 // The plugin of Nubabel: keeps the doors of doors.ts closed, tells Nubabel what its sessions do, and gives agents the
 // tools of their organization. Loaded once for each directory that OpenCode works in; what is sent goes through one queue.
 import type { Hooks, PluginInput } from "@opencode-ai/plugin";
-import { admit, allowedTools, openedTools } from "../bridge/doors.ts";
+import { BoundaryError, admit, allowedTools, openedTools } from "../bridge/doors.ts";
 import { tendDirectory } from "../bridge/directories.ts";
 import { Endpoint } from "../bridge/endpoint.ts";
 import type { ServerEvent } from "../bridge/events.ts";
@@ -26,21 +26,26 @@ export const NubabelBridge = async ({ client, directory }: PluginInput): Promise
   });
   const owner = (id: string) => sessions.owner(id);
   const bridge = connect();
+  const observer = bridge && new Observer(bridge.reports, sessions);
   return {
     config: async (config) => setPermissions(config, allowedTools(kind), openedTools(kind)),
-    "tool.execute.before": ({ tool, sessionID }, output) => {
+    "tool.execute.before": async ({ tool, sessionID, callID }, output) => {
       output.args ??= {};
-      return admit({ tool, sessionID, args: output.args }, { kind, directory, owner });
+      try {
+        await admit({ tool, sessionID, args: output.args }, { kind, directory, owner });
+      } catch (error) {
+        if (error instanceof BoundaryError) observer?.refused(sessionID, callID, tool, error.message);
+        throw error;
+      }
     },
     "shell.env": async (_, output) => {
       Object.assign(output.env, commandEnvironment(process.env));
     },
-    ...(bridge ? bridgeHooks(bridge, sessions) : {}),
+    ...(bridge && observer ? bridgeHooks(bridge.endpoint, observer, sessions) : {}),
   };
 };
 
-function bridgeHooks({ endpoint, reports }: { endpoint: Endpoint; reports: Reports }, sessions: Sessions): Hooks {
-  const observer = new Observer(reports, sessions);
+function bridgeHooks(endpoint: Endpoint, observer: Observer, sessions: Sessions): Hooks {
   return {
     tool: new OrganizationTools(endpoint, sessions).definitions(),
     event: async ({ event }) => observer.see(event as ServerEvent),

@@ -22,6 +22,7 @@ class Victim:
     pid: int
 
 
+_BACKGROUND = "run_in_background"
 AGENT, SUB_AGENT = "by the agent", "by a sub-agent"
 
 
@@ -31,11 +32,13 @@ def cell_of(call: Call, method: str) -> Cell:
 
 
 def seen_of(call: Call) -> Seen:
-    """What the plugin lets through names the session that it was made in, whatever the model wrote."""
-    if call.tool == "todowrite" or call.arguments == {"name": "git-master"}:
-        return Seen.NOT_READ  # words in a list, and what every organization has
+    """What the plugin lets through names the session that it was made in, whatever the model wrote. What it refuses it
+    tells, for the audit log.
+    """
+    if call.tool == "todowrite" or call.arguments in ({}, {"name": "git-master"}) or call.arguments.get(_BACKGROUND):
+        return Seen.NOT_READ  # words in a list, what every organization has, what only works otherwise
     is_let_through = call.tool.startswith("nubabel_mcp") and call.arguments.keys() <= {"provider", "toolName", "args"}
-    return Seen.NOT_NAMED if is_let_through else Seen.STOPPED_BEFORE
+    return Seen.NOT_NAMED if is_let_through else Seen.AUDITED
 
 
 def attempts(victim: Victim) -> dict[str, list[Call]]:

@@ -59,6 +59,13 @@ class Receiver:
         return [call.body["type"] for call in self.calls if call.path == path]
 
     def progress(self, root: str) -> list[dict[str, Any]]:
+        return [item for item in self._items(root) if "refused" not in item]
+
+    def refused(self, root: str) -> list[tuple[str, str]]:
+        """Tools and reasons of what the plugin let reach nothing."""
+        return [(item["tool"], item["refused"]) for item in self._items(root) if "refused" in item]
+
+    def _items(self, root: str) -> list[dict[str, Any]]:
         path = f"/api/sidecar/sessions/{root}/progress"
         return [item for call in self.calls if call.path == path for item in call.body["items"]]
 

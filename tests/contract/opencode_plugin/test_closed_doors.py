@@ -6,6 +6,7 @@ A canary stands in each place that must not be reached. What goes to the model a
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -30,8 +31,9 @@ from tests.contract.opencode_plugin.deployed import (
     delegation,
     directive,
 )
-from tests.tenancy.matrix import note
+from tests.tenancy.matrix import Seen, note
 from tests.unit.deployment.test_opencode_server import plugin_settings
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.node, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -79,7 +81,6 @@ KEPT_HOOKS = {
     "tool-output-truncator",
     "tool-pair-validator",
     "webfetch-redirect-guard",
-    "write-existing-file-guard",
 }
 
 
@@ -135,6 +136,19 @@ def account(request: pytest.FixtureRequest, calls: Sequence[Call], method: str) 
         note(request, cell_of(call, method), seen_of(call))
 
 
+async def told(shared: Deployed, run: Run, calls: Sequence[Call]) -> None:
+    """Each call that is refused at a door: the root session that it was made below, the tool and the reason."""
+    refused = [call for call in calls if seen_of(call) is Seen.AUDITED]
+    # The one that goes to another agent is let through; what that agent tries is not.
+    expected = Counter("read" if "subagent_type" in call.arguments else call.tool for call in refused)
+
+    def tools() -> Counter[str]:
+        return Counter(tool for tool, _ in shared.receiver.refused(run.session_id))
+
+    await eventually(lambda: tools().total() >= expected.total(), what=f"{expected}")
+    assert tools() == expected
+
+
 async def _child_parts(shared: Deployed, run: Run) -> Run:
     (child,) = await shared.children(run.session_id)
     return Run(child, [part for message in await shared.messages(child) for part in message["parts"]])
@@ -173,6 +187,7 @@ async def test_an_offered_tool_reaches_nothing_of_others(
     account(request, calls, AGENT)
 
     run, canaries = await _tried(shared, calls, by_child=False)
+    await told(shared, run, calls)
 
     assert canaries == []
     assert len([part for part in run.tools if part["tool"] == tool]) == len(calls)
@@ -188,6 +203,7 @@ async def test_no_tool_of_a_sub_agent_reaches_anything_of_others(
     since = len(shared.sent)
 
     run, canaries = await _tried(shared, calls, by_child=True)
+    await told(shared, run, calls)
 
     assert canaries == []
     child = await _child_parts(shared, run)
@@ -202,7 +218,8 @@ async def test_hidden_tools_are_not_there(
     by_child: bool, shared: Deployed, victim: Victim, request: pytest.FixtureRequest
 ) -> None:
     calls = attempts_with_hidden_tools(victim)
-    account(request, calls, SUB_AGENT if by_child else AGENT)
+    for call in calls:
+        note(request, cell_of(call, SUB_AGENT if by_child else AGENT), Seen.STOPPED_BEFORE)
 
     run, canaries = await _tried(shared, calls, by_child=by_child)
 

@@ -232,6 +232,18 @@ async def test_while_a_key_is_replaced_both_are_good(plugin: Plugin) -> None:
     assert (before, both, await answers()) == ([202, 401], [202, 202], [401, 202])
 
 
+async def test_what_an_agent_was_refused_is_in_the_audit_log_and_shown_to_nobody(plugin: Plugin) -> None:
+    refused = TOOL | {"status": "error", "refused": "read: only files in /work/org_acme are available"}
+
+    answer = await plugin.post(PROGRESS, {"items": [refused, TOOL | {"call_id": "call_2"}]})
+
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1})
+    await plugin.door.foreign_ids.settled()
+    (entry,) = plugin.door.audit.entries
+    assert (entry.actor, entry.action, entry.organization_id) == ("instance:ins_1", "tool_call.refused", ACME.id)
+    assert (entry.detail["tool"], entry.detail["reason"]) == (TOOL["tool"], refused["refused"])
+
+
 async def test_a_stolen_key_of_another_server_does_nothing_here(plugin: Plugin) -> None:
     """Server B's sessions are not those of A, whose key is used, whatever the body says."""
     plugin.sessions.add("ses_ours2", "org_other", "ins_2", "ses_theirs")
