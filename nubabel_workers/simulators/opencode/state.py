@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 from nubabel_workers.simulators.opencode.identifiers import now_ms
@@ -147,16 +148,20 @@ class Store:
         self.asks: dict[str, Ask] = {}
         self.busy: dict[str, dict[str, Json]] = {}  # directory -> session -> status
         self.model_runs: dict[str, int] = {}  # user message -> runs that called the model for it
+        self._children: dict[str, dict[str, SimulatedSession]] = {}  # session -> those begun by its tools
         self._keep = keep_sessions
 
     def add(self, session: SimulatedSession) -> SimulatedSession:
         self.sessions[session.id] = session
+        if (parent := session.info.get("parentID")) is not None:
+            self._children.setdefault(parent, {})[session.id] = session
         if self._keep is not None and len(self.sessions) > self._keep:
-            self._forget_oldest_idle()
+            self._forget_idle(len(self.sessions) - self._keep)
         return session
 
     def remove(self, session: SimulatedSession) -> None:
         del self.sessions[session.id]
+        self._forget_child(session)
         self.busy.get(session.directory, {}).pop(session.id, None)
         for message_id in session.messages:
             self.owners.pop(message_id, None)
@@ -171,13 +176,21 @@ class Store:
             busy[session.id] = status
 
     def children(self, session_id: str) -> Iterator[SimulatedSession]:
-        return (s for s in self.sessions.values() if s.info.get("parentID") == session_id)
+        return iter(tuple(self._children.get(session_id, {}).values()))
 
     def touch(self, session: SimulatedSession) -> None:
         session.info["time"]["updated"] = now_ms()
 
-    def _forget_oldest_idle(self) -> None:
-        for session in self.sessions.values():
-            if session.run is None and session.messages:
-                self.remove(session)
-                return
+    def _forget_idle(self, count: int) -> None:
+        """The oldest ones, as many as there are too many: a burst that was all busy at once has left more than one."""
+        idle = (session for session in self.sessions.values() if session.run is None and session.messages)
+        for session in tuple(islice(idle, count)):
+            self.remove(session)
+
+    def _forget_child(self, session: SimulatedSession) -> None:
+        parent = session.info.get("parentID")
+        if parent is None or (siblings := self._children.get(parent)) is None:
+            return
+        siblings.pop(session.id, None)
+        if not siblings:
+            del self._children[parent]

@@ -48,9 +48,7 @@ def simulated(running: RunningSimulator) -> Backend:
         running.simulator.crash()
 
     async def restart_empty() -> None:
-        running.simulator.crash()
-        running.simulator.store.sessions.clear()
-        running.simulator.store.owners.clear()
+        running.simulator.wipe()
 
     @asynccontextmanager
     async def hung() -> AsyncIterator[None]:
