@@ -4,7 +4,7 @@ Label values are names of ours only, never something that came in with a message
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from http.server import HTTPServer
 
@@ -25,6 +25,7 @@ from config.log_target import lines_lost
 from config.settings import SettingsError
 
 _EXECUTION_SECONDS = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_OTHERS = "other"
 _TASK_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -40,8 +41,12 @@ class _LogLines(Collector):
 class ProcessMetrics:
     """Counters of one process, in a registry of its own."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, organizations: Collection[str] = frozenset()
+    ) -> None:
+        """organizations: counted by their names, which the operators chose; all others are one, `other`."""
         self.registry = registry or CollectorRegistry()
+        self._named = frozenset(organizations)
         self.registry.register(_LogLines())
         self._tasks = Counter(
             "nubabel_tasks",
@@ -98,6 +103,12 @@ class ProcessMetrics:
             ("orchestrator", "status"),
             registry=self.registry,
         )
+        self._organization_ended = Counter(
+            "nubabel_organization_executions_ended",
+            "Executions that ended in this process, of the organizations that the settings name, and of all others.",
+            ("organization", "status"),
+            registry=self.registry,
+        )
         self._execution_seconds = Histogram(
             "nubabel_execution_duration_seconds",
             "Time from an execution's acceptance to its end, by who answered it.",
@@ -106,8 +117,10 @@ class ProcessMetrics:
             registry=self.registry,
         )
 
-    def execution_ended(self, orchestrator: str, status: str, *, after_s: float) -> None:
+    def execution_ended(self, orchestrator: str, status: str, *, organization_id: str, after_s: float) -> None:
         self._executions_ended.labels(orchestrator, status).inc()
+        organization = organization_id if organization_id in self._named else _OTHERS
+        self._organization_ended.labels(organization, status).inc()
         self._execution_seconds.labels(orchestrator).observe(max(0.0, after_s))
 
     def breaker_opened(self, instance: str) -> None:

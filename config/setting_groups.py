@@ -119,6 +119,11 @@ class ProcessSettings(SettingGroup):
     metrics_port: Port | None = Field(
         None, description="Port on which this process (not web, which has /metrics) serves its metrics. Empty: none."
     )
+    metrics_organizations: CommaSeparated = Field(
+        (),
+        max_length=100,
+        description="Ids of the organizations (100 at most) that metrics name always, comma-separated; others: other.",
+    )
 
 
 class StoreSettings(SettingGroup):

@@ -40,7 +40,7 @@ def build_worker(
     open_services: told where to count. keep: the coroutine function that writes a dead letter.
     """
     app = create_celery_app(settings)
-    metrics = ProcessMetrics()
+    metrics = ProcessMetrics(organizations=settings.metrics_organizations)
     runtime = WorkerRuntime(lambda: open_services(metrics))
     parking = Parking(
         lambda letter: runtime.run(lambda services: keep(services, letter), timeout_s=_KEEP_TIMEOUT_S),

@@ -100,7 +100,8 @@ async def open_services(
     application_name: how PostgreSQL shows this process's connections.
     """
     async with AsyncExitStack() as stack:
-        adapters = await open_adapters(settings, metrics or ProcessMetrics(), application_name, stack)
+        metrics = metrics or ProcessMetrics(organizations=settings.metrics_organizations)
+        adapters = await open_adapters(settings, metrics, application_name, stack)
         services = wire(adapters)
         services.leases.start()
         stack.push_async_callback(services.leases.stop)

@@ -60,7 +60,14 @@ def create_app(parts: GatewayParts) -> FastAPI:
     app = api()
     app.include_router(slack_router(parts.slack, secure_cookies=parts.secure_cookies))
     own = GatewayMetrics(parts.registry)
-    gauges = SystemGauges(parts.maintenance, parts.queues, parts.breakers, parts.servers, parts.clock)
+    gauges = SystemGauges(
+        parts.maintenance,
+        parts.queues,
+        parts.breakers,
+        parts.servers,
+        parts.clock,
+        organizations=parts.limits.metrics_organizations,
+    )
     parts.registry.register(gauges)
     app.state.parts = parts
     app.state.private_organization = None

@@ -74,6 +74,7 @@ class GatewayLimits:
     streams_at_once: int = 1000  # of all organizations; each holds one connection to the cache
     delegate_wait_s: float = 100.0
     sidecar_wait_s: float = 120.0
+    metrics_organizations: tuple[str, ...] = ()  # that /metrics names always
 
 
 @dataclass(frozen=True)

@@ -91,13 +91,16 @@ class SystemGauges(Collector):
         servers: RegisteredServers,
         clock: Clock,
         *,
+        organizations: Sequence[str] = (),
         max_age_s: float = 5.0,
     ) -> None:
+        """organizations: shown by their names always, beside the busiest."""
         self._maintenance = maintenance
         self._queues = queues
         self._breakers = breakers
         self._servers = servers
         self._clock = clock
+        self._always = organizations
         self._max_age_s = max_age_s
         self._rows: Mapping[str, float] = {}
         self._busiest: Sequence[OpenExecutions] = ()
@@ -120,7 +123,7 @@ class SystemGauges(Collector):
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 self._rows = await self._maintenance.gauges()
-                self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS)
+                self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS, always=self._always)
                 self._registered = await self._servers()
             self._up["database"] = True
         except (NubabelError, TimeoutError) as error:
@@ -164,6 +167,7 @@ class SystemGauges(Collector):
         yield states
         yield from self._by_server()
         yield self._by_organization()
+        yield from self._spent_and_waited()
         for name, value in sorted(self._rows.items()):
             yield GaugeMetricFamily(metric_name(name), "Read from the database.", value=value)
 
@@ -192,6 +196,20 @@ class SystemGauges(Collector):
                 found.add_metric((organization_id, state), count)
             found.add_metric((_OTHERS, state), max(0.0, self._rows.get(total, 0.0) - sum(named.values())))
         return found
+
+    def _spent_and_waited(self) -> Iterator[GaugeMetricFamily]:
+        """Of the same organizations. What all others come to is not known without adding up everybody."""
+        label = ("organization",)
+        oldest = GaugeMetricFamily(
+            "nubabel_organization_oldest_queued_seconds", "How long its oldest that could start waits.", labels=label
+        )
+        cost = GaugeMetricFamily("nubabel_organization_cost_today_usd", "Of what ended this day (UTC).", labels=label)
+        tokens = GaugeMetricFamily("nubabel_organization_tokens_today", "Of what ended this day (UTC).", labels=label)
+        for one in self._busiest:
+            oldest.add_metric((one.organization_id,), one.oldest_queued_s)
+            cost.add_metric((one.organization_id,), one.cost_today)
+            tokens.add_metric((one.organization_id,), one.tokens_today)
+        yield from (oldest, cost, tokens)
 
 
 def metric_name(name: str) -> str:

@@ -56,6 +56,7 @@ async def gateway_parts(services: Services) -> AsyncIterator[GatewayParts]:
             stream_heartbeat_s=settings.stream_heartbeat_s,
             delegate_wait_s=settings.delegate_wait_s,
             sidecar_wait_s=settings.sidecar_wait_s,
+            metrics_organizations=settings.metrics_organizations,
         )
         broker = _redis(stack, settings, settings.broker_url, settings.cache_timeout_s, _BROKER_CONNECTIONS)
         queues = BrokerQueues(broker, list(QueueName))

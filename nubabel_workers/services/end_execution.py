@@ -67,7 +67,9 @@ class EndExecution:
         after_s = (self._clock.now() - execution.created_at).total_seconds()
         # What nobody worked on must not look like a success of who was to answer.
         ended = CANNED if finish.verdict == CANNED else finish.status.value
-        self._ends.execution_ended(execution.orchestrator, ended, after_s=after_s)
+        self._ends.execution_ended(
+            execution.orchestrator, ended, organization_id=execution.organization_id, after_s=after_s
+        )
         for notification_id in finished.notification_ids:
             self._hints.publish(Hint(HintTask.DELIVER, notification_id, execution.organization_id))
         if finished.next_execution_id is not None:

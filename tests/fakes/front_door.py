@@ -1,6 +1,6 @@
 """The gateway over fakes: what its own tests and the client's tests talk to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI
@@ -75,6 +75,7 @@ QUICK = GatewayLimits(
 class FakeMaintenance:
     values: Mapping[str, float] = field(default_factory=dict)
     open: list[OpenExecutions] = field(default_factory=list)
+    always: Sequence[str] = ()
     error: Exception | None = None
     reads: int = 0
 
@@ -84,7 +85,8 @@ class FakeMaintenance:
             raise self.error
         return self.values
 
-    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
+    async def busiest(self, *, limit: int, always: Sequence[str] = ()) -> list[OpenExecutions]:
+        self.always = always
         return self.open[:limit]
 
 

@@ -206,11 +206,29 @@ SELECT
   (SELECT count(*) FROM instances WHERE status <> 'removed') AS instances_registered
 """
 
+# What was used is summed for the few organizations that are shown, by the index of their days.
 _BUSIEST = f"""
-SELECT organization_id, count(*) FILTER (WHERE status = 'queued') AS queued,
-  count(*) FILTER (WHERE {OCCUPYING_SQL}) AS in_flight
-FROM executions WHERE {OPEN_SQL}
-GROUP BY organization_id ORDER BY count(*) DESC, organization_id LIMIT %(limit)s
+WITH open AS (
+  SELECT organization_id, count(*) AS executions, count(*) FILTER (WHERE status = 'queued') AS queued,
+    count(*) FILTER (WHERE {OCCUPYING_SQL}) AS in_flight,
+    COALESCE(extract(epoch FROM now() - min(not_before) FILTER (WHERE status = 'queued' AND not_before <= now())), 0)
+      AS oldest_queued_s
+  FROM executions WHERE {OPEN_SQL} GROUP BY organization_id
+),
+shown AS (
+  (SELECT * FROM open ORDER BY executions DESC, organization_id LIMIT %(limit)s)
+  UNION
+  SELECT o.id, COALESCE(executions, 0), COALESCE(queued, 0), COALESCE(in_flight, 0), COALESCE(oldest_queued_s, 0)
+  FROM organizations o LEFT JOIN open ON organization_id = o.id WHERE o.id = ANY(%(always)s)
+)
+SELECT shown.organization_id, queued, in_flight, oldest_queued_s::float8 AS oldest_queued_s,
+  used.cost::float8 AS cost_today, used.tokens::bigint AS tokens_today
+FROM shown, LATERAL (
+  SELECT COALESCE(sum(u.cost), 0) AS cost, COALESCE(sum(u.input_tokens + u.output_tokens + u.reasoning_tokens
+    + u.cache_read_tokens + u.cache_write_tokens), 0) AS tokens
+  FROM usage u WHERE u.organization_id = shown.organization_id AND u.day = (now() AT TIME ZONE 'UTC')::date
+) used
+ORDER BY executions DESC, organization_id
 """
 
 # table -> which rows t may go; each delete takes a bounded number of rows and holds no lock for long. What an open
@@ -324,6 +342,6 @@ class PostgresMaintenance:
         row: Mapping[str, Any] = await self._database.system().one(_GAUGES) or {}
         return {name: float(value) for name, value in row.items()}
 
-    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
-        rows = await self._database.system().all(_BUSIEST, {"limit": limit})
+    async def busiest(self, *, limit: int, always: Sequence[str] = ()) -> list[OpenExecutions]:
+        rows = await self._database.system().all(_BUSIEST, {"limit": limit, "always": list(always)})
         return [OpenExecutions(**row) for row in rows]

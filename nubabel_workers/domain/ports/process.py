@@ -29,7 +29,7 @@ class Chance(Protocol):
 class Ends(Protocol):
     """Executions that ended, counted by who answered them: what a rollout is judged by."""
 
-    def execution_ended(self, orchestrator: str, status: str, *, after_s: float) -> None:
+    def execution_ended(self, orchestrator: str, status: str, *, organization_id: str, after_s: float) -> None:
         """status: as it ended; `canned` where a fixed sentence stood for an answer. after_s: since it was accepted."""
         ...
 

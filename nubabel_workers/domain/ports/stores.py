@@ -552,11 +552,18 @@ class WaitingStore(Protocol):
 
 @dataclass(frozen=True)
 class OpenExecutions:
-    """How many of an organization wait, and how many occupy their session."""
+    """How many of an organization wait, and how many occupy their session.
+
+    oldest_queued_s: how long the oldest that could start has been waiting. cost_today in USD, tokens_today of every
+    kind: of what ended since midnight UTC.
+    """
 
     organization_id: str
     queued: int
     in_flight: int
+    oldest_queued_s: float = 0.0
+    cost_today: float = 0.0
+    tokens_today: int = 0
 
 
 class MaintenanceStore(Protocol):
@@ -607,8 +614,8 @@ class MaintenanceStore(Protocol):
 
     async def gauges(self) -> Mapping[str, float]: ...
 
-    async def busiest(self, *, limit: int) -> list[OpenExecutions]:
-        """Organizations with the most executions that are not over."""
+    async def busiest(self, *, limit: int, always: Sequence[str] = ()) -> list[OpenExecutions]:
+        """Organizations with the most executions that are not over, and those of `always` that exist."""
         ...
 
 

@@ -1,5 +1,7 @@
 """The scheduler's statements: what waits is hinted, what died is taken over, what is old goes."""
 
+from dataclasses import replace
+
 import psycopg
 import pytest
 
@@ -170,10 +172,24 @@ async def test_the_busiest_organizations_are_told_with_what_waits_and_what_runs(
         for number, status in enumerate(statuses):
             await add_execution(database, ExecutionSeed(f"exe_{organization_id}_{number}", organization_id, status))
 
-    assert await maintenance.busiest(limit=2) == [
+    await add_organization(database, "org_d")
+    await database.system().execute(
+        """
+        INSERT INTO usage (execution_id, model, organization_id, day, input_tokens, output_tokens, reasoning_tokens,
+          cache_read_tokens, cache_write_tokens, cost)
+        SELECT 'exe_org_c_1', 'm' || back, 'org_c', (now() AT TIME ZONE 'UTC')::date - back, 1, 2, 3, 4, 5, 0.25
+        FROM generate_series(0, 1) back
+        """
+    )
+
+    found = await maintenance.busiest(limit=2, always=["org_c", "org_d", "org_nowhere"])
+
+    assert [replace(one, oldest_queued_s=0.0) for one in found] == [
         OpenExecutions("org_b", queued=2, in_flight=1),
-        OpenExecutions("org_c", queued=1, in_flight=0),
+        OpenExecutions("org_c", queued=1, in_flight=0, cost_today=0.25, tokens_today=15),
+        OpenExecutions("org_d", queued=0, in_flight=0),
     ]
+    assert [one.oldest_queued_s > 0 for one in found] == [True, True, False]
 
 
 async def test_gauges_are_numbers(maintenance: PostgresMaintenance, database: Database) -> None:

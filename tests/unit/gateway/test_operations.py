@@ -96,7 +96,7 @@ async def test_asking_often_looks_once() -> None:
 async def test_metrics_show_requests_rows_and_queues() -> None:
     door = FrontDoor()
     door.maintenance.values = {"executions_queued": 3, "oldest_queued_execution_s": 1.5}
-    door.maintenance.open = [OpenExecutions("org_busy", queued=2, in_flight=0)]
+    door.maintenance.open = [OpenExecutions("org_busy", 2, 0, oldest_queued_s=4.5, cost_today=0.25, tokens_today=900)]
     door.queues.values = {"orchestration": 7}
     door.breakers = {"ins_1": BreakerState.CLOSED, "ins_2": BreakerState.OPEN}
     servers = door.callbacks.instances.rows
@@ -109,6 +109,9 @@ async def test_metrics_show_requests_rows_and_queues() -> None:
     assert "nubabel_executions_queued 3.0" in text
     assert 'nubabel_organization_executions{organization="org_busy",state="queued"} 2.0' in text
     assert 'nubabel_organization_executions{organization="other",state="queued"} 1.0' in text
+    assert 'nubabel_organization_oldest_queued_seconds{organization="org_busy"} 4.5' in text
+    assert 'nubabel_organization_cost_today_usd{organization="org_busy"} 0.25' in text
+    assert 'nubabel_organization_tokens_today{organization="org_busy"} 900.0' in text
     assert "nubabel_oldest_queued_execution_seconds 1.5" in text
     assert 'nubabel_opencode_breaker_state{instance="ins_1"} 0.0' in text
     assert 'nubabel_opencode_breaker_state{instance="ins_2"} 2.0' in text
