@@ -179,7 +179,7 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)  # of this attempt, compaction included; sub-agents: with_sub_agents
     usage_by_model: Mapping[str, Usage] = field(default_factory=dict)  # provider/model -> usage
     assistant_ids: frozenset[str] = frozenset()  # of this attempt; pass them as known to the next one
-    steps: int = 0  # those of the main agent of which the server tells what they used: not those that broke off
+    steps: int = 0  # those of which the server tells what they used: not those that broke off; sub-agents as for usage
     ended_ids: frozenset[str] = frozenset()  # those of them that have their end: what they used changes no more
     delegations: tuple[Delegation, ...] = ()  # of this attempt, in their order; a session that went on is there once
     delegated: bool = False  # a sub-agent was called, whether or not the server has told which session it got
@@ -259,8 +259,14 @@ def with_sub_agents(
         usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
         assistant_ids=run.assistant_ids | ids,
+        steps=run.steps + _steps_told(theirs),
         ended_ids=run.ended_ids | {m.id for m in theirs if m.has_end},
     )
+
+
+def _steps_told(messages: Iterable[RunMessage]) -> int:
+    """How many of them have ended, and the server tells what they used."""
+    return sum(message.has_end and not message.known_usage.lower_bound for message in messages)
 
 
 def _usage_by_model(messages: Iterable[RunMessage], *, start: Mapping[str, Usage]) -> dict[str, Usage]:
@@ -351,7 +357,7 @@ def _produced(assistants: Sequence[RunMessage], state: SessionState) -> Verdict:
         usage=sum(by_model.values(), start=Usage()),
         usage_by_model=by_model,
         assistant_ids=frozenset(message.id for message in assistants),
-        steps=sum(message.has_end and not message.known_usage.lower_bound for message in assistants),
+        steps=_steps_told(assistants),
         ended_ids=frozenset(message.id for message in assistants if message.has_end),
         delegations=tuple(delegations.values()),
         delegated=calls_sub_agents(assistants),

@@ -4,6 +4,7 @@ Every run ends as the verdict table says, and each attempt has asked the model f
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -406,3 +407,103 @@ async def test_a_run_paused_at_its_cap_goes_on_in_its_session_when_the_cap_is_ra
     assert steps.calls > calls
     assert len(await steps.attempts()) == 2
     assert steps.replies(question)[-1]
+
+
+_STEP_COST = 0.05
+_LONG_STEP = '[[tool=bash {"command":"sleep 1","description":"a nap"}]]'  # longer than a look, on a busy machine too
+_CHEAP_FIRST_HOLD = {"budget_first_hold_usd": _STEP_COST}
+
+
+async def until_none_runs(steps: WiredSteps) -> None:
+    """Each run is looked at all the time, as when a listener hears of each of its steps."""
+    async with asyncio.timeout(90):
+        while {"queued", "dispatching", "running"} & {*await steps.statuses()}:
+            await steps.dispatch()
+            await steps.due_now()
+            await steps.complete()
+            if await waits_for_room(steps):
+                return
+
+
+async def waits_for_room(steps: WiredSteps) -> bool:
+    """Whatever does not rest already waits in the queue for its budget."""
+    row = await steps.one(
+        """SELECT count(*) FILTER (WHERE status IN ('dispatching', 'running')
+             OR status = 'queued' AND waiting_for IS DISTINCT FROM 'budget') AS n FROM executions"""
+    )
+    return row["n"] == 0
+
+
+async def books(steps: WiredSteps) -> dict[str, Any]:
+    """What was billed, what the attempts and the executions say that they used, and what is still held."""
+    return dict(
+        await steps.one(
+            """SELECT (SELECT COALESCE(sum(cost), 0)::float8 FROM usage) AS billed,
+                 (SELECT sum((usage->>'cost')::float8) FROM attempts) AS by_attempts,
+                 (SELECT sum((usage->>'cost')::float8) FROM executions) AS by_executions,
+                 (SELECT count(*) FROM budget_holds WHERE look_at IS NULL) AS holds,
+                 (SELECT count(*) FROM attempts WHERE ended_at IS NULL) AS open"""
+        )
+    )
+
+
+def settled(cost: float) -> dict[str, Any]:
+    exactly = pytest.approx(cost)
+    return {"billed": exactly, "by_attempts": exactly, "by_executions": exactly, "holds": 0, "open": 0}
+
+
+async def test_a_sub_agent_that_comes_to_the_cap_is_stopped_with_its_run_and_what_both_used_is_settled(
+    steps: WiredSteps,
+) -> None:
+    """Each step costs five cents. What the one that delegates costs is not told before the sub-agent has ended."""
+    part = f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=part done]]"
+    task = json.dumps({"description": "part", "prompt": part, "subagent_type": "general"})
+    await steps.mention(unheard_of(f"[[tool=task {task}]] [[usage=50000,0]] [[text=all done]]"))
+    await set_caps(steps, cost_per_execution=0.22)
+    await steps.take_events()
+
+    await until_none_runs(steps)
+
+    assert await steps.statuses() == ["waiting_budget"]
+    assert await steps.working() == 0  # neither of them
+    assert steps.calls * _STEP_COST <= 0.22 + 2 * _STEP_COST  # one step of each that was at work
+    counted = await books(steps)
+    assert counted == settled(counted["billed"])
+    assert 0.15 <= counted["billed"] <= 0.22
+
+
+@pytest.mark.parametrize("settings", [_CHEAP_FIRST_HOLD], indirect=True)
+async def test_a_retry_comes_to_the_cap_that_the_attempt_before_has_used_a_part_of(steps: WiredSteps) -> None:
+    """Both attempts together stay under the cap of the run, and both are billed."""
+    await set_caps(steps, cost_per_execution=0.22)
+    await steps.start(unheard_of(f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
+    await steps.model_is_asked(2)
+    await steps.backend.crash()
+
+    await until_none_runs(steps)
+
+    assert await steps.statuses() == ["waiting_budget"]
+    first, second = await steps.attempts()
+    assert first != "budget"
+    assert second == "budget"
+    counted = await books(steps)
+    assert counted == settled(counted["billed"])
+    assert 0.1 <= counted["billed"] <= 0.22
+    assert steps.calls * _STEP_COST <= 0.22 + 2 * _STEP_COST  # one step of each attempt was cut off
+
+
+@pytest.mark.parametrize("settings", [_CHEAP_FIRST_HOLD], indirect=True)
+async def test_runs_at_once_pass_a_cap_by_no_more_than_one_step_of_each(steps: WiredSteps) -> None:
+    """By what the model was really asked, not by what was billed."""
+    await set_caps(steps, cost_per_day=0.6)
+    for _ in range(3):
+        await steps.mention(unheard_of(f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
+    await steps.take_events()
+
+    await until_none_runs(steps)
+
+    assert await steps.working() == 0
+    assert 0.3 <= steps.calls * _STEP_COST <= 0.6 + 3 * _STEP_COST
+    counted = await books(steps)
+    assert counted == settled(counted["billed"])
+    assert counted["billed"] <= 0.6

@@ -332,3 +332,10 @@ def test_a_run_comes_further_when_its_sub_agent_does() -> None:
 
     assert working.mark != run.mark
     assert with_sub_agents(run, [replace(its_step, completed=True)]).mark != working.mark
+
+
+def test_steps_of_sub_agents_count_as_those_of_the_run_do_once_they_have_ended() -> None:
+    run = decided(user(), delegated("msg_1", "ses_b"), state=BUSY)
+    ended, at_work = assistant("msg_sub"), replace(assistant("msg_sub_2"), completed=False)
+
+    assert with_sub_agents(run, [ended, at_work]).steps == run.steps + 1
