@@ -94,6 +94,12 @@ def test_a_follow_up_that_is_answered_first_violates_the_order() -> None:
     assert order_violations(fates, {}) == [(1, 2)]
 
 
+def test_a_follow_up_that_is_refused_is_told_so_at_once() -> None:
+    fates = fates_of([job(1), job(2, said_at=2)], [told(number=1, at=6), told(Saying.REFUSAL, 2, at=3)])
+
+    assert order_violations(fates, {}) == []
+
+
 def test_a_follow_up_whose_run_overtakes_violates_the_order() -> None:
     fates = fates_of([job(1), job(2, said_at=2)], [told(number=1, at=6), told(number=2, at=7)])
     runs = {1: [ModelRun(1, 4, 5, answered=True)], 2: [ModelRun(2, 3, 4, answered=True)]}

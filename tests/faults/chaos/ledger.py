@@ -186,7 +186,8 @@ def _fate_of_outcomes(job: Job, outcomes: Sequence[Told]) -> Fate:
 
 
 def _told_before(later: JobFate, earlier: JobFate) -> bool:
-    if not later.job.way.in_slack:
+    """A refusal at the door is told at once, whatever still runs."""
+    if not later.job.way.in_slack or later.fate is Fate.REFUSED:
         return False
     first, second = earlier.outcome_at, later.outcome_at
     return first is not None and second is not None and second < first
