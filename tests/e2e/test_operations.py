@@ -17,6 +17,7 @@ from config.queues import QueueName
 from nubabel_workers.domain.executions import Status
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_environment import FLOWER_USER, base_environment
+from nubabel_workers.embedded.stack_tenants import create_tenant
 from tests.browser.chromium import install
 from tests.browser.pages import browser, opened
 from tests.e2e.conversation import Conversation, until
@@ -156,6 +157,30 @@ async def test_a_request_from_the_command_line_is_answered(stack: Stack) -> None
 
     assert code == 0, output
     assert "said" in output
+
+
+async def test_a_limit_that_one_process_sets_is_kept_by_another_that_runs_within_seconds(stack: Stack) -> None:
+    tenant = await create_tenant(stack.services, "Limited", [])
+    async with httpx.AsyncClient(
+        base_url=stack.api_url,
+        headers={"authorization": f"Bearer {tenant.token.get_secret_value()}"},
+        trust_env=False,
+    ) as client:
+
+        async def submitted() -> int:
+            return (await client.post("/v1/executions", json={"prompt": "hello"})).status_code
+
+        async def refused() -> bool:
+            return await submitted() == 429
+
+        async def accepted() -> bool:
+            return await submitted() == 202
+
+        assert await accepted()  # from now on the gateway knows the organization
+        assert (await _nubabel(stack, "limits", "set", tenant.id, "requests_per_minute=1"))[0] == 0
+        await until(refused, timeout_s=10, what="the gateway keeps the limit")
+        assert (await _nubabel(stack, "limits", "set", tenant.id, "requests_per_minute=unset"))[0] == 0
+        await until(accepted, timeout_s=10, what="the gateway has dropped it")
 
 
 async def test_a_dead_letter_is_replayed_from_the_command_line(stack: Stack, conversation: Conversation) -> None:

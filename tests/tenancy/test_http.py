@@ -281,6 +281,23 @@ def said(answer: httpx.Response, sent: Any) -> tuple[int, str]:
     return answer.status_code, text
 
 
+async def test_operators_are_alerted_by_the_metric_that_their_rules_name(world: World) -> None:
+    """`nubabel_incidents_total{kind="foreign_id"}`, as the gateway exports it."""
+    await world.clean_up()
+    before = await exported(world)
+
+    await world.http.get(f"{world.gateway.url}/v1/batches/{world.victim.batch}", headers=bearer(world.attacker.token))
+    await world.refusals()
+
+    assert await exported(world) == before + 1
+
+
+async def exported(world: World) -> float:
+    text = (await world.http.get(f"{world.gateway.url}/metrics")).text
+    found = re.search(r'^nubabel_incidents_total\{kind="foreign_id"\} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 async def test_the_other_organization_has_a_row_in_every_table(world: World) -> None:
     """A table that is added gets one too, or this fails: what is not there cannot be stolen."""
     from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES

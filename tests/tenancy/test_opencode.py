@@ -183,7 +183,7 @@ async def test_a_sub_agent_of_another_organizations_session_is_not_heard(
     note(request, _PARENT, Seen.AUDITED)
     foreign = await put_on_the_attackers_server(world)
     own = world.attacker.opencode_sessions["running"]
-    before = await world.belongings()
+    before, counted = await world.belongings(), foreign_counted(world)
     item = {"type": "tool", "call_id": "c", "tool": "t", "status": "running"}
 
     answer = await world.callback(
@@ -197,3 +197,4 @@ async def test_a_sub_agent_of_another_organizations_session_is_not_heard(
     assert world.leaks(answer.text, sent=[foreign]) == []
     assert (await world.belongings()).rows == before.rows
     assert (await world.audited())[-1] == (f"instance:{world.attacker.server}", "callback.refused", ATTACKER)
+    assert foreign_counted(world) == counted + 1

@@ -1,7 +1,10 @@
 """The database's own guard between tenants, behind the scoping in code."""
 
+import secrets
+
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.adapters.storage.models import Base
@@ -117,6 +120,22 @@ async def test_an_owner_in_the_tenants_place_is_found_out(database_url: str) -> 
     with pytest.raises(PermanentError, match="exempt"):
         await PostgresReadiness(as_owner).tenant_role_bound()
     await as_owner.close()
+
+
+async def test_a_role_that_row_level_security_does_not_bind_is_found_out(database_url: str) -> None:
+    """No superuser and no owner: BYPASSRLS alone."""
+    role = f"nubabel_test_unbound_{secrets.token_hex(4)}"
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
+        await owner.execute(f"CREATE ROLE {role} LOGIN NOSUPERUSER BYPASSRLS PASSWORD 'unbound'")
+        unbound = make_conninfo(database_url, user=role, password="unbound")
+        database = Database(unbound, unbound, DatabaseLimits(pool_min=0), application_name="tests")
+        await database.open()
+        try:
+            with pytest.raises(PermanentError, match="exempt"):
+                await PostgresReadiness(database).tenant_role_bound()
+        finally:
+            await database.close()
+            await owner.execute(f"DROP ROLE {role}")
 
 
 async def test_a_table_without_its_guard_is_named(database: Database, database_url: str) -> None:
