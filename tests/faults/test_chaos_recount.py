@@ -105,7 +105,10 @@ async def test_a_batch_that_nobody_was_told_of_is_seen(database: Database) -> No
         ("ready", ["1 servers with more directories than they may have"]),
         (
             "disposing",
-            ["1 servers with more directories than they may have", "1 directories that are being unloaded"],
+            [
+                "1 servers with more directories than they may have",
+                "1 directories that were left while they were unloaded",
+            ],
         ),
         ("disposed", []),
     ],
@@ -115,8 +118,8 @@ async def test_a_directory_too_many_is_seen(database: Database, state: str, says
 
     await database.system().execute(
         f"""
-        INSERT INTO instance_directories (instance_id, organization_id, path, state)
-        VALUES ('ins_1', 'org_a', '/srv/directories/org_a', '{state}')
+        INSERT INTO instance_directories (instance_id, organization_id, path, state, changed_at)
+        VALUES ('ins_1', 'org_a', '/srv/directories/org_a', '{state}', now() - interval '4 minutes')
         """
     )
 

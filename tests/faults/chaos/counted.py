@@ -3,11 +3,10 @@
 Each check takes what was counted and the rows, so that a test can plant a difference.
 """
 
-import asyncio
 import math
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.turns import FairPolicy, FairTurns
@@ -15,13 +14,11 @@ from nubabel_workers.bootstrap import Services
 from nubabel_workers.bootstrap.policies import fair_policy
 from nubabel_workers.domain.admission import Occupied
 from nubabel_workers.domain.budgets import Amount
-from nubabel_workers.domain.errors import TransientError, UncertainError
+from tests.faults.chaos.patience import until_done
 
-T = TypeVar("T")
 Row = Mapping[str, Any]
 
 _TOLERATED = 0.000001  # dollars
-_AGAIN_S = 0.2
 _TOKENS = ("input_tokens", "output_tokens", "reasoning_tokens", "cache_read_tokens", "cache_write_tokens")
 _WAITS = "queued"
 _ON_A_SERVER = frozenset({"dispatching", "running", "waiting_input"})
@@ -52,12 +49,12 @@ async def miscounted(
     In words, what is not as counted from the rows.
     """
     database = services.database
-    executions = await _heard(lambda: database.system().all(EXECUTIONS))
-    attempts = await _heard(lambda: database.system().all(_ATTEMPTS))
-    places = await _heard(lambda: database.system().all(_PLACES))
-    occupied = {one: await _heard(lambda: services.admission.occupied(one)) for one in organizations}  # noqa: B023
-    books = {one: (await _heard(lambda: services.keep_budgets.books(one)))[1] for one in organizations}  # noqa: B023
-    in_flight = {str(one.id): one.in_flight for one in await _heard(services.instances.loads)}
+    executions = await until_done(lambda: database.system().all(EXECUTIONS))
+    attempts = await until_done(lambda: database.system().all(_ATTEMPTS))
+    places = await until_done(lambda: database.system().all(_PLACES))
+    occupied = {one: await until_done(lambda: services.admission.occupied(one)) for one in organizations}  # noqa: B023
+    books = {one: (await until_done(lambda: services.keep_budgets.books(one)))[1] for one in organizations}  # noqa: B023
+    in_flight = {str(one.id): one.in_flight for one in await until_done(services.instances.loads)}
     return [
         *wrong_occupied(occupied, executions),
         *wrong_in_flight(in_flight, executions),
@@ -71,9 +68,9 @@ async def miscounted(
 async def fair_use_miscounted(database: Database, services: Services) -> list[str]:
     """What counts as lately used decays all the time: the system's count lies between one before it and one after."""
     policy = fair_policy(services.settings)
-    before = await _heard(lambda: database.system().all(EXECUTIONS))
-    counted = await _heard(FairTurns(database, services.plans, policy).count)
-    after = await _heard(lambda: database.system().all(EXECUTIONS))
+    before = await until_done(lambda: database.system().all(EXECUTIONS))
+    counted = await until_done(FairTurns(database, services.plans, policy).count)
+    after = await until_done(lambda: database.system().all(EXECUTIONS))
     use_s = {organization_id: book.use * book.weight for organization_id, book in counted.items()}
     return wrong_fair_use(use_s, before, after, policy)
 
@@ -159,12 +156,3 @@ def _used_s(executions: Sequence[Row], policy: FairPolicy) -> defaultdict[str, f
             run_s = row["finished_at"] - row["running_since"]
             used[row["organization_id"]] += run_s * math.pow(0.5, age_s / policy.half_life_s)
     return used
-
-
-async def _heard(ask: Callable[[], Awaitable[T]]) -> T:
-    """PostgreSQL was killed meanwhile: connections that were kept from before are met, and dropped, one by one."""
-    while True:
-        try:
-            return await ask()
-        except (TransientError, UncertainError):
-            await asyncio.sleep(_AGAIN_S)

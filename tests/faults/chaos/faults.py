@@ -69,6 +69,7 @@ class Injector:
             FaultKind.FLEET_GIVE_UP: self._give_up_server,
             FaultKind.FLEET_LEAK: self._leak,
             FaultKind.FLEET_LAG: self._delay_events,
+            FaultKind.FLEET_FEWER: self._house_fewer,
             **dict.fromkeys(_FAULTS_OF_SLACK, self._spoil_slack),
             **dict.fromkeys(LIMIT_FAULTS, self._lower_limit),
         }
@@ -190,6 +191,9 @@ class Injector:
 
     async def _delay_events(self, fault: PlannedFault) -> None:
         await self._fleet.delay_events(self._server(fault), fault.hold_s)
+
+    async def _house_fewer(self, fault: PlannedFault) -> None:
+        await self._fleet.house_fewer(self._server(fault), fault.hold_s)
 
     async def _lower_limit(self, fault: PlannedFault) -> None:
         (tenant,) = (one for one in self._stack.tenants if one.team == fault.target)

@@ -4,15 +4,16 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
 from aiohttp import web
 
-from nubabel_workers.domain.errors import InvalidInputError, TransientError, UncertainError
+from nubabel_workers.domain.errors import InvalidInputError
+from nubabel_workers.domain.tenants import InstanceChange
 from nubabel_workers.embedded.server_memory import HasMemory, tell_memory
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_environment import HOST
@@ -21,8 +22,7 @@ from nubabel_workers.services.manage_instances import ManageInstances, NewInstan
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import simulator
 from tests.faults.chaos.book import Book, RunObserver
-
-T = TypeVar("T")
+from tests.faults.chaos.patience import until_done
 
 _START_ANEW = Path(__file__).with_name("start_anew.py")
 _ACTOR = "chaos:fleet"
@@ -31,6 +31,7 @@ _IDLE_WITHIN_S = 45.0  # so long a drained server is waited for; then its runs h
 _RESTARTED_WITHIN_S = 90.0  # a leak that nobody mends within this is something to look at
 _LEAK_PER_S = 20_000_000.0
 _LATE_S = 5.0
+_FEW_DIRECTORIES = 2
 _DOWN_S = 0.5  # of a server that is started anew
 
 # How fast the system notices: the rest of it keeps the times of production, a leak of ten minutes has no room here.
@@ -127,20 +128,28 @@ class Fleet:
         await self._add(server)
         await asyncio.sleep(hold_s)
         instance_id = self._ids[server.url]
-        await _until_done(lambda: self._manage.drain(instance_id, actor=_ACTOR))
+        await until_done(lambda: self._manage.drain(instance_id, actor=_ACTOR))
         await self._remove_when_idle(instance_id)
         self._book.wipes.append(time.monotonic())
 
     async def drain(self, server: SimulatedServer, hold_s: float) -> None:
         instance_id = self._ids[server.url]
-        await _until_done(lambda: self._manage.drain(instance_id, actor=_ACTOR))
+        await until_done(lambda: self._manage.drain(instance_id, actor=_ACTOR))
         await asyncio.sleep(hold_s)
-        await _until_done(lambda: self._manage.activate(instance_id, actor=_ACTOR))
+        await until_done(lambda: self._manage.activate(instance_id, actor=_ACTOR))
+
+    async def house_fewer(self, server: SimulatedServer, hold_s: float) -> None:
+        """So few organizations' directories that others wait for a place, or take that of one which is idle."""
+        instance_id = self._ids[server.url]
+        (before,) = (one for one in await until_done(self._instances.loads) if one.id == instance_id)
+        await self._change(instance_id, InstanceChange(max_directories=_FEW_DIRECTORIES))
+        await asyncio.sleep(hold_s)
+        await self._change(instance_id, InstanceChange(max_directories=before.max_directories))
 
     async def remove(self, server: SimulatedServer, hold_s: float) -> None:
         """By force. What ran there is started elsewhere; an operator starts it anew before it comes back."""
         instance_id = self._ids[server.url]
-        await _until_done(lambda: self._manage.remove(instance_id, force=True, actor=_ACTOR))
+        await until_done(lambda: self._manage.remove(instance_id, force=True, actor=_ACTOR))
         self._book.wipes.append(time.monotonic())
         await asyncio.sleep(hold_s)
         server.insides.crash()
@@ -188,30 +197,24 @@ class Fleet:
             server.url, server.username, server.password, options.capacity_runs, options.submits_per_second
         )
         with suppress(InvalidInputError):  # the try before was done, though nobody heard of it
-            await _until_done(lambda: self._manage.add(new, actor=_ACTOR))
-        for instance in await _until_done(self._instances.loads):
+            await until_done(lambda: self._manage.add(new, actor=_ACTOR))
+        for instance in await until_done(self._instances.loads):
             self._ids[instance.url] = instance.id
+
+    async def _change(self, instance_id: str, change: InstanceChange) -> None:
+        await until_done(lambda: self._manage.change(instance_id, change, actor=_ACTOR))
 
     async def _remove_when_idle(self, instance_id: str) -> None:
         deadline = time.monotonic() + _IDLE_WITHIN_S
         while True:
             force = time.monotonic() > deadline
             try:
-                await _until_done(lambda: self._manage.remove(instance_id, force=force, actor=_ACTOR))  # noqa: B023
+                await until_done(lambda: self._manage.remove(instance_id, force=force, actor=_ACTOR))  # noqa: B023
             except InvalidInputError:
                 await asyncio.sleep(_AGAIN_S)
             else:
                 log.info("chaos.server_removed", instance_id=instance_id, force=force)
                 return
-
-
-async def _until_done(act: Callable[[], Awaitable[T]]) -> T:
-    """The database may be away: an operator tries again."""
-    while True:
-        try:
-            return await act()
-        except (TransientError, UncertainError):
-            await asyncio.sleep(_AGAIN_S)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from nubabel_workers.domain.budgets import Books
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text
-from nubabel_workers.domain.errors import TransientError, UncertainError
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_tenants import Tenant
+from tests.faults.chaos.patience import until_done
 
 _COMMAND_WITHIN_S = 30.0
 _CALL_WITHIN_S = 5.0
@@ -72,13 +72,8 @@ class LimitChanges:
     async def _value(self, tenant: Tenant, limit: str) -> float:
         if limit in _FEW:
             return _FEW[limit]
-        while True:
-            try:
-                _, books = await self._stack.services.keep_budgets.books(tenant.id)
-            except (TransientError, UncertainError):
-                await asyncio.sleep(_AGAIN_S)
-            else:
-                return _JUST_ABOVE[limit](books)
+        _, books = await until_done(lambda: self._stack.services.keep_budgets.books(tenant.id))
+        return _JUST_ABOVE[limit](books)
 
     async def set(self, tenant: Tenant, limit: str, value: float | None) -> None:
         """None: what the plan says. A gateway or the database may be away: an operator tries again."""

@@ -33,6 +33,7 @@ class FaultKind(StrEnum):
     FLEET_GIVE_UP = "fleet: server given up"  # away for longer than its sessions wait for it
     FLEET_LEAK = "fleet: server leaks"  # until the scheduler has had it restarted
     FLEET_LAG = "fleet: events late"
+    FLEET_FEWER = "fleet: fewer directories"  # than there are organizations
     LIMIT_REQUESTS = "limit: requests_per_minute"
     LIMIT_QUEUED = "limit: queued"
     LIMIT_SESSIONS = "limit: sessions"

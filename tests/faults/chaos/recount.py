@@ -67,8 +67,9 @@ _LEFT: Mapping[str, str] = {
         SELECT count(*) AS n FROM instances i
         WHERE (SELECT count(*) FROM instance_directories d WHERE d.instance_id = i.id
                AND d.state IN ('wanted', 'ready', 'disposing')) > i.max_directories""",
-    "directories that are being unloaded": """
-        SELECT count(*) AS n FROM instance_directories WHERE state = 'disposing'""",
+    "directories that were left while they were unloaded": """
+        SELECT count(*) AS n FROM instance_directories
+        WHERE state = 'disposing' AND changed_at < now() - interval '3 minutes'""",
     "directories of sessions that have no row": """
         SELECT count(*) AS n FROM (
           SELECT DISTINCT s.instance_id, s.organization_id, s.opencode_directory
