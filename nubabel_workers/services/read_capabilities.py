@@ -1,4 +1,4 @@
-"""What can be asked for: categories and skills of the rules, agents and versions of the servers that are there now."""
+"""What can be asked for: categories, agents and versions of the servers that are there now, skills of the rules."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import structlog
 
 from nubabel_workers.domain.analysis import Rules
 from nubabel_workers.domain.errors import NubabelError
-from nubabel_workers.domain.ports import Clock, InstanceStore, OpenCodeServers
+from nubabel_workers.domain.ports import Clock, InstanceStore, OpenCodeServer, OpenCodeServers
 from nubabel_workers.domain.tenants import Instance
 
 log = structlog.get_logger(__name__)
@@ -17,7 +17,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ServerCapabilities:
-    """answered False: it was asked just now and said nothing; the rest is what was last known of it."""
+    """answered False: it was asked just now and said nothing; the rest is what was last known of it.
+
+    categories: None where it does not tell them.
+    """
 
     instance_id: str
     answered: bool
@@ -26,6 +29,7 @@ class ServerCapabilities:
     healthy: bool
     draining: bool
     checked_at: datetime | None
+    categories: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,18 @@ class Named:
 
 @dataclass(frozen=True)
 class Capabilities:
-    categories: Sequence[Named]
+    """of_rules: the categories that requests may name."""
+
+    of_rules: Sequence[Named]
     skills: Sequence[Named]
     servers: Sequence[ServerCapabilities]
+
+    @property
+    def categories(self) -> Sequence[Named]:
+        """Without those that no server has which takes new sessions; all, where one of these does not tell."""
+        told = [one.categories for one in self.servers if not one.draining]
+        had = {name for names in told if names is not None for name in names}
+        return [one for one in self.of_rules if not told or None in told or one.name in had]
 
     @property
     def agents(self) -> list[str]:
@@ -101,8 +114,25 @@ class ReadCapabilities:
         server = self._servers.server(instance)
         try:
             async with asyncio.timeout(self._ask_s):
-                version, agents = await asyncio.gather(server.version(), server.agents(instance.directory))
+                version, agents, categories = await asyncio.gather(
+                    server.version(), server.agents(instance.directory), self._categories_of(server, instance)
+                )
         except (NubabelError, TimeoutError) as error:
             log.info("capabilities.server_silent", instance_id=instance.id, error_type=type(error).__name__)
             return known
-        return replace(known, answered=True, version=version, agents=tuple(agents), checked_at=self._clock.now())
+        return replace(
+            known,
+            answered=True,
+            version=version,
+            agents=tuple(agents),
+            categories=categories,
+            checked_at=self._clock.now(),
+        )
+
+    async def _categories_of(self, server: OpenCodeServer, instance: Instance) -> Sequence[str] | None:
+        """By a route that OpenCode calls experimental: without it they are unknown, and nothing else is."""
+        try:
+            return await server.categories(instance.directory)
+        except NubabelError as error:
+            log.info("capabilities.categories_unknown", instance_id=instance.id, error_type=type(error).__name__)
+            return None

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from nubabel_workers.adapters.opencode import UnexpectedAnswerError
 from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.executions import FINAL
 from nubabel_workers.domain.ports import (
@@ -42,6 +43,7 @@ class FakeConversations(ConversationStore):
 class FakeServer:
     version_: str
     agents_: Sequence[str]
+    categories_: str | None = None
     refuses: bool = False
     hangs: bool = False
     asked: int = 0
@@ -56,6 +58,11 @@ class FakeServer:
 
     async def agents(self, directory: str | None) -> list[str]:
         return list(self.agents_)
+
+    async def categories(self, directory: str | None) -> list[str] | None:
+        if self.categories_ == "broken":
+            raise UnexpectedAnswerError("no such route")
+        return None if self.categories_ is None else self.categories_.split()
 
 
 @dataclass

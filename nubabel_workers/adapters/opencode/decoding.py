@@ -1,6 +1,6 @@
 """OpenCode's JSON -> our values. Everything in it is outside text: wrong shapes raise UnexpectedAnswerError."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -126,6 +126,11 @@ class _Session(_Wire):
     time: _Time = _Time()
 
 
+class _OfferedTool(_Wire):
+    id: str
+    description: str = ""
+
+
 class _Agent(_Wire):
     """With oh-my-opencode 4.19.4 the server sends null for what an agent's definition leaves out."""
 
@@ -222,6 +227,7 @@ _MESSAGE = TypeAdapter(_Message)
 _SESSION = TypeAdapter(_Session)
 _SESSIONS = TypeAdapter(list[_Session])
 _AGENTS = TypeAdapter(list[_Agent])
+_OFFERED_TOOLS = TypeAdapter(list[_OfferedTool])
 _STATUSES = TypeAdapter(dict[str, _Status])
 _ASKS = TypeAdapter(list[_Ask])
 _PROVIDERS = TypeAdapter(_Providers)
@@ -374,6 +380,13 @@ def _session_state(status: _Status) -> SessionState:
     return SessionState(SessionActivity.IDLE if status.type == SessionActivity.IDLE else SessionActivity.BUSY)
 
 
+def _descriptions(tools: Sequence[_OfferedTool]) -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for tool in tools:
+        found.setdefault(tool.id, []).append(tool.description)
+    return found
+
+
 def _agent(agent: _Agent) -> Agent:
     return Agent(agent.name, agent.mode or "all", bool(agent.hidden), agent.description or "")
 
@@ -401,6 +414,7 @@ decode_sessions = _decoder(_SESSIONS, lambda sessions: [_session(s) for s in ses
 decode_message = _decoder(_MESSAGE, _run_message)
 decode_messages = _decoder(_MESSAGES, lambda messages: [_run_message(m) for m in messages])
 decode_agents = _decoder(_AGENTS, lambda agents: [_agent(a) for a in agents])
+decode_tool_descriptions = _decoder(_OFFERED_TOOLS, _descriptions)
 decode_statuses = _decoder(_STATUSES, lambda statuses: {sid: _session_state(s) for sid, s in statuses.items()})
 decode_permissions = _decoder(_ASKS, lambda asks: [_permission_request(a) for a in asks])
 decode_questions = _decoder(_ASKS, lambda asks: [QuestionRequest(a.id, a.session_id, a.questions) for a in asks])

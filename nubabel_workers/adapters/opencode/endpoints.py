@@ -308,6 +308,14 @@ def agents(directory: str | None = None) -> Call[list[Agent]]:
     return Call("agents", "GET", _target("/agent", {"directory": directory}), _json(decoding.decode_agents))
 
 
+def offered_tools(model: str, directory: str | None = None) -> Call[Mapping[str, Sequence[str]]]:
+    """Name -> descriptions of the tools that a model is offered: a plugin's tool stands beside the one it replaces."""
+    provider, name = _model_names(model) or ("", "")
+    query = {"provider": provider, "model": name, "directory": directory}
+    target = _target("/experimental/tool", query)
+    return Call("offered_tools", "GET", target, _json(decoding.decode_tool_descriptions))
+
+
 def config(directory: str | None = None) -> Call[ServerConfig]:
     return Call("config", "GET", _target("/config", {"directory": directory}), _json(decoding.decode_config))
 

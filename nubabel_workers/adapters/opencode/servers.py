@@ -11,6 +11,7 @@ import aiohttp
 
 from nubabel_workers.adapters.opencode import endpoints
 from nubabel_workers.adapters.opencode.arrivals import ArrivalWatch
+from nubabel_workers.adapters.opencode.categories import DELEGATING_TOOL, categories_in
 from nubabel_workers.adapters.opencode.client import CallReport, OpenCodeClient
 from nubabel_workers.adapters.opencode.decoding import UnexpectedAnswerError
 from nubabel_workers.adapters.opencode.event_stream import events
@@ -121,6 +122,14 @@ class HttpOpenCodeServer:
 
     async def agents(self, directory: str | None) -> list[str]:
         return [agent.name for agent in await self._client.agents(directory)]
+
+    async def categories(self, directory: str | None) -> list[str] | None:
+        """Only the words of the delegating tool tell them (opencode_categories.py)."""
+        models = await self.models(directory)
+        if not models:
+            return None
+        tools = await self._client.call(endpoints.offered_tools(models[0], directory))
+        return categories_in(tools.get(DELEGATING_TOOL, ()))
 
     async def models(self, directory: str | None) -> list[str]:
         providers = await self._client.providers(directory)

@@ -73,6 +73,10 @@ class OpenCodeServer(Protocol):
 
     async def agents(self, directory: str | None) -> list[str]: ...
 
+    async def categories(self, directory: str | None) -> list[str] | None:
+        """That its agents can delegate by. None: it does not tell, which does not mean that it has none."""
+        ...
+
     async def models(self, directory: str | None) -> list[str]:
         """As prompts name them, `provider/model`."""
         ...

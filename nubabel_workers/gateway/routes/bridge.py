@@ -176,6 +176,7 @@ class ServerView(BaseModel):
     draining: bool = Field(description="true: it ends what it has, and takes nothing new.")
     version: str
     agents: list[str]
+    categories: list[str] | None = Field(description="That its agents delegate by; null: it does not tell.")
     checked_at: datetime | None = Field(description="When it was last heard of.")
 
     @classmethod
@@ -187,6 +188,7 @@ class ServerView(BaseModel):
             draining=server.draining,
             version=server.version,
             agents=list(server.agents),
+            categories=None if server.categories is None else list(server.categories),
             checked_at=server.checked_at,
         )
 
@@ -209,6 +211,7 @@ class CapabilitiesView(BaseModel):
                         "draining": False,
                         "version": "1.18.33",
                         "agents": ["Sisyphus - ultraworker"],
+                        "categories": ["quick", "ultrabrain"],
                         "checked_at": "2026-11-21T01:20:00.120000Z",
                     }
                 ],
@@ -216,7 +219,9 @@ class CapabilitiesView(BaseModel):
         }
     )
 
-    categories: list[NamedView]
+    categories: list[NamedView] = Field(
+        description="Of the rules, without those that no server has; all of them where a server does not tell."
+    )
     skills: list[NamedView]
     agents: list[str] = Field(description="Of the servers that take new sessions.")
     versions: list[str] = Field(description="Of OpenCode, on those servers.")
@@ -235,6 +240,8 @@ class CapabilitiesView(BaseModel):
 
 @router.get("/capabilities", summary="What can be asked for", responses=problems(401, 403, 422, 503))
 async def read_capabilities(who: Identified, parts: Parts) -> CapabilitiesView:
-    """Categories and skills of the rules; agents and versions as the OpenCode servers say just now."""
+    """Categories, agents and versions as the OpenCode servers say just now; skills, and what categories mean, of the
+    rules.
+    """
     await who.confirm({})
     return CapabilitiesView.of(await parts.capabilities.of(who.caller.organization.id))

@@ -79,6 +79,7 @@ class Api:
             ("POST", "instance/dispose"): self._dispose,
             ("POST", "session"): self._create_session,
             ("GET", "session"): self._list_sessions,
+            ("GET", "experimental/tool"): self._catalogue.offered_tools,
             ("GET", "experimental/session"): self._page_of_sessions,
             ("GET", "session/status"): self._status,
             ("GET", "session/*"): self._get_session,

@@ -35,6 +35,12 @@ class Catalogue:
         ]
         return json_answer(shown)
 
+    async def offered_tools(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
+        """The delegating tool only, in the words of oh-my-opencode."""
+        listed = "\n".join(f"  - {name}: {meaning}" for name, meaning in self._settings.categories.items())
+        words = f"  - category: Use predefined category\n    Available categories:\n  {listed}\n  - subagent_type: ..."
+        return json_answer([{"id": "task", "description": words, "parameters": {}}])
+
     async def config(self, _request: web.BaseRequest, _ids: list[str]) -> web.StreamResponse:
         denied = dict.fromkeys(("question", "doom_loop", "external_directory"), "deny")
         return json_answer({"model": self._settings.models[0], "share": "disabled", "plugin": [], "permission": denied})

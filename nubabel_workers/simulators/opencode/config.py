@@ -1,5 +1,6 @@
 """How a simulator is set up, and the faults it can be told to have."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +46,17 @@ OMO_AGENTS = (
     SimulatedAgent("title", hidden=True),
 )
 
+OMO_CATEGORIES: Mapping[str, str] = {
+    "visual-engineering": "Frontend, UI/UX",
+    "artistry": "unconventional approaches",
+    "ultrabrain": "hard logic only",
+    "deep": "research, one goal",
+    "quick": "trivial tasks",
+    "unspecified-low": "low effort",
+    "unspecified-high": "high effort",
+    "writing": "documentation, prose",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatorConfig:
@@ -72,6 +84,11 @@ class SimulatorConfig:
     @property
     def agents(self) -> tuple[SimulatedAgent, ...]:
         return OMO_AGENTS if self.plugin == "oh-my-opencode" else PLAIN_AGENTS
+
+    @property
+    def categories(self) -> Mapping[str, str]:
+        """Name -> meaning, as oh-my-opencode words them."""
+        return OMO_CATEGORIES if self.plugin == "oh-my-opencode" else {}
 
     @property
     def default_agent(self) -> str:

@@ -29,6 +29,15 @@ def system_texts(shared: Deployed, since: int) -> list[str]:
     ]
 
 
+async def test_the_servers_categories_are_read_from_it_and_are_those_of_the_rules(shared: Deployed) -> None:
+    async with aclosing(new_http_client()) as http:
+        client = OpenCodeClient(http, shared.server.url, username="opencode", password=shared.server.password)
+
+        categories = await HttpOpenCodeServer(client).categories(None)
+
+    assert set(categories or ()) == set(load_rules().categories)
+
+
 async def test_what_was_asked_for_reaches_sisyphus_and_what_was_done_is_read_back(shared: Deployed) -> None:
     agents = [agent["name"] for agent in (await shared.http.get("/agent")).json()]
     analysis = analyse("x", Overrides(category="deep", skills=("git-master",)), load_rules(), agents)

@@ -128,6 +128,7 @@ UNSTEADY: Mapping[str, str] = {
 NOT_CALLED: Mapping[str, str] = {
     "mappings.find": "sessions are found in the claimed row",
     "messenger.count_replies": "asked where one page a minute may be read of threads; it changes nothing",
+    "opencode.categories": "asked for GET /capabilities, which changes nothing",
 }
 
 

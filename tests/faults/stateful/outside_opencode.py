@@ -129,6 +129,10 @@ class FakeOpenCode:
         self._reached()
         return ["build"]
 
+    async def categories(self, directory: str | None) -> list[str] | None:
+        self._reached()
+        return None
+
     async def models(self, directory: str | None) -> list[str]:
         self._reached()
         return ["stub/echo"]

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from nubabel_workers.adapters.analysis_rules import load_rules
 from nubabel_workers.domain.ids import InstanceId, OrganizationId
 from nubabel_workers.domain.tenants import Instance
@@ -79,3 +81,32 @@ async def test_a_server_that_takes_nothing_new_offers_no_agents() -> None:
 
     assert found.agents == []
     assert found.servers[0].draining
+
+
+async def test_a_category_that_no_server_has_is_not_offered() -> None:
+    bench = Bench()
+    bench.servers.add(KNOWN, FakeServer("1.0", [], categories_="quick slack-answer"))
+    bench.servers.add(
+        replace(KNOWN, id=InstanceId("ins_2"), url="http://two"), FakeServer("1.0", [], categories_="deep")
+    )
+
+    found = await bench.read.of("org_a")
+
+    assert [one.name for one in found.categories] == ["quick", "deep"]
+    assert [one.categories for one in found.servers] == [["quick", "slack-answer"], ["deep"]]
+
+
+@pytest.mark.parametrize("said", [None, "broken"])
+async def test_where_a_server_does_not_tell_its_categories_they_are_unknown_and_all_of_the_rules_are_offered(
+    said: str | None,
+) -> None:
+    bench = Bench()
+    bench.servers.add(KNOWN, FakeServer("1.0", ["a"], categories_="quick"))
+    bench.servers.add(
+        replace(KNOWN, id=InstanceId("ins_2"), url="http://two"), FakeServer("1.0", ["b"], categories_=said)
+    )
+
+    found = await bench.read.of("org_a")
+
+    assert {"quick", "deep", "writing"} <= {one.name for one in found.categories}
+    assert [(one.answered, one.categories) for one in found.servers] == [(True, ["quick"]), (True, None)]

@@ -175,6 +175,14 @@ ENDPOINTS: list[tuple[Call[Any], str, str, object, object, object]] = [
         [Agent("build", "primary", description="Builds.")],
     ),
     (
+        endpoints.offered_tools("stub/echo", "/d"),
+        "GET",
+        "/experimental/tool?provider=stub&model=echo&directory=%2Fd",
+        None,
+        [{"id": "task", "description": "own"}, {"id": "bash"}, {"id": "task", "description": "the plugin's"}],
+        {"task": ["own", "the plugin's"], "bash": [""]},
+    ),
+    (
         endpoints.config("/d"),
         "GET",
         "/config?directory=%2Fd",
