@@ -84,6 +84,14 @@ class Rig:
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._parts.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
         await self._parts.enter_async_context(self.server_processes)
         await self._parts.enter_async_context(self.stack)
         self.fleet = await self._parts.enter_async_context(Fleet(self.stack, self.book, self.server_processes))
@@ -94,7 +102,6 @@ class Rig:
         await self._limit()
         for server in self.stack.opencode.simulators:
             RunObserver(self.book, server.insides.engine)
-        return self
 
     async def _limit(self) -> None:
         """One organization may run few at once, another has little money."""
