@@ -21,6 +21,7 @@ from benchmarks.figures import Report
 from benchmarks.rows_analysis import measure_analysis
 from benchmarks.rows_backlog import measure_claims
 from benchmarks.rows_bridge import measure_callbacks, measure_listeners, measure_tool_calls
+from benchmarks.rows_cancel import measure_cancel
 from benchmarks.rows_decoder import measure_decoder
 from benchmarks.rows_fairness import FAIR_CAPACITY, measure_fairness
 from benchmarks.rows_load import (
@@ -38,6 +39,7 @@ from benchmarks.rows_load import (
 from benchmarks.rows_masking import measure_masking
 from benchmarks.rows_paths import measure_lookups, measure_sse
 from benchmarks.rows_placement import measure_placement
+from benchmarks.rows_warm import measure_warm
 from benchmarks.sizes import FULL, QUICK, SMOKE, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
 from nubabel_workers.embedded.processes import StartProcess
@@ -52,9 +54,21 @@ _ON_ONE_SYSTEM = (
     "callbacks",
     "listeners",
     "tool-calls",
+    "cancel",
     "in-flight",
 )
-ROWS = ("analysis", "decoder", "masking", "claims", *_ON_ONE_SYSTEM, "task-events", "limits", "fairness", "placement")
+ROWS = (
+    "analysis",
+    "decoder",
+    "masking",
+    "claims",
+    "warm",
+    *_ON_ONE_SYSTEM,
+    "task-events",
+    "limits",
+    "fairness",
+    "placement",
+)
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
 _LOOPS = 1_000_000
@@ -74,15 +88,7 @@ def run(arguments: Sequence[str], *, start_process: StartProcess = subprocess.Po
 
 
 async def main(rows: Collection[str], sizes: Sizes, report: Report, start_process: StartProcess) -> None:
-    if "analysis" in rows:
-        measure_analysis(report)
-    if "decoder" in rows:
-        measure_decoder(sizes, report)
-    if "masking" in rows:
-        measure_masking(report)
-    if "claims" in rows:
-        _say("claims")
-        await measure_claims(sizes, report)
+    await _without_system(rows, sizes, report)
     if set(_ON_ONE_SYSTEM) & set(rows):
         async with _system(sizes, start_process, task_events=False) as system:
             await _without_limits(system, rows, sizes, report)
@@ -106,6 +112,21 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report, start_proces
         await measure_placement(sizes, report)
 
 
+async def _without_system(rows: Collection[str], sizes: Sizes, report: Report) -> None:
+    if "analysis" in rows:
+        measure_analysis(report)
+    if "decoder" in rows:
+        measure_decoder(sizes, report)
+    if "masking" in rows:
+        measure_masking(report)
+    if "claims" in rows:
+        _say("claims")
+        await measure_claims(sizes, report)
+    if "warm" in rows:
+        _say("warm sessions")
+        await measure_warm(sizes, report)
+
+
 async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:
     floor: dict[str, Outcome] = {}
     if "floor" in rows:
@@ -127,6 +148,9 @@ async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, r
         _say("event streams")
         await measure_sse(system, sizes, report)
     await _way_back(system, rows, sizes, report)
+    if "cancel" in rows:
+        _say("cancelling")
+        await measure_cancel(system, sizes, report)
     if "in-flight" in rows:
         _say("in flight")
         await measure_in_flight(system, sizes, report)
@@ -179,7 +203,7 @@ def _chosen(arguments: Sequence[str]) -> argparse.Namespace:
     size.set_defaults(sizes=FULL)
     quick = "about two minutes: smaller numbers, fewer rows"
     size.add_argument("--quick", dest="sizes", action="store_const", const=QUICK, help=quick)
-    smoke = "with --only floor --only added: seconds, two executions per load, to see whether the benchmark works"
+    smoke = "as little as there can be, to see whether the rows work; what the figures are means nothing"
     size.add_argument("--smoke", dest="sizes", action="store_const", const=SMOKE, help=smoke)
     parser.add_argument("--only", action="append", choices=ROWS, metavar="ROW", help=f"one of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, default=_JSON, help=f"where the figures go (default {_JSON})")

@@ -35,6 +35,10 @@ class Sizes:
     waiting_rows: int = 100_000
     calm_s: float = 30.0  # of the placement row, before servers are harmed
     harmed_s: float = 50.0
+    cancelled: int = 40  # on each surface
+    cancelled_by_command: int = 10  # each is a process of its own
+    warm_sessions: int = 10  # of each way
+    with_real_opencode: bool = True
 
 
 FULL = Sizes()
@@ -66,6 +70,43 @@ QUICK = Sizes(
     waiting_rows=10_000,
     calm_s=15.0,
     harmed_s=25.0,
+    cancelled=15,
+    cancelled_by_command=3,
+    warm_sessions=5,
 )
-# The rows floor and added work and have every figure; what the figures are means nothing. Other rows are quick ones.
-SMOKE = replace(QUICK, warm_up=2, slow=2, fast=2, floor_slow=2, floor_fast=2, floor_saturated=2)
+# To see that rows work; what the figures are means nothing.
+SMOKE = replace(
+    QUICK,
+    warm_up=2,
+    idle_s=0.1,
+    slow=2,
+    fast=2,
+    saturated=2,
+    saturated_in_flight=2,
+    floor_slow=2,
+    floor_fast=2,
+    floor_saturated=2,
+    in_flight=(2,),
+    most_in_flight=4,
+    most_in_flight_s=2.0,
+    with_task_events=True,
+    lookups=2,
+    streamed_words=10,
+    limited=2,
+    decoder_rounds=1,
+    callbacks_s=0.2,
+    followed=2,
+    listeners=4,
+    told_s=0.6,
+    tool_calls_s=0.2,
+    quiet_s=1.0,
+    flood=20,
+    saturated_each=4,
+    waiting_rows=500,
+    calm_s=2.0,
+    harmed_s=4.0,
+    cancelled=1,
+    cancelled_by_command=1,
+    warm_sessions=1,
+    with_real_opencode=False,
+)

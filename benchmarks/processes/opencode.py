@@ -1,6 +1,7 @@
 """Process: one OpenCode simulator that also knows how long it worked on each job.
 
-`open {delay_s, gap_s, tokens, password}` -> url; `runs` -> job number -> [start, end] on the monotonic clock.
+`open {delay_s, gap_s, tokens, password}` -> url; `runs` -> job number -> [start, end] on the monotonic clock;
+`aborts` -> job number -> when it was asked to stop.
 """
 
 import re
@@ -21,25 +22,37 @@ _JOB = re.compile(r"\bjob (\d+):")
 
 
 class _Timed:
-    """Stands in front of Engine.start and notes when a run begins and ends."""
+    """Stands in front of Engine.start and Engine.abort; notes when a run begins, ends and is asked to stop."""
 
     def __init__(self, engine: Engine) -> None:
         self.runs: dict[int, tuple[float, float]] = {}
+        self.aborts: dict[int, float] = {}
         self._start = engine.start
+        self._abort = engine.abort
 
     def start(self, session: SimulatedSession) -> Run:
         began = time.monotonic()
         is_new = session.run is None
         run = self._start(session)
-        user = session.newest_user()
-        job = _JOB.search(user.text) if user is not None else None
-        if is_new and run.task is not None and job is not None:
-            number = int(job.group(1))
+        number = _job_of(session)
+        if is_new and run.task is not None and number is not None:
             run.task.add_done_callback(lambda _task: self._ended(number, began))
         return run
 
+    def abort(self, session: SimulatedSession) -> None:
+        number = _job_of(session)
+        if number is not None:
+            self.aborts.setdefault(number, time.monotonic())
+        self._abort(session)
+
     def _ended(self, number: int, began: float) -> None:
         self.runs[number] = (began, time.monotonic())
+
+
+def _job_of(session: SimulatedSession) -> int | None:
+    user = session.newest_user()
+    job = _JOB.search(user.text) if user is not None else None
+    return None if job is None else int(job.group(1))
 
 
 class _OpenCode:
@@ -58,6 +71,7 @@ class _OpenCode:
         engine = running.simulator.engine
         self._timed = _Timed(engine)
         engine.start = self._timed.start  # type: ignore[method-assign]  # the simulator itself needs no such clock
+        engine.abort = self._timed.abort  # type: ignore[method-assign]
         return running.url
 
     async def runs(self, _given: Json) -> dict[int, Any]:
@@ -67,11 +81,18 @@ class _OpenCode:
         runs, self._timed.runs = self._timed.runs, {}
         return runs
 
+    async def aborts(self, _given: Json) -> dict[int, float]:
+        """Since the last time it was asked."""
+        if self._timed is None:
+            return {}
+        aborts, self._timed.aborts = self._timed.aborts, {}
+        return aborts
+
 
 async def main() -> None:
     async with AsyncExitStack() as parts:
         opencode = _OpenCode(parts)
-        await serve({"open": opencode.open, "runs": opencode.runs})
+        await serve({"open": opencode.open, "runs": opencode.runs, "aborts": opencode.aborts})
 
 
 if __name__ == "__main__":

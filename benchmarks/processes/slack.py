@@ -1,6 +1,7 @@
 """Process: the local Slack, and the people in it who write to @nubabel.
 
-`open {port, events_url, signing_secret, teams, posts_per_s}`; `load {...}` -> what became of each message.
+`open {port, events_url, signing_secret, teams, posts_per_s}`; `load {...}` -> what became of each message;
+`stop {numbers, how}` -> message number -> when its author took it back.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ _QUESTIONS = (
     "please read the latest deployment notes and tell us in a few sentences what changed and whether we must act",
     "어제 올라온 오류 보고서를 읽고 원인과 다음 단계를 짧게 정리해 주세요",
 )
+_BETWEEN_STOPS_S = 0.05
 _SETTLE_S = 1.0  # for what follows an answer: signs that go, answers that should not have come
 
 
@@ -111,6 +113,24 @@ class _People:
                     await asyncio.sleep(_SETTLE_S)
         return self._report()
 
+    async def stop(self, given: Json) -> dict[int, float]:
+        """how: `word`, said in the thread, or `deletion` of the question. One after the other; monotonic seconds."""
+        at: dict[int, float] = {}
+        wanted = set(given["numbers"])
+        for ts, job in list(self._load.jobs.items()):
+            if job.number in wanted:
+                at[job.number] = time.monotonic()
+                self._take_back(job.number, ts, given["how"])
+                await asyncio.sleep(_BETWEEN_STOPS_S)
+        return at
+
+    def _take_back(self, number: int, ts: str, how: str) -> None:
+        workspace, channel, user = self._place(number)
+        if how == "deletion":
+            self._slack.world.delete_by_person(workspace, channel, ts)
+        else:
+            self._slack.world.say(workspace, channel, user, "stop", thread_ts=ts)
+
     async def rest(self, given: Json) -> Json:
         """Wait for the answers of a load that was sent without waiting."""
         with suppress(TimeoutError):
@@ -140,16 +160,19 @@ class _People:
             await asyncio.sleep(0)
 
     def _say(self, load: _Load, number: int, directive: str) -> None:
-        team = self._teams[number % len(self._teams)]
-        place = number // len(self._teams)
-        channel, user = f"C{place % _CHANNELS_PER_TEAM:08d}", f"U{place % _USERS_PER_TEAM:08d}"
+        workspace, channel, user = self._place(number)
         text = f"@nubabel job {number}: {_QUESTIONS[number % len(_QUESTIONS)]} {directive}"
-        workspace = self._slack.world.workspace(team)
         said = time.monotonic()
         message, event_ids = self._slack.world.say(workspace, channel, user, text)
         job = _Job(number, said, event_ids)
         load.jobs[message.ts] = job
         load.by_event.update(dict.fromkeys(event_ids, job))
+
+    def _place(self, number: int) -> tuple[Workspace, str, str]:
+        """Workspace, channel and author of a message."""
+        place = number // len(self._teams)
+        workspace = self._slack.world.workspace(self._teams[number % len(self._teams)])
+        return workspace, f"C{place % _CHANNELS_PER_TEAM:08d}", f"U{place % _USERS_PER_TEAM:08d}"
 
     def _note(self, kind: str, **fields: Any) -> None:
         if kind == "delivered":
@@ -189,6 +212,7 @@ async def main() -> None:
                 "send_events_to": people.send_events_to,
                 "load": people.load,
                 "rest": people.rest,
+                "stop": people.stop,
             }
         )
 

@@ -8,15 +8,18 @@ import pytest
 from benchmarks.__main__ import run
 from tests.forking import ForkedProcess
 
+ROWS = ("analysis", "decoder", "masking", "warm", "floor", "added", "lookup", "sse", "cancel")
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON of the rows floor and added, in the smallest size."""
+    """The JSON of the rows that need one system at most and take seconds, in the smallest size."""
     file = tmp_path_factory.mktemp("benchmark") / "figures.json"
+    only = [word for row in ROWS for word in ("--only", row)]
 
-    exit_code = run(["--smoke", "--only", "floor", "--only", "added", "--json", str(file)], start_process=ForkedProcess)
+    exit_code = run(["--smoke", *only, "--json", str(file)], start_process=ForkedProcess)
 
     assert exit_code == 0
     figures: dict[str, Any] = json.loads(file.read_text())
@@ -25,6 +28,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_execution_is_answered_once(measured: dict[str, Any]) -> None:
     assert measured["problems"] == []
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "floor"])
+def test_each_row_has_its_figures(measured: dict[str, Any], row: str) -> None:
+    values = [one["value"] for one in measured["figures"] if one["row"].partition(",")[0] == row]
+
+    assert values != []
+    assert None not in values
 
 
 @pytest.mark.parametrize("load", ["5/s", "30/s"])
