@@ -4,8 +4,8 @@ import asyncio
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 import psutil
 import redis.asyncio as redis
@@ -47,6 +47,11 @@ class Injector:
         self._fleet = fleet
         self._limits = limits
         self.suffered: list[Suffered] = []
+        # On a busy machine a store takes longer to start than was planned: what is to befall it then waits.
+        self._stores: Mapping[str, AbstractAsyncContextManager[None]] = {
+            "valkey": asyncio.Lock(),
+            "postgres": asyncio.Lock(),
+        }
         self._acts: dict[FaultKind, Callable[[PlannedFault], Awaitable[None]]] = {
             FaultKind.KILL: self._kill,
             FaultKind.STOP: self._stop,
@@ -86,7 +91,8 @@ class Injector:
     async def _suffer(self, planned: PlannedFault) -> None:
         began = time.monotonic()
         log.info("chaos.fault", kind=str(planned.kind), target=planned.target, hold_s=round(planned.hold_s, 1))
-        await self._acts[planned.kind](planned)
+        async with self._stores.get(planned.subject, nullcontext()):
+            await self._acts[planned.kind](planned)
         self.suffered.append(Suffered(planned.kind, planned.target, began, time.monotonic()))
 
     # --- processes ------------------------------------------------------------------------------------------------
