@@ -37,6 +37,7 @@ from benchmarks.rows_load import (
     measure_task_events,
 )
 from benchmarks.rows_masking import measure_masking
+from benchmarks.rows_organizations import measure_admission, measure_organizations, measure_turnover
 from benchmarks.rows_paths import measure_lookups, measure_sse
 from benchmarks.rows_placement import measure_placement
 from benchmarks.rows_warm import measure_warm
@@ -68,6 +69,8 @@ ROWS = (
     "limits",
     "fairness",
     "placement",
+    "organizations",
+    "admission",
 )
 _SUBMITS_PER_S = 20
 _JSON = Path(".var") / "benchmark.json"
@@ -110,6 +113,20 @@ async def main(rows: Collection[str], sizes: Sizes, report: Report, start_proces
     if "placement" in rows:
         _say("placement")
         await measure_placement(sizes, report)
+    await _many_organizations(rows, sizes, report, start_process)
+
+
+async def _many_organizations(rows: Collection[str], sizes: Sizes, report: Report, start_process: StartProcess) -> None:
+    if "organizations" in rows:
+        async with _system(sizes, start_process, task_events=False) as system:
+            _say("a thousand organizations")
+            await measure_organizations(system, sizes, report)
+        _say("their turnover on a fleet")
+        await measure_turnover(sizes, report)
+    if "admission" in rows:
+        async with _system(sizes, start_process, task_events=False) as system:
+            _say("admission")
+            await measure_admission(system, sizes, report)
 
 
 async def _without_system(rows: Collection[str], sizes: Sizes, report: Report) -> None:

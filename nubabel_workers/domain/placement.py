@@ -167,9 +167,11 @@ class Placement:
         waits = [self._gates[instance.id].wait_s for instance in instances if instance.id in self._gates]
         return min((wait_s for wait_s in waits if wait_s > 0), default=None)
 
-    def _preference(self, instance: Instance, execution: Execution) -> tuple[bool, bool, int, float, str]:
+    def _preference(self, instance: Instance, execution: Execution) -> tuple[bool, bool, int, int, float, int, str]:
         """A quarter of a server is filled before its organizations get a directory on a second one; an idle directory
         is unloaded only where no server has a place left. Places that a server's own sessions wait for are the last.
+
+        A directory is made where the fewest are waited for, whatever the load: a server loads one a second.
         """
         load = (self._in_flight[instance.id] + self._awaited[instance.id]) / takes_now(instance)
         directories = self._directories[instance.id]
@@ -177,7 +179,8 @@ class Placement:
             rank = 0
         else:
             rank = 2 if directories.displaces(execution) else 1
-        return not instance.healthy, load >= 1, rank, load, instance.id
+        awaited = directories.awaited if directories.wants_place(execution) else 0
+        return not instance.healthy, load >= 1, rank, awaited, load, directories.taken, instance.id
 
     def _pinned(self, execution: Execution, servers: ServersPolicy, *, stays: bool) -> Instance | None:
         """Where its session's history is; None also when that server is given up, or not for it any more."""
@@ -218,33 +221,39 @@ class Placement:
 
 
 class _Directories:
-    """The places of one server for organizations' directories, as they are taken."""
+    """The places of one server for organizations' directories, as they are taken. awaited: not loaded yet."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._housed = set(instance.housed)
-        self._free = instance.max_directories - instance.directories_taken
+        self.taken = instance.directories_taken
+        self.awaited = instance.directories_awaited
         self._idle = instance.directories_idle
 
     def houses(self, organization_id: str) -> bool:
         return organization_id in self._housed
 
     def has_room(self, execution: Execution) -> bool:
-        return not self._wants_place(execution) or self._free > 0 or self._idle > 0
+        return not self.wants_place(execution) or self._has_free or self._idle > 0
 
     def displaces(self, execution: Execution) -> bool:
-        return self._wants_place(execution) and self._free <= 0
+        return self.wants_place(execution) and not self._has_free
 
     def take(self, execution: Execution) -> None:
-        if not self._wants_place(execution):
+        if not self.wants_place(execution):
             return
-        if self._free > 0:
-            self._free -= 1
+        if self._has_free:
+            self.taken += 1
         else:
             self._idle -= 1
+        self.awaited += 1
         self._housed.add(execution.organization_id)
 
-    def _wants_place(self, execution: Execution) -> bool:
+    @property
+    def _has_free(self) -> bool:
+        return self.taken < self._instance.max_directories
+
+    def wants_place(self, execution: Execution) -> bool:
         """Not where the organization has one, nor for a session that lives in the server's common directory."""
         own = own_directory(self._instance, execution.organization_id)
         if own is None or execution.organization_id in self._housed:

@@ -192,6 +192,7 @@ class Instance:
     housed: frozenset[str] = frozenset()  # organizations whose directory is loaded there, or about to be
     just_used: frozenset[str] = frozenset()  # of the housed, those that were loaded and used within the last second
     directories_taken: int = 0  # places: of those, and of directories that are just being unloaded
+    directories_awaited: int = 0  # of the housed, those that are not known to be loaded; a server loads one at a time
     directories_idle: int = 0  # of the housed, those that may make room; counted where no place is free
 
     @property

@@ -8,7 +8,19 @@ import pytest
 from benchmarks.__main__ import run
 from tests.forking import ForkedProcess
 
-ROWS = ("analysis", "decoder", "masking", "warm", "floor", "added", "lookup", "sse", "cancel")
+ROWS = (
+    "analysis",
+    "decoder",
+    "masking",
+    "warm",
+    "floor",
+    "added",
+    "lookup",
+    "sse",
+    "cancel",
+    "organizations",
+    "admission",
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

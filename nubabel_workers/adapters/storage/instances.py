@@ -62,13 +62,14 @@ _STRAINED_LONGEST = f"""
     ORDER BY i.strained_since, i.id LIMIT 1"""
 _DIRECTORIES = f"""
   COALESCE(places.housed, '{{}}') AS housed, COALESCE(places.just_used, '{{}}') AS just_used,
-  places.taken AS directories_taken,
+  places.taken AS directories_taken, COALESCE(places.awaited, 0) AS directories_awaited,
   CASE WHEN places.taken < i.max_directories THEN 0 ELSE (
     SELECT count(*) FROM instance_directories d WHERE d.instance_id = i.id AND {IDLE_DIRECTORY_SQL}) END
     AS directories_idle"""
 _PLACES = f"""
 LEFT JOIN LATERAL (
   SELECT array_agg(d.organization_id) FILTER (WHERE d.state IN ('wanted', 'ready')) AS housed, count(*) AS taken,
+    count(*) FILTER (WHERE d.state = 'wanted') AS awaited,
     array_agg(d.organization_id) FILTER (WHERE d.state = 'ready' AND d.{JUST_USED_SQL}) AS just_used
   FROM instance_directories d WHERE d.instance_id = i.id AND d.state <> 'disposed') AS places ON true"""
 _KEEP_S = 2.0

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from nubabel_workers.adapters.process import SystemChance, SystemClock
 from nubabel_workers.adapters.storage import execution_statements as sql
+from nubabel_workers.adapters.storage.admission import _LINE
 from nubabel_workers.adapters.storage.calls import PostgresCalls
 from nubabel_workers.adapters.storage.database import Database, Scope
 from nubabel_workers.adapters.storage.exchange import _LOCK, _WALK, Answer, Params, Within, _compiled
@@ -26,6 +27,7 @@ from nubabel_workers.domain.leases import Lease
 from nubabel_workers.domain.limits import parse_plans
 from nubabel_workers.domain.placement import AWAY, ORCHESTRATOR_AWAY, PACE
 from nubabel_workers.domain.rollout import Orchestrator
+from nubabel_workers.domain.waiting import MOST_AHEAD
 from tests.conftest import PostgresServer
 from tests.integration.storage.seeds import pool_of
 
@@ -43,9 +45,9 @@ FROM generate_series(%(first)s::int, %(last)s::int) n
 """
 SEED_EXECUTIONS = """
 INSERT INTO executions (id, organization_id, session_id, source, prompt, reply, idempotency_key, request_hash,
-  message_created_ms, answer_by)
+  message_created_ms, answer_by, created_at)
 SELECT 'exe_' || n, 'org_' || 1 + n %% %(organizations)s, 'ses_' || n, 'api', 'p', '{}', 'key_' || n, '', 0,
-  now() + interval '1 hour'
+  now() + interval '1 hour', now() + make_interval(secs => n / 1e6)
 FROM generate_series(%(first)s::int, %(last)s::int) n
 """
 SEED_WORKSPACES = """
@@ -248,6 +250,33 @@ async def test_what_is_first_is_found_among_many_without_reading_them(
     assert heard.within == Within(walks=True)
     assert max(_rows_read(plan[0]["Plan"])) < FEW
     assert "JIT" not in plan[0]
+
+
+RAN_BEFORE = b"""
+UPDATE executions SET status = 'completed', running_since = created_at, finished_at = created_at + interval '3 s'
+WHERE id IN ('exe_1', 'exe_2')
+"""
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_where_one_stands_in_a_long_queue_is_told_without_reading_all_of_it(
+    new_database_url: str, analyzed: bool
+) -> None:
+    statement = _compiled(_LINE, with_params=True)
+    params = {"organization_id": "org_1", "id": f"exe_{ROWS}"}
+    with psycopg.connect(new_database_url) as connection:
+        for seeded in (SEED_ORGANIZATIONS, SEED_SESSIONS, SEED_EXECUTIONS):
+            connection.execute(seeded, {"organizations": 1, "first": 1, "last": ROWS})
+        for before in (RAN_BEFORE, b"ANALYZE" if analyzed else b"", b"SET LOCAL ROLE nubabel_tenant"):
+            connection.execute(before)
+        connection.execute("SELECT set_config('nubabel.organization_id', 'org_1', true)")
+        connection.execute(b"PREPARE asked AS " + statement.text)
+        (line,) = connection.cursor(row_factory=dict_row).execute(_execute(statement.names, params))
+
+        (plan,) = connection.execute(_EXPLAIN + _execute(statement.names, params)).fetchone() or ({},)
+
+    assert (line["ahead"], line["usual_run_s"]) == (MOST_AHEAD, 3.0)
+    assert max(_rows_read(plan[0]["Plan"])) <= MOST_AHEAD
 
 
 @pytest.mark.parametrize(("ask", "kind"), [(claim_events, "evt"), (claim_notifications, "ntf"), (claim_checks, "exe")])

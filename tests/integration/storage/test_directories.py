@@ -227,6 +227,18 @@ async def test_the_load_tells_who_is_there_and_how_many_may_go(
     assert (loaded.directories_taken, loaded.directories_idle, loaded.max_directories) == (2, 1, 2)
 
 
+async def test_the_load_tells_how_many_are_not_loaded_yet(
+    directories: PostgresDirectories, instances: PostgresInstances
+) -> None:
+    await directories.take(of(1))
+    await directories.take(of(2))
+    await directories.made(of(1))
+
+    (loaded,) = await instances.loads()
+
+    assert (loaded.directories_taken, loaded.directories_awaited) == (2, 1)
+
+
 async def test_the_load_tells_whose_directory_was_just_used(
     directories: PostgresDirectories, instances: PostgresInstances, database: Database
 ) -> None:

@@ -364,6 +364,21 @@ def test_an_organization_spreads_once_a_quarter_of_its_server_is_busy() -> None:
     assert placed_on(placement) == "a"
 
 
+def test_a_directory_is_made_where_the_fewest_are_waited_for() -> None:
+    placement = Placement(
+        [housing("a", "org_2", directories_awaited=1), housing("b", in_flight=4), housing("c", "org_3", in_flight=4)]
+    )
+
+    assert placed_on(placement) == "b"
+
+
+def test_a_burst_of_new_organizations_spreads_over_servers_that_do_nothing() -> None:
+    placement = Placement([housing("a", "org_9"), housing("b"), housing("c")])
+    burst = [replace(EXECUTION, organization_id=OrganizationId(f"org_{number}")) for number in range(1, 6)]
+
+    assert [placed_on(placement, one) for one in burst] == ["b", "c", "a", "b", "c"]
+
+
 def test_another_servers_free_place_is_taken_before_anybody_makes_room() -> None:
     full = housing("a", "org_2", "org_3", "org_4", directories_idle=3)
     placement = Placement([full, housing("b", "org_2", in_flight=10)])
