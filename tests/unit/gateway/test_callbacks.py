@@ -233,7 +233,7 @@ async def test_while_a_key_is_replaced_both_are_good(plugin: Plugin) -> None:
 
 
 async def test_what_an_agent_was_refused_is_in_the_audit_log_and_shown_to_nobody(plugin: Plugin) -> None:
-    refused = TOOL | {"status": "error", "refused": "read: only files in /work/org_acme are available"}
+    refused = TOOL | {"status": "error", "refused": "read: only files in /srv/directories/org_acme are available"}
 
     answer = await plugin.post(PROGRESS, {"items": [refused, TOOL | {"call_id": "call_2"}]})
 
