@@ -49,6 +49,8 @@ def told(earlier: EarlierTurns, *, max_bytes: int) -> str:
     whole = [_line(turn.question, turn.answer) for turn in earlier.turns]
     if sum(map(_size, whole)) <= room:
         return "\n".join([_HEAD, whole[0], *_gap(earlier.unread), *whole[1:]])
+    if len(earlier.turns) == 1:
+        return "\n".join([_HEAD, _filling(earlier.turns[0], room)])
     longest = max_bytes // _MESSAGE_SHARE
     first = _opened(earlier.turns[0], question=longest // 2, answer=_opening_room(max_bytes))
     last = _newest([_clipped(turn, longest) for turn in earlier.turns[1:]], room=room // _WHOLE_SHARE)
@@ -56,6 +58,8 @@ def told(earlier: EarlierTurns, *, max_bytes: int) -> str:
     left = room - _size(first) - sum(map(_size, last))
     openings = [_opened(turn, question=_opening_room(max_bytes), answer=_opening_room(max_bytes)) for turn in between]
     kept = _newest(openings, room=left)
+    if last:
+        last[-1] = _filling(earlier.turns[-1], left - sum(map(_size, kept)) + _size(last[-1]))
     return "\n".join([_HEAD, first, *_gap(earlier.unread + len(between) - len(kept)), *kept, *last])
 
 
@@ -84,6 +88,18 @@ def _newest(lines: Sequence[str], *, room: int) -> list[str]:
 
 def _clipped(turn: Turn, longest: int) -> str:
     return _line(*(_beginning_and_end(text, longest) for text in (turn.question, turn.answer)))
+
+
+def _filling(turn: Turn, room: int) -> str:
+    """As much of it as fits: what either text does not need is the other's."""
+    line = _line(turn.question, turn.answer)
+    if _size(line) <= room:
+        return line
+    question, answer = _quoted(turn.question), _quoted(turn.answer)  # before it is cut, since it makes them longer
+    left = room - _size(_line("", "")) - 2 * _MARK_ROOM
+    for_question = max(left // 2, left - _size(answer))
+    for_answer = left - min(_size(question), for_question)
+    return _line(_beginning_and_end(question, for_question), _beginning_and_end(answer, for_answer))
 
 
 def _opened(turn: Turn, *, question: int, answer: int) -> str:

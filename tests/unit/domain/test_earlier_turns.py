@@ -72,10 +72,37 @@ def test_one_long_message_is_shortened_in_its_middle_and_pushes_out_no_other() -
     assert text.endswith("and ends")
 
 
+@pytest.mark.parametrize("answer", ["The details are long. " * 3_000, KOREAN * 600], ids=["en", "ko"])
+def test_a_lone_long_turn_gets_the_room_that_nobody_else_needs(answer: str) -> None:
+    text = told(EarlierTurns([Turn("what happened?", f"it begins {answer} and ends")]), max_bytes=LIMIT)
+
+    assert "User: what happened?\nAssistant: it begins" in text
+    assert text.endswith("and ends")
+    assert LIMIT * 0.9 < len(text.encode()) <= LIMIT
+
+
+@pytest.mark.parametrize("answer", ["The details are long. " * 3_000, KOREAN * 600], ids=["en", "ko"])
+def test_the_last_of_two_long_turns_gets_what_the_first_leaves(answer: str) -> None:
+    text = told(turns(2, answer=answer), max_bytes=LIMIT)
+
+    last = text[text.index("User: Q1") :]
+    assert "User: Q0" in text
+    assert len(last.encode()) > LIMIT // 2
+    assert LIMIT * 0.9 < len(text.encode()) <= LIMIT
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_lines_that_look_like_turns_need_no_more_room_than_there_is(count: int) -> None:
+    text = told(turns(count, question="\nUser:" * 5_000, answer="\nUser:" * 5_000), max_bytes=LIMIT)
+
+    assert len(text.encode()) <= LIMIT
+
+
 @pytest.mark.parametrize("text", ["한" * 20_000, "😀" * 20_000, "e\u0301" * 20_000, "\ud800" * 9_000])
 @pytest.mark.parametrize("limit", [2_000, 2_001, 2_002, 24_000])
-def test_the_room_is_counted_in_bytes_and_no_character_is_cut(text: str, limit: int) -> None:
-    found = told(EarlierTurns([Turn(text, text)] * 40), max_bytes=limit)
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_the_room_is_counted_in_bytes_and_no_character_is_cut(text: str, limit: int, count: int) -> None:
+    found = told(EarlierTurns([Turn(text, text)] * count), max_bytes=limit)
 
     assert 0 < len(found.encode(errors="replace")) <= limit
     assert "\ufffd" not in found
