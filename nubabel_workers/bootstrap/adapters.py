@@ -22,7 +22,7 @@ from nubabel_workers.adapters.cache.progress import RedisProgress
 from nubabel_workers.adapters.cache.throttle import RedisThrottle
 from nubabel_workers.adapters.documents.reader import ProcessDocumentReader
 from nubabel_workers.adapters.egress.guard import EgressGuard, EgressPolicy
-from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of
+from nubabel_workers.adapters.opencode.calls_seen import kind_of, outcome_of, tells_of_health
 from nubabel_workers.adapters.opencode.client import CallReport
 from nubabel_workers.adapters.opencode.servers import HttpOpenCodeEvents, HttpOpenCodeServers, OnServersCall
 from nubabel_workers.adapters.opencode.transport import new_http_client, new_stream_session
@@ -233,7 +233,8 @@ def _cache(settings: Settings, timeout_s: float) -> "redis.Redis":
 
 def _heeded_by(breakers: RedisCircuitBreakers) -> OnServersCall:
     def on_call(instance_id: str, report: CallReport) -> None:
-        breakers.saw(instance_id, kind_of(report), outcome_of(report), began_ago_s=report.seconds)
+        if tells_of_health(report):
+            breakers.saw(instance_id, kind_of(report), outcome_of(report), began_ago_s=report.seconds)
 
     return on_call
 

@@ -116,19 +116,26 @@ class SystemGauges(Collector):
             now = self._clock.monotonic()
             if self._read_at is not None and now - self._read_at < self._max_age_s:
                 return
-            await asyncio.gather(self._read_rows(), self._read_lengths(), self._read_states())
+            await asyncio.gather(self._read_rows(), self._read_busiest(), self._read_lengths(), self._read_states())
             self._read_at = self._clock.monotonic()
 
     async def _read_rows(self) -> None:
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
                 self._rows = await self._maintenance.gauges()
-                self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS, always=self._always)
                 self._registered = await self._servers()
             self._up["database"] = True
         except (NubabelError, TimeoutError) as error:
             self._lost("database", error)
-            self._rows, self._busiest, self._registered = {}, (), ()
+            self._rows, self._registered = {}, ()
+
+    async def _read_busiest(self) -> None:
+        """Adds up a day's usage: where that takes too long, nothing else is missed, and what was read last stays."""
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                self._busiest = await self._maintenance.busiest(limit=_NAMED_ORGANIZATIONS, always=self._always)
+        except (NubabelError, TimeoutError) as error:
+            log.warning("metrics.busiest_unread", error=str(error) or type(error).__name__)
 
     async def _read_lengths(self) -> None:
         try:
@@ -185,13 +192,17 @@ class SystemGauges(Collector):
             strained.add_metric((server.id,), float(bool(server.strain)))
         yield from (memory, lag, strained)
 
+    @property
+    def _shown(self) -> Sequence[OpenExecutions]:
+        return self._busiest if self._up["database"] else ()
+
     def _by_organization(self) -> GaugeMetricFamily:
         """The busiest ones by name, all others as one: however many there are, the number of series is bounded."""
         found = GaugeMetricFamily(
             "nubabel_organization_executions", "Executions that are not over.", labels=("organization", "state")
         )
         for state, total in (("queued", "executions_queued"), ("in_flight", "executions_in_flight")):
-            named = {one.organization_id: getattr(one, state) for one in self._busiest}
+            named = {one.organization_id: getattr(one, state) for one in self._shown}
             for organization_id, count in named.items():
                 found.add_metric((organization_id, state), count)
             found.add_metric((_OTHERS, state), max(0.0, self._rows.get(total, 0.0) - sum(named.values())))
@@ -205,7 +216,7 @@ class SystemGauges(Collector):
         )
         cost = GaugeMetricFamily("nubabel_organization_cost_today_usd", "Of what ended this day (UTC).", labels=label)
         tokens = GaugeMetricFamily("nubabel_organization_tokens_today", "Of what ended this day (UTC).", labels=label)
-        for one in self._busiest:
+        for one in self._shown:
             oldest.add_metric((one.organization_id,), one.oldest_queued_s)
             cost.add_metric((one.organization_id,), one.cost_today)
             tokens.add_metric((one.organization_id,), one.tokens_today)

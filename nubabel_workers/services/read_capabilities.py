@@ -14,6 +14,8 @@ from nubabel_workers.domain.tenants import Instance
 
 log = structlog.get_logger(__name__)
 
+_SHARE_OF_EXPERIMENTAL = 0.7  # of the time to answer: so that what else the server said is kept
+
 
 @dataclass(frozen=True)
 class ServerCapabilities:
@@ -132,7 +134,8 @@ class ReadCapabilities:
     async def _categories_of(self, server: OpenCodeServer, instance: Instance) -> Sequence[str] | None:
         """By a route that OpenCode calls experimental: without it they are unknown, and nothing else is."""
         try:
-            return await server.categories(instance.directory)
-        except NubabelError as error:
+            async with asyncio.timeout(self._ask_s * _SHARE_OF_EXPERIMENTAL):
+                return await server.categories(instance.directory)
+        except (NubabelError, TimeoutError) as error:
             log.info("capabilities.categories_unknown", instance_id=instance.id, error_type=type(error).__name__)
             return None

@@ -1,5 +1,6 @@
 """The files of the previous release, from this clone's history or from where the clone came from."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,7 +28,13 @@ def archived(commit: str, clone: Path) -> bytes:
 
 def _git(clone: Path, *arguments: str, check: bool = False) -> "subprocess.CompletedProcess[bytes]":
     command = ["git", *arguments]
-    return subprocess.run(command, cwd=clone, capture_output=True, check=check, timeout=_FETCH_WITHIN_S)
+    asks_nobody = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        return subprocess.run(
+            command, cwd=clone, env=asks_nobody, capture_output=True, check=check, timeout=_FETCH_WITHIN_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NoHistoryError(f"git {arguments[0]} did not end within {_FETCH_WITHIN_S:g} s: try again") from error
 
 
 def _last_line(said: bytes) -> str:

@@ -60,6 +60,8 @@ class FakeServer:
         return list(self.agents_)
 
     async def categories(self, directory: str | None) -> list[str] | None:
+        if self.categories_ == "hangs":
+            await asyncio.Event().wait()
         if self.categories_ == "broken":
             raise UnexpectedAnswerError("no such route")
         return None if self.categories_ is None else self.categories_.split()

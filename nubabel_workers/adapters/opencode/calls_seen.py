@@ -5,6 +5,11 @@ from nubabel_workers.domain.circuit_breaker import CallKind, CallOutcome
 
 _KINDS = {"submit_prompt": CallKind.PROMPT, "create_session": CallKind.SESSION}
 _SERVER_ERROR = 500
+_EXPERIMENTAL = frozenset({"offered_tools"})  # a route that OpenCode does not promise
+
+
+def tells_of_health(report: CallReport) -> bool:
+    return report.name not in _EXPERIMENTAL
 
 
 def kind_of(report: CallReport) -> CallKind:

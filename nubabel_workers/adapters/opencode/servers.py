@@ -124,7 +124,7 @@ class HttpOpenCodeServer:
         return [agent.name for agent in await self._client.agents(directory)]
 
     async def categories(self, directory: str | None) -> list[str] | None:
-        """Only the words of the delegating tool tell them (opencode_categories.py)."""
+        """Only the words of the delegating tool tell them (categories.py)."""
         models = await self.models(directory)
         if not models:
             return None

@@ -96,7 +96,7 @@ async def test_a_category_that_no_server_has_is_not_offered() -> None:
     assert [one.categories for one in found.servers] == [["quick", "slack-answer"], ["deep"]]
 
 
-@pytest.mark.parametrize("said", [None, "broken"])
+@pytest.mark.parametrize("said", [None, "broken", "hangs"])
 async def test_where_a_server_does_not_tell_its_categories_they_are_unknown_and_all_of_the_rules_are_offered(
     said: str | None,
 ) -> None:
