@@ -70,6 +70,7 @@ _SAMPLES: dict[str, Any] = {
     "decode_skills": [{"name": "s", "description": "d", "location": "l"}],
     "decode_mcp": {"m": {"status": "failed", "error": "e"}},
     "decode_tool_calls": {"info": _MESSAGE["info"], "parts": [_TOOL_PART]},
+    "decode_tool_descriptions": [{"id": "task", "description": "Available categories:", "parameters": {}}],
     "decode_config": {"model": "p/m", "permission": {"bash": "ask"}, "plugin": ["x"]},
 }
 _PROBLEM = {"name": "NotFoundError", "data": {"message": "m", "ref": "err_1"}}
