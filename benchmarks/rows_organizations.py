@@ -31,7 +31,6 @@ _SERVERS = 10
 _TURNOVER_PER_S = 5.0  # organizations; ten servers load ten directories a second at most
 _REST_S = 60.0
 _LOOK_EVERY_S = 0.5
-_CALLS = 200
 _AIM_RATIO = 1.5
 _MS, _US = 1000.0, 1e6
 
@@ -102,12 +101,12 @@ async def measure_admission(system: System, sizes: Sizes, report: Report) -> Non
     services = system.stack.services
     [one] = await _added(services, 1)
     await services.database.system().execute(_COUNTED, {"id": one.id})
-    await _tell_admission(services, one, "with nothing waiting", report)
+    await _tell_admission(services, one, "with nothing waiting", sizes.lookups, report)
     await services.database.system().execute(SEED_ORGANIZATIONS, {"organizations": sizes.organizations})
     rows = f"with {sizes.waiting_rows:,} rows"
     for organizations, how in ((sizes.organizations, f"{rows} waiting"), (1, f"{rows} of its own waiting")):
         await _seed(services, {"organizations": organizations, "rows": sizes.waiting_rows, "away": AWAY})
-        await _tell_admission(services, one, how, report)
+        await _tell_admission(services, one, how, sizes.lookups, report)
         for statement in _WAIT_NO_MORE:
             await services.database.system().execute(statement)
 
@@ -117,7 +116,7 @@ async def _seed(services: Services, params: Mapping[str, Any]) -> None:
         await services.database.system().execute(statement, params)
 
 
-async def _tell_admission(services: Services, organization: Organization, how: str, report: Report) -> None:
+async def _tell_admission(services: Services, organization: Organization, how: str, calls: int, report: Report) -> None:
     organization = await _organization(services, organization.id)
     submitted = await _submitted(services, organization)
     waiting = await services.executions.find(organization.id, submitted)
@@ -128,12 +127,12 @@ async def _tell_admission(services: Services, organization: Organization, how: s
         "what one waits for, its place and start": lambda: services.read_waiting.of(waiting),
     }
     for name, look in looks.items():
-        report.add("admission", f"{name}, {how}, median", await _median_us(look), "us")
+        report.add("admission", f"{name}, {how}, median", await _median_us(look, calls), "us")
 
 
-async def _median_us(call: Callable[[], Awaitable[object]]) -> float:
+async def _median_us(call: Callable[[], Awaitable[object]], calls: int) -> float:
     taken = []
-    for _ in range(_CALLS):
+    for _ in range(calls):
         began = time.perf_counter()
         await call()
         taken.append(time.perf_counter() - began)
