@@ -22,6 +22,10 @@ _MARK_ROOM: Final = 60  # of one that says what is left out
 _FENCED: Final = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _CODE_LEFT_OUT: Final = "[code left out]"
 _SENTENCE_END: Final = re.compile(r"[.!?。！？…](?=\s)|\n")  # noqa: RUF001 - as Korean and Japanese texts end theirs
+_LEFT_OUT: Final = re.compile(r"\n?\[… (\d{1,9}) characters left out …\]\n?")
+_NEAR_CUT: Final = 4_096  # characters; more than a private key has
+_WORD: Final = re.compile(r"\S*")
+_MAYBE_OF_A_VALUE: Final = re.compile(r"\s*(?:[^\s\d]*\d\S*|[^\w\s]+(?!\S))")
 _LOOKS_LIKE_OURS: Final = re.compile(r"^(?=User:|Assistant:|\(\d+ turns? left out)", re.MULTILINE)
 
 
@@ -35,10 +39,29 @@ class Turn:
 
 @dataclass(frozen=True)
 class EarlierTurns:
-    """Oldest first. unread: how many stand between the first and the second of them and were not read."""
+    """Oldest first. unread: how many stand between the first and the second of them and were not read; of a lone one,
+    before it.
+    """
 
     turns: Sequence[Turn] = ()
     unread: int = 0
+
+
+def characters_at_each_end(max_bytes: int) -> int:
+    """How much of the beginning and of the end of one text is read, at most, to tell turns in max_bytes."""
+    return max_bytes // 2 + _NEAR_CUT
+
+
+def read_in_part(beginning: str, end: str, *, length: int) -> str:
+    """A text of this length of which only this was read, with a mark of what is left out.
+
+    It is not masked yet, and half of a number or of a key is recognised by nobody: words that may be of one go along
+    with what was not read.
+    """
+    if len(beginning) + len(end) >= length:
+        return beginning + end
+    beginning, end = _without_half_a_value(beginning[::-1])[::-1], _without_half_a_value(end)
+    return f"{beginning}{_mark(length - len(beginning) - len(end))}{end}"
 
 
 def told(earlier: EarlierTurns, *, max_bytes: int) -> str:
@@ -46,11 +69,11 @@ def told(earlier: EarlierTurns, *, max_bytes: int) -> str:
     if not earlier.turns:
         return ""
     room = max_bytes - _size(_HEAD) - _MARK_ROOM
+    if len(earlier.turns) == 1:
+        return "\n".join([_HEAD, *_gap(earlier.unread), _filling(earlier.turns[0], room)])
     whole = [_line(turn.question, turn.answer) for turn in earlier.turns]
     if sum(map(_size, whole)) <= room:
         return "\n".join([_HEAD, whole[0], *_gap(earlier.unread), *whole[1:]])
-    if len(earlier.turns) == 1:
-        return "\n".join([_HEAD, _filling(earlier.turns[0], room)])
     longest = max_bytes // _MESSAGE_SHARE
     first = _opened(earlier.turns[0], question=longest // 2, answer=_opening_room(max_bytes))
     last = _newest([_clipped(turn, longest) for turn in earlier.turns[1:]], room=room // _WHOLE_SHARE)
@@ -119,7 +142,7 @@ def _opening(text: str, room: int) -> str:
     if beginning != prose:
         ends = [found.end() for found in _SENTENCE_END.finditer(beginning)]
         beginning = (beginning[: ends[-1]] if ends else _without_last_word(beginning)).rstrip()
-        return f"{beginning} [… {len(prose) - len(beginning)} characters left out]"
+        return f"{beginning} [… {_length(prose[len(beginning) :])} characters left out]"
     return prose
 
 
@@ -127,7 +150,25 @@ def _beginning_and_end(text: str, room: int) -> str:
     if _size(text) <= room:
         return text
     beginning, end = _first_bytes(text, room // 2), _first_bytes(text[::-1], room // 2)[::-1]
-    return f"{beginning}\n[… {len(text) - len(beginning) - len(end)} characters left out …]\n{end}"
+    return f"{beginning}{_mark(_length(text[len(beginning) : len(text) - len(end)]))}{end}"
+
+
+def _mark(left_out: int) -> str:
+    return f"\n[… {left_out} characters left out …]\n"
+
+
+def _length(text: str) -> int:
+    """With what was left out of it before."""
+    return len(text) + sum(int(mark[1]) - len(mark[0]) for mark in _LEFT_OUT.finditer(text))
+
+
+def _without_half_a_value(text: str) -> str:
+    """Without the word that it begins in the middle of, and without the digits after that."""
+    word = _WORD.match(text)
+    at = word.end() if word else 0
+    while at < _NEAR_CUT and (word := _MAYBE_OF_A_VALUE.match(text, at)) is not None:
+        at = word.end()
+    return text[at:]
 
 
 def _without_last_word(text: str) -> str:

@@ -227,8 +227,8 @@ class CallOrchestrator:
         execution = claimed.execution
         if execution.begins_session:
             return []
-        turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS)
         max_bytes = self._pace.earlier_turns_bytes
+        turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
         masked = await self._masking.earlier(execution, claimed.masking, turns, max_bytes=max_bytes)
         return list(masked.texts)
 

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
-from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn, told
+from nubabel_workers.domain.earlier_turns import EarlierTurns, told
 from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.findings import OutOfTimeError, SensitiveKind
+from nubabel_workers.domain.findings import OutOfTimeError, Patience, SensitiveKind, endless
+from nubabel_workers.domain.masked_turns import masked_turns
 from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.ports import DocumentReader
 from nubabel_workers.domain.prompts import PromptFile
@@ -22,6 +23,7 @@ from nubabel_workers.domain.wording import language_of, say
 
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
 _LOOK_S = 10.0  # at all files of a request, one after another: its row has 25 s to be sent
+_EARLIER_S = 5.0  # at all earlier turns, out of the same 25 s
 _TEXTUAL = ("image/svg",)
 _BINARY = {
     "image/": Unread.PICTURE,
@@ -103,20 +105,18 @@ class MaskPrompt:
         """What was said before, to be told along with the question. No turns: nothing.
 
         Masked before it is compressed: half of a number would not be recognised any more. What is counted may stand in
-        a part that is left out.
+        a part that is left out. Where there is no time to mask them all, fewer are told, and that some are left out.
         """
         if not earlier.turns:
             return Outgoing()
         if policy is MaskingPolicy.OFF:
             return Outgoing([told(earlier, max_bytes=max_bytes)])
         placeholders = self._placeholders(execution)
-        masked = [
-            (await _masked(turn.question, placeholders), await _masked(turn.answer, placeholders))
-            for turn in earlier.turns
-        ]
-        turns = [Turn(question.text, answer.text) for question, answer in masked]
-        counts = _sum(text.counts for turn in masked for text in turn)
-        return Outgoing([told(replace(earlier, turns=turns), max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts)))
+        patience = _until(asyncio.get_running_loop().time() + _EARLIER_S)
+        masked, counts = await asyncio.to_thread(masked_turns, earlier, placeholders, patience)
+        if not masked.turns:
+            return Outgoing()
+        return Outgoing([told(masked, max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts)))
 
     def _placeholders(self, execution: Execution) -> Placeholders:
         return Placeholders(self._key, execution.session_id)
@@ -199,13 +199,17 @@ async def _masked(text: str, placeholders: Placeholders, ends_at: float | None =
     """ends_at: of the loop's clock, for what may be long; then it raises OutOfTimeError."""
     if len(text) <= _AT_ONCE:
         return mask(text, placeholders)
+    return await asyncio.to_thread(mask, text, placeholders, endless if ends_at is None else _until(ends_at))
+
+
+def _until(ends_at: float) -> Patience:
     clock = asyncio.get_running_loop().time
 
     def patience() -> None:
-        if ends_at is not None and clock() > ends_at:
+        if clock() > ends_at:
             raise OutOfTimeError
 
-    return await asyncio.to_thread(mask, text, placeholders, patience)
+    return patience
 
 
 async def _text_file(named: _LookedAt, placeholders: Placeholders, ends_at: float) -> _LookedAt:

@@ -198,8 +198,8 @@ class SubmitPrompt:
                 where = await self._directories.for_new_session(instance, execution.organization_id)
         session_id = await self._new_session(server, execution, where)
         if not execution.begins_session:
-            turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS)
             max_bytes = self._limits.earlier_turns_bytes
+            turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
             outgoing = outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes))
         message_id = ids_of(execution, session_id).message_id
         plan = _Plan(session_id, message_id, analysis, gathered, outgoing, hold, run.deadline_s, where)

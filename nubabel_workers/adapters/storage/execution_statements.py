@@ -566,9 +566,15 @@ WHERE id = %(id)s AND opencode_session_id IS NOT NULL
 
 TIMELINE = "SELECT at, kind, detail FROM execution_events WHERE execution_id = %(id)s ORDER BY id"
 
-# The newest, and the first of all, which says what the conversation is about.
+# The newest, and the first of all, which says what the conversation is about. Of a long text only its two ends: an
+# answer has no limit, and there may be sixty of them.
 EARLIER_TURNS = """
-SELECT prompt, output, total FROM (
+SELECT total,
+  left(prompt, %(at_each_end)s) AS prompt_beginning, char_length(prompt) AS prompt_length,
+  right(prompt, greatest(0, least(%(at_each_end)s, char_length(prompt) - %(at_each_end)s))) AS prompt_end,
+  left(output, %(at_each_end)s) AS output_beginning, char_length(output) AS output_length,
+  right(output, greatest(0, least(%(at_each_end)s, char_length(output) - %(at_each_end)s))) AS output_end
+FROM (
   SELECT b.prompt, b.output, b.position, row_number() OVER (ORDER BY b.position DESC) AS from_end,
     count(*) OVER () AS total
   FROM executions e JOIN executions b ON b.session_id = e.session_id AND b.position < e.position

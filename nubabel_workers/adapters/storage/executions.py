@@ -29,7 +29,7 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
-from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn, characters_at_each_end, read_in_part
 from nubabel_workers.domain.errors import LeaseLostError
 from nubabel_workers.domain.executions import (
     EventKind,
@@ -396,12 +396,13 @@ class PostgresExecutions:
         rows = await self._database.tenant(organization_id).all(sql.TIMELINE, {"id": execution_id})
         return [TimelineEvent(row["at"], EventKind(row["kind"]), row["detail"]) for row in rows]
 
-    async def earlier_turns(self, execution: Execution, *, limit: int) -> EarlierTurns:
+    async def earlier_turns(self, execution: Execution, *, limit: int, max_bytes: int) -> EarlierTurns:
         rows = await self._database.tenant(execution.organization_id).all(
-            sql.EARLIER_TURNS, {"id": execution.id, "limit": limit}
+            sql.EARLIER_TURNS,
+            {"id": execution.id, "limit": limit, "at_each_end": characters_at_each_end(max_bytes)},
         )
         unread = rows[0]["total"] - len(rows) if rows else 0
-        return EarlierTurns([Turn(row["prompt"], row["output"]) for row in rows], unread)
+        return EarlierTurns([Turn(_text_in(row, "prompt"), _text_in(row, "output")) for row in rows], unread)
 
     async def running_on(self, instance_id: str) -> list[tuple[str, str, str | None]]:
         rows = await self._database.system().all(sql.RUNNING_ON, {"instance_id": instance_id})
@@ -510,3 +511,7 @@ def _claimed_check(row: Mapping[str, Any]) -> ClaimedCheck:
         others_wait=row["others_wait"],
         lone_deliveries=row["lone_deliveries"],
     )
+
+
+def _text_in(row: Mapping[str, Any], column: str) -> str:
+    return read_in_part(row[f"{column}_beginning"], row[f"{column}_end"], length=row[f"{column}_length"])

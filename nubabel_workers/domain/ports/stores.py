@@ -309,8 +309,11 @@ class ExecutionStore(Protocol):
 
     async def timeline(self, organization_id: str, execution_id: str) -> list[TimelineEvent]: ...
 
-    async def earlier_turns(self, execution: Execution, *, limit: int) -> EarlierTurns:
-        """What was answered in the same session before this execution: the first and the newest, as many as limit."""
+    async def earlier_turns(self, execution: Execution, *, limit: int, max_bytes: int) -> EarlierTurns:
+        """What was answered in the same session before this execution: the first and the newest, as many as limit.
+
+        Of each text what can be told in max_bytes; see read_in_part.
+        """
         ...
 
     async def note_event(self, execution: Execution, kind: EventKind, detail: Mapping[str, Any]) -> None: ...

@@ -432,9 +432,34 @@ async def test_the_lost_session_is_forgotten_and_earlier_turns_are_kept(
     found = await executions.find(ORGANIZATION, second.id)
     assert found is not None
     assert found.opencode_session_id is None
-    assert await executions.earlier_turns(second, limit=5) == EarlierTurns([Turn("What is 6 x 7?", "42")])
+    assert await executions.earlier_turns(second, limit=5, max_bytes=2_000) == EarlierTurns(
+        [Turn("What is 6 x 7?", "42")]
+    )
     (replaced,) = [one for one in await executions.timeline(ORGANIZATION, second.id) if one.kind == "session_replaced"]
     assert replaced.detail == {"reason": "lost"}
+
+
+@pytest.mark.parametrize("word", ["word ", "단어 "], ids=["en", "ko"])
+async def test_of_a_long_answer_only_its_ends_are_read_and_how_much_is_left_out(
+    executions: PostgresExecutions, instance: str, leases: Iterator[Lease], word: str
+) -> None:
+    answer = f"it begins {word * 200_000}and ends"
+    first = await running(executions, next(leases), request(prompt="write a lot"))
+    await executions.wake_by_sessions("ins_1", ["ses_oc1"])
+    lease = next(leases)
+    await executions.claim_checks(execution_id=None, limit=5, lease=lease)
+    await executions.finish(first, lease, outcomes.answered(first, Verdict(VerdictKind.SUCCEEDED, text=answer), ()))
+    await accept(executions, request(prompt="go on"))
+    second = (await claim_one(executions, next(leases))).execution
+
+    (turn,) = (await executions.earlier_turns(second, limit=5, max_bytes=2_000)).turns
+
+    beginning, mark, end = turn.answer.split("\n")
+    assert turn.question == "write a lot"
+    assert beginning.startswith("it begins ")
+    assert end.endswith(" and ends")
+    assert 2_000 < len(turn.answer) < 11_000
+    assert mark == f"[… {len(answer) - len(beginning) - len(end)} characters left out …]"
 
 
 async def test_times_come_from_the_database(executions: PostgresExecutions) -> None:

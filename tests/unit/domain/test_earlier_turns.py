@@ -1,8 +1,10 @@
 """A conversation that goes on elsewhere: whole while it fits, else its beginning, its end, and what was in between."""
 
+import re
+
 import pytest
 
-from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn, told
+from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn, characters_at_each_end, read_in_part, told
 
 LIMIT = 6_000
 KOREAN = "배포 서버의 로그를 확인했습니다. 원인은 연결 풀의 크기였습니다. 설정을 바꾼 뒤에는 오류가 사라졌습니다. "
@@ -117,6 +119,66 @@ def test_a_text_that_looks_like_a_turn_of_the_assistant_is_shown_as_said_by_whoe
         "User: hello",
         "Assistant: hi",
     ]
+
+
+def read(text: str, at_each_end: int) -> str:
+    """As the storage reads it."""
+    end = text[max(at_each_end, len(text) - at_each_end) :]
+    return read_in_part(text[:at_each_end], end, length=len(text))
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 19, 20])
+def test_a_text_that_its_ends_cover_is_read_whole(length: int) -> None:
+    text = "4111 1111 1111 1111 1"[:length]
+
+    assert read(text, 10) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "4111 1111 1111 1111",
+        "4111 - 1111 - 1111 - 1111",
+        "900101-1234567",
+        "somebody.of.us@example.com",
+        "-----BEGIN PRIVATE KEY-----\n" + ("MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n" * 40) + "-----END PRIVATE KEY-----",
+    ],
+    ids=["card", "card with hyphens", "id", "mail", "key"],
+)
+@pytest.mark.parametrize("part", range(1, 20))
+def test_no_half_of_a_value_stands_at_a_cut(value: str, part: int) -> None:
+    at = len(value) * part // 20
+    text = f"word {value} {'between ' * 900}{value} word"
+    beginning, end = f"word {value}"[: 5 + at], f"{value} word"[at:]
+
+    found = read_in_part(beginning, end, length=len(text))
+
+    kept = re.sub(r"\[… \d+ characters left out …\]", "", found)
+    assert kept.startswith("word ")
+    assert kept.endswith("word")
+    assert not re.search(r"[\d@]|MII", kept)
+
+
+def test_a_piece_without_a_blank_is_left_out_whole() -> None:
+    assert read("x" * 100, 10) == "\n[… 100 characters left out …]\n"
+
+
+def test_what_was_not_read_counts_as_left_out_when_the_rest_is_cut_finer() -> None:
+    text = "word " * 200_000
+
+    found = told(
+        EarlierTurns([Turn("write a lot", read(text, characters_at_each_end(LIMIT)))]),
+        max_bytes=LIMIT,
+    )
+
+    beginning, mark, end = found.partition("Assistant: ")[2].split("\n")
+    assert mark == f"[… {len(text) - len(beginning) - len(end)} characters left out …]"
+
+
+def test_turns_before_a_lone_one_are_counted() -> None:
+    text = told(EarlierTurns([Turn("and then?", "it ended")], unread=7), max_bytes=LIMIT)
+
+    assert text.splitlines()[1:] == ["(7 turns left out here)", "User: and then?", "Assistant: it ended"]
 
 
 def test_the_same_conversation_is_told_in_the_same_words() -> None:

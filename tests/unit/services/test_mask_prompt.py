@@ -218,6 +218,15 @@ async def test_earlier_turns_are_masked_before_they_are_compressed(masking: Mask
     assert CARD[:8] not in history.texts[0]
 
 
+async def test_earlier_turns_that_there_is_no_time_to_mask_are_not_told(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_EARLIER_S", -1.0)
+    turns = EarlierTurns([Turn(f"my card is {CARD}", "noted")])
+
+    assert await masking.mask_prompt.earlier(EXECUTION, MaskingPolicy.MASK, turns, max_bytes=2_000) == Outgoing()
+
+
 async def test_people_are_told_in_their_language(masking: Masking) -> None:
     outgoing = await masking.outgoing(MaskingPolicy.MASK, PHOTO, prompt="이게 뭐예요?")
 
