@@ -77,8 +77,8 @@ async def session_progress(
     """Shown to whoever follows the execution. What is known already is passed over."""
     named = [session_id, *(item.session_id for item in body.items)]
     session = await _session(instance_id, named, body.organization_id, parts)
-    parts.callbacks.hear.refused(session, body.refusals())
     news = await parts.callbacks.hear.progress(session, body.of_root(session.opencode_session_id))
+    parts.callbacks.hear.refused(session, body.refusals())  # last: a batch that fails is sent again, and listed once
     return AcceptedView(accepted=news)
 
 

@@ -232,6 +232,25 @@ async def test_while_a_key_is_replaced_both_are_good(plugin: Plugin) -> None:
     assert (before, both, await answers()) == ([202, 401], [202, 202], [401, 202])
 
 
+async def test_a_batch_that_fails_and_is_sent_again_lists_what_was_refused_once(
+    plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = TOOL | {"status": "error", "refused": "read: not of this session"}
+    batch = {"items": [refused, TOOL | {"call_id": "call_2"}]}
+    with monkeypatch.context() as away:
+        away.setattr(plugin.door.progress, "tell", _away)
+        failed = await plugin.post(PROGRESS, batch)
+    again = await plugin.post(PROGRESS, batch)
+    await plugin.door.foreign_ids.settled()
+
+    assert (failed.status_code, again.status_code) == (503, 202)
+    assert [one.action for one in plugin.door.audit.entries] == ["tool_call.refused"]
+
+
+async def _away(*_: object) -> int:
+    raise UnavailableError("the database cannot be reached")
+
+
 async def test_what_an_agent_was_refused_is_in_the_audit_log_and_shown_to_nobody(plugin: Plugin) -> None:
     refused = TOOL | {"status": "error", "refused": "read: only files in /srv/directories/org_acme are available"}
 
