@@ -103,10 +103,10 @@ async def open_services(
         metrics = metrics or ProcessMetrics(organizations=settings.metrics_organizations)
         adapters = await open_adapters(settings, metrics, application_name, stack)
         services = wire(adapters)
+        stack.push_async_callback(services.foreign_ids.close)  # the last to close: others report until they have
         services.leases.start()
         stack.push_async_callback(services.leases.stop)
         stack.push_async_callback(services.answer_by_call.close)
-        stack.push_async_callback(services.foreign_ids.close)
         yield services
 
 

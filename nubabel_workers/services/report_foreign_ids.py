@@ -92,10 +92,13 @@ class ReportForeignIds:
         except TimeoutError:
             for one in self._waiting:
                 self._beyond(one).unseen += 1
-        for task in (self._working, self._summing):
-            if task is not None:
-                task.cancel()
-        await self._sum_up()
+        await _stop(self._working)  # counts what it held, and may begin to sum up for that
+        await _stop(self._summing)
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._sum_up()
+        except TimeoutError:
+            log.warning("foreign_id.not_summed_up", error="the process ends")
 
     async def _work_off(self) -> None:
         while self._waiting:
@@ -108,6 +111,9 @@ class ReportForeignIds:
         except (NubabelError, TimeoutError) as error:
             log.warning("foreign_id.not_looked_up", actor=one.actor, error=str(error))
             self._beyond(one).unseen += 1
+        except asyncio.CancelledError:
+            self._beyond(one).unseen += 1
+            raise
 
     async def _report(self, naming: Naming) -> None:
         sought, kind = naming.sought, kind_of(naming.sought.name)
@@ -156,3 +162,9 @@ class ReportForeignIds:
             count.unseen -= unseen
             if not (count.foreign or count.unseen):
                 del self._not_listed[actor, organization_id]
+
+
+async def _stop(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

@@ -197,3 +197,33 @@ async def test_what_waits_is_looked_up_before_the_process_ends(reporting: Report
     await reporting.report.close()
 
     assert len(reporting.listed()) == 1
+
+
+async def test_what_is_still_being_looked_up_when_the_process_ends_is_counted(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(reporting.owners, "owners", _never)
+    reporting.report.soon(naming())
+    reporting.report.soon(naming())
+
+    await reporting.report.close()
+
+    assert reporting.summed_up() == [("token:tok_1", 0, 2)]
+
+
+async def test_an_audit_log_that_does_not_answer_does_not_hold_the_end_of_the_process(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_CLOSE_S", 0.01)
+    reporting.owners.away = True
+    await reporting.report.run(naming())
+    monkeypatch.setattr(reporting.audit, "add", _never)
+
+    async with asyncio.timeout(5):
+        await reporting.report.close()
+
+
+async def _never(*_: object) -> frozenset[str]:
+    await asyncio.Event().wait()
+    return frozenset()
