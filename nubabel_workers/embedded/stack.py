@@ -47,7 +47,7 @@ from nubabel_workers.simulators.slack.limits import RateLimits
 from nubabel_workers.simulators.slack.model import Message
 
 _PROBE_EVERY_S = 0.05
-_DATABASE = "nubabel"
+STACK_DATABASE = "nubabel"
 _EVENTS_PATH = "/slack/events"
 
 
@@ -233,7 +233,7 @@ class Stack:
 
     def _start_database(self) -> None:
         self.postgres.start()
-        schema.upgrade(self.postgres.ensure_database(_DATABASE))
+        schema.upgrade(self.postgres.ensure_database(STACK_DATABASE))
 
     async def _seed(self, services: Services) -> None:
         for started in self.opencode.servers:
@@ -259,7 +259,7 @@ class Stack:
 
     def _addresses(self) -> StackAddresses:
         return StackAddresses(
-            database_url=self.postgres.url(_DATABASE),
+            database_url=self.postgres.url(STACK_DATABASE),
             broker_url=self.valkey.broker_url,
             cache_url=self.valkey.cache_url,
             slack_url=self.slack.base_url,

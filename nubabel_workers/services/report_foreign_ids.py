@@ -23,7 +23,8 @@ log = structlog.get_logger(__name__)
 
 # Of one caller. Who asks again and again for what has expired attacks nobody: more is looked up than is written down.
 LOOKED_UP_PER_MINUTE = 600
-LISTED_PER_MINUTE = 60
+LISTED_PER_MINUTE = 60  # of one caller about one organization, of one kind
+LISTED_OF_ALL_PER_MINUTE = 600  # of one caller
 _MAX_WAITING = 1000  # of one process, looked up one after the other
 _LOOK_S = 10.0
 _SUMMED_UP_EVERY_S = 60.0
@@ -62,10 +63,18 @@ class ReportForeignIds:
 
     async def write(self, entry: AuditEntry) -> None:
         """For a refusal that hides nothing: listed now, within the same bounds."""
-        if await self._throttle.take(f"foreign-ids-listed:{entry.actor}", per_s=60, limit=LISTED_PER_MINUTE):
+        if await self._may_be_listed(entry):
             await self._audit.add(entry)
         else:
             self._beyond(entry).foreign += 1
+
+    async def _may_be_listed(self, entry: AuditEntry) -> bool:
+        """An organization's share is its own: many call as one server, and one of them is to hide nothing of others."""
+        share = f"foreign-ids-listed:{entry.actor}:{_organization_of(entry)}:{entry.action}"
+        if not await self._throttle.take(share, per_s=60, limit=LISTED_PER_MINUTE):
+            return False
+        everybody = f"foreign-ids-listed:{entry.actor}"
+        return await self._throttle.take(everybody, per_s=60, limit=LISTED_OF_ALL_PER_MINUTE) > 0
 
     def _put(self, one: Naming | AuditEntry) -> None:
         if len(self._waiting) >= _MAX_WAITING:
@@ -139,7 +148,7 @@ class ReportForeignIds:
         """The caller's count of this minute; somebody will write it down."""
         if self._summing is None or self._summing.done():
             self._summing = asyncio.create_task(self._sum_up_later(), context=Context())
-        organization_id = one.sought.organization_id if isinstance(one, Naming) else one.detail.get("organization")
+        organization_id = one.sought.organization_id if isinstance(one, Naming) else _organization_of(one)
         return self._not_listed.setdefault((one.actor, organization_id), _NotListed())
 
     async def _sum_up_later(self) -> None:
@@ -162,6 +171,11 @@ class ReportForeignIds:
             count.unseen -= unseen
             if not (count.foreign or count.unseen):
                 del self._not_listed[actor, organization_id]
+
+
+def _organization_of(entry: AuditEntry) -> str | None:
+    """The caller's, or whose refusal it is."""
+    return entry.organization_id or entry.detail.get("organization")
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

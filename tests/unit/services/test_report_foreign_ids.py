@@ -141,6 +141,32 @@ async def test_ids_are_looked_up_one_after_the_other(reporting: Reporting) -> No
     assert len(reporting.listed()) == 3
 
 
+def refused_agent_of(organization_id: str) -> AuditEntry:
+    return AuditEntry("instance:ins_1", AuditAction.TOOL_CALL_REFUSED, organization_id, "ses_1", {"tool": "look"})
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_one_organization_is_refused_on_a_server_hides_nothing_of_another(reporting: Reporting) -> None:
+    for _ in range(5):
+        await reporting.report.write(refused_agent_of("org_loud"))
+
+    await reporting.report.write(refused_agent_of("org_quiet"))
+
+    assert reporting.audit.entries.count(refused_agent_of("org_loud")) == 2
+    assert reporting.audit.entries.count(refused_agent_of("org_quiet")) == 1
+
+
+async def test_one_caller_is_not_listed_without_end_whomever_it_names(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "LISTED_OF_ALL_PER_MINUTE", 3)
+
+    for number in range(9):
+        await reporting.report.write(refused_agent_of(f"org_{number}"))
+
+    assert len(reporting.audit.entries) == 3
+
+
 @pytest.mark.usefixtures("few")
 async def test_beyond_the_limits_of_a_minute_one_entry_says_how_many_there_were(reporting: Reporting) -> None:
     for _ in range(7):
