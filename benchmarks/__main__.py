@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -45,17 +45,20 @@ from benchmarks.sizes import FULL, QUICK, SMOKE, Sizes
 from benchmarks.system import AT_ONCE, Limits, Outcome, System, running_floor, running_system
 from nubabel_workers.embedded.processes import StartProcess
 
+_OF_A_SYSTEM: Mapping[str, Callable[[System, Sizes, Report], Awaitable[None]]] = {
+    "lookup": measure_lookups,
+    "sse": measure_sse,
+    "callbacks": measure_callbacks,
+    "listeners": measure_listeners,
+    "tool-calls": measure_tool_calls,
+    "cancel": measure_cancel,
+}
 _ON_ONE_SYSTEM = (
     "floor",
     "idle",
     "added",
     "throughput",
-    "lookup",
-    "sse",
-    "callbacks",
-    "listeners",
-    "tool-calls",
-    "cancel",
+    *_OF_A_SYSTEM,
     "in-flight",
 )
 ROWS = (
@@ -160,32 +163,15 @@ async def _without_limits(system: System, rows: Collection[str], sizes: Sizes, r
     if "throughput" in rows:
         _say("throughput")
         await measure_saturated(system, sizes, report, floor, task_events=False)
-    if "lookup" in rows:
-        await measure_lookups(system, sizes, report)
-    if "sse" in rows:
-        _say("event streams")
-        await measure_sse(system, sizes, report)
-    await _way_back(system, rows, sizes, report)
-    if "cancel" in rows:
-        _say("cancelling")
-        await measure_cancel(system, sizes, report)
+    for row, measure in _OF_A_SYSTEM.items():
+        if row in rows:
+            _say(row)
+            await measure(system, sizes, report)
     if "in-flight" in rows:
         _say("in flight")
         await measure_in_flight(system, sizes, report)
         _say("memory")
         await measure_memory(system, sizes, report)
-
-
-async def _way_back(system: System, rows: Collection[str], sizes: Sizes, report: Report) -> None:
-    if "callbacks" in rows:
-        _say("callbacks")
-        await measure_callbacks(system, sizes, report)
-    if "listeners" in rows:
-        _say("listeners")
-        await measure_listeners(system, sizes, report)
-    if "tool-calls" in rows:
-        _say("tool calls")
-        await measure_tool_calls(system, sizes, report)
 
 
 @asynccontextmanager

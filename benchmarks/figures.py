@@ -1,8 +1,12 @@
 """What a run found, and how it is shown: tables in Markdown, figures as JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
+
+_MS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,16 @@ def percentile(values: Iterable[float], share: float) -> float | None:
     """The value below which that share of the values lies; None without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else None
+
+
+async def median_ms(call: Callable[[], Awaitable[object]], calls: int) -> float:
+    """Of so many, one after the other."""
+    taken = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        await call()
+        taken.append(time.perf_counter() - started)
+    return median(taken) * _MS
 
 
 def _shown(value: float | None) -> str:

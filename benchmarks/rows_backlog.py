@@ -3,13 +3,11 @@
 import asyncio
 import os
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median
 
-from benchmarks.figures import Report
+from benchmarks.figures import Report, median_ms
 from benchmarks.sizes import Sizes
 from nubabel_workers.adapters.plans import load_plans
 from nubabel_workers.adapters.process import SystemChance, SystemClock
@@ -27,7 +25,6 @@ from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.embedded.postgres import EmbeddedPostgres
 
 _AIM_CLAIM_MS = 10.0
-_MS = 1000.0
 _ORGANIZATIONS = 1000
 _CLAIMS = 40
 _AT_ONCE = 32
@@ -85,14 +82,16 @@ async def measure_claims(sizes: Sizes, report: Report) -> None:
         async def claim(limit: int) -> None:
             await executions.claim_queued(pool=pool, limit=limit, lease=_LEASE)
 
-        report.add("claims", "a claim with nothing waiting, median", await _median_ms(lambda: claim(_AT_ONCE)), "ms")
+        report.add(
+            "claims", "a claim with nothing waiting, median", await median_ms(lambda: claim(_AT_ONCE), _CLAIMS), "ms"
+        )
         system = database.system()
         params = {"organizations": _ORGANIZATIONS, "rows": sizes.waiting_rows}
         for statement in (SEED_ORGANIZATIONS, SEED_SESSIONS, SEED_EXECUTIONS):
             await system.execute(statement, params)
         waiting = f"{sizes.waiting_rows:,} rows of {_ORGANIZATIONS:,} organizations waiting"
         for limit in (1, _AT_ONCE):
-            taken_ms = await _median_ms(lambda: claim(limit))  # noqa: B023 - awaited at once
+            taken_ms = await median_ms(lambda: claim(limit), _CLAIMS)  # noqa: B023 - awaited at once
             aim = _AIM_CLAIM_MS if limit == 1 else None
             report.add("claims", f"a claim of {limit}, {waiting}, median", taken_ms, "ms", aim=aim)
         await _measure_looks(database, executions, params, report)
@@ -118,23 +117,16 @@ async def _measure_looks(
         "waking 500 for a server that is back": lambda: waiting.wake("ins_bench"),
     }
     for name, look in looks.items():
-        taken_ms = await _median_ms(look)
+        taken_ms = await median_ms(look, _CLAIMS)
         aim = _AIM_CLAIM_MS if name.startswith("a claim") else None
         report.add("claims", f"{name}, of {params['rows']:,}, median", taken_ms, "ms", aim=aim)
     await database.system().execute(_RUN_ALL)
-    checks_ms = await _median_ms(lambda: executions.claim_checks(execution_id="exe_7", limit=_AT_ONCE, lease=_LEASE))
+    checks_ms = await median_ms(
+        lambda: executions.claim_checks(execution_id="exe_7", limit=_AT_ONCE, lease=_LEASE), _CLAIMS
+    )
     report.add(
         "claims", f"a claim of {_AT_ONCE} runs to look at, of 10,000, median", checks_ms, "ms", aim=_AIM_CLAIM_MS
     )
-
-
-async def _median_ms(call: Callable[[], Awaitable[object]]) -> float:
-    taken = []
-    for _ in range(_CLAIMS):
-        started = time.perf_counter()
-        await call()
-        taken.append(time.perf_counter() - started)
-    return median(taken) * _MS
 
 
 @asynccontextmanager

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable, Sequence
 
 from benchmarks.figures import Report, percentile
+from benchmarks.requests import at_pace, database_now, organization_of, submitted
 from benchmarks.sizes import Sizes
 from benchmarks.system import System
-from nubabel_workers.domain.submission import SubmitRequest
 
 FAIR_CAPACITY = 20
 _RUN = "[[delay=1]] [[tokens=1]]"
@@ -69,10 +69,10 @@ async def _measure_shares(system: System, sizes: Sizes, report: Report) -> None:
     """Jain's index of the seconds that their runs took, from the first request on: who got more while the others were
     still coming in gets less afterwards.
     """
-    since = await _now(system)
+    since = await database_now(system.stack.services)
     await asyncio.gather(*(_submit(system, one, sizes.saturated_each) for one in _SATURATED))
     await asyncio.sleep(sizes.quiet_s / 2)
-    params = {"of": _SATURATED, "since": since, "until": await _now(system)}
+    params = {"of": _SATURATED, "since": since, "until": await database_now(system.stack.services)}
     rows = await system.stack.services.database.system().all(_RUN_SECONDS, params)
     used = [row["run_s"] for row in rows]
     report.add(
@@ -88,7 +88,7 @@ def _jain(shares: Sequence[float]) -> float:
 
 async def _quiet_ones(system: System, seconds: float) -> _Times:
     """Each asks once in five seconds, spread over them; (to its start, to its answer) of what was answered, seconds."""
-    since, asked = await _now(system), int(seconds / _EVERY_S) * len(_QUIET)
+    since, asked = await database_now(system.stack.services), int(seconds / _EVERY_S) * len(_QUIET)
     for number in range(asked):
         began = time.monotonic()
         await _submit(system, _QUIET[number % len(_QUIET)], 1)
@@ -102,24 +102,17 @@ async def _quiet_ones(system: System, seconds: float) -> _Times:
 async def _submit(system: System, organization_id: str, count: int, *, per_s: float | None = None) -> None:
     """per_s: None for as fast as they are accepted."""
     services = system.stack.services
-    organization = await services.tenants.organization(organization_id)
-    assert organization is not None  # noqa: S101 - it was just made
+    organization = await organization_of(services, organization_id)
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def one() -> None:
         async with room:
-            await services.submit_execution.submit(
-                organization, SubmitRequest(prompt=_RUN), source="api", correlation_id="", traceparent=""
-            )
+            await submitted(services, organization, _RUN)
 
     if per_s is None:
         await asyncio.gather(*(one() for _ in range(count)))
-        return
-    began = time.monotonic()
-    async with asyncio.TaskGroup() as under_way:
-        for number in range(count):
-            await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
-            under_way.create_task(one())
+    else:
+        await at_pace(range(count), lambda _: one(), per_s=per_s)
 
 
 async def _flooded(system: System) -> int:
@@ -144,9 +137,3 @@ async def _empty(system: System) -> None:
         "UPDATE executions SET status = 'cancelled', finished_at = now() WHERE status = 'queued'"
     )
     await system.until_idle(timeout_s=30)
-
-
-async def _now(system: System) -> object:
-    row = await system.stack.services.database.system().one("SELECT now() AS now")
-    assert row is not None  # noqa: S101 - always one row
-    return row["now"]

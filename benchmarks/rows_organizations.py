@@ -8,20 +8,19 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from statistics import median
 from typing import Any
 
 import psycopg
 from pydantic import SecretStr
 
-from benchmarks.figures import Report, percentile
+from benchmarks.figures import Report, median_ms, percentile
 from benchmarks.processes.commands import started
+from benchmarks.requests import at_pace, database_now, organization_of, submitted
 from benchmarks.rows_backlog import SEED_EXECUTIONS, SEED_ORGANIZATIONS, SEED_SESSIONS
 from benchmarks.sizes import Sizes
 from benchmarks.system import OpenCodeElsewhere, System
 from nubabel_workers.bootstrap import Services
 from nubabel_workers.domain.placement import AWAY
-from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.embedded.stack import STACK_DATABASE, Stack, StackOptions
 
@@ -71,7 +70,7 @@ async def measure_organizations(system: System, sizes: Sizes, report: Report) ->
     await _ask(services, few[: sizes.warm_up], per_s=_PER_S)
     await system.until_idle(timeout_s=_REST_S)
     for name, asking in loads.items():
-        before, since = await system.read(), await _now(services)
+        before, since = await system.read(), await database_now(services)
         await _ask(services, asking, per_s=_PER_S)
         await _all_over(services, since)
         spent = (await system.read()).since(before)
@@ -89,7 +88,7 @@ async def measure_turnover(sizes: Sizes, report: Report) -> None:
     async with _fleet() as stack:
         services, name = stack.services, f"{sizes.turnover:,} organizations on {_SERVERS} servers"
         organizations = await _added(services, sizes.turnover)
-        since = await _now(services)
+        since = await database_now(services)
         await _ask(services, organizations, per_s=_TURNOVER_PER_S)
         loaded = await _number(services, _LOADED)
         await _all_over(services, since)
@@ -121,52 +120,27 @@ async def _seed(connection: psycopg.AsyncConnection[Any], params: Mapping[str, A
 
 
 async def _tell_admission(services: Services, organization: Organization, how: str, calls: int, report: Report) -> None:
-    organization = await _organization(services, organization.id)
-    submitted = await _submitted(services, organization)
-    waiting = await services.executions.find(organization.id, submitted)
+    organization = await organization_of(services, organization.id)
+    execution_id = await submitted(services, organization, _RUN)
+    waiting = await services.executions.find(organization.id, execution_id)
     assert waiting is not None  # noqa: S101 - it was just accepted
     looks: dict[str, Callable[[], Awaitable[object]]] = {
         "counting one organization for its limits": lambda: services.admission.occupied(organization.id),
-        "a request accepted and stored": lambda: _submitted(services, organization),
+        "a request accepted and stored": lambda: submitted(services, organization, _RUN),
         "what one waits for, its place and start": lambda: services.read_waiting.of(waiting),
     }
     for name, look in looks.items():
-        report.add("admission", f"{name}, {how}, median", await _median_us(look, calls), "us")
-
-
-async def _median_us(call: Callable[[], Awaitable[object]], calls: int) -> float:
-    taken = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        await call()
-        taken.append(time.perf_counter() - began)
-    return median(taken) * _US
+        report.add("admission", f"{name}, {how}, median", await median_ms(look, calls) * _US / _MS, "us")
 
 
 async def _added(services: Services, count: int) -> list[Organization]:
     await services.database.system().execute(SEED_ORGANIZATIONS, {"organizations": count})
-    return [await _organization(services, f"org_{number}") for number in range(1, count + 1)]
-
-
-async def _organization(services: Services, organization_id: str) -> Organization:
-    found = await services.tenants.organization(organization_id)
-    assert found is not None  # noqa: S101 - it was just made
-    return found
+    return [await organization_of(services, f"org_{number}") for number in range(1, count + 1)]
 
 
 async def _ask(services: Services, organizations: Sequence[Organization], *, per_s: float) -> None:
-    """One request of each, in a conversation of its own."""
-    began = time.monotonic()
-    async with asyncio.TaskGroup() as under_way:
-        for number, organization in enumerate(organizations):
-            await asyncio.sleep(max(0.0, began + number / per_s - time.monotonic()))
-            under_way.create_task(_submitted(services, organization))
-
-
-async def _submitted(services: Services, organization: Organization) -> str:
-    request = SubmitRequest(prompt=_RUN)
-    submit = services.submit_execution.submit
-    return (await submit(organization, request, source="api", correlation_id="", traceparent="")).execution_id
+    """One request of each."""
+    await at_pace(organizations, lambda one: submitted(services, one, _RUN), per_s=per_s)
 
 
 async def _all_over(services: Services, since: object) -> None:
@@ -191,11 +165,6 @@ async def _tell_times(services: Services, report: Report, name: str, since: obje
 async def _number(services: Services, statement: str, **params: object) -> float:
     row = await services.database.system().one(statement, params)
     return float(row["n"]) if row else 0.0
-
-
-async def _now(services: Services) -> object:
-    row = await services.database.system().one("SELECT now() AS now")
-    return row["now"] if row else None
 
 
 @asynccontextmanager

@@ -14,11 +14,11 @@ from pydantic import SecretStr
 
 from benchmarks.figures import Report, percentile
 from benchmarks.processes.commands import Remote, started
+from benchmarks.requests import organization_of, submitted
 from benchmarks.sizes import Sizes
 from benchmarks.system import OpenCodeElsewhere
 from nubabel_workers.domain.credentials import callback_key_text
 from nubabel_workers.domain.ids import InstanceId
-from nubabel_workers.domain.submission import SubmitRequest
 from nubabel_workers.embedded.stack import Stack, StackOptions
 
 _DELAYS_S = (3.0, 1.5, 6.0, 2.25, 4.5, 1.5, 3.0, 6.0, 2.25, 4.5)  # a run of each server; neighbours differ
@@ -147,14 +147,11 @@ async def measure_placement(sizes: Sizes, report: Report) -> None:
 async def _load(fleet: _Fleet, seconds: float) -> int:
     """New sessions at a steady pace; how many were accepted."""
     services, tenant = fleet.stack.services, fleet.stack.tenants[0]
-    organization = await services.tenants.organization(tenant.id)
-    assert organization is not None  # noqa: S101 - it was just made
+    organization = await organization_of(services, tenant.id)
     began, count = time.monotonic(), int(seconds * _PER_S)
     for number in range(count):
         await asyncio.sleep(max(0.0, began + number / _PER_S - time.monotonic()))
-        await services.submit_execution.submit(
-            organization, SubmitRequest(prompt="hello"), source="api", correlation_id="", traceparent=""
-        )
+        await submitted(services, organization, "hello")
     return count
 
 

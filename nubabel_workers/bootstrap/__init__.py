@@ -16,6 +16,7 @@ from nubabel_workers.bootstrap.adapters import Adapters
 from nubabel_workers.bootstrap.administration import (
     erase_organization,
     manage_dead_letters,
+    manage_instances,
     manage_workspaces,
     open_installation,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Services",
     "erase_organization",
     "manage_dead_letters",
+    "manage_instances",
     "manage_workspaces",
     "open_connections",
     "open_installation",

@@ -16,6 +16,7 @@ from nubabel_workers.services.erase_organization import EraseOrganization, Erasu
 from nubabel_workers.services.install_workspace import InstallWorkspace
 from nubabel_workers.services.manage_connections import ManageConnections
 from nubabel_workers.services.manage_dead_letters import ManageDeadLetters
+from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 
 
@@ -40,6 +41,17 @@ def manage_workspaces(services: Services) -> ManageWorkspaces:
         services.messenger,
         services.cancel_execution,
         services.chance,
+    )
+
+
+def manage_instances(services: Services) -> ManageInstances:
+    return ManageInstances(
+        services.instances,
+        services.instances,
+        services.servers,
+        services.breakers,
+        services.chance,
+        main_agent=services.settings.opencode_agent_prefix,
     )
 
 

@@ -28,6 +28,7 @@ from nubabel_workers.bootstrap import (
     Services,
     erase_organization,
     manage_dead_letters,
+    manage_instances,
     manage_workspaces,
     open_connections,
     open_installation,
@@ -48,7 +49,6 @@ from nubabel_workers.services.connections import Connections
 from nubabel_workers.services.export_organization import ExportOrganization
 from nubabel_workers.services.find_unserved import FindUnserved
 from nubabel_workers.services.manage_callback_keys import ManageCallbackKeys
-from nubabel_workers.services.manage_instances import ManageInstances
 from nubabel_workers.services.manage_keys import ManageKeys
 from nubabel_workers.services.manage_limits import ManageLimits, words_for_unknown
 from nubabel_workers.services.manage_organizations import ManageOrganizations
@@ -92,14 +92,7 @@ def _wired(
     audit = PostgresAuditTrail(database)
     secrets_at_rest = PostgresKeyRotation(database, cipher)
     keys = ManageKeys(secrets_at_rest, secrets_at_rest, audit)
-    instances = ManageInstances(
-        services.instances,
-        services.instances,
-        services.servers,
-        services.breakers,
-        chance,
-        main_agent=settings.opencode_agent_prefix,
-    )
+    instances = manage_instances(services)
     organizations = PostgresOrganizations(database, cipher)
     reports = PostgresExecutionReports(database)
     find_unserved = FindUnserved(organizations, services.instances, services.rollout)

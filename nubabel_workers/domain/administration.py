@@ -15,6 +15,11 @@ from nubabel_workers.domain.tenants import ServiceToken
 from nubabel_workers.domain.tool_calls import CallStatus, ToolCallError
 
 
+def server_actor(instance_id: str) -> str:
+    """An OpenCode server, or its plugin, as the audit log calls it."""
+    return f"instance:{instance_id}"
+
+
 class AuditAction(StrEnum):
     """What was done, as stored in the audit log."""
 

@@ -63,11 +63,12 @@ _followed: ContextVar[TraceContext | None] = ContextVar("followed_trace", defaul
 
 
 @contextmanager
-def following(traceparent: str) -> Iterator[None]:
+def following(traceparent: str) -> Iterator[TraceContext | None]:
     """Calls from inside the block, and from tasks that begin there, carry it; what is no traceparent is not carried."""
-    token = _followed.set(TraceContext.parse(traceparent))
+    trace = TraceContext.parse(traceparent)
+    token = _followed.set(trace)
     try:
-        yield
+        yield trace
     finally:
         _followed.reset(token)
 

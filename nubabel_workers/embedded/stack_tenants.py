@@ -8,14 +8,12 @@ from pydantic import SecretStr
 
 from nubabel_workers.adapters.storage.access import PostgresAccess
 from nubabel_workers.adapters.storage.organizations import PostgresOrganizations
-from nubabel_workers.adapters.storage.workspaces import PostgresWorkspaces
-from nubabel_workers.bootstrap import Services
+from nubabel_workers.bootstrap import Services, manage_instances, manage_workspaces
 from nubabel_workers.domain.administration import Installation, IssuedSubmitKey, WorkspaceSummary
 from nubabel_workers.domain.tenants import Instance, Organization
-from nubabel_workers.services.manage_instances import ManageInstances, NewInstance
+from nubabel_workers.services.manage_instances import NewInstance
 from nubabel_workers.services.manage_organizations import ManageOrganizations
 from nubabel_workers.services.manage_tokens import ManageSubmitKeys, ManageTokens
-from nubabel_workers.services.manage_workspaces import ManageWorkspaces
 from nubabel_workers.simulators.slack import Workspace as SlackWorkspace
 
 _ACTOR = "embedded"
@@ -46,9 +44,7 @@ async def create_tenant(services: Services, name: str, workspaces: Sequence[Slac
     access = PostgresAccess(database, cipher)
     organizations = ManageOrganizations(PostgresOrganizations(database, cipher), chance, secrets.token_bytes)
     organization = await organizations.create(name, actor=_ACTOR)
-    installer = ManageWorkspaces(
-        PostgresWorkspaces(database, cipher), services.messenger, services.cancel_execution, chance
-    )
+    installer = manage_workspaces(services)
     installed = [await installer.install(organization, _installation(one), actor=_ACTOR) for one in workspaces]
     token = await ManageTokens(access, chance, secrets.token_bytes).create(
         "embedded", organization=organization, expires_in_s=None, actor=_ACTOR
@@ -62,15 +58,7 @@ async def create_tenant(services: Services, name: str, workspaces: Sequence[Slac
 
 async def register_server(services: Services, new: NewInstance) -> Instance:
     """An OpenCode server that every organization may use, unless `new` says otherwise."""
-    instances = ManageInstances(
-        services.instances,
-        services.instances,
-        services.servers,
-        services.breakers,
-        services.chance,
-        main_agent=services.settings.opencode_agent_prefix,
-    )
-    return (await instances.add(new, actor=_ACTOR)).instance
+    return (await manage_instances(services).add(new, actor=_ACTOR)).instance
 
 
 def _installation(workspace: SlackWorkspace) -> Installation:

@@ -2,7 +2,7 @@
 
 from fastapi import Request
 
-from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.errors import NotFoundError
 from nubabel_workers.domain.foreign_ids import Naming, Sought
 from nubabel_workers.gateway.authentication import Caller
 from nubabel_workers.gateway.dependencies import GatewayParts
@@ -10,9 +10,8 @@ from nubabel_workers.gateway.dependencies import GatewayParts
 
 def report_refused(request: Request, error: Exception) -> None:
     """Returns at once, whosever the id is: the answer that follows must not tell."""
-    sought = getattr(error, "sought", None)
-    if isinstance(error, NubabelError) and isinstance(sought, Sought):
-        report(request, sought)
+    if isinstance(error, NotFoundError) and error.sought is not None:
+        report(request, error.sought)
 
 
 def report(request: Request, sought: Sought) -> None:

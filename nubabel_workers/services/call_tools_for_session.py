@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from nubabel_workers.domain.administration import server_actor
 from nubabel_workers.domain.foreign_ids import Naming, Sought
 from nubabel_workers.domain.ports import ExecutionStore
 from nubabel_workers.domain.tool_calls import ProviderTools, ToolCallError, ToolOutcome, ToolRequest
@@ -74,7 +75,7 @@ class CallToolsForSession:
             )
         if asked.provider is not None and outcome.error is not None and outcome.error.code in NOT_CONNECTED:
             sought = Sought(running.organization_id, asked.provider)
-            self._foreign_ids.soon(Naming(f"instance:{session.instance_id}", _DOOR, sought))
+            self._foreign_ids.soon(Naming(server_actor(session.instance_id), _DOOR, sought))
         return outcome
 
     async def list_tools(self, session: CallbackSession) -> Sequence[ProviderTools]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.administration import AuditAction, AuditEntry, server_actor
 from nubabel_workers.domain.errors import (
     CredentialsError,
     InvalidInputError,
@@ -143,7 +143,7 @@ class FindCallbackSession:
         log.warning("callback.foreign_session", instance_id=instance_id, session_id=session.session_id, reason=reason)
         self._incidents.count(Incident.FOREIGN_SESSION)
         return AuditEntry(
-            f"instance:{instance_id}",
+            server_actor(instance_id),
             AuditAction.CALLBACK_REFUSED,
             session.organization_id,
             session.session_id,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.administration import AuditAction, AuditEntry, server_actor
 from nubabel_workers.domain.ports import ExecutionStore, HintPublisher, ProgressStream
 from nubabel_workers.domain.progress import ProgressItem, ProgressSource
 from nubabel_workers.services.find_callback_session import CallbackSession
@@ -47,7 +47,7 @@ class HearCallbacks:
             }
             self._foreign_ids.refused(
                 AuditEntry(
-                    f"instance:{session.instance_id}",
+                    server_actor(session.instance_id),
                     AuditAction.TOOL_CALL_REFUSED,
                     session.organization_id,
                     session.session_id,

@@ -7,7 +7,7 @@ from typing import Protocol
 import structlog
 
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.trace import following, trace_id_of
+from nubabel_workers.domain.trace import following
 
 
 class Followed(Protocol):
@@ -29,11 +29,13 @@ def about(execution: Execution) -> AbstractContextManager[object]:
 @contextmanager
 def about_request(row: Followed, **ids: str | None) -> Iterator[None]:
     """Binds a row's correlation, trace and organization, and the ids, while the block runs; calls carry its trace."""
-    bound = structlog.contextvars.bound_contextvars(
-        correlation_id=row.correlation_id,
-        trace_id=trace_id_of(row.traceparent),
-        organization_id=row.organization_id,
-        **ids,
-    )
-    with bound, following(row.traceparent):
+    with (
+        following(row.traceparent) as trace,
+        structlog.contextvars.bound_contextvars(
+            correlation_id=row.correlation_id,
+            trace_id=None if trace is None else trace.trace_id,
+            organization_id=row.organization_id,
+            **ids,
+        ),
+    ):
         yield

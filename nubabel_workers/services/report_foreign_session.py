@@ -2,7 +2,7 @@
 
 import structlog
 
-from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.administration import AuditAction, AuditEntry, server_actor
 from nubabel_workers.domain.errors import ForeignSessionError
 from nubabel_workers.domain.executions import Execution
 from nubabel_workers.domain.ports import Incident, Incidents
@@ -23,7 +23,7 @@ class ReportForeignSession:
         self._incidents.count(Incident.FOREIGN_SESSION)
         await self._audit.add(
             AuditEntry(
-                f"instance:{instance_id}",
+                server_actor(instance_id),
                 AuditAction.FOREIGN_SESSION,
                 execution.organization_id,
                 execution.id,

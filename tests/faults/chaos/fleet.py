@@ -12,13 +12,14 @@ from typing import Self
 import structlog
 from aiohttp import web
 
+from nubabel_workers.bootstrap import manage_instances
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.tenants import InstanceChange
 from nubabel_workers.embedded.server_memory import HasMemory, tell_memory
 from nubabel_workers.embedded.stack import Stack
 from nubabel_workers.embedded.stack_environment import HOST
 from nubabel_workers.embedded.stack_opencode import SimulatedServer
-from nubabel_workers.services.manage_instances import ManageInstances, NewInstance
+from nubabel_workers.services.manage_instances import NewInstance
 from nubabel_workers.simulators.opencode.config import SimulatorConfig
 from nubabel_workers.simulators.opencode.running import simulator
 from tests.faults.chaos.book import Book, RunObserver
@@ -95,14 +96,7 @@ class Fleet:
         self._book = book
         self._processes = processes
         self._instances = services.instances
-        self._manage = ManageInstances(
-            services.instances,
-            services.instances,
-            services.servers,
-            services.breakers,
-            services.chance,
-            main_agent=services.settings.opencode_agent_prefix,
-        )
+        self._manage = manage_instances(services)
         self._ids: dict[str, str] = {}  # by URL
         self._parts = AsyncExitStack()
         self.unmended: list[str] = []
