@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +58,7 @@ class StubLlm:
         self.stats: Counter[str] = Counter(requests=0, main=0, aux=0, active=0, peak=0)
         self.recent: deque[dict[str, Any]] = deque(maxlen=_REMEMBERED_REQUESTS)
         self.on_request: Callable[[dict[str, Any]], None] | None = None  # sees each request's body
+        self.before_answer: Callable[[], Awaitable[None]] | None = None  # each answer to a prompt waits for it
         self._delay_s = delay_s
         self._tokens = tokens
         self._seen: dict[str, int] = {}  # prompt -> model calls for it so far
@@ -115,6 +116,8 @@ class StubLlm:
         script = script_of(asked.last_text)
         prompt = hashlib.sha256(asked.last_text.encode()).hexdigest()
         misbehaves = self._times_seen(prompt) <= script.times
+        if self.before_answer is not None:
+            await self.before_answer()
         await asyncio.sleep(self._delay_s if script.delay_s is None else script.delay_s)
         words = script.words(
             context_messages=asked.messages,

@@ -67,6 +67,7 @@ class Engine:
     def __init__(self, config: SimulatorConfig, store: Store, tell: Teller, ids: IdSource) -> None:
         self._faults = Faults()
         self.model_calls = 0
+        self.before_answer: Callable[[], Awaitable[None]] | None = None  # each answer of the model waits for it
         self.helper_calls = 0
         self.aborts = 0
         self.traceparents: deque[str | None] = deque(maxlen=_TRACES_KEPT)  # of the prompts, as they came
@@ -231,6 +232,8 @@ class Engine:
             misbehaves = times <= script.times
             if self.take_fault("stall"):
                 await _for_ever()
+            if self.before_answer is not None:
+                await self.before_answer()
             await asyncio.sleep(self._config.delay_s if script.delay_s is None else script.delay_s)
             if not misbehaves:
                 return False

@@ -23,11 +23,14 @@ _SETTLING_S = 0.3
 _POLL_S = 0.02
 _numbers = count(1)
 
+Gate = Callable[[], Awaitable[None]]
+
 
 @dataclass(frozen=True)
 class Backend:
     """A server under test. model_calls: how often its model was asked, helpers (title, summary) not counted.
 
+    answers_wait_for: each answer of its model from now on, until None.
     crash: killed and started again with its data; restart_empty: without. hung: accepts, but does not answer.
     """
 
@@ -36,6 +39,7 @@ class Backend:
     password: SecretStr | None
     directory: Path
     model_calls: Callable[[], int]
+    answers_wait_for: Callable[[Gate | None], None]
     crash: Callable[[], Awaitable[None]]
     restart_empty: Callable[[], Awaitable[None]]
     hung: Callable[[], AbstractAsyncContextManager[None]]
@@ -43,6 +47,9 @@ class Backend:
 
 def simulated(running: RunningSimulator) -> Backend:
     config = running.simulator.config
+
+    def answers_wait_for(gate: Gate | None) -> None:
+        running.simulator.engine.before_answer = gate
 
     async def crash() -> None:
         running.simulator.crash()
@@ -62,6 +69,7 @@ def simulated(running: RunningSimulator) -> Backend:
         password=config.password,
         directory=Path(config.directory),
         model_calls=lambda: running.simulator.engine.model_calls,
+        answers_wait_for=answers_wait_for,
         crash=crash,
         restart_empty=restart_empty,
         hung=hung,

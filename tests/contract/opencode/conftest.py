@@ -16,7 +16,7 @@ from nubabel_workers.domain.verdict import VerdictKind
 from nubabel_workers.embedded.opencode_server import real_opencode
 from nubabel_workers.simulators.opencode import SimulatorConfig, simulator
 from nubabel_workers.simulators.stub_llm import stub_llm
-from tests.contract.opencode.backends import Backend, Conversation, new_conversation, simulated
+from tests.contract.opencode.backends import Backend, Conversation, Gate, new_conversation, simulated
 from tests.needing_node import needing
 
 _PASSWORD = SecretStr("simulated")
@@ -35,6 +35,9 @@ async def _real(directory: Path) -> AsyncIterator[Backend]:
         llm, llm_url = await stack.enter_async_context(stub_llm())
         with needing("the real OpenCode"):
             server = await stack.enter_async_context(real_opencode(directory, llm_url=llm_url))
+
+        def answers_wait_for(gate: Gate | None) -> None:
+            llm.before_answer = gate
 
         async def crash() -> None:
             await server.kill()
@@ -60,6 +63,7 @@ async def _real(directory: Path) -> AsyncIterator[Backend]:
             password=server.password,
             directory=server.directory,
             model_calls=lambda: llm.stats["main"],
+            answers_wait_for=answers_wait_for,
             crash=crash,
             restart_empty=restart_empty,
             hung=hung,

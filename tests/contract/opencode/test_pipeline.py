@@ -5,7 +5,9 @@ Every run ends as the verdict table says, and each attempt has asked the model f
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -377,7 +379,7 @@ async def test_what_is_billed_is_what_the_model_reported_sub_agents_included(ste
 
 # --- budgets ---
 
-_STEP = '[[tool=bash {"command":"sleep 0.3","description":"a nap"}]]'
+_STEP = '[[tool=bash {"command":"echo step","description":"a step"}]]'
 
 
 async def test_a_run_paused_at_its_cap_goes_on_in_its_session_when_the_cap_is_raised(steps: WiredSteps) -> None:
@@ -385,12 +387,9 @@ async def test_a_run_paused_at_its_cap_goes_on_in_its_session_when_the_cap_is_ra
     question = await steps.mention(unheard_of(f"{_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
     await set_caps(steps, cost_per_execution=0.17)
     await steps.take_events()
-    await steps.dispatch()
-    async with asyncio.timeout(60):
-        while await steps.statuses() in (["queued"], ["running"]):
-            await steps.dispatch()
-            await steps.due_now()
-            await steps.complete()
+
+    await until_none_runs(steps)
+
     assert await steps.statuses() == ["waiting_budget"]
     assert await steps.working() == 0
     paused = await steps.one("SELECT sum(cost)::float8 AS cost, bool_or(lower_bound) AS more FROM usage")
@@ -410,17 +409,48 @@ async def test_a_run_paused_at_its_cap_goes_on_in_its_session_when_the_cap_is_ra
 
 
 _STEP_COST = 0.05
-_LONG_STEP = '[[tool=bash {"command":"sleep 1","description":"a nap"}]]'  # longer than a look, on a busy machine too
 _CHEAP_FIRST_HOLD = {"budget_first_hold_usd": _STEP_COST}
 
 
+class Pace:
+    """A step of the model begins when the runs were looked at since the one before, however busy the machine is."""
+
+    _LOOKS = 2  # the first may have begun before the step before was told
+
+    def __init__(self) -> None:
+        self._looks = 0.0
+        self._more = asyncio.Condition()
+
+    async def before_answer(self) -> None:
+        due = self._looks + self._LOOKS
+        async with self._more:
+            await self._more.wait_for(lambda: self._looks >= due)
+
+    async def looked(self, times: float = 1) -> None:
+        async with self._more:
+            self._looks += times
+            self._more.notify_all()
+
+
+@asynccontextmanager
+async def paced(steps: WiredSteps) -> AsyncIterator[Pace]:
+    pace = Pace()
+    steps.backend.answers_wait_for(pace.before_answer)
+    try:
+        yield pace
+    finally:
+        steps.backend.answers_wait_for(None)
+        await pace.looked(math.inf)
+
+
 async def until_none_runs(steps: WiredSteps) -> None:
-    """Each run is looked at all the time, as when a listener hears of each of its steps."""
-    async with asyncio.timeout(90):
+    """Each run is looked at between any two of its steps, as when a listener hears of each of them."""
+    async with asyncio.timeout(90), paced(steps) as pace:
         while {"queued", "dispatching", "running"} & {*await steps.statuses()}:
             await steps.dispatch()
             await steps.due_now()
             await steps.complete()
+            await pace.looked()
             if await waits_for_room(steps):
                 return
 
@@ -456,7 +486,7 @@ async def test_a_sub_agent_that_comes_to_the_cap_is_stopped_with_its_run_and_wha
     steps: WiredSteps,
 ) -> None:
     """Each step costs five cents. What the one that delegates costs is not told before the sub-agent has ended."""
-    part = f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=part done]]"
+    part = f"{_STEP * 12} [[usage=50000,0]] [[text=part done]]"
     task = json.dumps({"description": "part", "prompt": part, "subagent_type": "general"})
     await steps.mention(unheard_of(f"[[tool=task {task}]] [[usage=50000,0]] [[text=all done]]"))
     await set_caps(steps, cost_per_execution=0.22)
@@ -476,9 +506,12 @@ async def test_a_sub_agent_that_comes_to_the_cap_is_stopped_with_its_run_and_wha
 async def test_a_retry_comes_to_the_cap_that_the_attempt_before_has_used_a_part_of(steps: WiredSteps) -> None:
     """Both attempts together stay under the cap of the run, and both are billed."""
     await set_caps(steps, cost_per_execution=0.22)
-    await steps.start(unheard_of(f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
-    await steps.model_is_asked(2)
-    await steps.backend.crash()
+    async with paced(steps) as pace:
+        await steps.start(unheard_of(f"{_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
+        await steps.model_is_asked()
+        await pace.looked(2)
+        await steps.model_is_asked(2)
+        await steps.backend.crash()
 
     await until_none_runs(steps)
 
@@ -497,7 +530,7 @@ async def test_runs_at_once_pass_a_cap_by_no_more_than_one_step_of_each(steps: W
     """By what the model was really asked, not by what was billed."""
     await set_caps(steps, cost_per_day=0.6)
     for _ in range(3):
-        await steps.mention(unheard_of(f"{_LONG_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
+        await steps.mention(unheard_of(f"{_STEP * 12} [[usage=50000,0]] [[text=all done]]"))
     await steps.take_events()
 
     await until_none_runs(steps)
