@@ -47,6 +47,7 @@ from nubabel_workers.simulators.slack.limits import RateLimits
 from nubabel_workers.simulators.slack.model import Message
 
 _PROBE_EVERY_S = 0.05
+_SET_UP_S = 60
 STACK_DATABASE = "nubabel"
 _EVENTS_PATH = "/slack/events"
 
@@ -215,7 +216,7 @@ class Stack:
         ready = self.processes.start_all(self.environment, self.options.copies, servers=servers)
         self._background.add(ready)
         self._services = await self._parts.enter_async_context(
-            open_services(settings, application_name="nubabel-stack")
+            open_services(_patient(settings), application_name="nubabel-stack")
         )
         await self._seed(self._services)
         watched = tell_memory(self._watched, self._services.watch_servers)
@@ -277,6 +278,13 @@ class Stack:
             time_scale=self.options.slack_time_scale,
             socket_teams=self.options.socket_teams,
         )
+
+
+def _patient(settings: Settings) -> Settings:
+    """For what sets the system up, while a dozen processes start beside it: nobody waits for a single answer of it."""
+    return settings.model_copy(
+        update={"database_connect_timeout_s": _SET_UP_S, "database_acquire_timeout_s": float(_SET_UP_S)}
+    )
 
 
 async def _all(*steps: Awaitable[object]) -> None:
