@@ -78,7 +78,8 @@ class ProcessMetrics:
             "Rare things that were dealt with: late_prompt (posted by a process that had lost its lease), stray_run "
             "(a run on OpenCode that belonged to nobody, stopped), marked_repeat (a Slack post of unknown outcome), "
             "lease_takeover (a row of a process that was gone), foreign_session (a server spoke of another's session), "
-            "foreign_id (a caller named what is another organization's).",
+            "foreign_id (a caller named what is another organization's), foreign_id_unseen (what a caller named could "
+            "not be looked up).",
             ("kind",),
             registry=self.registry,
         )

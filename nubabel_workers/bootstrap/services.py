@@ -20,6 +20,7 @@ from nubabel_workers.bootstrap.runs import (
     keep_budgets,
 )
 from nubabel_workers.bootstrap.servers import follow_instance, keep_directories, watch_servers
+from nubabel_workers.domain.ports import Incident
 from nubabel_workers.services.accept_slack_event import AcceptSlackEvent
 from nubabel_workers.services.accept_submission import AcceptSubmission
 from nubabel_workers.services.admit_requests import AdmitRequests
@@ -101,6 +102,8 @@ async def open_services(
     """
     async with AsyncExitStack() as stack:
         metrics = metrics or ProcessMetrics(organizations=settings.metrics_organizations)
+        for incident in Incident:
+            metrics.count(incident, times=0)  # what appears with its first event has not grown, as alerts see it
         adapters = await open_adapters(settings, metrics, application_name, stack)
         services = wire(adapters)
         stack.push_async_callback(services.foreign_ids.close)  # the last to close: others report until they have

@@ -68,6 +68,7 @@ class AuditAction(StrEnum):
     IDENTITY_REFUSED = "identity.refused"
     FOREIGN_ID_NAMED = "foreign_id.named"
     FOREIGN_IDS_NOT_LISTED = "foreign_id.not_listed"
+    REFUSALS_NOT_LISTED = "refusals.not_listed"
     DEAD_LETTER_SHOWN = "dead_letter.shown"
     DEAD_LETTER_REPLAYED = "dead_letter.replayed"
     DEAD_LETTER_DISCARDED = "dead_letter.discarded"

@@ -7,66 +7,186 @@ show, in its export, that the id exists, and one of the owner's would name someb
 """
 
 import asyncio
-from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import structlog
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import NubabelError
+from nubabel_workers.domain.fair_line import FairLine
 from nubabel_workers.domain.foreign_ids import Naming, kind_of
 from nubabel_workers.domain.ports import Incident, Incidents, Throttle
 from nubabel_workers.domain.ports.administration import AuditTrail, IdOwners
 
 log = structlog.get_logger(__name__)
 
-# Of one caller. Who asks again and again for what has expired attacks nobody: more is looked up than is written down.
+# Of one caller in one organization. Who asks again and again for what has expired attacks nobody: more is looked up
+# than is written down.
 LOOKED_UP_PER_MINUTE = 600
 LISTED_PER_MINUTE = 60  # of one caller about one organization, of one kind
 LISTED_OF_ALL_PER_MINUTE = 600  # of one caller
-_MAX_WAITING = 1000  # of one process, looked up one after the other
+_MAX_WAITING_EACH = 100  # of one caller in one organization, in each of the two queues of a process
+_MAX_WAITING = 2000  # of all together, in each queue
 _LOOK_S = 10.0
 _SUMMED_UP_EVERY_S = 60.0
 _CLOSE_S = 5.0
 
+One = TypeVar("One", Naming, AuditEntry)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What is counted together: what one caller named in one organization, or was refused as of it.
+
+    refusal: the action, where its entries are in the organization's own audit log; None: they are operators' alone.
+    """
+
+    actor: str
+    organization_id: str | None
+    refusal: str | None = None
+
 
 @dataclass
 class _NotListed:
-    """What one caller named beyond the limits. unseen: not looked up, may be nobody's."""
+    """What there was of one share beyond the limits. unseen: not looked up, may be nobody's."""
 
-    foreign: int = 0
+    refused: int = 0
     unseen: int = 0
 
 
+@dataclass
+class _Queue(Generic[One]):
+    """working: who works it off, one after the other, while somebody waits."""
+
+    waiting: FairLine[tuple[str, str | None], One] = field(
+        default_factory=lambda: FairLine(places_each=_MAX_WAITING_EACH, places=_MAX_WAITING)
+    )
+    working: asyncio.Task[None] | None = None
+
+
 class ReportForeignIds:
-    """Safe to run twice: an attempt that is reported again is there twice."""
+    """Safe to run twice: an attempt that is reported again is there twice.
+
+    What is known to be a refusal waits apart from what has to be looked up first, so that a flood of ids that nobody
+    has hides none.
+    """
 
     def __init__(self, owners: IdOwners, audit: AuditTrail, incidents: Incidents, throttle: Throttle) -> None:
         self._owners = owners
         self._audit = audit
         self._incidents = incidents
         self._throttle = throttle
-        self._waiting: deque[Naming | AuditEntry] = deque()
-        self._working: asyncio.Task[None] | None = None
-        self._not_listed: dict[tuple[str, str | None], _NotListed] = {}
+        self._named: _Queue[Naming] = _Queue()
+        self._refused: _Queue[AuditEntry] = _Queue()
+        self._not_listed: dict[_Share, _NotListed] = {}
         self._summing: asyncio.Task[None] | None = None
 
     def soon(self, naming: Naming) -> None:
         """For doors whose caller waits: returns at once, whatever was named."""
-        if kind_of(naming.sought.name) is not None:
-            self._put(naming)
+        if kind_of(naming.sought.name) is None:
+            return
+        without_place = self._named.waiting.join((naming.actor, naming.sought.organization_id), naming)
+        if without_place is not None:
+            self._passed_over(without_place)
+        if not _busy(self._named.working):
+            self._named.working = _apart(self._work_off_named())
 
     def refused(self, entry: AuditEntry) -> None:
         """For a door that knows already whose it is, and whose caller must not: listed soon, within the same bounds."""
-        self._put(entry)
+        without_place = self._refused.waiting.join((entry.actor, _organization_of(entry)), entry)
+        if without_place is not None:
+            self._passed_over(without_place)
+        if not _busy(self._refused.working):
+            self._refused.working = _apart(self._work_off_refused())
 
     async def write(self, entry: AuditEntry) -> None:
         """For a refusal that hides nothing: listed now, within the same bounds."""
         if await self._may_be_listed(entry):
             await self._audit.add(entry)
         else:
-            self._beyond(entry).foreign += 1
+            self._passed_over(entry)
+
+    async def run(self, naming: Naming) -> None:
+        """For doors whose caller sees no answer. Raises nothing: what cannot be looked up now is counted."""
+        found: AuditEntry | None = None
+        async with self._or_passed_over(naming):
+            found = await self._look_up(naming)
+        if found is not None:
+            await self._list(found)
+
+    async def settled(self) -> None:
+        """When all that was handed over is looked up."""
+        while working := [one for one in (self._named.working, self._refused.working) if one and not one.done()]:
+            await asyncio.wait(working)
+
+    async def close(self) -> None:
+        """What waits is looked up, for a while; what there is beyond the limits is written down."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.settled()
+        except TimeoutError:
+            for waiting in (self._named.waiting, self._refused.waiting):
+                while (one := waiting.serve()) is not None:
+                    self._passed_over(one)
+        await _stop(self._named.working)  # counts what it held, and may begin to sum up for that
+        await _stop(self._refused.working)
+        await _stop(self._summing)
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._sum_up()
+        except TimeoutError:
+            log.warning("foreign_id.not_summed_up", error="the process ends")
+
+    async def _work_off_named(self) -> None:
+        while (naming := self._named.waiting.serve()) is not None:
+            await self.run(naming)
+
+    async def _work_off_refused(self) -> None:
+        while (entry := self._refused.waiting.serve()) is not None:
+            await self._list(entry)
+
+    async def _list(self, entry: AuditEntry) -> None:
+        async with self._or_passed_over(entry):
+            await self.write(entry)
+
+    @asynccontextmanager
+    async def _or_passed_over(self, one: Naming | AuditEntry) -> AsyncIterator[None]:
+        """What fails, takes too long or is interrupted is counted; only an interruption is raised."""
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                yield
+        except (NubabelError, TimeoutError) as error:
+            log.warning("foreign_id.passed_over", actor=one.actor, error=str(error))
+            self._passed_over(one)
+        except asyncio.CancelledError:
+            self._passed_over(one)
+            raise
+
+    async def _look_up(self, naming: Naming) -> AuditEntry | None:
+        """What operators are told; None where nobody else has it, and beyond the limit of looks."""
+        sought, kind = naming.sought, kind_of(naming.sought.name)
+        if kind is None:
+            return None
+        looks = f"foreign-ids:{naming.actor}:{sought.organization_id}"
+        if not await self._throttle.take(looks, per_s=60, limit=LOOKED_UP_PER_MINUTE):
+            self._passed_over(naming)
+            return None
+        owners = await self._owners.owners(kind, sought.name)
+        if not owners or sought.organization_id in owners:
+            return None
+        log.warning("foreign_id.named", actor=naming.actor, organization_id=sought.organization_id, door=naming.door)
+        self._incidents.count(Incident.FOREIGN_ID)
+        detail = {
+            "organization": sought.organization_id,
+            "owner": min(owners),
+            "door": naming.door,
+            "kind": str(kind),
+        }
+        return AuditEntry(naming.actor, AuditAction.FOREIGN_ID_NAMED, None, sought.name, detail)
 
     async def _may_be_listed(self, entry: AuditEntry) -> bool:
         """An organization's share is its own: many call as one server, and one of them is to hide nothing of others."""
@@ -76,80 +196,18 @@ class ReportForeignIds:
         everybody = f"foreign-ids-listed:{entry.actor}"
         return await self._throttle.take(everybody, per_s=60, limit=LISTED_OF_ALL_PER_MINUTE) > 0
 
-    def _put(self, one: Naming | AuditEntry) -> None:
-        if len(self._waiting) >= _MAX_WAITING:
-            self._beyond(one).unseen += 1
-            return
-        self._waiting.append(one)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work_off(), context=Context())  # no log fields of the request
-
-    async def run(self, naming: Naming) -> None:
-        """For doors whose caller sees no answer. Raises nothing: what cannot be looked up now is counted."""
-        await self._within_limits(naming)
-
-    async def settled(self) -> None:
-        """When all that was handed over is looked up."""
-        while self._working is not None and not self._working.done():
-            await asyncio.wait([self._working])
-
-    async def close(self) -> None:
-        """What waits is looked up, for a while; what there is beyond the limits is written down."""
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self.settled()
-        except TimeoutError:
-            for one in self._waiting:
-                self._beyond(one).unseen += 1
-        await _stop(self._working)  # counts what it held, and may begin to sum up for that
-        await _stop(self._summing)
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self._sum_up()
-        except TimeoutError:
-            log.warning("foreign_id.not_summed_up", error="the process ends")
-
-    async def _work_off(self) -> None:
-        while self._waiting:
-            await self._within_limits(self._waiting.popleft())
-
-    async def _within_limits(self, one: Naming | AuditEntry) -> None:
-        try:
-            async with asyncio.timeout(_LOOK_S):
-                await (self.write(one) if isinstance(one, AuditEntry) else self._report(one))
-        except (NubabelError, TimeoutError) as error:
-            log.warning("foreign_id.not_looked_up", actor=one.actor, error=str(error))
-            self._beyond(one).unseen += 1
-        except asyncio.CancelledError:
-            self._beyond(one).unseen += 1
-            raise
-
-    async def _report(self, naming: Naming) -> None:
-        sought, kind = naming.sought, kind_of(naming.sought.name)
-        if kind is None:
-            return
-        if not await self._throttle.take(f"foreign-ids:{naming.actor}", per_s=60, limit=LOOKED_UP_PER_MINUTE):
-            self._beyond(naming).unseen += 1
-            return
-        owners = await self._owners.owners(kind, sought.name)
-        if not owners or sought.organization_id in owners:
-            return
-        log.warning("foreign_id.named", actor=naming.actor, organization_id=sought.organization_id, door=naming.door)
-        self._incidents.count(Incident.FOREIGN_ID)
-        detail = {
-            "organization": sought.organization_id,
-            "owner": min(owners),
-            "door": naming.door,
-            "kind": str(kind),
-        }
-        await self.write(AuditEntry(naming.actor, AuditAction.FOREIGN_ID_NAMED, None, sought.name, detail))
-
-    def _beyond(self, one: Naming | AuditEntry) -> _NotListed:
-        """The caller's count of this minute; somebody will write it down."""
-        if self._summing is None or self._summing.done():
-            self._summing = asyncio.create_task(self._sum_up_later(), context=Context())
-        organization_id = one.sought.organization_id if isinstance(one, Naming) else _organization_of(one)
-        return self._not_listed.setdefault((one.actor, organization_id), _NotListed())
+    def _passed_over(self, one: Naming | AuditEntry) -> None:
+        """Counted for the minute's entry, which somebody will write down. What nobody looked at is heard of at once:
+        the audit log may be what is away.
+        """
+        count = self._not_listed.setdefault(_share_of(one), _NotListed())
+        if isinstance(one, Naming):
+            count.unseen += 1
+            self._incidents.count(Incident.FOREIGN_ID_UNSEEN)
+        else:
+            count.refused += 1
+        if not _busy(self._summing):
+            self._summing = _apart(self._sum_up_later())
 
     async def _sum_up_later(self) -> None:
         while True:
@@ -159,23 +217,46 @@ class ReportForeignIds:
                 return
 
     async def _sum_up(self) -> None:
-        for (actor, organization_id), count in list(self._not_listed.items()):
-            foreign, unseen = count.foreign, count.unseen
-            detail = {"organization": organization_id, "foreign": foreign, "not_looked_up": unseen}
+        for share, count in list(self._not_listed.items()):
+            refused, unseen = count.refused, count.unseen
+            entry = _summary(share, refused=refused, unseen=unseen)
             try:
-                await self._audit.add(AuditEntry(actor, AuditAction.FOREIGN_IDS_NOT_LISTED, None, "", detail))
+                await self._audit.add(entry)
             except NubabelError as error:
-                log.warning("foreign_id.not_summed_up", actor=actor, error=str(error), **detail)
+                log.warning("foreign_id.not_summed_up", actor=share.actor, error=str(error), **entry.detail)
                 return
-            count.foreign -= foreign
+            count.refused -= refused
             count.unseen -= unseen
-            if not (count.foreign or count.unseen):
-                del self._not_listed[actor, organization_id]
+            if not (count.refused or count.unseen):
+                del self._not_listed[share]
+
+
+def _share_of(one: Naming | AuditEntry) -> _Share:
+    if isinstance(one, Naming):
+        return _Share(one.actor, one.sought.organization_id)
+    return _Share(one.actor, _organization_of(one), one.action if one.organization_id is not None else None)
+
+
+def _summary(share: _Share, *, refused: int, unseen: int) -> AuditEntry:
+    """Where the entries that it stands for are: in the organization's own log, or with the operators alone."""
+    if share.refusal is not None:
+        detail = {"action": share.refusal, "refused": refused}
+        return AuditEntry(share.actor, AuditAction.REFUSALS_NOT_LISTED, share.organization_id, "", detail)
+    counts = {"organization": share.organization_id, "foreign": refused, "not_looked_up": unseen}
+    return AuditEntry(share.actor, AuditAction.FOREIGN_IDS_NOT_LISTED, None, "", counts)
 
 
 def _organization_of(entry: AuditEntry) -> str | None:
     """The caller's, or whose refusal it is."""
     return entry.organization_id or entry.detail.get("organization")
+
+
+def _apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.create_task(work, context=Context())  # without the log fields of the request
+
+
+def _busy(task: asyncio.Task[None] | None) -> bool:
+    return task is not None and not task.done()
 
 
 async def _stop(task: asyncio.Task[None] | None) -> None:

@@ -42,6 +42,7 @@ class Incident(StrEnum):
     LEASE_TAKEOVER = "lease_takeover"  # a row whose process was gone, or stopped for longer than its lease
     FOREIGN_SESSION = "foreign_session"  # an OpenCode server, or its plugin, spoke of a session that is another's
     FOREIGN_ID = "foreign_id"  # a caller named what is another organization's: it was told that there is no such thing
+    FOREIGN_ID_UNSEEN = "foreign_id_unseen"  # an id that a caller's organization does not have: nobody saw whose it is
     MARKED_REPEAT = "marked_repeat"  # a Slack post of unknown outcome, posted once more and marked
 
 

@@ -86,6 +86,7 @@ async def test_what_operators_were_told_of_it_goes_with_either_side(
 ) -> None:
     audit = PostgresAuditTrail(pipeline.services.database)
     named, not_listed = AuditAction.FOREIGN_ID_NAMED, AuditAction.FOREIGN_IDS_NOT_LISTED
+    refused = AuditAction.REFUSALS_NOT_LISTED
     for action, caller, owner in (
         (named, ORGANIZATION, OTHER),
         (named, OTHER, ORGANIZATION),
@@ -93,13 +94,14 @@ async def test_what_operators_were_told_of_it_goes_with_either_side(
         (not_listed, ORGANIZATION, None),
     ):
         await audit.add(AuditEntry("token:t", action, None, "exe_1", {"organization": caller, "owner": owner}))
+    for organization_id in (ORGANIZATION, OTHER):
+        await audit.add(AuditEntry("instance:ins_1", refused, organization_id, "", {"refused": 3}))
 
     await run(erase)
 
-    left = [
-        one.detail for one in await audit.list(organization_id=None, limit=100) if one.action in {named, not_listed}
-    ]
-    assert left == [{"organization": OTHER, "owner": "org_third"}]
+    entries = await audit.list(organization_id=None, limit=100)
+    left = [(one.organization_id, one.detail) for one in entries if one.action in {named, not_listed, refused}]
+    assert left == [(OTHER, {"refused": 3}), (None, {"organization": OTHER, "owner": "org_third"})]
 
 
 async def run(erase: EraseOrganization) -> Erased:

@@ -15,11 +15,17 @@ from nubabel_workers.adapters.storage.database import Database
 from nubabel_workers.adapters.storage.organization_rows import PostgresOrganizationRows
 from nubabel_workers.adapters.storage.row_sets import TENANT_TABLES
 from nubabel_workers.adapters.zip_archive import new_zip_archive
+from nubabel_workers.domain.administration import AuditAction, AuditEntry
 from nubabel_workers.domain.errors import InvalidInputError
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.services.export_organization import ExportOrganization
+from nubabel_workers.services.report_foreign_ids import LISTED_PER_MINUTE, ReportForeignIds
 from tests.conftest import PostgresServer
+from tests.fakes.clock import FakeClock
+from tests.fakes.foreign_ids import FakeIdOwners
+from tests.fakes.incidents import FakeIncidents
+from tests.fakes.throttle import FakeThrottle
 from tests.integration.storage.seeds import add_row_of_every_table
 
 pytestmark = pytest.mark.integration
@@ -73,6 +79,30 @@ async def test_no_secret_is_in_it_and_the_manifest_says_what_was_left_out(
     assert left_out["workspaces"] == ["bot_token"]
     assert left_out["mcp_connections"] == ["client_secret", "credentials"]
     assert {"organizations", "service_tokens", "submit_keys", "mcp_authorizations"} <= left_out.keys()
+
+
+async def test_what_its_own_agents_were_refused_is_in_it_and_what_operators_were_told_is_not(
+    export: ExportOrganization, database: Database, tmp_path: Path
+) -> None:
+    audit = PostgresAuditTrail(database)
+    report = ReportForeignIds(FakeIdOwners(), audit, FakeIncidents(), FakeThrottle(FakeClock()))
+    for _ in range(LISTED_PER_MINUTE + 2):
+        await report.write(AuditEntry("instance:ins_1", AuditAction.TOOL_CALL_REFUSED, "org_a", "ses_1"))
+        await report.write(
+            AuditEntry("token:t", AuditAction.FOREIGN_ID_NAMED, None, "exe_1", {"organization": "org_a"})
+        )
+    await report.close()
+
+    with new_zip_archive(tmp_path / "acme.zip") as archive:
+        await export.run(ACME, archive, actor="cli:anna")
+
+    with zipfile.ZipFile(tmp_path / "acme.zip") as found:
+        lines = [json.loads(line) for line in found.read("audit_log.jsonl").decode().splitlines()]
+    (own,) = [line for line in lines if line["action"] == AuditAction.REFUSALS_NOT_LISTED]
+    assert own["detail"] == {"action": AuditAction.TOOL_CALL_REFUSED, "refused": 2}
+    assert [line for line in lines if line["action"].startswith("foreign_id.")] == []
+    of_all = await audit.list(organization_id=None, limit=1000)
+    assert AuditAction.FOREIGN_IDS_NOT_LISTED in {entry.action for entry in of_all}
 
 
 async def test_who_exported_is_in_the_audit_log_and_in_the_export(

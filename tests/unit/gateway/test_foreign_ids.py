@@ -107,6 +107,6 @@ async def test_refused_claims_of_being_another_organization_are_listed_within_th
     assert [one.action for one in door.audit.entries] == [
         AuditAction.IDENTITY_REFUSED,
         AuditAction.IDENTITY_REFUSED,
-        AuditAction.FOREIGN_IDS_NOT_LISTED,
+        AuditAction.REFUSALS_NOT_LISTED,
     ]
-    assert door.audit.entries[-1].detail["foreign"] == 3
+    assert door.audit.entries[-1].detail == {"action": AuditAction.IDENTITY_REFUSED, "refused": 3}

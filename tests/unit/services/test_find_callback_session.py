@@ -144,7 +144,8 @@ async def test_the_audit_log_is_not_filled_by_who_has_a_key(finding: Finding, mo
 
     assert len(await finding.audited()) == 3
     await finding.foreign_ids.close()
-    assert finding.audit.entries[-1].detail == {"organization": "org_other", "foreign": 2, "not_looked_up": 0}
+    assert finding.audit.entries[-1].organization_id == "org_other"
+    assert finding.audit.entries[-1].detail == {"action": AuditAction.CALLBACK_REFUSED, "refused": 2}
 
 
 async def test_a_server_is_asked_for_what_is_elsewhere_as_for_what_nobody_knows(finding: Finding) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from nubabel_workers.domain.administration import AuditAction, AuditEntry
+from nubabel_workers.domain.errors import UnavailableError
 from nubabel_workers.domain.foreign_ids import IdKind, Naming, Sought, kind_of
 from nubabel_workers.domain.ports import Incident
 from nubabel_workers.services import report_foreign_ids
@@ -15,12 +16,13 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.foreign_ids import FakeIdOwners
 from tests.fakes.incidents import FakeIncidents
 from tests.fakes.throttle import FakeThrottle
+from tests.waiting import eventually
 
 THEIRS, OURS, NOBODYS = (f"exe_{letter * 26}" for letter in "abc")
 
 
-def naming(name: str = THEIRS, actor: str = "token:tok_1") -> Naming:
-    return Naming(actor, "GET /v1/executions/{execution_id}", Sought("org_acme", name))
+def naming(name: str = THEIRS, actor: str = "token:tok_1", organization_id: str = "org_acme") -> Naming:
+    return Naming(actor, "GET /v1/executions/{execution_id}", Sought(organization_id, name))
 
 
 @dataclass
@@ -44,6 +46,9 @@ class Reporting:
         others = [one for one in self.audit.entries if one.action == AuditAction.FOREIGN_IDS_NOT_LISTED]
         return [(one.actor, one.detail["foreign"], one.detail["not_looked_up"]) for one in others]
 
+    def refusals(self) -> list[AuditEntry]:
+        return [one for one in self.audit.entries if one.action == AuditAction.TOOL_CALL_REFUSED]
+
 
 @pytest.fixture
 def reporting() -> Reporting:
@@ -54,6 +59,13 @@ def reporting() -> Reporting:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_foreign_ids, "LISTED_PER_MINUTE", 2)
     monkeypatch.setattr(report_foreign_ids, "LOOKED_UP_PER_MINUTE", 4)
+
+
+@pytest.fixture
+def two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may have two things waiting, all together four. For a `Reporting` that is made after it."""
+    monkeypatch.setattr(report_foreign_ids, "_MAX_WAITING_EACH", 2)
+    monkeypatch.setattr(report_foreign_ids, "_MAX_WAITING", 4)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +169,30 @@ async def test_what_one_organization_is_refused_on_a_server_hides_nothing_of_ano
     assert reporting.audit.entries.count(refused_agent_of("org_quiet")) == 1
 
 
+@pytest.mark.usefixtures("few")
+async def test_refusals_beyond_the_limits_are_summed_up_in_the_log_that_the_others_are_in(reporting: Reporting) -> None:
+    for _ in range(5):
+        await reporting.report.write(refused_agent_of("org_loud"))
+        await reporting.report.run(naming())
+    await reporting.report.close()
+
+    *_, own, operators = reporting.audit.entries
+    assert own == AuditEntry(
+        "instance:ins_1",
+        AuditAction.REFUSALS_NOT_LISTED,
+        "org_loud",
+        "",
+        {"action": AuditAction.TOOL_CALL_REFUSED, "refused": 3},
+    )
+    assert operators == AuditEntry(
+        "token:tok_1",
+        AuditAction.FOREIGN_IDS_NOT_LISTED,
+        None,
+        "",
+        {"organization": "org_acme", "foreign": 2, "not_looked_up": 1},
+    )
+
+
 async def test_one_caller_is_not_listed_without_end_whomever_it_names(
     reporting: Reporting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,20 +215,77 @@ async def test_beyond_the_limits_of_a_minute_one_entry_says_how_many_there_were(
     assert [one.actor for one in reporting.listed()] == ["token:tok_1", "token:tok_1", "token:tok_2"]
     assert len(reporting.owners.asked) == 4 + 1
     assert reporting.summed_up() == [("token:tok_1", 2, 3)]
-    assert reporting.incidents.counted == [Incident.FOREIGN_ID] * 5
+    assert reporting.incidents.counted.count(Incident.FOREIGN_ID) == 5
+    assert reporting.incidents.counted.count(Incident.FOREIGN_ID_UNSEEN) == 3
 
 
-async def test_what_finds_no_place_in_the_queue_is_counted(
-    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(report_foreign_ids, "_MAX_WAITING", 2)
+@pytest.mark.usefixtures("two_places")
+async def test_what_finds_no_place_in_the_queue_is_counted() -> None:
+    reporting = Reporting()
 
     for _ in range(5):
         reporting.report.soon(naming())
+        reporting.report.refused(refused_agent_of("org_acme"))
     await reporting.report.close()
 
-    assert len(reporting.listed()) == 2
+    assert len(reporting.listed()) == len(reporting.refusals()) == 2
     assert reporting.summed_up() == [("token:tok_1", 0, 3)]
+    assert reporting.audit.entries[-1].detail == {"action": AuditAction.TOOL_CALL_REFUSED, "refused": 3}
+    assert reporting.incidents.counted.count(Incident.FOREIGN_ID_UNSEEN) == 3  # refusals were looked at
+
+
+@pytest.mark.parametrize(
+    ("actor", "organization_id"),
+    [("token:tok_2", "org_acme"), ("token:tok_1", "org_quiet")],
+    ids=["caller", "organization of the same server"],
+)
+async def test_a_flood_of_one_hides_nothing_of_what_another_names(
+    reporting: Reporting, actor: str, organization_id: str
+) -> None:
+    for _ in range(2 * report_foreign_ids._MAX_WAITING):
+        reporting.report.soon(naming(NOBODYS))
+    reporting.report.soon(naming(THEIRS, actor, organization_id))
+    await reporting.report.settled()
+
+    assert [(one.actor, one.detail["organization"]) for one in reporting.listed()] == [(actor, organization_id)]
+    assert reporting.owners.asked[1] == (IdKind.EXECUTION, THEIRS)  # its turn is the next
+
+
+async def test_many_that_flood_at_once_leave_a_place_for_whoever_names_one(reporting: Reporting) -> None:
+    for number in range(report_foreign_ids._MAX_WAITING // report_foreign_ids._MAX_WAITING_EACH):
+        for _ in range(report_foreign_ids._MAX_WAITING_EACH):
+            reporting.report.soon(naming(NOBODYS, f"token:tok_flood{number}"))
+
+    reporting.report.soon(naming(THEIRS, "token:tok_2"))
+    await reporting.report.close()
+
+    assert [one.actor for one in reporting.listed()] == ["token:tok_2"]
+    assert [unseen for _, _, unseen in reporting.summed_up()] == [1]  # the one that gave way
+
+
+@pytest.mark.usefixtures("few")
+async def test_looks_that_one_organization_used_up_on_a_server_are_not_anothers(reporting: Reporting) -> None:
+    for _ in range(9):
+        await reporting.report.run(naming(NOBODYS, "instance:ins_1", "org_loud"))
+
+    await reporting.report.run(naming(THEIRS, "instance:ins_1", "org_quiet"))
+
+    assert len(reporting.listed()) == 1
+
+
+async def test_a_known_refusal_is_listed_while_what_is_looked_up_hangs(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_CLOSE_S", 0.01)
+    monkeypatch.setattr(reporting.owners, "owners", _never)
+    for _ in range(2 * report_foreign_ids._MAX_WAITING):
+        reporting.report.soon(naming(NOBODYS, "instance:ins_1"))
+
+    reporting.report.refused(refused_agent_of("org_acme"))
+    await eventually(reporting.refusals)
+    await reporting.report.close()
+
+    assert len(reporting.refusals()) == 1
 
 
 async def test_the_count_is_written_every_minute_while_the_process_lives(
@@ -217,6 +310,26 @@ async def test_while_the_database_is_away_nobody_fails_and_it_is_said_afterwards
 
     assert reporting.listed() == []
     assert reporting.summed_up() == [("token:tok_1", 0, 1)]
+
+
+async def test_what_was_never_looked_up_is_heard_of_while_the_database_is_away(reporting: Reporting) -> None:
+    reporting.owners.away = True
+
+    await reporting.report.run(naming())
+
+    assert reporting.incidents.counted == [Incident.FOREIGN_ID_UNSEEN]
+
+
+async def test_what_was_looked_up_and_could_not_be_written_down_is_no_unseen_one(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr(reporting.audit, "add", _away)
+        await reporting.report.run(naming())
+    await reporting.report.close()
+
+    assert reporting.incidents.counted == [Incident.FOREIGN_ID]
+    assert reporting.summed_up() == [("token:tok_1", 1, 0)]
 
 
 async def test_what_waits_is_looked_up_before_the_process_ends(reporting: Reporting) -> None:
@@ -250,6 +363,10 @@ async def test_an_audit_log_that_does_not_answer_does_not_hold_the_end_of_the_pr
 
     async with asyncio.timeout(5):
         await reporting.report.close()
+
+
+async def _away(*_: object) -> None:
+    raise UnavailableError("the database cannot be reached")
 
 
 async def _never(*_: object) -> frozenset[str]:
