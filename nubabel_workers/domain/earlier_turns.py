@@ -42,7 +42,7 @@ class Turn:
 @dataclass(frozen=True)
 class EarlierTurns:
     """Oldest first. unread: how many stand between the first and the second of them and were not read; of a lone one,
-    before it.
+    before it; without any, all there are.
     """
 
     turns: Sequence[Turn] = ()
@@ -69,7 +69,7 @@ def read_in_part(beginning: str, end: str, *, length: int) -> str:
 def told(earlier: EarlierTurns, *, max_bytes: int) -> str:
     """As one text of at most max_bytes of UTF-8. Empty for no turns."""
     if not earlier.turns:
-        return ""
+        return "\n".join([_HEAD, *_gap(earlier.unread)]) if earlier.unread else ""
     room = max_bytes - _size(_HEAD) - _MARK_ROOM
     if len(earlier.turns) == 1:
         return "\n".join([_HEAD, *_gap(earlier.unread), _filling(earlier.turns[0], room)])

@@ -4,6 +4,7 @@ NubabelError
   TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
     RateLimitedError      the other side counts and said no
       LimitReachedError   the organization's own limit (`admission.py`)
+    NotLookedThroughError there was no time to look through a prompt for what must not leave: it does not
     UnavailableError      not reachable, overloaded, restarting
       ProviderAwayError   away is somebody else's service, which the caller named: the message is for them
       ConnectionLostError gone in the middle of a call that is safe to repeat, but may have taken effect
@@ -20,6 +21,7 @@ NubabelError
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from nubabel_workers.domain.foreign_ids import Sought
 
@@ -29,7 +31,12 @@ class NubabelError(Exception):
 
 
 class TransientError(NubabelError):
-    """Nothing took effect; try again later, not before retry_after_s seconds if that is given."""
+    """Nothing took effect; try again later, not before retry_after_s seconds if that is given.
+
+    given_up_code: what the failure is called when each try ended like this one.
+    """
+
+    given_up_code: ClassVar[str] = "attempts_exhausted"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -38,6 +45,12 @@ class TransientError(NubabelError):
 
 class RateLimitedError(TransientError):
     """The other side refused because of a limit; retry_after_s is its own word where it gave one."""
+
+
+class NotLookedThroughError(TransientError):
+    """A question that may hold what must not leave could not be looked through in time. The machine may be busy."""
+
+    given_up_code = "not_looked_through"
 
 
 class UnavailableError(TransientError):

@@ -4,7 +4,7 @@ import base64
 import hmac
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -34,19 +34,27 @@ class Masked:
 @dataclass(frozen=True)
 class Cleaning:
     """What it came to, for the timeline. masked: values that did not leave, by kind. unread: files that could not be
-    looked through, by reason; held_back: those did not leave either.
+    looked through, by reason; held_back: those did not leave either. left_out: other texts that did not leave, since
+    there was no time to look through them: how many of what.
     """
 
     masked: Mapping[str, int] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
     held_back: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.masked or self.unread)
+        return bool(self.masked or self.unread or self.left_out)
+
+    def with_more(self, other: "Cleaning") -> "Cleaning":
+        """Together with what became of texts that go along; files are this one's alone."""
+        masked, left_out = (Counter(one) for one in (self.masked, self.left_out))
+        return replace(self, masked=masked + Counter(other.masked), left_out=left_out + Counter(other.left_out))
 
     def as_dict(self) -> dict[str, Any]:
         unread = {"unread": dict(self.unread), "held_back": self.held_back} if self.unread else {}
-        return {"kinds": dict(self.masked), **unread}
+        left_out = {"left_out": dict(self.left_out)} if self.left_out else {}
+        return {"kinds": dict(self.masked), **unread, **left_out}
 
 
 class Placeholders:

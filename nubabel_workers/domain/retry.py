@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import PermanentError, TransientError, UncertainError
 
-_EXHAUSTED = "attempts_exhausted"
-
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -25,13 +23,8 @@ class TryAgain:
 
 @dataclass(frozen=True)
 class GiveUp:
-    code: str  # "attempts_exhausted" or the permanent error's own code
-
-    @property
-    def reason(self) -> DeadLetterReason:
-        """Of the dead letter that follows."""
-        exhausted = self.code == _EXHAUSTED
-        return DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
+    code: str  # the permanent error's own, or "attempts_exhausted", or what the transient error has for that
+    reason: DeadLetterReason  # of the dead letter that follows
 
 
 RetryDecision = TryAgain | GiveUp
@@ -54,9 +47,10 @@ def next_attempt(error: Exception, attempt: int, policy: RetryPolicy, *, jitter:
     of at most one first wait is added to it.
     """
     if isinstance(error, PermanentError):
-        return GiveUp(error.code)
+        return GiveUp(error.code, DeadLetterReason.PERMANENT_ERROR)
     if attempt >= policy.max_attempts:
-        return GiveUp(_EXHAUSTED)
+        code = error.given_up_code if isinstance(error, TransientError) else TransientError.given_up_code
+        return GiveUp(code, DeadLetterReason.ATTEMPTS_EXHAUSTED)
     ceiling = min(policy.max_wait_s, policy.first_wait_s * 2 ** (attempt - 1))
     asked = error.retry_after_s if isinstance(error, TransientError) else None
     wait_s = asked + jitter * policy.first_wait_s if asked is not None else jitter * ceiling

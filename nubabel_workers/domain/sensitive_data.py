@@ -5,7 +5,7 @@ Every pattern takes time that grows with the length of the text and no faster: t
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -30,14 +30,27 @@ def find(text: str, patience: Patience = endless) -> list[Finding]:
             patience()
             found += finder(text, start, end)
     found.sort(key=lambda one: (one.start, one.kind is SensitiveKind.MAIL, -one.end))
-    kept: list[Finding] = []
+    return list(_without_overlaps(text, found))
+
+
+def _without_overlaps(text: str, found: Sequence[Finding]) -> Iterator[Finding]:
+    """found: by their starts. A chain of them may go through the whole text: what it says is read once, at its end."""
+    chain: list[Finding] = []  # its first, and those that made it longer
     for one in found:
-        if not kept or one.start >= kept[-1].end:
-            kept.append(one)
-        elif one.end > kept[-1].end and not _is_part_of_url(kept[-1], one):
-            first = kept[-1]
-            kept[-1] = Finding(first.start, one.end, first.kind, text[first.start : one.end])
-    return kept
+        if not chain or one.start >= chain[-1].end:
+            yield from _joined(text, chain)
+            chain = [one]
+        elif one.end > chain[-1].end and not _is_part_of_url(chain[0], one):
+            chain.append(one)
+    yield from _joined(text, chain)
+
+
+def _joined(text: str, chain: Sequence[Finding]) -> Iterator[Finding]:
+    if len(chain) > 1:
+        first, end = chain[0], chain[-1].end
+        yield Finding(first.start, end, first.kind, text[first.start : end])
+    else:
+        yield from chain
 
 
 def _is_part_of_url(password: Finding, mail: Finding) -> bool:

@@ -140,6 +140,8 @@ def _masked(detail: Mapping[str, Any]) -> str:
     if detail.get("unread"):
         what_became = "held back" if detail.get("held_back") else "sent as they were"
         said.append(f"files that could not be looked through, {what_became}: {_counted(detail['unread'])}")
+    if detail.get("left_out"):
+        said.append(f"left out, there was no time to look through it: {_counted(detail['left_out'])}")
     return "; ".join(said) or "looked through before it left"
 
 

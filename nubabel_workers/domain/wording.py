@@ -48,6 +48,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "죄송합니다. 이 요청에 지정된 AI 모델을 여기에서는 사용할 수 없습니다. "
         "관리자가 참조 번호 `{reference}` (으)로 자세한 내용을 확인할 수 있습니다.",
     },
+    "not_looked_through": {
+        Language.ENGLISH: "Not sent: your request is too long to be checked for sensitive data in the time there is. "
+        "Please ask again in shorter parts. Reference: `{reference}`.",
+        Language.KOREAN: "보내지 않았습니다: 요청이 너무 길어 제시간에 민감 정보를 검사하지 못했습니다. 더 짧게 나누어 "
+        "다시 요청해 주세요. 참조 번호: `{reference}`.",
+    },
     "stopped": {Language.ENGLISH: "Stopped, as you asked.", Language.KOREAN: "요청하신 대로 중단했습니다."},
     "replaced": {
         Language.ENGLISH: "Stopped: replaced by your next message.",
@@ -128,6 +134,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "{left_out} between them.",
         Language.KOREAN: "긴 스레드여서 첫 메시지와 최신 메시지 {newest}개만 참고했고, 그 사이의 {left_out}개는 "
         "제외했습니다.",
+    },
+    "context_unchecked": {
+        Language.ENGLISH: "I left out the earlier messages of this thread: they could not be checked for sensitive "
+        "data in time. If they matter, please repeat them in a question.",
+        Language.KOREAN: "이 스레드의 이전 메시지는 제시간에 민감 정보를 검사하지 못해 제외했습니다. 필요한 내용이면 "
+        "질문에 다시 적어 주세요.",
     },
     "files_left_out": {
         Language.ENGLISH: "Not read: {names}.",

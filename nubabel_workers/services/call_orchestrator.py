@@ -179,7 +179,7 @@ class CallOrchestrator:
             run,
             outgoing,
             gathered,
-            gathered.noting(unread).notes,
+            gathered.noting([*unread, *outgoing.notes]).notes,
             last.remote_session_id if last is not None and known else None,
         )
 

@@ -10,20 +10,28 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import structlog
+
 from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
 from nubabel_workers.domain.earlier_turns import EarlierTurns, told
-from nubabel_workers.domain.errors import PromptRefusedError
+from nubabel_workers.domain.errors import NotLookedThroughError, PromptRefusedError
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.findings import OutOfTimeError, Patience, SensitiveKind, endless
+from nubabel_workers.domain.findings import OutOfTimeError, Patience, SensitiveKind
 from nubabel_workers.domain.masked_turns import masked_turns
 from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.ports import DocumentReader
 from nubabel_workers.domain.prompts import PromptFile
 from nubabel_workers.domain.wording import language_of, say
 
+log = structlog.get_logger(__name__)
+
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
-_LOOK_S = 10.0  # at all files of a request, one after another: its row has 25 s to be sent
-_EARLIER_S = 5.0  # at all earlier turns, out of the same 25 s
+# The row of a request has 25 s to be sent. Some 100 KB that are made to be slow take a third of a second alone, and as
+# many times longer as there are such texts at once.
+_LOOK_S = 10.0  # at question, context and files, one after another
+_QUESTION_S = 5.0  # out of these
+_CONTEXT_S = 2.0  # out of these
+_EARLIER_S = 5.0  # at all earlier turns, beside these
 _TEXTUAL = ("image/svg",)
 _BINARY = {
     "image/": Unread.PICTURE,
@@ -37,7 +45,7 @@ _BINARY = {
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What may leave. notes: what became of files, to be said beside the answer."""
+    """What may leave. notes: what became of files and context, to be said beside the answer."""
 
     texts: Sequence[str] = ()
     files: Sequence[PromptFile] = ()
@@ -46,8 +54,7 @@ class Outgoing:
 
     def after(self, earlier: "Outgoing") -> "Outgoing":
         """With texts that come before."""
-        masked = Counter(earlier.cleaning.masked) + Counter(self.cleaning.masked)
-        return replace(self, texts=[*earlier.texts, *self.texts], cleaning=replace(self.cleaning, masked=masked))
+        return replace(self, texts=[*earlier.texts, *self.texts], cleaning=self.cleaning.with_more(earlier.cleaning))
 
 
 @dataclass(frozen=True)
@@ -78,26 +85,31 @@ class MaskPrompt:
     ) -> Outgoing:
         """The context's texts and the question, in this order, and the files.
 
-        Raises PromptRefusedError when the policy is to refuse and the question or a file of it has a finding. Context
-        was said by others, or long ago, and nobody can take it back: it is masked under either policy.
+        Raises PromptRefusedError when the policy is to refuse and the question or a file of it has a finding, and
+        NotLookedThroughError when there is no time to look through the question. Context was said by others, or long
+        ago, and nobody can take it back: it is masked under either policy, or left out where there is no time for it.
         """
         if policy is MaskingPolicy.OFF:
             return Outgoing([*context, execution.prompt], files)
         placeholders = self._placeholders(execution)
-        question = await _masked(execution.prompt, placeholders)
-        looked_at = await self._look_at(files, placeholders)
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + _LOOK_S
+        question = await _question(execution, placeholders, min(ends_at, clock() + _QUESTION_S))
+        around = await _around(context, placeholders, min(ends_at, clock() + _CONTEXT_S))
+        looked_at = await self._look_at(files, placeholders, ends_at)
         own = _sum([question.counts, *(file.counts for file in looked_at)])
         if own and policy is MaskingPolicy.REFUSE:
             found_in = [mask(file.original.name, placeholders).text for file in looked_at if file.counts]
             raise PromptRefusedError(sorted(own), files=found_in)
-        around = [await _masked(text, placeholders) for text in context]
-        return _outgoing(
+        outgoing = _outgoing(
             execution,
             [*(one.text for one in around), question.text],
             looked_at,
             _sum([own, *(one.counts for one in around)]),
             held_back=policy is MaskingPolicy.REFUSE,
         )
+        left_out = len(context) - len(around)
+        return _without_context(execution, outgoing, left_out) if left_out else outgoing
 
     async def earlier(
         self, execution: Execution, policy: MaskingPolicy, earlier: EarlierTurns, *, max_bytes: int
@@ -105,7 +117,8 @@ class MaskPrompt:
         """What was said before, to be told along with the question. No turns: nothing.
 
         Masked before it is compressed: half of a number would not be recognised any more. What is counted may stand in
-        a part that is left out. Where there is no time to mask them all, fewer are told, and that some are left out.
+        a part that is left out. Where there is no time to mask them all, fewer are told, or none, and that some are
+        left out.
         """
         if not earlier.turns:
             return Outgoing()
@@ -114,16 +127,17 @@ class MaskPrompt:
         placeholders = self._placeholders(execution)
         patience = _until(asyncio.get_running_loop().time() + _EARLIER_S)
         masked, counts = await asyncio.to_thread(masked_turns, earlier, placeholders, patience)
-        if not masked.turns:
-            return Outgoing()
-        return Outgoing([told(masked, max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts)))
+        unmasked = len(earlier.turns) - len(masked.turns)
+        left_out = {"earlier turns": unmasked} if unmasked else {}
+        return Outgoing([told(masked, max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts), left_out=left_out))
 
     def _placeholders(self, execution: Execution) -> Placeholders:
         return Placeholders(self._key, execution.session_id)
 
-    async def _look_at(self, files: Sequence[PromptFile], placeholders: Placeholders) -> list[_LookedAt]:
+    async def _look_at(
+        self, files: Sequence[PromptFile], placeholders: Placeholders, ends_at: float
+    ) -> list[_LookedAt]:
         loop = asyncio.get_running_loop()
-        ends_at = loop.time() + _LOOK_S
         looked_at = []
         for number, file in enumerate(files):
             until = loop.time() + (ends_at - loop.time()) / (len(files) - number)  # there is time left for each
@@ -154,6 +168,30 @@ class MaskPrompt:
         head = f"[The text of {name}. Sensitive data is masked; layout, pictures and parts without text are left out.]"
         text = PromptFile(f"{name}.masked.txt", "text/plain", f"{head}\n\n{content.text}".encode())
         return replace(named, cleaned=text, counts=_sum([named.counts, content.counts]), as_text=True)
+
+
+async def _question(execution: Execution, placeholders: Placeholders, ends_at: float) -> Masked:
+    try:
+        return await _masked(execution.prompt, placeholders, ends_at)
+    except OutOfTimeError:
+        raise NotLookedThroughError("there was no time to look through the question for sensitive data") from None
+
+
+async def _around(context: Sequence[str], placeholders: Placeholders, ends_at: float) -> list[Masked]:
+    """As much of it as there is time for."""
+    around = []
+    for text in context:
+        try:
+            around.append(await _masked(text, placeholders, ends_at))
+        except OutOfTimeError:
+            log.warning("masking.context_left_out", characters=len(text))
+    return around
+
+
+def _without_context(execution: Execution, outgoing: Outgoing, left_out: int) -> Outgoing:
+    note = say("context_unchecked", language_of(execution.prompt))
+    cleaning = replace(outgoing.cleaning, left_out={"the thread's earlier messages": left_out})
+    return replace(outgoing, notes=[note, *outgoing.notes], cleaning=cleaning)
 
 
 def _outgoing(
@@ -195,11 +233,15 @@ def _by_name(counts: Mapping[SensitiveKind, int]) -> Mapping[str, int]:
     return {kind.value: count for kind, count in counts.items()}
 
 
-async def _masked(text: str, placeholders: Placeholders, ends_at: float | None = None) -> Masked:
-    """ends_at: of the loop's clock, for what may be long; then it raises OutOfTimeError."""
+async def _masked(text: str, placeholders: Placeholders, ends_at: float) -> Masked:
+    """ends_at: of the loop's clock; what is long, and may wait for a thread as well, raises OutOfTimeError then."""
     if len(text) <= _AT_ONCE:
         return mask(text, placeholders)
-    return await asyncio.to_thread(mask, text, placeholders, endless if ends_at is None else _until(ends_at))
+    try:
+        async with asyncio.timeout_at(ends_at):
+            return await asyncio.to_thread(mask, text, placeholders, _until(ends_at))
+    except TimeoutError:
+        raise OutOfTimeError from None
 
 
 def _until(ends_at: float) -> Patience:

@@ -141,9 +141,9 @@ class SubmitPrompt:
 
         Raises ForeignSessionError when the server mixes sessions up; then nothing more is asked of that session.
 
-        Raises PromptRefusedError when the policy lets the prompt not leave, BudgetReachedError where one of the
-        organization's caps leaves no room for it, DirectoryWaitError while its directory cannot be used: it was not
-        sent.
+        Raises PromptRefusedError when the policy lets the prompt not leave, NotLookedThroughError when there was no
+        time to find that out, BudgetReachedError where one of the organization's caps leaves no room for it,
+        DirectoryWaitError while its directory cannot be used: it was not sent.
         """
         try:
             return await self._submit(execution, instance, lease, masking, left)

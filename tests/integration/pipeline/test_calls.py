@@ -25,10 +25,18 @@ from nubabel_workers.domain.ids import InstanceId
 from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.domain.tenants import Instance
+from nubabel_workers.services import mask_prompt
 from nubabel_workers.simulators.opencode.running import RunningSimulator
 from nubabel_workers.simulators.slack.server import SlackSimulator
 from tests.conftest import RedisServer
-from tests.integration.pipeline.conftest import ORGANIZATION, Pipeline, found_organization, pipeline_settings
+from tests.integration.pipeline.conftest import (
+    CHANNEL,
+    ORGANIZATION,
+    TEAM,
+    Pipeline,
+    found_organization,
+    pipeline_settings,
+)
 from tests.integration.pipeline.dying import Killed, dies, others_find_its_rows
 from tests.integration.pipeline.test_budgets import set_caps
 from tests.waiting import eventually_true
@@ -177,6 +185,23 @@ async def test_only_the_share_is_called_and_the_rest_runs_on_opencode(called: Op
         rollout.choose(ORGANIZATION, row["session_key"]).value for row in rows
     ]
     assert {row["orchestrator"] for row in rows} == {"opencode", "fallback"}
+
+
+async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_the_answer_says_so(
+    called: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", -1.0)
+    pipeline = await called()
+    root = pipeline.slack.say("a long story " * 350, team=TEAM, channel=CHANNEL)
+    for _ in range(4):
+        pipeline.slack.say("a long story " * 350, team=TEAM, channel=CHANNEL, thread_ts=root.ts)
+    await pipeline.mention("what do they say?", thread_ts=root.ts)
+
+    await pipeline.answered()
+
+    (call,) = pipeline.scripted.calls
+    assert call.texts == ["what do they say?"]
+    assert "I left out the earlier messages of this thread" in pipeline.replies(root)[-1]
 
 
 async def test_a_follow_up_brings_the_earlier_turns_wherever_it_is_answered(called: Open) -> None:

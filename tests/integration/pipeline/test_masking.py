@@ -10,6 +10,7 @@ from nubabel_workers.domain.masking import MaskingPolicy
 from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.domain.timeline import narrate
+from nubabel_workers.services import mask_prompt
 from nubabel_workers.services.submit_execution import Origin
 from nubabel_workers.simulators.slack.model import Message
 from tests.documents import PICTURE, docx, page_of, pdf
@@ -206,6 +207,96 @@ async def test_what_became_of_files_is_said_once_however_often_it_is_tried(pipel
     (reply,) = pipeline.replies(question)
     assert reply.count("photo.png") == 1
     assert reply.count("Not read: a.txt") == 1
+
+
+# --- out of time ---
+
+LONG = f"{'a long story ' * 1_500} {CARD}"
+
+
+async def tried_again(pipeline: Pipeline) -> str:
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    return await pipeline.dispatch()
+
+
+async def test_a_question_that_there_is_never_time_to_look_through_never_leaves_and_its_end_is_said(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_QUESTION_S", -1.0)
+    question = await pipeline.mention(LONG)
+    await pipeline.take_events()
+
+    tries = [await tried_again(pipeline)]
+    while await pipeline.statuses() == ["queued"]:
+        tries.append(await tried_again(pipeline))
+    await pipeline.deliver()
+
+    assert len(tries) == pipeline.services.settings.retry_orchestration_max_attempts
+    assert await pipeline.statuses() == ["failed"]
+    (reply,) = pipeline.replies(question)
+    assert "too long to be checked for sensitive data" in reply
+    assert pipeline.opencode.simulator.store.sessions == {}
+    assert await pipeline.one("SELECT error->>'code' AS code FROM executions") == {"code": "not_looked_through"}
+    assert await pipeline.one("SELECT reason FROM dead_letters") == {"reason": "attempts-exhausted"}
+
+
+async def test_a_question_that_there_was_no_time_for_at_first_is_answered_later(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pipeline.mention(LONG)
+    await pipeline.take_events()
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_QUESTION_S", -1.0)
+        await pipeline.dispatch()
+    assert await pipeline.statuses() == ["queued"]
+
+    await tried_again(pipeline)
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["completed"]
+    sent = sent_to_opencode(pipeline)
+    assert "a long story" in sent
+    assert "[card number " in sent
+    assert CARD not in sent
+
+
+async def _long_thread(pipeline: Pipeline) -> Message:
+    root = pipeline.slack.say(f"my card is {CARD}", team=TEAM, channel=CHANNEL)
+    for _ in range(5):
+        pipeline.slack.say("a long story " * 350, team=TEAM, channel=CHANNEL, thread_ts=root.ts)
+    await pipeline.mention("what do they say?", thread_ts=root.ts)
+    return root
+
+
+async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_the_answer_says_so(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", -1.0)
+    root = await _long_thread(pipeline)
+
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["completed"]
+    assert "a long story" not in sent_to_opencode(pipeline)
+    assert "I left out the earlier messages of this thread" in pipeline.replies(root)[-1]
+    assert "no time to look through it: the thread's earlier messages (1)" in await timeline(pipeline)
+
+
+async def test_earlier_turns_that_there_is_no_time_for_are_left_out_and_the_model_is_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_EARLIER_S", -1.0)
+
+    await _earlier_turns(pipeline)
+
+    assert set(await pipeline.statuses()) == {"completed"}
+    sent = sent_to_opencode(pipeline)
+    assert "(1 turn left out here)" in sent
+    assert "remember" not in sent
+    told = await pipeline.one(
+        "SELECT detail->'left_out' AS left_out FROM execution_events WHERE kind = 'masked' ORDER BY id DESC LIMIT 1"
+    )
+    assert told == {"left_out": {"earlier turns": 1}}
 
 
 # --- the ways in: whichever a prompt comes by, it leaves by a door of tests/unit/services/test_prompt_doors.py ---

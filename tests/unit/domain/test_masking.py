@@ -157,6 +157,18 @@ def test_a_hundred_kilobytes_that_are_made_to_be_slow_are_not(piece: str) -> Non
     assert time.process_time() - started < _LONGEST_S
 
 
+def test_a_chain_of_findings_through_a_whole_text_is_not_read_again_for_each() -> None:
+    def seconds(characters: int) -> float:
+        text = "4111 1111 1111 1111 " * (characters // 20)
+        started = time.process_time()
+        assert len(find(text)) == 1
+        return time.process_time() - started
+
+    short, long = seconds(250_000), seconds(1_000_000)
+
+    assert long < 10 * short  # four times the length; read again for each, it takes twenty times as long
+
+
 _hostile = st.lists(
     st.one_of(
         st.sampled_from(

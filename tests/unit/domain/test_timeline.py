@@ -153,6 +153,10 @@ def test_every_event_has_words_even_without_details(kind: EventKind) -> None:
             "masked before it left: key (1); files that could not be looked through, sent as they were: picture (2), a",
         ),
         (
+            _event(0, EventKind.MASKED, kinds={}, left_out={"the thread's earlier messages": 1, "earlier turns": 3}),
+            "left out, there was no time to look through it: the thread's earlier messages (1), earlier turns (3)",
+        ),
+        (
             _event(0, EventKind.MASKED, kinds={}, unread={"archive": 1}, held_back=True),
             "files that could not be looked through, held back: archive (1)",
         ),

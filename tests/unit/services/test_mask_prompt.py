@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
 from nubabel_workers.domain.earlier_turns import EarlierTurns, Turn
-from nubabel_workers.domain.errors import PromptRefusedError
+from nubabel_workers.domain.errors import NotLookedThroughError, PromptRefusedError
 from nubabel_workers.domain.masking import Cleaning, MaskingPolicy
-from nubabel_workers.domain.outcomes import refused_for_content
+from nubabel_workers.domain.outcomes import failed, refused_for_content
 from nubabel_workers.domain.prompts import PromptFile
 from nubabel_workers.services import mask_prompt
 from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
@@ -221,10 +222,80 @@ async def test_earlier_turns_are_masked_before_they_are_compressed(masking: Mask
 async def test_earlier_turns_that_there_is_no_time_to_mask_are_not_told(
     masking: Masking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And that there were some is said, to the model and in the timeline."""
     monkeypatch.setattr(mask_prompt, "_EARLIER_S", -1.0)
-    turns = EarlierTurns([Turn(f"my card is {CARD}", "noted")])
+    turns = EarlierTurns([Turn(f"my card is {CARD}", "noted")] * 2, unread=3)
 
-    assert await masking.mask_prompt.earlier(EXECUTION, MaskingPolicy.MASK, turns, max_bytes=2_000) == Outgoing()
+    history = await masking.mask_prompt.earlier(EXECUTION, MaskingPolicy.MASK, turns, max_bytes=2_000)
+
+    (text,) = history.texts
+    assert text.endswith("\n(5 turns left out here)")
+    assert history.cleaning == Cleaning(left_out={"earlier turns": 2})
+
+
+LONG = f"{'a long story ' * 2_000} {CARD}"
+
+
+@pytest.mark.parametrize("policy", [MaskingPolicy.MASK, MaskingPolicy.REFUSE])
+@pytest.mark.parametrize("limit", ["_QUESTION_S", "_LOOK_S"])
+async def test_a_question_that_there_is_no_time_to_look_through_does_not_leave(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch, policy: MaskingPolicy, limit: str
+) -> None:
+    monkeypatch.setattr(mask_prompt, limit, -1.0)
+
+    with pytest.raises(NotLookedThroughError):
+        await masking.outgoing(policy, prompt=LONG)
+
+
+@pytest.mark.parametrize("policy", [MaskingPolicy.MASK, MaskingPolicy.REFUSE])
+async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_that_is_said(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch, policy: MaskingPolicy
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", -1.0)
+
+    outgoing = await masking.outgoing(policy, PHOTO, prompt="what do they say?", context=[LONG])
+
+    assert outgoing.texts == ["what do they say?"]
+    assert outgoing.notes[0].startswith("I left out the earlier messages of this thread")
+    assert "photo.png" in outgoing.notes[1]
+    assert outgoing.cleaning.left_out == {"the thread's earlier messages": 1}
+
+
+async def test_whoever_looks_for_long_is_stopped_and_the_request_goes_on(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", 0.05)
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, context=["1234 " * 2_000_000])
+
+    assert outgoing.texts == ["read this"]
+
+
+async def test_short_texts_are_looked_through_however_little_time_there_is(
+    masking: Masking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("_LOOK_S", "_QUESTION_S", "_CONTEXT_S"):
+        monkeypatch.setattr(mask_prompt, limit, -1.0)
+
+    outgoing = await masking.outgoing(MaskingPolicy.MASK, prompt=f"charge {CARD}", context=[f"ask {MAIL}"])
+
+    assert [text.split("[")[0] for text in outgoing.texts] == ["ask ", "charge "]
+    assert outgoing.notes == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [("charge it", "too long to be checked"), ("결제해 줘", "너무 길어")], ids=["en", "ko"]
+)
+def test_who_asked_is_told_that_it_was_too_long_in_their_language(prompt: str, words: str) -> None:
+    finish = failed(
+        replace(EXECUTION, prompt=prompt),
+        code=NotLookedThroughError.given_up_code,
+        detail="there was no time",
+        reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+    )
+
+    assert finish.error is not None
+    assert words in finish.error.message
 
 
 async def test_people_are_told_in_their_language(masking: Masking) -> None:
