@@ -116,6 +116,7 @@ def _callbacks(services: Services, tools: ToolCalls) -> CallbackParts:
             services.throttle,
             services.foreign_ids,
             services.metrics,
+            services.clock,
             callbacks_per_s=services.settings.callbacks_per_second,
         ),
         hear=HearCallbacks(services.executions, services.progress, services.hints, services.foreign_ids),

@@ -1,6 +1,7 @@
 """Whose session an OpenCode server's plugin speaks of: looked up by us, never believed, and only on that server."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from nubabel_workers.domain.errors import (
     UnavailableError,
 )
 from nubabel_workers.domain.ports import (
+    Clock,
     ExecutionStore,
     Incident,
     Incidents,
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 _MAX_DEPTH = 8  # sub-agents of sub-agents
 _ASKING_S = 3.0
 _ASKS_PER_S = 50  # of one server, for sessions that nobody knows; sub-agents' are remembered
+_NOT_ASKED_AGAIN_S = 5.0
+_MOST_REMEMBERED = 10_000  # sessions of all servers
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,27 @@ class CallbackSession:
     organization_id: str
     session_id: str
     opencode_session_id: str
+
+
+class _AskedInVain:
+    """Sessions that a server was asked for lately, and that are not served there. Of one process.
+
+    The plugin of a server that sessions have left may speak of them at length: these must not use up the questions
+    for its sub-agents. Whether a session is elsewhere or nobody's, it is asked for at the same times.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()  # the first to be forgotten is the first
+
+    def __contains__(self, one: tuple[str, str]) -> bool:
+        return self._until.get(one, 0.0) > self._clock.monotonic()
+
+    def add(self, one: tuple[str, str]) -> None:
+        self._until[one] = self._clock.monotonic() + _NOT_ASKED_AGAIN_S
+        self._until.move_to_end(one)
+        if len(self._until) > _MOST_REMEMBERED:
+            self._until.popitem(last=False)
 
 
 class FindCallbackSession:
@@ -55,6 +80,7 @@ class FindCallbackSession:
         throttle: Throttle,
         foreign_ids: ReportForeignIds,
         incidents: Incidents,
+        clock: Clock,
         *,
         callbacks_per_s: int,
     ) -> None:
@@ -65,6 +91,7 @@ class FindCallbackSession:
         self._throttle = throttle
         self._foreign_ids = foreign_ids
         self._incidents = incidents
+        self._asked_in_vain = _AskedInVain(clock)
         self._callbacks_per_s = callbacks_per_s
 
     async def run(
@@ -94,13 +121,15 @@ class FindCallbackSession:
         known = await self._known(instance_id, root_id)
         if isinstance(known, CallbackSession):
             return known
-        if root_id == session_id:
+        if root_id == session_id and (instance_id, session_id) not in self._asked_in_vain:
             # Asked also for what is known to be elsewhere: else the server would see, by our question, that it exists.
-            root_id = await self._ask_for_root(instance_id, session_id)
-            found = await self._known(instance_id, root_id) if known is None and root_id != session_id else None
-            if isinstance(found, CallbackSession):
-                await self._mappings.remember_root(instance_id, session_id, root_id)
-                return found
+            told = await self._ask_for_root(instance_id, session_id)
+            if known is None and told is not None and told != session_id:
+                found = await self._known(instance_id, told)
+                if isinstance(found, CallbackSession):
+                    await self._mappings.remember_root(instance_id, session_id, told)
+                    return found
+            self._asked_in_vain.add((instance_id, session_id))
         log.warning("callback.unknown_session", instance_id=instance_id, opencode_session_id=session_id)
         raise _not_served()
 
@@ -117,13 +146,15 @@ class FindCallbackSession:
             return place
         return CallbackSession(instance_id, place.organization_id, place.session_id, place.opencode_session_id)
 
-    async def _ask_for_root(self, instance_id: str, session_id: str) -> str:
-        """As that server says. It can only lie about itself: its root has to be a session of ours on it."""
+    async def _ask_for_root(self, instance_id: str, session_id: str) -> str | None:
+        """As that server says; None where it has no such session. It can only lie about itself: its root has to be a
+        session of ours on it.
+        """
         if not await self._throttle.take(f"callback-asks:{instance_id}", per_s=1, limit=_ASKS_PER_S):
             raise RateLimitedError("too many unknown sessions; send it again", retry_after_s=1)
         instance = await self._instances.lately(instance_id)
         if instance is None:
-            raise _not_served()
+            return None
         server = self._servers.server(instance)
         try:
             async with asyncio.timeout(_ASKING_S):
@@ -133,10 +164,10 @@ class FindCallbackSession:
                         return session_id
                     session_id = parent_id
         except NotFoundError:
-            raise _not_served() from None
+            return None
         except TimeoutError as error:
             raise UnavailableError("the OpenCode server did not say in time whose session it is") from error
-        raise _not_served()
+        return None
 
     def _noted(self, instance_id: str, session: CallbackSession | SessionPlace, reason: str) -> AuditEntry:
         """Counted, and in words for the audit log of whose it is."""

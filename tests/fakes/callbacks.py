@@ -127,6 +127,7 @@ class FakeCallbacks:
                 cast("Throttle", self.sessions),
                 self.foreign_ids,
                 self.incidents,
+                clock,
                 callbacks_per_s=100,
             ),
             hear=HearCallbacks(executions, progress, hints, self.foreign_ids),

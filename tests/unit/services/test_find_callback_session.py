@@ -12,7 +12,7 @@ from nubabel_workers.domain.errors import (
     RateLimitedError,
     UnavailableError,
 )
-from nubabel_workers.services import report_foreign_ids
+from nubabel_workers.services import find_callback_session, report_foreign_ids
 from nubabel_workers.services.find_callback_session import CallbackSession, FindCallbackSession
 from tests.fakes.administration import FakeAudit
 from tests.fakes.callbacks import FakeCallbacks, FakeSessions
@@ -29,7 +29,8 @@ class Finding:
 
     def __init__(self) -> None:
         self.audit = FakeAudit()
-        callbacks = FakeCallbacks(FakeTenants(), self.audit, FakeProgress(), FakeHints(), FakeClock())
+        self.clock = FakeClock()
+        callbacks = FakeCallbacks(FakeTenants(), self.audit, FakeProgress(), FakeHints(), self.clock)
         self.sessions: FakeSessions = callbacks.sessions
         self.find: FindCallbackSession = callbacks.parts.find
         self.foreign_ids = callbacks.foreign_ids
@@ -157,8 +158,56 @@ async def test_a_server_is_asked_for_what_is_elsewhere_as_for_what_nobody_knows(
 
     finding.sessions.error = UnavailableError("away")
     for name in ("ses_unknown", "ses_away"):
+        with pytest.raises(CredentialsError):  # nor by a second one: neither is asked for again at once
+            await finding.of(name)
+    finding.clock.advance(60)
+    for name in ("ses_unknown", "ses_away"):
         with pytest.raises(UnavailableError):
             await finding.of(name)
+
+
+async def test_who_speaks_at_length_of_sessions_that_left_its_server_still_gets_its_sub_agents_found(
+    finding: Finding,
+) -> None:
+    finding.sessions.limits["callback-asks:ins_1"] = 2
+
+    for _ in range(20):
+        with pytest.raises(CredentialsError):
+            await finding.of("ses_away")
+
+    assert await finding.of("ses_child") == OURS
+    assert finding.sessions.asked == ["ses_away", "ses_child", "ses_root"]
+    assert len(await finding.audited()) == 20  # each is seen
+
+
+async def test_a_session_that_was_asked_for_in_vain_is_served_as_soon_as_it_is_ours(finding: Finding) -> None:
+    with pytest.raises(CredentialsError):
+        await finding.of("ses_later")
+
+    finding.sessions.add("ses_new", "org_acme", "ins_1", "ses_later")
+
+    assert (await finding.of("ses_later")).session_id == "ses_new"
+
+
+async def test_a_server_that_did_not_answer_is_asked_again_at_once(finding: Finding) -> None:
+    finding.sessions.error = UnavailableError("away")
+    with pytest.raises(UnavailableError):
+        await finding.of("ses_child")
+    finding.sessions.error = None
+
+    assert await finding.of("ses_child") == OURS
+
+
+async def test_only_so_many_sessions_are_remembered_as_asked_for_in_vain(
+    finding: Finding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_callback_session, "_MOST_REMEMBERED", 2)
+
+    for name in ("ses_1", "ses_2", "ses_3", "ses_3", "ses_1"):
+        with pytest.raises(CredentialsError):
+            await finding.of(name)
+
+    assert finding.sessions.asked == ["ses_1", "ses_2", "ses_3", "ses_1"]
 
 
 async def test_what_is_elsewhere_is_not_found_by_a_parent_that_its_server_invents(finding: Finding) -> None:
