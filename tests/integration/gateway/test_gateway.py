@@ -22,6 +22,7 @@ from nubabel_workers.client import (
 )
 from nubabel_workers.domain.credentials import operator_setting, operator_token_text
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter
+from nubabel_workers.domain.ports import Incident
 from nubabel_workers.gateway.dependencies import GatewayLimits
 from tests.integration.gateway.conftest import Gateway, served, until
 from tests.waiting import eventually
@@ -215,6 +216,14 @@ async def test_metrics_show_rows_and_queues(gateway: Gateway) -> None:
     assert 'nubabel_queue_messages{queue="orchestration"}' in text
     assert 'nubabel_submissions_total{outcome="accepted",source="api"} 1.0' in text
     assert "process_cpu_seconds_total" in text
+
+
+async def test_each_incident_has_its_counter_before_the_first_one(gateway: Gateway) -> None:
+    """Prometheus sees growth only in what it has seen before: else the first foreign id of a process alerts nobody."""
+    async with httpx.AsyncClient(base_url=gateway.url) as http:
+        text = (await http.get("/metrics")).text
+
+    assert [kind for kind in Incident if f'nubabel_incidents_total{{kind="{kind}"}} 0.0' not in text] == []
 
 
 @pytest.mark.parametrize(
