@@ -16,7 +16,7 @@ from tests.faults.kill_points.lane import Stores
 from tests.faults.kill_points.processes import forking
 from tests.faults.kill_points.table import table
 
-_LANES = 6  # three per core: most of a case is waiting
+_LANES = 8  # four per core: most of a case is waiting
 _TABLE = pytest.StashKey[list[str]]()
 
 

@@ -13,14 +13,19 @@ class Killed(BaseException):
     """Nothing of ours catches this: what would have come next never happens, as after SIGKILL."""
 
 
-def dies(patch: pytest.MonkeyPatch, owner: object, method: str, *, after: bool) -> Callable[[], int]:
-    """The next call of owner.method is the worker's last: before it, or after it took effect. Returns how often."""
+def dies(
+    patch: pytest.MonkeyPatch, owner: object, method: str, *, after: bool, at: Callable[..., bool] = lambda *_: True
+) -> Callable[[], int]:
+    """The next call of owner.method is the worker's last: before it, or after it took effect. Returns how often.
+
+    at: whether it is the call with these arguments.
+    """
     real = getattr(owner, method)
     deaths = 0
 
     async def deadly(*args: Any, **kwargs: Any) -> Any:
         nonlocal deaths
-        if deaths:
+        if deaths or not at(*args):
             return await real(*args, **kwargs)
         deaths += 1
         if after:
