@@ -26,17 +26,18 @@ def _wait_until_up(process: subprocess.Popen[bytes], output: Path) -> str:
     return output.read_text()
 
 
-def test_up_says_where_everything_is_and_stops_on_ctrl_c(short_dir: Path) -> None:
-    with started("up", short_dir) as (process, output):
+_ELSEWHERE = "postgresql://somebody@127.0.0.1:9/theirs"
+
+
+def test_up_says_where_everything_is_takes_the_settings_of_the_shell_and_stops_on_ctrl_c(short_dir: Path) -> None:
+    """One start for all that is said of it: it takes a dozen processes half a minute."""
+    settings = {"NUBABEL_ROLLOUT": "fallback:100:session", "NUBABEL_DATABASE_URL": _ELSEWHERE}
+    with started("up", short_dir, **settings) as (process, output):
         shown = _wait_until_up(process, output)
-        for page in re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|ready|metrics)", shown):
-            with urllib.request.urlopen(page, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
-                assert answer.status == 200
-        ((opencode, user, password),) = re.findall(r"OpenCode +(http://\S+)  user (\S+), password (\S+)", shown)
-        login = b64encode(f"{user}:{password}".encode()).decode()
-        entered = urllib.request.Request(f"{opencode}/session", headers={"authorization": f"Basic {login}"})  # noqa: S310
-        with urllib.request.urlopen(entered, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
-            assert answer.status == 200
+        _assert_pages_answer(shown)
+        _assert_opencode_lets_in(shown)
+        _assert_operators_token_lets_in(shown)
+        _assert_environment_file_has(shown, "NUBABEL_ROLLOUT='fallback:100:session'")
         process.send_signal(signal.SIGINT)
         code = process.wait(timeout=30)
 
@@ -44,32 +45,48 @@ def test_up_says_where_everything_is_and_stops_on_ctrl_c(short_dir: Path) -> Non
         *("web", "slack", "worker-events", "worker-orchestration", "worker-notifications", "worker-dead-letters"),
         *("listener", "scheduler"),
     }
+    assert "Settings of your shell that count here: NUBABEL_ROLLOUT" in shown
+    assert "Not used, everything here has its own: NUBABEL_DATABASE_URL" in shown
     assert code == 0, output.read_text()  # so that make has nothing to complain about
     assert "Stopped" in output.read_text()
     wait_for(lambda: not left_over(short_dir), what="nothing is left running")
 
 
-def test_up_takes_the_settings_of_the_shell_and_lets_an_operator_in(short_dir: Path) -> None:
-    elsewhere = "postgresql://somebody@127.0.0.1:9/theirs"
-    with started("up", short_dir, NUBABEL_ROLLOUT="fallback:100:session", NUBABEL_DATABASE_URL=elsewhere) as (
-        process,
-        output,
-    ):
-        shown = _wait_until_up(process, output)
-        (token,) = re.findall(r"nbo_[\w-]+", shown)
-        (url,) = re.findall(r"(http://\S+)/v1/operator/usage", shown)
-        request = urllib.request.Request(f"{url}/v1/operator/usage", headers={"authorization": f"Bearer {token}"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  # a loopback address that it printed
-            assert answer.status == 200
-        env_file = (Path(found) for found in re.findall(r"NUBABEL_ENV_FILE=(\S+)", shown))
-        settings = next(env_file).read_text()
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+def _assert_pages_answer(shown: str) -> None:
+    pages = re.findall(r"http://127\.0\.0\.1:\d+/(?:docs|ready|metrics)", shown)
 
-    assert "Settings of your shell that count here: NUBABEL_ROLLOUT" in shown
-    assert "Not used, everything here has its own: NUBABEL_DATABASE_URL" in shown
-    assert "NUBABEL_ROLLOUT='fallback:100:session'" in settings
-    assert elsewhere not in settings
+    assert {page.rpartition("/")[2] for page in pages} == {"docs", "ready", "metrics"}
+    for page in pages:
+        assert _status(page) == 200
+
+
+def _assert_opencode_lets_in(shown: str) -> None:
+    ((opencode, user, password),) = re.findall(r"OpenCode +(http://\S+)  user (\S+), password (\S+)", shown)
+    login = b64encode(f"{user}:{password}".encode()).decode()
+
+    assert _status(f"{opencode}/session", f"Basic {login}") == 200
+
+
+def _assert_operators_token_lets_in(shown: str) -> None:
+    (token,) = re.findall(r"nbo_[\w-]+", shown)
+    (url,) = re.findall(r"(http://\S+)/v1/operator/usage", shown)
+
+    assert _status(f"{url}/v1/operator/usage", f"Bearer {token}") == 200
+
+
+def _assert_environment_file_has(shown: str, line: str) -> None:
+    (file,) = {Path(found) for found in re.findall(r"NUBABEL_ENV_FILE=(\S+)", shown)}
+    settings = file.read_text()
+
+    assert line in settings
+    assert _ELSEWHERE not in settings
+
+
+def _status(url: str, authorization: str = "") -> int:
+    headers = {"authorization": authorization} if authorization else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  # a loopback address that it printed
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        return int(answer.status)
 
 
 def test_up_says_which_setting_does_not_fit_and_ends(short_dir: Path) -> None:

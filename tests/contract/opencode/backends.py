@@ -18,7 +18,7 @@ from nubabel_workers.simulators.opencode import RunningSimulator
 MODEL = "stub/echo"
 AGENT = "build"
 _ARRIVAL_S = 5.0
-_RUN_TIMEOUT_S = 20.0
+_RUN_TIMEOUT_S = 60.0
 _SETTLING_S = 0.3
 _POLL_S = 0.02
 _numbers = count(1)
