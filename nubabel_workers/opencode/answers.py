@@ -123,10 +123,13 @@ def follow_answer(
             yield from _timed_out(reading, now)
             return
         look = not burst
+        by_chance = bool(burst)
         for event in burst:
             yield from reading.pieces_of(event)
-            look = look or reading.wakes(event)
-        if look and (end := (yield from _look(reading, now))) is not None:
+            if reading.wakes(event):
+                look = True
+                by_chance = by_chance and isinstance(event, Heartbeat)
+        if look and (end := (yield from _look(reading, now, by_chance=by_chance))) is not None:
             yield end
             return
 
@@ -152,8 +155,11 @@ def _sent(submit: Call[None], session_id: str, message_id: str) -> Generator[Ste
             raise error from None
 
 
-def _look(reading: "_Reading", now: Callable[[], float]) -> Generator[Step, Any, AnswerEnd | None]:
-    """What the server has stored; the end, if the run has one. A server that is away is asked again later."""
+def _look(reading: "_Reading", now: Callable[[], float], *, by_chance: bool) -> Generator[Step, Any, AnswerEnd | None]:
+    """What the server has stored; the end, if the run has one. A server that is away is asked again later.
+
+    by_chance: nothing said that the run may have ended. What it did since may still be on its way to us.
+    """
     if reading.reconnected:
         yield Pause(_DEAF_S)
     try:
@@ -164,6 +170,8 @@ def _look(reading: "_Reading", now: Callable[[], float]) -> Generator[Step, Any,
     except TransientError:
         return None
     ended = verdict.kind is not VerdictKind.RUNNING and not reading.may_still_arrive(verdict, now())
+    if ended and by_chance and reading.may_still_tell():
+        return None
     yield from reading.missing_text(messages, final=ended)
     return reading.end(verdict) if ended else None
 
@@ -211,6 +219,7 @@ class _Reading:
         self._arrived_by = arrived_by
         self._error: RunError | None = None
         self._rested = False  # something said that the session rests
+        self._found_ended = False  # by a look that nothing had asked for
         self._asked_ms: int | None = None
         self._prompts = {message_id}  # mine, and what OpenCode inserts after it to keep the run going
         self._told: dict[str, str] = {}  # answer's message -> its text so far
@@ -257,6 +266,11 @@ class _Reading:
         if verdict.kind is VerdictKind.RESUBMIT:
             return not (verdict.assistant_ids or self._rested) and now < self._arrived_by
         return False
+
+    def may_still_tell(self) -> bool:
+        """The stream has not come to the end that is stored: it has until the next heartbeat. True once."""
+        first, self._found_ended = not self._found_ended, True
+        return first and not self._rested
 
     def missing_text(self, messages: Sequence[RunMessage], *, final: bool) -> Iterator[AnswerText]:
         """Text of this answer that was stored and never told: of broken messages, at the end of all."""

@@ -213,8 +213,25 @@ def test_stored_text_that_differs_is_only_in_the_end() -> None:
     assert server.told() == [AnswerText(STEP, "two"), AnswerEnd(Outcome.ANSWERED, "one two", usage=USAGE)]
 
 
-def test_heartbeat_finds_an_end_that_no_event_told() -> None:
-    assert Server([Heartbeat()], stored=[assistant("hi")]).told()[-1].outcome is Outcome.ANSWERED
+def test_second_heartbeat_finds_an_end_that_no_event_told() -> None:
+    server = Server([Heartbeat()], [Heartbeat()], stored=[assistant("hi")])
+
+    assert server.told() == [AnswerText(STEP, "hi"), AnswerEnd(Outcome.ANSWERED, "hi", usage=USAGE)]
+
+
+def test_heartbeat_just_at_the_end_hides_nothing_that_the_stream_still_has_to_tell() -> None:
+    server = Server(
+        [Heartbeat()],
+        [asked(), begun(), TOOL, delta("Hello "), delta("you"), IDLE_EVENT],
+        stored=[assistant("Hello you")],
+    )
+
+    assert server.told() == [
+        TOOL,
+        AnswerText(STEP, "Hello "),
+        AnswerText(STEP, "you"),
+        AnswerEnd(Outcome.ANSWERED, "Hello you", usage=USAGE),
+    ]
 
 
 def test_broken_connection_looks_for_the_end_too() -> None:
