@@ -8,7 +8,7 @@ show, in its export, that the id exists, and one of the owner's would name someb
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -125,13 +125,12 @@ class ReportForeignIds:
 
     async def close(self) -> None:
         """What waits is looked up, for a while; what there is beyond the limits is written down."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await self.settled()
-        except TimeoutError:
-            for waiting in (self._named.waiting, self._refused.waiting):
-                while (one := waiting.serve()) is not None:
-                    self._passed_over(one)
+        for waiting in (self._named.waiting, self._refused.waiting):
+            while (one := waiting.serve()) is not None:
+                self._passed_over(one)
         await _stop(self._named.working)  # counts what it held, and may begin to sum up for that
         await _stop(self._refused.working)
         await _stop(self._summing)
@@ -161,6 +160,9 @@ class ReportForeignIds:
                 yield
         except (NubabelError, TimeoutError) as error:
             log.warning("foreign_id.passed_over", actor=one.actor, error=str(error))
+            self._passed_over(one)
+        except Exception:  # a bug of one: what waits behind it is still served
+            log.exception("foreign_id.passed_over", actor=one.actor)
             self._passed_over(one)
         except asyncio.CancelledError:
             self._passed_over(one)
@@ -217,6 +219,7 @@ class ReportForeignIds:
                 return
 
     async def _sum_up(self) -> None:
+        """Raises nothing: what cannot be written down stays counted."""
         for share, count in list(self._not_listed.items()):
             refused, unseen = count.refused, count.unseen
             entry = _summary(share, refused=refused, unseen=unseen)
@@ -225,6 +228,9 @@ class ReportForeignIds:
             except NubabelError as error:
                 log.warning("foreign_id.not_summed_up", actor=share.actor, error=str(error), **entry.detail)
                 return
+            except Exception:  # a bug of one entry: the others are written down
+                log.exception("foreign_id.not_summed_up", actor=share.actor, **entry.detail)
+                continue
             count.refused -= refused
             count.unseen -= unseen
             if not (count.refused or count.unseen):

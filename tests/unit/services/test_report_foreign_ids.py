@@ -1,7 +1,7 @@
 """Who names another's id is counted and listed for operators, within bounds, and never waited for."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -45,6 +45,10 @@ class Reporting:
     def summed_up(self) -> list[tuple[str, object, object]]:
         others = [one for one in self.audit.entries if one.action == AuditAction.FOREIGN_IDS_NOT_LISTED]
         return [(one.actor, one.detail["foreign"], one.detail["not_looked_up"]) for one in others]
+
+    def refusals_not_listed(self) -> list[tuple[str | None, object]]:
+        others = [one for one in self.audit.entries if one.action == AuditAction.REFUSALS_NOT_LISTED]
+        return [(one.organization_id, one.detail["refused"]) for one in others]
 
     def refusals(self) -> list[AuditEntry]:
         return [one for one in self.audit.entries if one.action == AuditAction.TOOL_CALL_REFUSED]
@@ -363,6 +367,87 @@ async def test_an_audit_log_that_does_not_answer_does_not_hold_the_end_of_the_pr
 
     async with asyncio.timeout(5):
         await reporting.report.close()
+
+
+async def test_what_a_bug_befalls_is_counted_and_the_next_is_served(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reporting.audit.add
+
+    async def fails_for_the_first(entry: AuditEntry) -> None:
+        if entry.subject == "ses_first":
+            raise ValueError("a bug")
+        await real(entry)
+
+    async def fails_for_nobodys(kind: IdKind, name: str) -> frozenset[str]:
+        if name == NOBODYS:
+            raise ValueError("a bug")
+        return frozenset({"org_other"})
+
+    monkeypatch.setattr(reporting.audit, "add", fails_for_the_first)
+    monkeypatch.setattr(reporting.owners, "owners", fails_for_nobodys)
+    reporting.report.refused(replace(refused_agent_of("org_acme"), subject="ses_first"))
+    reporting.report.refused(refused_agent_of("org_acme"))
+    reporting.report.soon(naming(NOBODYS))
+    reporting.report.soon(naming())
+    await reporting.report.settled()
+
+    assert (len(reporting.refusals()), len(reporting.listed())) == (1, 1)
+    await reporting.report.close()
+    assert reporting.summed_up() == [("token:tok_1", 0, 1)]
+    assert reporting.refusals_not_listed() == [("org_acme", 1)]
+
+
+async def test_an_entry_that_cannot_be_written_for_a_bug_holds_up_neither_other_sums_nor_the_end(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reporting.audit.add
+
+    async def fails_for_one(entry: AuditEntry) -> None:
+        if entry.actor == "token:tok_1":
+            raise ValueError("a bug")
+        await real(entry)
+
+    monkeypatch.setattr(reporting.audit, "add", fails_for_one)
+    reporting.owners.away = True
+    await reporting.report.run(naming())
+    await reporting.report.run(naming(actor="token:tok_2"))
+
+    await reporting.report.close()
+
+    assert reporting.summed_up() == [("token:tok_2", 0, 1)]
+
+
+async def test_the_minutes_sum_is_tried_again_after_a_bug(
+    reporting: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_foreign_ids, "_SUMMED_UP_EVERY_S", 0)
+    real, failures = reporting.audit.add, [ValueError("a bug")]
+
+    async def fails_once(entry: AuditEntry) -> None:
+        if failures:
+            raise failures.pop()
+        await real(entry)
+
+    monkeypatch.setattr(reporting.audit, "add", fails_once)
+    reporting.owners.away = True
+    await reporting.report.run(naming())
+    (summing,) = asyncio.all_tasks() - {asyncio.current_task()}
+    await summing
+
+    assert reporting.summed_up() == [("token:tok_1", 0, 1)]
+
+
+async def test_what_waits_behind_a_worker_that_was_ended_is_counted_at_the_end(reporting: Reporting) -> None:
+    reporting.report.soon(naming())
+    reporting.report.soon(naming())
+    (working,) = asyncio.all_tasks() - {asyncio.current_task()}
+    working.cancel()
+    await asyncio.wait([working])
+
+    await reporting.report.close()
+
+    assert reporting.summed_up() == [("token:tok_1", 0, 2)]
 
 
 async def _away(*_: object) -> None:
