@@ -122,9 +122,10 @@ class FindCallbackSession:
         if isinstance(known, CallbackSession):
             return known
         if root_id == session_id and (instance_id, session_id) not in self._asked_in_vain:
-            # Asked also for what is known to be elsewhere: else the server would see, by our question, that it exists.
+            # Asked, followed and remembered also for what is known to be elsewhere: else the server would see, by our
+            # question or our answer, that it exists. What it gets is its own root, which it may speak of anyway.
             told = await self._ask_for_root(instance_id, session_id)
-            if known is None and told is not None and told != session_id:
+            if told is not None and told != session_id:
                 found = await self._known(instance_id, told)
                 if isinstance(found, CallbackSession):
                     await self._mappings.remember_root(instance_id, session_id, told)

@@ -51,6 +51,7 @@ class FakeSessions:
     roots: dict[tuple[str, str], str] = field(default_factory=dict)
     parents: dict[str, str | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    looked_up: list[str] = field(default_factory=list)  # as mapped to a server, and then anywhere
     taken: list[str] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)  # how often a key is allowed
     error: Exception | None = None  # of the OpenCode server
@@ -60,6 +61,7 @@ class FakeSessions:
         self.places[session_id] = self.places[opencode_session_id] = place
 
     async def session_of(self, instance_id: str, opencode_session_id: str) -> tuple[str, str] | None:
+        self.looked_up.append(opencode_session_id)
         place = self.places.get(opencode_session_id)
         if place is None or (place.instance_id, place.opencode_session_id) != (instance_id, opencode_session_id):
             return None
@@ -72,6 +74,7 @@ class FakeSessions:
         self.roots[instance_id, opencode_session_id] = root_id
 
     async def session_anywhere(self, session_id: str) -> SessionPlace | None:
+        self.looked_up.append(session_id)
         return self.places.get(session_id)
 
     async def running_by_opencode_session(self, instance_id: str, opencode_session_id: str) -> Execution | None:

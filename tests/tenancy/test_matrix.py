@@ -34,7 +34,7 @@ AT_LEAST = {
     "broker": 50,
     "Slack": 14,
     "cache": 15,
-    "OpenCode": 7,
+    "OpenCode": 8,
     "nubabel": 37,
     "agent tools": 74,
 }

@@ -22,7 +22,8 @@ _RECYCLED: dict[bool, Cell] = {
 _SAME_ON_TWO: Cell = ("OpenCode: new session", "session id", "the same on two servers")
 _MESSAGES: Cell = ("OpenCode: messages", "session id", "another session's among them")
 _PARENT: Cell = ("OpenCode: parent of a session", "session id", "another organization's root")
-CELLS = [*_RECYCLED.values(), _SAME_ON_TWO, _MESSAGES, _PARENT]
+_INVENTED: Cell = ("OpenCode: parent of a session", "session id", "the caller's own root, invented")
+CELLS = [*_RECYCLED.values(), _SAME_ON_TWO, _MESSAGES, _PARENT, _INVENTED]
 
 MOVED = "UPDATE sessions SET instance_id = %(server)s WHERE id = %(id)s"
 MOVED_RUNS = "UPDATE attempts SET instance_id = %(server)s WHERE opencode_session_id = %(opencode)s"
@@ -198,3 +199,43 @@ async def test_a_sub_agent_of_another_organizations_session_is_not_heard(
     assert (await world.belongings()).rows == before.rows
     assert (await world.audited())[-1] == (f"instance:{world.attacker.server}", "callback.refused", ATTACKER)
     assert foreign_counted(world) == counted + 1
+
+
+async def test_an_invented_parent_of_another_organizations_session_is_one_of_nobodys(
+    world: World, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server gets its own root for both; the other's session, its run and its mappings are left alone."""
+    note(request, _INVENTED, Seen.AUDITED)
+    own, victim = world.attacker, world.victim
+    foreign, nobodys, root = victim.opencode_sessions["running"], "ses_ofnobody", own.opencode_sessions["running"]
+    await world.services.mappings.session_of(victim.server, foreign)
+
+    async def invented(_: HttpOpenCodeServer, session_id: str) -> str | None:
+        return None if session_id == root else root
+
+    monkeypatch.setattr(HttpOpenCodeServer, "parent_of", invented)
+    before, counted = await world.belongings(), foreign_counted(world)
+
+    async def told_of(session_id: str) -> list[tuple[int, Any]]:
+        item = {"type": "tool", "session_id": session_id, "call_id": session_id, "tool": "t", "status": "running"}
+        calls = {
+            f"sessions/{session_id}/update": {"type": "session.idle", "session_id": session_id},
+            f"sessions/{session_id}/progress": {"items": [item]},
+            "mcp/tools": {"session_id": session_id},
+        }
+        answers = [
+            await world.callback(f"/api/sidecar/{path}", body, key=own.callback_key, instance=own.server)
+            for path, body in calls.items()
+        ]
+        return [(answer.status_code, answer.json()) for answer in answers]
+
+    of_foreign, of_nobodys = await told_of(foreign), await told_of(nobodys)
+
+    assert of_foreign == of_nobodys
+    assert [status for status, _ in of_foreign] == [202, 202, 200]
+    assert world.leaks(repr(of_foreign)) == []
+    assert (await world.audited())[-1] == (f"instance:{own.server}", "callback.refused", VICTIM)
+    assert foreign_counted(world) == counted + 1
+    assert await world.belongings() == before
+    mapped = await world.services.mappings.session_of(victim.server, foreign)
+    assert mapped == (VICTIM, victim.sessions["running"])

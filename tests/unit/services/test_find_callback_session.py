@@ -210,14 +210,43 @@ async def test_only_so_many_sessions_are_remembered_as_asked_for_in_vain(
     assert finding.sessions.asked == ["ses_1", "ses_2", "ses_3", "ses_1"]
 
 
-async def test_what_is_elsewhere_is_not_found_by_a_parent_that_its_server_invents(finding: Finding) -> None:
+@pytest.mark.parametrize("named", ["ses_unknown", "ses_away"])
+async def test_a_parent_that_a_server_invents_tells_it_nothing_of_what_is_elsewhere(
+    finding: Finding, named: str
+) -> None:
+    """Whether nobody has the session or another server, it gets its own root, by the same looks, now and later."""
+    finding.sessions.parents[named] = "ses_root"
+
+    assert await finding.of(named) == OURS
+    assert finding.sessions.asked == [named, "ses_root"]
+    assert finding.sessions.looked_up == [named, named, "ses_root"]
+    assert finding.sessions.roots == {("ins_1", named): "ses_root"}
+
+    assert await finding.of(named) == OURS
+    assert finding.sessions.asked == [named, "ses_root"]
+    assert finding.sessions.looked_up == [named, named, "ses_root", "ses_root"]
+
+
+async def test_an_invented_parent_of_what_is_elsewhere_is_audited_and_changes_nothing_there(finding: Finding) -> None:
     finding.sessions.parents["ses_away"] = "ses_root"
 
-    with pytest.raises(CredentialsError):
-        await finding.of("ses_away")
+    await finding.of("ses_away")
 
+    assert await finding.audited() == [(AuditAction.CALLBACK_REFUSED, "org_other", "ses_theirs", "other_server")]
+    theirs = await finding.find.run("ins_2", ["ses_away"], told_organization="org_other")
+    assert theirs == CallbackSession("ins_2", "org_other", "ses_theirs", "ses_away")
+
+
+@pytest.mark.parametrize("named", ["ses_unknown", "ses_away"])
+async def test_a_parent_elsewhere_is_looked_for_whoever_has_the_session(finding: Finding, named: str) -> None:
+    finding.sessions.add("ses_third", "org_third", "ins_2", "ses_root3")
+    finding.sessions.parents |= {named: "ses_root3", "ses_root3": None}
+
+    with pytest.raises(CredentialsError, match="no such session"):
+        await finding.of(named)
+
+    assert finding.sessions.looked_up == [named, named, "ses_root3", "ses_root3"]
     assert finding.sessions.roots == {}
-    assert len(await finding.audited()) == 1
 
 
 async def test_several_sessions_in_one_call_are_refused(finding: Finding) -> None:
