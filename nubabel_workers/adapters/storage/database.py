@@ -22,6 +22,7 @@ Pool = AsyncConnectionPool[BoundedConnection]
 
 _CLIENT_CHECK_S = 2.0  # how often a server that works for us looks whether we are still there
 _PREPARED_IN_VAIN = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.FeatureNotSupported)
+_GOOD_FOR_NOTHING_MORE = (*_PREPARED_IN_VAIN, psycopg.errors.ReadOnlySqlTransaction)
 
 
 @dataclass(frozen=True)
@@ -117,16 +118,18 @@ async def _heal(pool: Pool, connection: BoundedConnection, error: BaseException)
     whole time limit. So the first that is found dead ends those that rest in the pool. One whose user was cancelled
     says nothing about the others: under load, to connect them all anew would make what is late still later.
 
-    What was prepared on a connection may be out of date: a migration has changed what the statement returns.
+    What was prepared on a connection may be out of date: a migration has changed what the statement returns. One that
+    was opened while another server took over may stay read-only for good. That one alone is ended: a server that takes
+    no writes still takes connections, and would be flooded with them while each write ends all.
     """
     if connection.closed and not _is_cancelled():
         await pool.drain()
-    elif isinstance(error, _PREPARED_IN_VAIN):
+    elif isinstance(error, _GOOD_FOR_NOTHING_MORE):
         await connection.close()
 
 
 class translated_errors:  # noqa: N801 - reads as a statement
-    """The database away, slow or full is a TransientError; anything else is a bug and stays what it is.
+    """The database away, slow, full or read-only is a TransientError; anything else is a bug and stays what it is.
 
     A cancelled statement's connection is closed, and psycopg tells of that instead of the cancellation.
     """
@@ -145,6 +148,8 @@ class translated_errors:  # noqa: N801 - reads as a statement
             raise TransientError("the database asked to try again") from error
         if isinstance(error, _PREPARED_IN_VAIN):
             raise TransientError("what was prepared on the connection is out of date") from error
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            raise UnavailableError("the database takes no writes now") from error
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
             if error.sqlstate is None:
                 raise ConnectionLostError("the connection to the database was lost in the middle") from error

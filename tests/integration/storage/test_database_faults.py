@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from nubabel_workers.adapters.storage.database import Database, DatabaseLimits
 from nubabel_workers.domain.errors import ConnectionLostError, TransientError, UnavailableError
@@ -172,6 +173,52 @@ async def test_statements_that_could_not_be_prepared_behind_a_lock_run_afterward
 
             for _ in range(2 * PREPARED_AFTER):
                 assert await asyncio.gather(*map(scope.all, statements)) == [[], []]
+
+
+@asynccontextmanager
+async def read_only(database_url: str) -> AsyncIterator[None]:
+    """What is connected meanwhile stays read-only afterwards, as when another server took over."""
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        setting = sql.SQL("ALTER DATABASE {} {} default_transaction_read_only {}")
+        name = sql.Identifier(connection.info.dbname)
+        await connection.execute(setting.format(name, sql.SQL("SET"), sql.SQL("= on")))
+        try:
+            yield
+        finally:
+            await connection.execute(setting.format(name, sql.SQL("RESET"), sql.SQL("")))
+
+
+WRITE = "UPDATE organizations SET name = name"
+
+
+async def test_a_database_that_takes_no_writes_is_unavailable_for_them_and_still_read(database_url: str) -> None:
+    async with read_only(database_url), opened(database_url) as database:
+        for scope in (database.system(), database.tenant("org_one")):
+            with pytest.raises(UnavailableError, match="no writes"):
+                await scope.execute(WRITE)
+
+        assert await answers(database)
+
+
+async def test_a_connection_that_stayed_read_only_costs_one_failure(database_url: str) -> None:
+    async with opened(database_url, ONE_CONNECTION) as database:
+        async with read_only(database_url):
+            assert await answers(database)
+
+        with pytest.raises(UnavailableError, match="no writes"):
+            await database.system().execute(WRITE)
+        assert await database.system().execute(WRITE) == 0
+
+
+async def test_a_refused_write_ends_no_other_connection(database_url: str) -> None:
+    """While the server takes no writes, each would else connect all anew."""
+    async with opened(database_url) as database, read_only(database_url):
+        before = await connections(database)
+
+        with pytest.raises(UnavailableError, match="no writes"):
+            await database.system().execute(WRITE)
+
+        assert len(before & await connections(database)) == LIMITS.pool_max - 1
 
 
 async def test_a_pool_without_a_free_connection_refuses_in_time_and_recovers(database: Database) -> None:
