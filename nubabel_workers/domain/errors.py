@@ -4,7 +4,7 @@ NubabelError
   TransientError          nothing took effect, a later try may succeed; retry_after_s when the other side said when
     RateLimitedError      the other side counts and said no
       LimitReachedError   the organization's own limit (`admission.py`)
-    NotLookedThroughError there was no time to look through a prompt for what must not leave: it does not
+    NotLookedThroughError there was no time to look through a prompt for what must not leave: it waits
     UnavailableError      not reachable, overloaded, restarting
       ProviderAwayError   away is somebody else's service, which the caller named: the message is for them
       ConnectionLostError gone in the middle of a call that is safe to repeat, but may have taken effect
@@ -21,7 +21,6 @@ NubabelError
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from nubabel_workers.domain.foreign_ids import Sought
 
@@ -31,12 +30,7 @@ class NubabelError(Exception):
 
 
 class TransientError(NubabelError):
-    """Nothing took effect; try again later, not before retry_after_s seconds if that is given.
-
-    given_up_code: what the failure is called when each try ended like this one.
-    """
-
-    given_up_code: ClassVar[str] = "attempts_exhausted"
+    """Nothing took effect; try again later, not before retry_after_s seconds if that is given."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -48,9 +42,9 @@ class RateLimitedError(TransientError):
 
 
 class NotLookedThroughError(TransientError):
-    """A question that may hold what must not leave could not be looked through in time. The machine may be busy."""
-
-    given_up_code = "not_looked_through"
+    """A question that may hold what must not leave could not be looked through in time. The machine is busy, which is
+    no failure of the request: it waits.
+    """
 
 
 class UnavailableError(TransientError):

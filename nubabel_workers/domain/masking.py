@@ -11,6 +11,7 @@ from typing import Any, Final
 from nubabel_workers.domain.findings import Finding, Patience, SensitiveKind, endless
 from nubabel_workers.domain.sensitive_data import find
 
+WAITS_FOR_MASKING: Final = "masking"  # the reason, in the row and the timeline
 _MOST_READINGS: Final = 3  # two are enough for all that was generated; a text made to need more must not take longer
 _TAG_CHARACTERS: Final = 4  # a million different ones: two values of one conversation hardly ever look the same
 
@@ -34,8 +35,8 @@ class Masked:
 @dataclass(frozen=True)
 class Cleaning:
     """What it came to, for the timeline. masked: values that did not leave, by kind. unread: files that could not be
-    looked through, by reason; held_back: those did not leave either. left_out: other texts that did not leave, since
-    there was no time to look through them: how many of what.
+    looked through, by reason; held_back: those did not leave either. left_out: what else did not leave, since there was
+    no time to look through it: how many of what.
     """
 
     masked: Mapping[str, int] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class Cleaning:
         return bool(self.masked or self.unread or self.left_out)
 
     def with_more(self, other: "Cleaning") -> "Cleaning":
-        """Together with what became of texts that go along; files are this one's alone."""
+        """Together with what became of texts that go along; what nobody could look through is this one's alone."""
         masked, left_out = (Counter(one) for one in (self.masked, self.left_out))
         return replace(self, masked=masked + Counter(other.masked), left_out=left_out + Counter(other.left_out))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nubabel_workers.domain.dead_letters import DeadLetterReason, NewDeadLetter, SubjectKind
-from nubabel_workers.domain.errors import NotLookedThroughError, PromptRefusedError
+from nubabel_workers.domain.errors import PromptRefusedError
 from nubabel_workers.domain.executions import Execution, ExecutionError, Status, Usage
 from nubabel_workers.domain.groups import STOPPED_WITH_THE_REST
 from nubabel_workers.domain.notifications import (
@@ -30,6 +30,7 @@ SESSION_BUSY = "session_busy"
 SENSITIVE_DATA = "sensitive_data"
 REUSED = "reused"
 CANNED = "canned"
+NOT_LOOKED_THROUGH = "not_looked_through"
 
 _FAILURE_TEXTS = {
     "deadline_exceeded": "deadline",
@@ -37,7 +38,7 @@ _FAILURE_TEXTS = {
     "not_resumed_in_time": "not_resumed",
     "no_answer": "no_answer",
     UNKNOWN_MODEL: "unknown_model",
-    NotLookedThroughError.given_up_code: "not_looked_through",
+    NOT_LOOKED_THROUGH: "not_looked_through",
 }
 
 _STOP_TEXTS = {REPLACED: "replaced", STOPPED_WITH_THE_REST: "stopped_with_the_rest"}

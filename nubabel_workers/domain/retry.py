@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import PermanentError, TransientError, UncertainError
 
+_EXHAUSTED = "attempts_exhausted"
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -23,8 +25,13 @@ class TryAgain:
 
 @dataclass(frozen=True)
 class GiveUp:
-    code: str  # the permanent error's own, or "attempts_exhausted", or what the transient error has for that
-    reason: DeadLetterReason  # of the dead letter that follows
+    code: str  # "attempts_exhausted" or the permanent error's own code
+
+    @property
+    def reason(self) -> DeadLetterReason:
+        """Of the dead letter that follows."""
+        exhausted = self.code == _EXHAUSTED
+        return DeadLetterReason.ATTEMPTS_EXHAUSTED if exhausted else DeadLetterReason.PERMANENT_ERROR
 
 
 RetryDecision = TryAgain | GiveUp
@@ -47,10 +54,9 @@ def next_attempt(error: Exception, attempt: int, policy: RetryPolicy, *, jitter:
     of at most one first wait is added to it.
     """
     if isinstance(error, PermanentError):
-        return GiveUp(error.code, DeadLetterReason.PERMANENT_ERROR)
+        return GiveUp(error.code)
     if attempt >= policy.max_attempts:
-        code = error.given_up_code if isinstance(error, TransientError) else TransientError.given_up_code
-        return GiveUp(code, DeadLetterReason.ATTEMPTS_EXHAUSTED)
+        return GiveUp(_EXHAUSTED)
     ceiling = min(policy.max_wait_s, policy.first_wait_s * 2 ** (attempt - 1))
     asked = error.retry_after_s if isinstance(error, TransientError) else None
     wait_s = asked + jitter * policy.first_wait_s if asked is not None else jitter * ceiling

@@ -20,6 +20,7 @@ _WAITS = {
     "pace": "its turn: the OpenCode server takes only so many prompts a second",
     "directories": "an OpenCode server that can work for one more organization",
     "directory": "its organization's directory on the OpenCode server: only so many are loaded at a time",
+    "masking": "time to look through it for sensitive data",
 }
 _NEW_SESSION = "a new OpenCode session gets what was said before"
 _NEXT_PROMPT = "the next prompt begins a new one with what was said before"

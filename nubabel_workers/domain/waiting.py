@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
 from nubabel_workers.domain.directories import PREPARING, ROOM
 from nubabel_workers.domain.limits import Limits
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.placement import AWAY, FULL, ORCHESTRATOR_AWAY, OWN, PACE
 from nubabel_workers.domain.tenants import ServersPolicy
 from nubabel_workers.domain.wording import Language
@@ -18,7 +19,7 @@ STARTING = "starting"
 AGAIN = "again"
 MOST_AHEAD = 1000  # counted
 
-_STORED = frozenset({WAITS_FOR_BUDGET, AWAY, ORCHESTRATOR_AWAY, OWN, PACE, FULL, ROOM, PREPARING})
+_STORED = frozenset({WAITS_FOR_BUDGET, WAITS_FOR_MASKING, AWAY, ORCHESTRATOR_AWAY, OWN, PACE, FULL, ROOM, PREPARING})
 
 # Each reason in words; {running} is how many of its organization run.
 _WORDS: Mapping[str, Mapping[Language, str]] = {
@@ -67,6 +68,10 @@ _WORDS: Mapping[str, Mapping[Language, str]] = {
     PREPARING: {
         Language.ENGLISH: "its organization's directory on an OpenCode server is being prepared",
         Language.KOREAN: "OpenCode 서버에 조직의 작업 공간을 준비하고 있습니다",
+    },
+    WAITS_FOR_MASKING: {
+        Language.ENGLISH: "there was no time yet to check it for sensitive data",
+        Language.KOREAN: "아직 민감 정보를 검사하지 못했습니다",
     },
 }
 _PLACE = {

@@ -49,10 +49,10 @@ _TEXTS: dict[str, dict[Language, str]] = {
         "관리자가 참조 번호 `{reference}` (으)로 자세한 내용을 확인할 수 있습니다.",
     },
     "not_looked_through": {
-        Language.ENGLISH: "Not sent: your request is too long to be checked for sensitive data in the time there is. "
-        "Please ask again in shorter parts. Reference: `{reference}`.",
-        Language.KOREAN: "보내지 않았습니다: 요청이 너무 길어 제시간에 민감 정보를 검사하지 못했습니다. 더 짧게 나누어 "
-        "다시 요청해 주세요. 참조 번호: `{reference}`.",
+        Language.ENGLISH: "Sorry, your request could not be checked for sensitive data in time, so it was not passed "
+        "on. Please ask again; a shorter one is checked at once. Reference: `{reference}`.",
+        Language.KOREAN: "죄송합니다. 제시간에 민감 정보를 검사하지 못해 요청을 전달하지 않았습니다. 다시 "
+        "요청해 주세요. 더 짧은 요청은 바로 검사됩니다. 참조 번호: `{reference}`.",
     },
     "stopped": {Language.ENGLISH: "Stopped, as you asked.", Language.KOREAN: "요청하신 대로 중단했습니다."},
     "replaced": {
@@ -141,6 +141,12 @@ _TEXTS: dict[str, dict[Language, str]] = {
         Language.KOREAN: "이 스레드의 이전 메시지는 제시간에 민감 정보를 검사하지 못해 제외했습니다. 필요한 내용이면 "
         "질문에 다시 적어 주세요.",
     },
+    "turns_unchecked": {
+        Language.ENGLISH: "I left out earlier questions of this conversation with their answers ({left_out}): they "
+        "could not be checked for sensitive data in time. If they matter, please repeat them in a question.",
+        Language.KOREAN: "이 대화의 이전 질문과 답변 {left_out}건은 제시간에 민감 정보를 검사하지 못해 제외했습니다. "
+        "필요한 내용이면 질문에 다시 적어 주세요.",
+    },
     "files_left_out": {
         Language.ENGLISH: "Not read: {names}.",
         Language.KOREAN: "읽지 못한 파일: {names}.",
@@ -152,6 +158,11 @@ _TEXTS: dict[str, dict[Language, str]] = {
     "files_held_back": {
         Language.ENGLISH: "Not passed on, as there was no way to check for sensitive data: {names}.",
         Language.KOREAN: "민감 정보를 검사할 수 없어 전달하지 않은 파일: {names}.",
+    },
+    "files_not_in_time": {
+        Language.ENGLISH: "Not passed on, as there was no time to check for sensitive data: {names}. If needed, please "
+        "send it again.",
+        Language.KOREAN: "제시간에 민감 정보를 검사하지 못해 전달하지 않은 파일: {names}. 필요하면 다시 보내 주세요.",
     },
     "files_as_text": {
         Language.ENGLISH: "Passed on as text with sensitive data masked, without layout and pictures: {names}.",

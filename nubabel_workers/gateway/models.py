@@ -113,7 +113,8 @@ class WaitingView(BaseModel):
         description="Stable word: session (an earlier request of its conversation), in_flight (its organization's "
         "limit), capacity (every server is busy), turn, starting, again (after a failure), budget, server away, "
         "orchestrator away (what answers instead of OpenCode), own server, pace, directories (every server works for "
-        "as many organizations as it can), directory (is being prepared). Others may be added."
+        "as many organizations as it can), directory (is being prepared), masking (there was no time yet to check it "
+        "for sensitive data). Others may be added."
     )
     words: str
     position: int = Field(description="In its organization's queue; 1 is next.")

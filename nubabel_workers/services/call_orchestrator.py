@@ -13,6 +13,7 @@ from nubabel_workers.domain.earlier_turns import MOST_EARLIER_TURNS
 from nubabel_workers.domain.errors import (
     LeaseLostError,
     NotFoundError,
+    NotLookedThroughError,
     NubabelError,
     PromptRefusedError,
     UnavailableError,
@@ -20,6 +21,7 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import EventKind, Execution, Status, Usage
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.placement import ORCHESTRATOR_AWAY
 from nubabel_workers.domain.ports import Chance, ClaimedDispatch, Clock, ExecutionStore, ProgressStream, SessionMappings
 from nubabel_workers.domain.ports.orchestrators import Call, CallableOrchestrator, CallAnswer, CallStore
@@ -33,7 +35,7 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.heed_orchestrators import HeedOrchestrators
 from nubabel_workers.services.keep_budgets import KeepBudgets
-from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
+from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, MaskPrompt, Outgoing
 from nubabel_workers.services.plan_runs import PlanRuns, RunPlan
 from nubabel_workers.services.reuse_answers import ReuseAnswers
 
@@ -55,7 +57,9 @@ class CallPace:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A call, and what is written down before it goes out. outgoing: without the turns before this one."""
+    """A call, and what is written down before it goes out. outgoing: with the turns before this one, but for who knows
+    the conversation.
+    """
 
     run: RunPlan
     outgoing: Outgoing
@@ -160,8 +164,8 @@ class CallOrchestrator:
                 raise UnavailableError("preparing the call took too long") from None
             raise
         await self._progress.append(execution.organization_id, execution.id, state_event(Status.RUNNING))
-        answer = await self._ask(claimed, orchestrator, prepared)
-        return await self._finish(claimed, orchestrator, lease, answer, prepared.notes)
+        answer, notes = await self._ask(claimed, orchestrator, prepared)
+        return await self._finish(claimed, orchestrator, lease, answer, notes)
 
     async def _prepare(self, claimed: ClaimedDispatch, orchestrator: Orchestrator) -> _Prepared:
         """Everything but the files: these orchestrators take none, which is said beside the answer."""
@@ -169,10 +173,19 @@ class CallOrchestrator:
         begun = execution.attempt > 0 and bool(execution.analysis)
         run = await (self._plan_runs.again(execution) if begun else self._plan_runs.of(execution, ()))
         gathered = (await self._context.gather(replace(execution, attachments=()))).noting(run.notes)
-        context = [gathered.thread] if gathered.thread else []
-        outgoing = await self._masking.run(execution, claimed.masking, context=context, files=())
+        by = asyncio.get_running_loop().time() + MASKED_WITHIN_S
+        outgoing = await self._masking.run(
+            execution,
+            claimed.masking,
+            context=[gathered.thread] if gathered.thread else [],
+            files=(),
+            by=by,
+            about_context=gathered.about_thread,
+        )
         last = None if execution.begins_session else await self._calls.last_call(execution)
-        known = last is not None and last.orchestrator is orchestrator
+        remote_session_id = last.remote_session_id if last is not None and last.orchestrator is orchestrator else None
+        if remote_session_id is None:
+            outgoing = outgoing.after(await self._turns_before(claimed, by))
         names = ", ".join(attachment.name for attachment in execution.attachments)
         unread = (say("files_left_out", language_of(execution.prompt), names=names),) if names else ()
         return _Prepared(
@@ -180,28 +193,30 @@ class CallOrchestrator:
             outgoing,
             gathered,
             gathered.noting([*unread, *outgoing.notes]).notes,
-            last.remote_session_id if last is not None and known else None,
+            remote_session_id,
         )
 
     async def _begin(self, execution: Execution, lease: Lease, orchestrator: Orchestrator, prepared: _Prepared) -> None:
         analysis = prepared.run.analysis
         hold = await self._budgets.hold_for(execution, analysis.category)
-        gathered = prepared.gathered
-        remembered = {"thread": gathered.thread, "notes": list(gathered.notes)}
         await self._calls.begin(
             execution,
             lease,
             orchestrator=orchestrator,
             analysis=analysis.as_dict(),
-            context=remembered if gathered.thread or gathered.notes else None,
+            context=prepared.gathered.remembered,
             notes=prepared.notes,
             cleaning=prepared.outgoing.cleaning,
             run_deadline_s=prepared.run.deadline_s,
             hold=hold,
         )
 
-    async def _ask(self, claimed: ClaimedDispatch, orchestrator: Orchestrator, prepared: _Prepared) -> CallAnswer:
-        """Who knows the conversation gets the question only; others get the turns before it as well."""
+    async def _ask(
+        self, claimed: ClaimedDispatch, orchestrator: Orchestrator, prepared: _Prepared
+    ) -> tuple[CallAnswer, Sequence[str]]:
+        """With the notes beside the answer. Who turns out not to know the conversation any more gets the turns before
+        it as well.
+        """
         execution = claimed.execution
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + prepared.run.deadline_s
@@ -214,23 +229,26 @@ class CallOrchestrator:
             remote_session_id=prepared.remote_session_id,
             metadata={"session_id": execution.session_id, "execution_id": execution.id},
         )
-        if call.remote_session_id is not None:
-            try:
-                return await self._heed.answer(orchestrator, called, call, timeout_s=ends_at - loop.time())
-            except NotFoundError:
-                log.warning("call.session_lost", orchestrator=orchestrator)
-        texts = [*await self._turns_before(claimed), *call.texts]
-        begun_anew = replace(call, texts=texts, remote_session_id=None)
-        return await self._heed.answer(orchestrator, called, begun_anew, timeout_s=max(0.1, ends_at - loop.time()))
+        try:
+            answer = await self._heed.answer(orchestrator, called, call, timeout_s=ends_at - loop.time())
+        except NotFoundError:
+            if call.remote_session_id is None:
+                raise
+        else:
+            return answer, prepared.notes
+        log.warning("call.session_lost", orchestrator=orchestrator)
+        earlier = await self._turns_before(claimed, loop.time() + MASKED_WITHIN_S)
+        begun_anew = replace(call, texts=[*earlier.texts, *call.texts], remote_session_id=None)
+        answer = await self._heed.answer(orchestrator, called, begun_anew, timeout_s=max(0.1, ends_at - loop.time()))
+        return answer, [*earlier.notes, *prepared.notes]
 
-    async def _turns_before(self, claimed: ClaimedDispatch) -> list[str]:
+    async def _turns_before(self, claimed: ClaimedDispatch, by: float) -> Outgoing:
         execution = claimed.execution
         if execution.begins_session:
-            return []
+            return Outgoing()
         max_bytes = self._pace.earlier_turns_bytes
         turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
-        masked = await self._masking.earlier(execution, claimed.masking, turns, max_bytes=max_bytes)
-        return list(masked.texts)
+        return await self._masking.earlier(execution, claimed.masking, turns, max_bytes=max_bytes, by=by)
 
     async def _finish(
         self,
@@ -276,16 +294,22 @@ class CallOrchestrator:
         """What an earlier call that was in doubt used stays unknown, whatever became of this one."""
         execution = claimed.execution
         in_doubt = claimed.open_attempt or isinstance(error, UncertainError)
+        waited_s = (self._clock.now() - execution.created_at).total_seconds()
+        jitter = self._chance.jitter()
+        if isinstance(error, NotLookedThroughError):
+            log.warning("call.not_looked_through")
+            wait_s = pace_of_waiting(waited_s, jitter=jitter)
+            return await self._again(
+                execution, lease, WAITS_FOR_MASKING, wait_s=wait_s, failed=False, in_doubt=in_doubt
+            )
         if isinstance(error, UnavailableError):
-            waited_s = (self._clock.now() - execution.created_at).total_seconds()
-            jitter = self._chance.jitter()
             told_s = error.retry_after_s  # all that hear of the same moment must not come in it
             wait_s = told_s * (1 + jitter) if told_s else pace_of_waiting(waited_s, jitter=jitter)
             log.warning("call.orchestrator_away", orchestrator=orchestrator, error=str(error))
             return await self._again(
                 execution, lease, ORCHESTRATOR_AWAY, wait_s=wait_s, failed=False, in_doubt=in_doubt
             )
-        decision = next_attempt(error, execution.failures + 1, self._retry, jitter=self._chance.jitter())
+        decision = next_attempt(error, execution.failures + 1, self._retry, jitter=jitter)
         if isinstance(decision, GiveUp):
             return await self._fail(
                 execution, lease, decision.code, str(error), reason=decision.reason, in_doubt=in_doubt

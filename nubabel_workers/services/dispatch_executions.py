@@ -11,10 +11,17 @@ from nubabel_workers.domain import outcomes
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.directories import ROOM, DirectoryWaitError
-from nubabel_workers.domain.errors import NubabelError, PromptRefusedError, UnavailableError, UncertainError
+from nubabel_workers.domain.errors import (
+    NotLookedThroughError,
+    NubabelError,
+    PromptRefusedError,
+    UnavailableError,
+    UncertainError,
+)
 from nubabel_workers.domain.executions import EventKind, Execution, SessionLeft, Status
 from nubabel_workers.domain.hints import Hint, HintTask
 from nubabel_workers.domain.leases import Lease
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.placement import AWAY, OWN, PACE, Placement, PlaceWait, why_left
 from nubabel_workers.domain.ports import (
     Chance,
@@ -300,6 +307,8 @@ class DispatchExecutions:
     async def _after_failure(self, execution: Execution, lease: Lease, error: NubabelError) -> str:
         if isinstance(error, UnavailableError) or isinstance(error.__cause__, UnavailableError):
             return await self._wait_for_server(execution, lease, error)
+        if isinstance(error, NotLookedThroughError):
+            return await self._wait_for_masking(execution, lease)
         if isinstance(error, PromptRefusedError):
             await self._end.held(execution, lease, outcomes.refused_for_content(execution, error))
             return "refused"
@@ -326,6 +335,15 @@ class DispatchExecutions:
         log.warning("execution.server_away", error=str(error), wait_s=round(wait_s, 1))
         verdict = None if isinstance(error, UncertainError) else "not_submitted"
         await self._requeue(execution, lease, wait_s=wait_s, reason=AWAY, failed=False, verdict=verdict)
+        return "waiting"
+
+    async def _wait_for_masking(self, execution: Execution, lease: Lease) -> str:
+        """This machine was too busy to look through its question: it waits as for a server, and nothing was sent."""
+        wait_s = self._pace_of(execution)
+        log.warning("execution.not_looked_through", wait_s=round(wait_s, 1))
+        await self._requeue(
+            execution, lease, wait_s=wait_s, reason=WAITS_FOR_MASKING, failed=False, verdict="not_submitted"
+        )
         return "waiting"
 
     async def _requeue(

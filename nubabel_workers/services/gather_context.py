@@ -1,8 +1,9 @@
 """What a prompt needs besides the question: the Slack thread it stands in and the files that came with it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from pydantic import SecretStr
@@ -35,11 +36,21 @@ class ContextLimits:
 
 @dataclass(frozen=True)
 class Gathered:
-    """thread: text to put before the question. notes: what could not be read; it is said beside the answer."""
+    """thread: text to put before the question. about_thread: what of it was not read, said where it goes along.
+    notes: what else is said beside the answer.
+    """
 
     thread: str = ""
     files: Sequence[PromptFile] = ()
     notes: Sequence[str] = ()
+    about_thread: Sequence[str] = ()
+
+    @property
+    def remembered(self) -> Mapping[str, Any] | None:
+        """What the next attempt need not read again. None: nothing."""
+        if not (self.thread or self.about_thread or self.notes):
+            return None
+        return {"thread": self.thread, "about_thread": list(self.about_thread), "notes": list(self.notes)}
 
     def noting(self, notes: Sequence[str]) -> "Gathered":
         """With these, but for those that an earlier attempt has noted already."""
@@ -74,11 +85,12 @@ class GatherContext:
         if workspace is None:
             return Gathered()
         language = language_of(execution.prompt)
-        thread, notes = _remembered(execution)
+        remembered = _remembered(execution)
+        thread, about_thread = remembered.thread, remembered.about_thread
         if wants_thread:
-            thread, notes = await self._read_thread(workspace, target, language)
+            thread, about_thread = await self._read_thread(workspace, target, language)
         files, file_notes = await self._read_files(workspace.bot_token, execution.attachments, language)
-        return Gathered(thread, files, notes).noting(file_notes)
+        return Gathered(thread, files, remembered.notes, about_thread).noting(file_notes)
 
     async def _read_thread(
         self, workspace: Workspace, target: SlackTarget, language: Language
@@ -178,7 +190,8 @@ def _to_its_end(messages: Sequence[ThreadMessage], unread: int, language: Langua
     return context.text, [say("context_left_out", language, **counts)]
 
 
-def _remembered(execution: Execution) -> tuple[str, list[str]]:
+def _remembered(execution: Execution) -> Gathered:
     """What an earlier attempt read: the quota is not spent twice on one request."""
     context = execution.context or {}
-    return str(context.get("thread", "")), list(context.get("notes", ()))
+    about_thread = list(context.get("about_thread", ()))  # one that an earlier release wrote down has it in the notes
+    return Gathered(str(context.get("thread", "")), notes=list(context.get("notes", ())), about_thread=about_thread)

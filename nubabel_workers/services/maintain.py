@@ -14,6 +14,7 @@ from nubabel_workers.domain.dead_letters import DeadLetterReason
 from nubabel_workers.domain.errors import NubabelError
 from nubabel_workers.domain.executions import Execution, Status
 from nubabel_workers.domain.hints import Hint, HintTask
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.ports import (
     CircuitBreakers,
     ExecutionStore,
@@ -156,6 +157,13 @@ def _end_of(execution: Execution) -> Finish:
             execution,
             code="not_resumed_in_time",
             detail="nobody raised the cap that it was paused for",
+            reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
+        )
+    if execution.waiting_for == WAITS_FOR_MASKING:
+        return outcomes.failed(
+            execution,
+            code=outcomes.NOT_LOOKED_THROUGH,
+            detail="until answer_by there was no time to look through it for sensitive data",
             reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
         )
     return outcomes.failed(

@@ -1,14 +1,16 @@
 """Take out of a prompt what must not leave this system: the question, its files, what is told along with it.
 
 A file that nobody can look through leaves under `mask`, which every organization has without asking for it and which
-must not cost it its screenshots; whoever chose `refuse` wants nothing to leave unseen, so there it is held back. Either
-is said beside the answer and in the timeline.
+must not cost it its screenshots; whoever chose `refuse` wants nothing to leave unseen, so there it is held back. What
+somebody could look through, had there been time, leaves under neither: a question waits, the rest is left out. All of
+it is said beside the answer and in the timeline.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import structlog
 
@@ -16,7 +18,7 @@ from nubabel_workers.domain.documents import DocumentForm, Unread, form_of
 from nubabel_workers.domain.earlier_turns import EarlierTurns, told
 from nubabel_workers.domain.errors import NotLookedThroughError, PromptRefusedError
 from nubabel_workers.domain.executions import Execution
-from nubabel_workers.domain.findings import OutOfTimeError, Patience, SensitiveKind
+from nubabel_workers.domain.findings import OutOfTimeError, Patience, SensitiveKind, endless
 from nubabel_workers.domain.masked_turns import masked_turns
 from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.ports import DocumentReader
@@ -26,12 +28,7 @@ from nubabel_workers.domain.wording import language_of, say
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
-# The row of a request has 25 s to be sent. Some 100 KB that are made to be slow take a third of a second alone, and as
-# many times longer as there are such texts at once.
-_LOOK_S = 10.0  # at question, context and files, one after another
-_QUESTION_S = 5.0  # out of these
-_CONTEXT_S = 2.0  # out of these
-_EARLIER_S = 5.0  # at all earlier turns, beside these
+MASKED_WITHIN_S: Final = 16.0  # of the beginning of a request's turn; see below
 _TEXTUAL = ("image/svg",)
 _BINARY = {
     "image/": Unread.PICTURE,
@@ -44,8 +41,31 @@ _BINARY = {
 
 
 @dataclass(frozen=True)
+class Share:
+    """Seconds to look through something: least_s whatever the time is, most_s where leaves_s are left for the rest."""
+
+    least_s: float
+    most_s: float
+    leaves_s: float = 0.0
+
+    def ends_at(self, by: float) -> float:
+        now = asyncio.get_running_loop().time()
+        return max(now + self.least_s, min(now + self.most_s, by - self.leaves_s))
+
+
+# The row of a request has 25 s to be sent: 8 at most to read its thread, 2 + 1 + 4 + 1 at least for these, 8 to post
+# it, and one is left. Some 100 KB that are made to be slow take a third of a second alone, and as many times longer as
+# there are such texts at once.
+_QUESTION = Share(least_s=2.0, most_s=5.0, leaves_s=6.0)
+_CONTEXT = Share(least_s=1.0, most_s=2.0, leaves_s=5.0)
+_FILES = Share(least_s=4.0, most_s=10.0, leaves_s=1.0)  # one after another
+_EARLIER = Share(least_s=1.0, most_s=5.0)  # all turns, with the wait for a thread
+_LAST_STEP_S = 0.3  # from the end of the patience with earlier turns until there is what is masked by then
+
+
+@dataclass(frozen=True)
 class Outgoing:
-    """What may leave. notes: what became of files and context, to be said beside the answer."""
+    """What may leave. notes: what became of files, context and earlier turns, to be said beside the answer."""
 
     texts: Sequence[str] = ()
     files: Sequence[PromptFile] = ()
@@ -54,18 +74,26 @@ class Outgoing:
 
     def after(self, earlier: "Outgoing") -> "Outgoing":
         """With texts that come before."""
-        return replace(self, texts=[*earlier.texts, *self.texts], cleaning=self.cleaning.with_more(earlier.cleaning))
+        return replace(
+            self,
+            texts=[*earlier.texts, *self.texts],
+            notes=[*earlier.notes, *self.notes],
+            cleaning=self.cleaning.with_more(earlier.cleaning),
+        )
 
 
 @dataclass(frozen=True)
 class _LookedAt:
-    """A file and what may leave of it. unread: why nobody could tell what is in it, or in parts of it."""
+    """A file and what may leave of it. unread: why nobody could tell what is in it, or in parts of it. out_of_time:
+    whether anybody could is not known.
+    """
 
     original: PromptFile
     cleaned: PromptFile
     counts: Mapping[SensitiveKind, int]
     unread: Unread | None = None
     as_text: bool = False
+    out_of_time: bool = False
 
 
 class MaskPrompt:
@@ -82,21 +110,24 @@ class MaskPrompt:
         *,
         context: Sequence[str],
         files: Sequence[PromptFile],
+        by: float,
+        about_context: Sequence[str] = (),
     ) -> Outgoing:
         """The context's texts and the question, in this order, and the files.
+
+        by: of the loop's clock, when all should be masked, earlier turns as well. about_context: notes that are said
+        where the context goes along.
 
         Raises PromptRefusedError when the policy is to refuse and the question or a file of it has a finding, and
         NotLookedThroughError when there is no time to look through the question. Context was said by others, or long
         ago, and nobody can take it back: it is masked under either policy, or left out where there is no time for it.
         """
         if policy is MaskingPolicy.OFF:
-            return Outgoing([*context, execution.prompt], files)
+            return Outgoing([*context, execution.prompt], files, about_context)
         placeholders = self._placeholders(execution)
-        clock = asyncio.get_running_loop().time
-        ends_at = clock() + _LOOK_S
-        question = await _question(execution, placeholders, min(ends_at, clock() + _QUESTION_S))
-        around = await _around(context, placeholders, min(ends_at, clock() + _CONTEXT_S))
-        looked_at = await self._look_at(files, placeholders, ends_at)
+        question = await _question(execution, placeholders, _QUESTION.ends_at(by))
+        around = await _around(context, placeholders, _CONTEXT.ends_at(by))
+        looked_at = await self._look_at(files, placeholders, _FILES.ends_at(by))
         own = _sum([question.counts, *(file.counts for file in looked_at)])
         if own and policy is MaskingPolicy.REFUSE:
             found_in = [mask(file.original.name, placeholders).text for file in looked_at if file.counts]
@@ -108,28 +139,28 @@ class MaskPrompt:
             _sum([own, *(one.counts for one in around)]),
             held_back=policy is MaskingPolicy.REFUSE,
         )
-        left_out = len(context) - len(around)
-        return _without_context(execution, outgoing, left_out) if left_out else outgoing
+        if len(around) < len(context):
+            return _without_context(execution, outgoing)
+        return replace(outgoing, notes=[*about_context, *outgoing.notes])
 
     async def earlier(
-        self, execution: Execution, policy: MaskingPolicy, earlier: EarlierTurns, *, max_bytes: int
+        self, execution: Execution, policy: MaskingPolicy, earlier: EarlierTurns, *, max_bytes: int, by: float
     ) -> Outgoing:
         """What was said before, to be told along with the question. No turns: nothing.
 
         Masked before it is compressed: half of a number would not be recognised any more. What is counted may stand in
         a part that is left out. Where there is no time to mask them all, fewer are told, or none, and that some are
-        left out.
+        left out; a short conversation is always told. by: of the loop's clock.
         """
         if not earlier.turns:
             return Outgoing()
         if policy is MaskingPolicy.OFF:
             return Outgoing([told(earlier, max_bytes=max_bytes)])
         placeholders = self._placeholders(execution)
-        patience = _until(asyncio.get_running_loop().time() + _EARLIER_S)
-        masked, counts = await asyncio.to_thread(masked_turns, earlier, placeholders, patience)
+        masked, counts = await _masked_turns(earlier, placeholders, _EARLIER.ends_at(by))
         unmasked = len(earlier.turns) - len(masked.turns)
-        left_out = {"earlier turns": unmasked} if unmasked else {}
-        return Outgoing([told(masked, max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts), left_out=left_out))
+        outgoing = Outgoing([told(masked, max_bytes=max_bytes)], cleaning=Cleaning(_by_name(counts)))
+        return _without_turns(execution, outgoing, unmasked) if unmasked else outgoing
 
     def _placeholders(self, execution: Execution) -> Placeholders:
         return Placeholders(self._key, execution.session_id)
@@ -150,7 +181,8 @@ class MaskPrompt:
                 else:
                     looked_at.append(await self._document(named, form, placeholders, until))
             except OutOfTimeError:
-                looked_at.append(replace(named, unread=Unread.TOO_LONG))
+                log.warning("masking.file_left_out", bytes=len(file.content))
+                looked_at.append(replace(named, out_of_time=True))
         return looked_at
 
     async def _document(
@@ -188,10 +220,19 @@ async def _around(context: Sequence[str], placeholders: Placeholders, ends_at: f
     return around
 
 
-def _without_context(execution: Execution, outgoing: Outgoing, left_out: int) -> Outgoing:
+def _without_context(execution: Execution, outgoing: Outgoing) -> Outgoing:
     note = say("context_unchecked", language_of(execution.prompt))
-    cleaning = replace(outgoing.cleaning, left_out={"the thread's earlier messages": left_out})
-    return replace(outgoing, notes=[note, *outgoing.notes], cleaning=cleaning)
+    return replace(
+        outgoing,
+        notes=[note, *outgoing.notes],
+        cleaning=outgoing.cleaning.with_more(Cleaning(left_out={"thread": 1})),
+    )
+
+
+def _without_turns(execution: Execution, outgoing: Outgoing, left_out: int) -> Outgoing:
+    note = say("turns_unchecked", language_of(execution.prompt), left_out=str(left_out))
+    cleaning = replace(outgoing.cleaning, left_out={"earlier turns": left_out})
+    return replace(outgoing, notes=[note], cleaning=cleaning)
 
 
 def _outgoing(
@@ -203,11 +244,17 @@ def _outgoing(
     held_back: bool,
 ) -> Outgoing:
     unread = [file.unread for file in looked_at if file.unread is not None]
+    out_of_time = sum(file.out_of_time for file in looked_at)
     return Outgoing(
         texts,
-        [file.cleaned for file in looked_at if not (held_back and file.unread)],
+        [file.cleaned for file in looked_at if not (file.out_of_time or (held_back and file.unread))],
         _notes(execution, looked_at, held_back=held_back),
-        Cleaning(_by_name(counts), Counter(reason.value for reason in unread), held_back=held_back and bool(unread)),
+        Cleaning(
+            _by_name(counts),
+            Counter(reason.value for reason in unread),
+            held_back=held_back and bool(unread),
+            left_out={"files": out_of_time} if out_of_time else {},
+        ),
     )
 
 
@@ -215,6 +262,7 @@ def _notes(execution: Execution, looked_at: Sequence[_LookedAt], *, held_back: b
     """With the names that whoever sent the files knows them by."""
     said = {
         "files_held_back" if held_back else "files_unchecked": [file for file in looked_at if file.unread is not None],
+        "files_not_in_time": [file for file in looked_at if file.out_of_time],
         "files_as_text": [file for file in looked_at if file.as_text],
     }
     language = language_of(execution.prompt)
@@ -242,6 +290,22 @@ async def _masked(text: str, placeholders: Placeholders, ends_at: float) -> Mask
             return await asyncio.to_thread(mask, text, placeholders, _until(ends_at))
     except TimeoutError:
         raise OutOfTimeError from None
+
+
+async def _masked_turns(
+    earlier: EarlierTurns, placeholders: Placeholders, ends_at: float
+) -> tuple[EarlierTurns, Mapping[SensitiveKind, int]]:
+    """As many as can be masked by then. A short conversation is masked at once; a longer one waits for a thread, no
+    longer than until then either: where none was free, nothing is masked.
+    """
+    if sum(len(turn.question) + len(turn.answer) for turn in earlier.turns) <= _AT_ONCE:
+        return masked_turns(earlier, placeholders, endless)
+    patience = _until(ends_at - _LAST_STEP_S)
+    try:
+        async with asyncio.timeout_at(ends_at):
+            return await asyncio.to_thread(masked_turns, earlier, placeholders, patience)
+    except TimeoutError:
+        return EarlierTurns(unread=earlier.unread + len(earlier.turns)), {}
 
 
 def _until(ends_at: float) -> Patience:

@@ -3,6 +3,8 @@
 Before each effect the row says what is about to happen; after a crash anywhere the next dispatch finds out what did.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -41,7 +43,7 @@ from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.keep_directories import KeepDirectories
-from nubabel_workers.services.mask_prompt import MaskPrompt, Outgoing
+from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, MaskPrompt, Outgoing
 from nubabel_workers.services.plan_runs import PlanRuns
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
@@ -62,13 +64,14 @@ class RunLimits:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that one submit needs, once its session is known."""
+    """Everything that one submit needs, once its session is known. notes: what is said beside the answer."""
 
     opencode_session_id: str
     message_id: str
     analysis: Analysis
     gathered: Gathered
     outgoing: Outgoing
+    notes: Sequence[str]
     hold: Hold | None
     run_s: float
     directory: str | None
@@ -161,6 +164,7 @@ class SubmitPrompt:
         left: SessionLeft | None,
     ) -> Started:
         server = self._servers.server(instance)
+        by = asyncio.get_running_loop().time() + MASKED_WITHIN_S
         run = await self._plan_runs.of(execution, instance.agents)
         analysis = run.analysis
         hold = await self._budgets.hold_for(execution, analysis.category)
@@ -168,9 +172,10 @@ class SubmitPrompt:
             raise BudgetReachedError(shortage)
         where = await self._directories.for_session_of(instance, execution)
         gathered = (await self._context.gather(execution)).noting(run.notes)
-        context = [gathered.thread] if gathered.thread else []
-        outgoing = await self._masking.run(execution, masking, context=context, files=gathered.files)
-        gathered = gathered.noting(outgoing.notes)
+        continues = _only_continues(execution, instance)
+        # Of one that only continues its question left before, and what was said of it then is said in the end.
+        said = Outgoing(notes=execution.notes)
+        outgoing = said if continues else await self._masked(execution, masking, gathered, by)
         if execution.opencode_session_id is not None and execution.instance_id != instance.id:
             log.warning("opencode.server_left", instance_id=execution.instance_id, because=left)
             await self._leave_session(execution, lease, left)
@@ -186,6 +191,7 @@ class SubmitPrompt:
                     analysis,
                     gathered,
                     outgoing,
+                    gathered.noting(outgoing.notes).notes,
                     hold,
                     run.deadline_s,
                     where,
@@ -196,14 +202,28 @@ class SubmitPrompt:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
                 await self._leave_session(execution, lease, SessionLeft.LOST)
                 where = await self._directories.for_new_session(instance, execution.organization_id)
-        session_id = await self._new_session(server, execution, where)
+                if continues:
+                    outgoing = await self._masked(execution, masking, gathered, by)
         if not execution.begins_session:
             max_bytes = self._limits.earlier_turns_bytes
             turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
-            outgoing = outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes))
+            earlier = await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes, by=by)
+            outgoing = outgoing.after(earlier)
+        session_id = await self._new_session(server, execution, where)
         message_id = ids_of(execution, session_id).message_id
-        plan = _Plan(session_id, message_id, analysis, gathered, outgoing, hold, run.deadline_s, where)
+        notes = gathered.noting(outgoing.notes).notes
+        plan = _Plan(session_id, message_id, analysis, gathered, outgoing, notes, hold, run.deadline_s, where)
         return await self._post(server, execution, instance, lease, plan)
+
+    async def _masked(self, execution: Execution, masking: MaskingPolicy, gathered: Gathered, by: float) -> Outgoing:
+        return await self._masking.run(
+            execution,
+            masking,
+            context=[gathered.thread] if gathered.thread else [],
+            files=gathered.files,
+            by=by,
+            about_context=gathered.about_thread,
+        )
 
     async def _leave_session(self, execution: Execution, lease: Lease, because: SessionLeft | None) -> None:
         await self._executions.forget_opencode_session(execution, lease, because=because)
@@ -242,7 +262,6 @@ class SubmitPrompt:
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
     ) -> Started:
         new_session = plan.opencode_session_id != execution.opencode_session_id
-        remembered = {"thread": plan.gathered.thread, "notes": list(plan.gathered.notes)}
         await self._executions.begin_attempt(
             execution,
             lease,
@@ -252,8 +271,8 @@ class SubmitPrompt:
             message_id=plan.message_id,
             known_assistant_ids=plan.known_assistant_ids,
             analysis=plan.analysis.as_dict(),
-            context=remembered if plan.gathered.thread or plan.gathered.notes else None,
-            notes=plan.gathered.notes,
+            context=plan.gathered.remembered,
+            notes=plan.notes,
             cleaning=plan.outgoing.cleaning,
             run_deadline_s=plan.run_s,
             hold=plan.hold,
@@ -310,6 +329,11 @@ def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) ->
         created_ms=execution.message_created_ms,
         parts=parts,
     )
+
+
+def _only_continues(execution: Execution, instance: Instance) -> bool:
+    """Whether its session, while that is there, has its question already."""
+    return bool(execution.pauses and execution.opencode_session_id) and execution.instance_id == instance.id
 
 
 def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:

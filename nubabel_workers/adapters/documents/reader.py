@@ -13,6 +13,7 @@ import structlog
 import nubabel_workers
 from nubabel_workers.domain.documents import DocumentForm, DocumentText, Unread
 from nubabel_workers.domain.errors import TransientError
+from nubabel_workers.domain.findings import OutOfTimeError
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +33,7 @@ class ProcessDocumentReader:
             async with asyncio.timeout(timeout_s):
                 return await _read((*self._command, form.value), content)
         except TimeoutError:
-            return Unread.TOO_LONG
+            raise OutOfTimeError from None
 
 
 async def _read(command: Sequence[str], content: bytes) -> DocumentText | Unread:

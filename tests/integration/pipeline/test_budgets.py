@@ -26,7 +26,7 @@ from tests.waiting import eventually, eventually_true
 pytestmark = pytest.mark.integration
 
 _STEP = '[[tool=bash {"command":"sleep 0.3","description":"x"}]]'
-_DEAR = f"{_STEP * 30} [[usage=50000,0]] [[text=done]]"
+DEAR = f"{_STEP * 30} [[usage=50000,0]] [[text=done]]"
 _OPERATOR = "cli:anna"
 
 
@@ -90,7 +90,7 @@ async def has_room_looked_for(pipeline: Pipeline) -> int:
 
 async def paused(pipeline: Pipeline) -> Message:
     await set_caps(pipeline, cost_per_execution=0.17)
-    question = await start(pipeline, _DEAR)
+    question = await start(pipeline, DEAR)
     await until_paused(pipeline)
     assert await pipeline.statuses() == ["waiting_budget"]
     return question
@@ -273,7 +273,7 @@ async def test_whoever_finds_a_run_that_was_told_to_stop_tells_the_thread_what_i
 ) -> None:
     """The worker that told it to stop died before it wrote the pause down."""
     await set_caps(pipeline, cost_per_execution=0.17)
-    question = await start(pipeline, _DEAR)
+    question = await start(pipeline, DEAR)
     deaths = dies(monkeypatch, pipeline.services.keep_budgets._budgets, "pause", after=False)
     with suppress(Killed):
         await until_paused(pipeline)
@@ -294,7 +294,7 @@ async def test_whoever_looks_for_room_in_vain_tells_the_thread_where_the_pause_w
 ) -> None:
     """There was room for the step that was cut off, and there is none for going on."""
     await set_caps(pipeline, cost_per_day=0.17)
-    question = await start(pipeline, _DEAR)
+    question = await start(pipeline, DEAR)
     dies(monkeypatch, pipeline.services.keep_budgets._budgets, "pause", after=False)
     with suppress(Killed):
         await until_paused(pipeline)
@@ -316,7 +316,7 @@ async def test_the_progress_message_goes_while_it_is_paused_and_comes_back_with_
     pipeline: Pipeline,
 ) -> None:
     await set_caps(pipeline, cost_per_execution=0.17)
-    question = await start(pipeline, _DEAR)
+    question = await start(pipeline, DEAR)
     row = await pipeline.one("SELECT id FROM executions")
     show = pipeline.services.notifications.show_progress
     await show(ORGANIZATION, str(row["id"]), "Working on it", pace_s=0)
@@ -378,7 +378,7 @@ async def test_whoever_dies_between_stop_and_pause_leaves_a_pause_and_not_a_seco
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await set_caps(pipeline, cost_per_execution=0.17)
-    await start(pipeline, _DEAR)
+    await start(pipeline, DEAR)
     engine = pipeline.opencode.simulator.engine
     await eventually(lambda: engine.model_calls >= 4, what="the cap's reach")
     dies(monkeypatch, pipeline.services.complete_executions._observe, "abort", after=True)
@@ -429,7 +429,7 @@ async def test_with_a_listener_a_run_passes_its_cap_by_no_more_than_one_step(pip
     """Nobody forces a look: each step that ends is a reason for one."""
     await set_caps(pipeline, cost_per_execution=0.22)
     async with listening(pipeline):
-        await start(pipeline, _DEAR)
+        await start(pipeline, DEAR)
         async with asyncio.timeout(30):
             while await pipeline.statuses() == ["running"]:
                 await pipeline.complete()

@@ -26,6 +26,7 @@ from nubabel_workers.domain.ports.orchestrators import Call, CallAnswer
 from nubabel_workers.domain.rollout import Orchestrator, Rollout
 from nubabel_workers.domain.tenants import Instance
 from nubabel_workers.services import mask_prompt
+from nubabel_workers.services.mask_prompt import Share
 from nubabel_workers.simulators.opencode.running import RunningSimulator
 from nubabel_workers.simulators.slack.server import SlackSimulator
 from tests.conftest import RedisServer
@@ -44,6 +45,8 @@ from tests.waiting import eventually_true
 pytestmark = pytest.mark.integration
 
 Open = Callable[..., Any]
+
+NO_TIME = Share(-1.0, -1.0)
 
 
 @dataclass
@@ -190,7 +193,7 @@ async def test_only_the_share_is_called_and_the_rest_runs_on_opencode(called: Op
 async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_the_answer_says_so(
     called: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", -1.0)
+    monkeypatch.setattr(mask_prompt, "_CONTEXT", NO_TIME)
     pipeline = await called()
     root = pipeline.slack.say("a long story " * 350, team=TEAM, channel=CHANNEL)
     for _ in range(4):
@@ -202,6 +205,55 @@ async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_th
     (call,) = pipeline.scripted.calls
     assert call.texts == ["what do they say?"]
     assert "I left out the earlier messages of this thread" in pipeline.replies(root)[-1]
+
+
+async def test_a_question_that_there_is_no_time_to_look_through_waits_and_is_called_for_later(
+    called: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = await called()
+    question = await pipeline.mention(f"{'a long story ' * 1_500} the end")
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_QUESTION", NO_TIME)
+        await pipeline.answered()
+    row = await pipeline.one("SELECT status, failures, waiting_for, not_before > now() AS later FROM executions")
+    assert row == {"status": "queued", "failures": 0, "waiting_for": "masking", "later": True}
+    assert pipeline.scripted.calls == []
+
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.answered()
+
+    assert pipeline.replies(question)[-1].endswith("the end")
+
+
+async def test_earlier_turns_that_there_is_no_time_for_are_in_the_timeline_and_beside_the_answer(
+    called: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_EARLIER", NO_TIME)
+    pipeline = await called()
+    question = await pipeline.mention("a long story " * 1_500)
+    await pipeline.answered()
+
+    await pipeline.say("and now?", thread_ts=question.ts)
+    await pipeline.answered()
+
+    told = await pipeline.one("SELECT detail->'left_out' AS left_out FROM execution_events WHERE kind = 'masked'")
+    assert told == {"left_out": {"earlier turns": 1}}
+    assert "I left out earlier questions of this conversation" in pipeline.replies(question)[-1]
+    assert "a long story" not in "".join(pipeline.scripted.calls[-1].texts)
+
+
+async def test_what_is_masked_in_earlier_turns_is_in_the_timeline(called: Open) -> None:
+    pipeline = await called()
+    question = await pipeline.mention("my card is 4111 1111 1111 1111")
+    await pipeline.answered()
+
+    await pipeline.say("charge it", thread_ts=question.ts)
+    await pipeline.answered()
+
+    masked = await pipeline.services.database.system().all(
+        "SELECT detail->'kinds'->>'card number' AS cards FROM execution_events WHERE kind = 'masked' ORDER BY id"
+    )
+    assert [row["cards"] is not None for row in masked] == [True, True]
 
 
 async def test_a_follow_up_brings_the_earlier_turns_wherever_it_is_answered(called: Open) -> None:
@@ -252,6 +304,26 @@ async def test_a_conversation_that_the_service_lost_is_told_again(called: Open) 
     again = pipeline.scripted.calls[-1]
     assert again.remote_session_id is None
     assert "first" in again.texts[0]
+
+
+async def test_turns_that_there_was_no_time_for_when_the_service_lost_the_conversation_are_said_to_be_left_out(
+    called: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_EARLIER", NO_TIME)
+    pipeline = await called(rollout="delegate:100")
+    pipeline.scripted.answers = [
+        CallAnswer("one", remote_session_id="theirs"),
+        NotFoundError("no such session"),
+        CallAnswer("two"),
+    ]
+    question = await pipeline.mention("a long story " * 1_500)
+    await pipeline.answered()
+
+    await pipeline.say("second", thread_ts=question.ts)
+    await pipeline.answered()
+
+    assert "two" in pipeline.replies(question)[-1]
+    assert "I left out earlier questions of this conversation" in pipeline.replies(question)[-1]
 
 
 @pytest.mark.parametrize("error", [RateLimitedError("limited"), UncertainError("lost"), UnavailableError("down")])

@@ -11,10 +11,12 @@ from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.domain.timeline import narrate
 from nubabel_workers.services import mask_prompt
+from nubabel_workers.services.mask_prompt import Share
 from nubabel_workers.services.submit_execution import Origin
 from nubabel_workers.simulators.slack.model import Message
 from tests.documents import PICTURE, docx, page_of, pdf
 from tests.integration.pipeline.conftest import CHANNEL, ORGANIZATION, TEAM, Pipeline
+from tests.integration.pipeline.test_budgets import DEAR, set_caps, until_paused
 
 pytestmark = pytest.mark.integration
 
@@ -212,6 +214,7 @@ async def test_what_became_of_files_is_said_once_however_often_it_is_tried(pipel
 # --- out of time ---
 
 LONG = f"{'a long story ' * 1_500} {CARD}"
+NO_TIME = Share(-1.0, -1.0)
 
 
 async def tried_again(pipeline: Pipeline) -> str:
@@ -219,25 +222,89 @@ async def tried_again(pipeline: Pipeline) -> str:
     return await pipeline.dispatch()
 
 
-async def test_a_question_that_there_is_never_time_to_look_through_never_leaves_and_its_end_is_said(
+async def test_a_question_that_there_is_never_time_to_look_through_waits_and_its_end_is_said(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mask_prompt, "_QUESTION_S", -1.0)
+    """A busy machine is no failure of the request: only its own time limit ends it."""
+    monkeypatch.setattr(mask_prompt, "_QUESTION", NO_TIME)
     question = await pipeline.mention(LONG)
     await pipeline.take_events()
 
-    tries = [await tried_again(pipeline)]
-    while await pipeline.statuses() == ["queued"]:
-        tries.append(await tried_again(pipeline))
+    for _ in range(pipeline.services.settings.retry_orchestration_max_attempts + 1):
+        assert (await tried_again(pipeline)).startswith("1 waiting")
+    waiting = await pipeline.one("SELECT status, failures, waiting_for, not_before > now() AS later FROM executions")
+    told = await timeline(pipeline)
+    await pipeline.services.database.system().execute("UPDATE executions SET answer_by = now() - interval '1 s'")
+    await pipeline.services.maintain.keep_deadlines()
     await pipeline.deliver()
 
-    assert len(tries) == pipeline.services.settings.retry_orchestration_max_attempts
+    assert waiting == {"status": "queued", "failures": 0, "waiting_for": "masking", "later": True}
+    assert told.count("waits for time to look through it for sensitive data") == 1
     assert await pipeline.statuses() == ["failed"]
     (reply,) = pipeline.replies(question)
-    assert "too long to be checked for sensitive data" in reply
+    assert "could not be checked for sensitive data in time" in reply
     assert pipeline.opencode.simulator.store.sessions == {}
     assert await pipeline.one("SELECT error->>'code' AS code FROM executions") == {"code": "not_looked_through"}
     assert await pipeline.one("SELECT reason FROM dead_letters") == {"reason": "attempts-exhausted"}
+
+
+async def test_who_waits_in_a_thread_is_told_what_for(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_prompt, "_QUESTION", NO_TIME)
+    question = await pipeline.mention(LONG)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    await pipeline.late_threads_are_told()
+    await pipeline.deliver()
+
+    (notice,) = pipeline.replies(question)
+    assert "It waits: there was no time yet to check it for sensitive data" in notice
+
+
+async def test_a_run_that_goes_on_after_a_pause_needs_no_time_for_its_question(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left before; what was said of its files then is said in the end."""
+    await set_caps(pipeline, cost_per_execution=0.17)
+    question = await mention_with_files(pipeline, f"{DEAR} {LONG}", PHOTO)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await until_paused(pipeline)
+    assert await pipeline.statuses() == ["waiting_budget"]
+    await set_caps(pipeline, cost_per_execution=100)
+    await pipeline.services.keep_budgets.resume_those_with_room()
+    monkeypatch.setattr(mask_prompt, "_QUESTION", NO_TIME)
+
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["completed"]
+    assert pipeline.replies(question)[-1].count("Passed on without a check for sensitive data: photo.png.") == 1
+
+
+async def test_where_the_session_of_a_paused_run_is_lost_its_question_waits_for_time_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_caps(pipeline, cost_per_execution=0.17)
+    await mention_with_files(pipeline, f"{DEAR} {LONG}")
+    await pipeline.take_events()
+    await pipeline.dispatch()
+    await until_paused(pipeline)
+    pipeline.opencode.simulator.store.sessions.clear()
+    await set_caps(pipeline, cost_per_execution=100)
+    await pipeline.services.keep_budgets.resume_those_with_room()
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_QUESTION", NO_TIME)
+        await pipeline.dispatch()
+    unsent, waiting = sent_to_opencode(pipeline), await pipeline.one("SELECT waiting_for, failures FROM executions")
+
+    await tried_again(pipeline)
+    await pipeline.answer_everything()
+
+    assert (unsent, waiting) == ("", {"waiting_for": "masking", "failures": 0})
+    assert await pipeline.statuses() == ["completed"]
+    sent = sent_to_opencode(pipeline)
+    assert "[card number " in sent
+    assert CARD not in sent
 
 
 async def test_a_question_that_there_was_no_time_for_at_first_is_answered_later(
@@ -246,7 +313,7 @@ async def test_a_question_that_there_was_no_time_for_at_first_is_answered_later(
     await pipeline.mention(LONG)
     await pipeline.take_events()
     with monkeypatch.context() as busy:
-        busy.setattr(mask_prompt, "_QUESTION_S", -1.0)
+        busy.setattr(mask_prompt, "_QUESTION", NO_TIME)
         await pipeline.dispatch()
     assert await pipeline.statuses() == ["queued"]
 
@@ -271,7 +338,7 @@ async def _long_thread(pipeline: Pipeline) -> Message:
 async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_the_answer_says_so(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mask_prompt, "_CONTEXT_S", -1.0)
+    monkeypatch.setattr(mask_prompt, "_CONTEXT", NO_TIME)
     root = await _long_thread(pipeline)
 
     await pipeline.answer_everything()
@@ -279,20 +346,61 @@ async def test_a_thread_that_there_is_no_time_to_look_through_is_left_out_and_th
     assert await pipeline.statuses() == ["completed"]
     assert "a long story" not in sent_to_opencode(pipeline)
     assert "I left out the earlier messages of this thread" in pipeline.replies(root)[-1]
-    assert "no time to look through it: the thread's earlier messages (1)" in await timeline(pipeline)
+    assert "no time to look through it: thread (1)" in await timeline(pipeline)
 
 
-async def test_earlier_turns_that_there_is_no_time_for_are_left_out_and_the_model_is_told(
+async def test_a_thread_that_there_is_time_for_at_the_next_attempt_is_not_said_to_be_left_out(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mask_prompt, "_EARLIER_S", -1.0)
+    pipeline.opencode.simulator.set_faults(idle_without_answer=1)
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_CONTEXT", NO_TIME)
+        root = await _long_thread(pipeline)
+        await pipeline.answer_everything()
+    assert "a long story" not in sent_to_opencode(pipeline)
 
-    await _earlier_turns(pipeline)
+    await tried_again(pipeline)
+    await pipeline.answer_everything()
+
+    assert await pipeline.statuses() == ["completed"]
+    assert "a long story" in sent_to_opencode(pipeline)
+    assert "I left out" not in pipeline.replies(root)[-1]
+
+
+async def test_a_file_that_there_is_no_time_to_look_through_does_not_leave_as_it_is(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_FILES", NO_TIME)
+    question = await mention_with_files(pipeline, "read them", ("list.csv", "text/csv", LONG.encode()), PHOTO)
+
+    await pipeline.answer_everything()
+
+    sent = sent_to_opencode(pipeline)
+    assert CARD not in sent
+    assert "photo.png" in sent
+    (reply,) = pipeline.replies(question)
+    assert "there was no time to check for sensitive data: list.csv." in reply
+    assert "Passed on without a check for sensitive data: photo.png." in reply
+    told = await timeline(pipeline)
+    assert "sent as they were: picture (1); left out, there was no time to look through it: files (1)" in told
+
+
+async def test_earlier_turns_that_there_is_no_time_for_are_left_out_and_model_and_person_are_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_EARLIER", NO_TIME)
+    question = await pipeline.mention(LONG)
+    await pipeline.answer_everything()
+    pipeline.opencode.simulator.store.sessions.clear()
+
+    await pipeline.say("and now?", thread_ts=question.ts)
+    await pipeline.answer_everything()
 
     assert set(await pipeline.statuses()) == {"completed"}
     sent = sent_to_opencode(pipeline)
     assert "(1 turn left out here)" in sent
-    assert "remember" not in sent
+    assert "a long story" not in sent
+    assert "I left out earlier questions of this conversation with their answers (1)" in pipeline.replies(question)[-1]
     told = await pipeline.one(
         "SELECT detail->'left_out' AS left_out FROM execution_events WHERE kind = 'masked' ORDER BY id DESC LIMIT 1"
     )

@@ -8,6 +8,7 @@ import pytest
 from nubabel_workers.domain.administration import SessionWait
 from nubabel_workers.domain.executions import EventKind, SessionLeft, TimelineEvent
 from nubabel_workers.domain.ids import ExecutionId
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.timeline import Span, narrate, time_spent
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -147,14 +148,18 @@ def test_every_event_has_words_even_without_details(kind: EventKind) -> None:
             _event(0, EventKind.WAITING, reason="budget", wait_s=60),
             "waits for room in the organization's budget; again in 60.0 s",
         ),
+        (
+            _event(0, EventKind.WAITING, reason=WAITS_FOR_MASKING),
+            "waits for time to look through it for sensitive data",
+        ),
         (_event(0, EventKind.MASKED, kinds={"key": 2}), "masked before it left: key (2)"),
         (
             _event(0, EventKind.MASKED, kinds={"key": 1}, unread={"picture": 2, "archive": 1}, held_back=False),
             "masked before it left: key (1); files that could not be looked through, sent as they were: picture (2), a",
         ),
         (
-            _event(0, EventKind.MASKED, kinds={}, left_out={"the thread's earlier messages": 1, "earlier turns": 3}),
-            "left out, there was no time to look through it: the thread's earlier messages (1), earlier turns (3)",
+            _event(0, EventKind.MASKED, kinds={}, left_out={"thread": 1, "files": 2, "earlier turns": 3}),
+            "left out, there was no time to look through it: thread (1), files (2), earlier turns (3)",
         ),
         (
             _event(0, EventKind.MASKED, kinds={}, unread={"archive": 1}, held_back=True),

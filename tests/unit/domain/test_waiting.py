@@ -6,6 +6,7 @@ import pytest
 
 from nubabel_workers.domain.budgets import WAITS_FOR_BUDGET
 from nubabel_workers.domain.limits import Limits
+from nubabel_workers.domain.masking import WAITS_FOR_MASKING
 from nubabel_workers.domain.placement import AWAY, FULL, PACE
 from nubabel_workers.domain.waiting import AGAIN, IN_FLIGHT, MOST_AHEAD, SESSION, STARTING, TURN, Line, waiting_of
 
@@ -37,6 +38,7 @@ _READY = Line(session_is_taken=False, ahead=0, in_flight=0, stored_reason=None, 
         (replace(_READY, ahead=3), Limits(), 4, TURN, 0.0),
         (replace(_READY, wait_s=3.0, stored_reason=AWAY), Limits(), 0, AWAY, None),
         (replace(_READY, wait_s=3.0, stored_reason=PACE), Limits(), 1, PACE, 3.0),
+        (replace(_READY, wait_s=3.0, stored_reason=WAITS_FOR_MASKING), Limits(), 1, WAITS_FOR_MASKING, None),
         (replace(_READY, wait_s=3.0, stored_reason=WAITS_FOR_BUDGET), Limits(), 1, WAITS_FOR_BUDGET, None),
         (replace(_READY, paused=True, session_is_taken=True), Limits(), 1, WAITS_FOR_BUDGET, None),
         (replace(_READY, wait_s=3.0, stored_reason="the model said no"), Limits(), 1, AGAIN, 3.0),

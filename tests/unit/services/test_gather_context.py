@@ -1,7 +1,7 @@
 """Of a long thread the newest messages matter most; what could not be read is said."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -60,7 +60,14 @@ def replies(number: int) -> list[str]:
     return ["the root", *(f"reply {one}." for one in range(1, number))]
 
 
-async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?", reading_s: float = 60.0) -> Gathered:
+async def gathered(
+    thread: LongThread,
+    *,
+    quota: int = 50,
+    question: str = "why?",
+    reading_s: float = 60.0,
+    remembered: Mapping[str, Any] | None = None,
+) -> Gathered:
     workspace = Workspace(
         WorkspaceId("wsp_1"),
         OrganizationId("org_1"),
@@ -89,6 +96,7 @@ async def gathered(thread: LongThread, *, quota: int = 50, question: str = "why?
             START,
             reply=SlackTarget("wsp_1", "C1", "0.1", f"{len(thread.texts)}.1").as_dict(),
             wants_thread_context=True,
+            context=remembered,
         )
     )
 
@@ -100,7 +108,7 @@ async def test_a_thread_of_several_pages_is_read_to_its_end() -> None:
 
     assert [call["cursor"] for call in thread.calls] == [None, "15", "30"]
     assert context.thread.splitlines()[1:] == [f"<U1> {text}" for text in replies(40)]
-    assert context.notes == []
+    assert context.about_thread == []
 
 
 async def test_of_more_than_a_prompt_takes_the_root_and_the_newest_are_kept_and_the_gap_is_told() -> None:
@@ -108,7 +116,7 @@ async def test_of_more_than_a_prompt_takes_the_root_and_the_newest_are_kept_and_
 
     assert "<U1> the root" in context.thread
     assert "<U1> 19: " in context.thread
-    assert context.notes == [
+    assert context.about_thread == [
         "Of this long thread I took in its first message and the newest 5, without the 14 between them."
     ]
 
@@ -129,7 +137,7 @@ async def test_where_the_quota_ends_before_the_thread_the_agent_and_the_person_a
 
     assert len(thread.calls) == 2
     assert context.thread.endswith("(newer messages could not be read)")
-    (note,) = context.notes
+    (note,) = context.about_thread
     assert said in note
 
 
@@ -141,7 +149,7 @@ async def test_a_single_page_is_spent_on_the_root_and_the_newest_and_the_gap_is_
     assert len(thread.calls) == 1
     assert context.thread.splitlines()[1:3] == ["<U1> the root", "(33 messages left out here)"]
     assert context.thread.endswith("<U1> reply 39.")
-    assert context.notes == [
+    assert context.about_thread == [
         "Of this long thread I took in its first message and the newest 6, without the 33 between them."
     ]
 
@@ -152,7 +160,7 @@ async def test_where_a_burst_overflows_the_single_page_the_newest_are_said_to_be
     lines = context.thread.splitlines()
     assert lines[1:4] == ["<U1> the root", "(25 messages left out here and at the end)", "<U1> reply 6."]
     assert lines[-2:] == ["<U1> reply 19.", "(newer messages could not be read)"]
-    assert "I could read only 15 messages, not the newest ones" in context.notes[0]
+    assert "I could read only 15 messages, not the newest ones" in context.about_thread[0]
 
 
 async def test_a_thread_that_fits_a_single_page_is_read_whole() -> None:
@@ -161,7 +169,7 @@ async def test_a_thread_that_fits_a_single_page_is_read_whole() -> None:
     context = await gathered(thread, quota=1)
 
     assert context.thread.splitlines()[1:] == [f"<U1> {text}" for text in replies(PAGE)]
-    assert context.notes == []
+    assert context.about_thread == []
 
 
 async def test_whoever_may_read_several_pages_does_not_count_them_first() -> None:
@@ -176,7 +184,7 @@ async def test_what_was_read_until_slack_said_no_is_kept() -> None:
     context = await gathered(LongThread(replies(40), refuses_from=3))
 
     assert "reply 29." in context.thread
-    assert "only 30 messages" in context.notes[0]
+    assert "only 30 messages" in context.about_thread[0]
 
 
 async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
@@ -185,7 +193,7 @@ async def test_a_thread_without_end_does_not_use_up_the_quota_of_all() -> None:
     context = await gathered(thread)
 
     assert len(thread.calls) == 10
-    assert "only 150 messages" in context.notes[0]
+    assert "only 150 messages" in context.about_thread[0]
 
 
 async def test_a_thread_that_takes_too_long_to_read_does_not_keep_the_answer_waiting() -> None:
@@ -194,11 +202,27 @@ async def test_a_thread_that_takes_too_long_to_read_does_not_keep_the_answer_wai
     context = await gathered(thread, reading_s=0)
 
     assert thread.calls == []
-    assert context.notes
+    assert context.about_thread
+
+
+async def test_the_next_attempt_knows_what_was_read_and_said_of_the_thread() -> None:
+    first = await gathered(LongThread(replies(40)), quota=2)
+    thread = LongThread(replies(40))
+
+    again = await gathered(thread, remembered=first.noting(["economical"]).remembered)
+
+    assert thread.calls == []
+    assert again == replace(first, notes=["economical"])
+
+
+async def test_what_an_earlier_release_wrote_down_of_a_thread_is_still_said() -> None:
+    again = await gathered(LongThread(replies(2)), remembered={"thread": "the root", "notes": ["not the newest ones"]})
+
+    assert (again.thread, again.notes, again.about_thread) == ("the root", ["not the newest ones"], [])
 
 
 async def test_a_thread_of_which_nothing_can_be_read_is_said_so() -> None:
     context = await gathered(LongThread(replies(3), refuses_from=1))
 
     assert context.thread == ""
-    assert context.notes == ["I could not read the earlier messages of this thread (Slack's limit)."]
+    assert context.about_thread == ["I could not read the earlier messages of this thread (Slack's limit)."]
