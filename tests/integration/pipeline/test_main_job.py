@@ -154,7 +154,9 @@ async def test_with_the_quota_of_an_app_that_is_sold_a_long_thread_still_brings_
             await pipeline.take_events()
             await pipeline.dispatch()
 
-            row = await pipeline.one("SELECT context->>'thread' AS thread, context->>'about_thread' AS notes FROM executions")
+            row = await pipeline.one(
+                "SELECT context->>'thread' AS thread, context->>'about_thread' AS notes FROM executions"
+            )
 
     assert "the build is red" in str(row["thread"])
     assert "message 119." in str(row["thread"])
