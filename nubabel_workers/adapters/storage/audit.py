@@ -44,9 +44,13 @@ class PostgresAuditTrail:
         self._database = database
 
     async def add(self, entry: AuditEntry) -> None:
+        """What is of an organization that is erased, or just being, is not kept: nobody would delete it any more."""
         await self._database.system().execute(
-            f"""{_INSERT} VALUES (%(audit_organization_id)s, %(audit_actor)s, %(audit_action)s, %(audit_subject)s,
-                                  %(audit_detail)s)""",
+            f"""{_INSERT}
+            SELECT %(audit_organization_id)s::text, %(audit_actor)s, %(audit_action)s, %(audit_subject)s,
+                   %(audit_detail)s
+            WHERE %(audit_organization_id)s::text IS NULL OR EXISTS (
+              SELECT FROM organizations WHERE id = %(audit_organization_id)s AND erasing_at IS NULL)""",
             audit_params(entry),
         )
 

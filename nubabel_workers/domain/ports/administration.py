@@ -282,7 +282,9 @@ class RestoreMarks(Protocol):
 
 
 class AuditTrail(Protocol):
-    async def add(self, entry: AuditEntry) -> None: ...
+    async def add(self, entry: AuditEntry) -> None:
+        """Not kept where the organization is erased, or just being: nobody would delete it any more."""
+        ...
 
     async def list(self, *, organization_id: str | None, limit: int) -> list[AuditEntry]: ...
 

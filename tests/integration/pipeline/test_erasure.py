@@ -104,6 +104,26 @@ async def test_what_operators_were_told_of_it_goes_with_either_side(
     assert left == [(OTHER, {"refused": 3}), (None, {"organization": OTHER, "owner": "org_third"})]
 
 
+async def test_what_is_told_of_it_while_it_goes_or_later_is_not_kept(
+    pipeline: Pipeline, erase: EraseOrganization
+) -> None:
+    """A process sums up what it did not list a minute later."""
+    audit = PostgresAuditTrail(pipeline.services.database)
+    late = AuditEntry("instance:ins_1", AuditAction.REFUSALS_NOT_LISTED, ORGANIZATION, "", {"refused": 3})
+    await pipeline.services.database.system().execute(
+        "UPDATE organizations SET erasing_at = now() WHERE id = 'org_pipeline'"
+    )
+
+    await audit.add(late)
+    told_while_it_goes = await audit.list(organization_id=ORGANIZATION, limit=100)
+    await run(erase)
+    await audit.add(late)
+
+    assert late.action not in {entry.action for entry in told_while_it_goes}
+    left = await audit.list(organization_id=ORGANIZATION, limit=100)
+    assert [entry.action for entry in left] == [AuditAction.ORGANIZATION_ERASED]
+
+
 async def run(erase: EraseOrganization) -> Erased:
     return await erase.run(PIPELINE, confirmed="Pipeline", actor="cli:anna")
 
