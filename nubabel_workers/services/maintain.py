@@ -6,6 +6,7 @@ Every step is correct with any number of schedulers at once: each statement take
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 _EXPIRY_BATCH = 500
 _EXPIRY_ROUNDS = 20
+_OVERDUE = timedelta(seconds=60)  # whoever waits for time is tried again every 45 s at least
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _end_of(execution: Execution) -> Finish:
             detail="nobody raised the cap that it was paused for",
             reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
         )
-    if execution.waiting_for == WAITS_FOR_MASKING:
+    if _waited_for_masking_to_the_end(execution):
         return outcomes.failed(
             execution,
             code=outcomes.NOT_LOOKED_THROUGH,
@@ -172,3 +174,10 @@ def _end_of(execution: Execution) -> Finish:
         detail="it waited longer than answer_by allows",
         reason=DeadLetterReason.ATTEMPTS_EXHAUSTED,
     )
+
+
+def _waited_for_masking_to_the_end(execution: Execution) -> bool:
+    """Not so where its next try was long due: then it waited for something else, of which it says nothing."""
+    if execution.waiting_for != WAITS_FOR_MASKING or execution.not_before is None or execution.answer_by is None:
+        return False
+    return execution.answer_by - execution.not_before < _OVERDUE

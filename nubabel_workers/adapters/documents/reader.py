@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
@@ -44,11 +45,13 @@ async def _read(command: Sequence[str], content: bytes) -> DocumentText | Unread
         with suppress(ProcessLookupError):
             process.kill()
         returncode = await process.wait()
+    if returncode == -signal.SIGXCPU:
+        return Unread.TOO_LONG
+    if returncode == -signal.SIGKILL or returncode > 0:  # the machine's fault, or our own, and not the document's
+        log.error("document.reader_failed", exit_code=returncode)
+        raise OutOfTimeError
     if returncode < 0:
-        return Unread.TOO_LONG  # one of its limits ended it
-    if returncode > 0:
-        log.error("document.reader_failed", exit_code=returncode)  # its own fault, not the document's
-        return Unread.DAMAGED
+        return Unread.DAMAGED  # whoever tries to read it dies of it
     found = json.loads(said)
     return Unread(found["unread"]) if "unread" in found else DocumentText(found["text"], found["unseen"])
 

@@ -164,7 +164,7 @@ class Messenger(Protocol):
 class DocumentReader(Protocol):
     async def read(self, content: bytes, form: DocumentForm, *, timeout_s: float) -> DocumentText | Unread:
         """Its text, or why nobody can tell. Whatever the document is made of, it is over after timeout_s: raises
-        OutOfTimeError, since by then nobody knows whether anybody could.
+        OutOfTimeError, since by then nobody knows whether anybody could; so it is where the reader itself fails.
         """
         ...
 

@@ -20,12 +20,19 @@ from nubabel_workers.services import report_foreign_ids
 from nubabel_workers.services.answer_by_call import AnswerByCall
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.report_foreign_ids import ReportForeignIds
+from tests.integration.storage.seeds import add_organization
 
 pytestmark = pytest.mark.integration
 
 
 def refusal(subject: str) -> AuditEntry:
     return AuditEntry("instance:ins_1", AuditAction.TOOL_CALL_REFUSED, "org_one", subject)
+
+
+@pytest.fixture(autouse=True)
+async def _organization(settings: Settings) -> None:
+    async with open_services(settings, application_name="tests") as services:
+        await add_organization(services.database, "org_one")
 
 
 @pytest.fixture(autouse=True)

@@ -248,6 +248,22 @@ async def test_a_question_that_there_is_never_time_to_look_through_waits_and_its
     assert await pipeline.one("SELECT reason FROM dead_letters") == {"reason": "attempts-exhausted"}
 
 
+async def test_whoever_could_long_have_been_tried_again_did_not_end_for_want_of_time(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mask_prompt, "_QUESTION", NO_TIME)
+    await pipeline.mention(LONG)
+    await pipeline.take_events()
+    await pipeline.dispatch()
+
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET answer_by = now() - interval '1 s', not_before = now() - interval '10 min'"
+    )
+    await pipeline.services.maintain.keep_deadlines()
+
+    assert await pipeline.one("SELECT error->>'code' AS code FROM executions") == {"code": "not_started_in_time"}
+
+
 async def test_who_waits_in_a_thread_is_told_what_for(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_prompt, "_QUESTION", NO_TIME)
     question = await pipeline.mention(LONG)

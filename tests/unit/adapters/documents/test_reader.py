@@ -56,11 +56,23 @@ async def test_a_document_that_takes_too_long_holds_nobody_up() -> None:
     ("program", "reason"),
     [
         pytest.param("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", Unread.TOO_LONG, id="at a limit"),
-        pytest.param("raise SystemExit(1)", Unread.DAMAGED, id="by its own fault"),
+        pytest.param("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", Unread.DAMAGED, id="of the document"),
     ],
 )
 async def test_a_process_that_ends_early_takes_nobody_along(program: str, reason: Unread) -> None:
     assert await playing(program).read(b"a" * 5_000_000, DocumentForm.PDF, timeout_s=_LONG_S) is reason
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", id="for want of memory"),
+        pytest.param("raise SystemExit(1)", id="by its own fault"),
+    ],
+)
+async def test_a_process_that_does_not_get_to_read_says_nothing_of_the_document(program: str) -> None:
+    with pytest.raises(OutOfTimeError):
+        await playing(program).read(b"a" * 5_000_000, DocumentForm.PDF, timeout_s=_LONG_S)
 
 
 async def test_the_process_knows_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
