@@ -5,7 +5,7 @@ Before each effect the row says what is about to happen; after a crash anywhere 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -64,7 +64,10 @@ class RunLimits:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that one submit needs, once its session is known. notes: what is said beside the answer."""
+    """Everything that one submit needs, once its session is known. notes: what is said beside the answer.
+
+    begins: whether its session holds nothing yet, so that the prompt brings all there is to know.
+    """
 
     opencode_session_id: str
     message_id: str
@@ -75,7 +78,16 @@ class _Plan:
     hold: Hold | None
     run_s: float
     directory: str | None
-    known_assistant_ids: tuple[str, ...] = field(default=())
+    begins: bool
+    known_assistant_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _LeftThere:
+    """What earlier attempts left in their session. empty: no prompt has arrived there at all."""
+
+    assistant_ids: tuple[str, ...] = ()
+    empty: bool = False
 
 
 class SubmitPrompt:
@@ -181,39 +193,56 @@ class SubmitPrompt:
             await self._leave_session(execution, lease, left)
         elif execution.opencode_session_id is not None:
             try:
-                known = await self._known_in(server, execution, execution.opencode_session_id)
-                if known is None:
+                there = await self._left_in(server, execution, execution.opencode_session_id)
+                if there is None:
                     return await self._mark_running(execution, lease, check_after_s=0)
-                message_id = ids_of(execution, execution.opencode_session_id).message_id
+                told = outgoing
+                if there.empty:
+                    log.warning("opencode.session_empty", opencode_session_id=execution.opencode_session_id)
+                    told = await self._told_anew(execution, masking, gathered, None if continues else outgoing, by)
                 plan = _Plan(
                     execution.opencode_session_id,
-                    message_id,
+                    ids_of(execution, execution.opencode_session_id).message_id,
                     analysis,
                     gathered,
-                    outgoing,
-                    gathered.noting(outgoing.notes).notes,
+                    told,
+                    gathered.noting(told.notes).notes,
                     hold,
                     run.deadline_s,
                     where,
-                    known,
+                    there.empty,
+                    there.assistant_ids,
                 )
                 return await self._post(server, execution, instance, lease, plan)
             except NotFoundError:
                 log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
                 await self._leave_session(execution, lease, SessionLeft.LOST)
                 where = await self._directories.for_new_session(instance, execution.organization_id)
-                if continues:
-                    outgoing = await self._masked(execution, masking, gathered, by)
-        if not execution.begins_session:
-            max_bytes = self._limits.earlier_turns_bytes
-            turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
-            earlier = await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes, by=by)
-            outgoing = outgoing.after(earlier)
+        told = await self._told_anew(execution, masking, gathered, None if continues else outgoing, by)
         session_id = await self._new_session(server, execution, where)
         message_id = ids_of(execution, session_id).message_id
-        notes = gathered.noting(outgoing.notes).notes
-        plan = _Plan(session_id, message_id, analysis, gathered, outgoing, notes, hold, run.deadline_s, where)
+        notes = gathered.noting(told.notes).notes
+        plan = _Plan(session_id, message_id, analysis, gathered, told, notes, hold, run.deadline_s, where, begins=True)
         return await self._post(server, execution, instance, lease, plan)
+
+    async def _told_anew(
+        self,
+        execution: Execution,
+        masking: MaskingPolicy,
+        gathered: Gathered,
+        outgoing: Outgoing | None,
+        by: float,
+    ) -> Outgoing:
+        """What a session that knows nothing is told: the turns before this one as well. outgoing: None, where it is not
+        masked yet.
+        """
+        if outgoing is None:
+            outgoing = await self._masked(execution, masking, gathered, by)
+        if execution.begins_session:
+            return outgoing
+        max_bytes = self._limits.earlier_turns_bytes
+        turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
+        return outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes, by=by))
 
     async def _masked(self, execution: Execution, masking: MaskingPolicy, gathered: Gathered, by: float) -> Outgoing:
         return await self._masking.run(
@@ -229,26 +258,30 @@ class SubmitPrompt:
         await self._executions.forget_opencode_session(execution, lease, because=because)
         await self._mappings.forget(execution.organization_id, execution.session_id)
 
-    async def _known_in(self, server: OpenCodeServer, execution: Execution, session_id: str) -> tuple[str, ...] | None:
-        """Assistant messages of earlier attempts. None: what one began still goes on, or has got its answer by now."""
+    async def _left_in(self, server: OpenCodeServer, execution: Execution, session_id: str) -> _LeftThere | None:
+        """None: what an earlier attempt began still goes on, or has got its answer by now.
+
+        A session that was written down, but whose first prompt did not arrive, is begun again: leaving it would leave a
+        prompt in it that is only late, and repeating that one under its ids has no effect.
+        """
+        if execution.attempt == 0:
+            return _LeftThere()
         message_id = ids_of(execution, session_id).message_id
-        known: tuple[str, ...] = ()
-        if execution.attempt > 0:
-            busy = await server.busy_sessions(execution.opencode_directory)
-            messages = await server.run_messages(session_id, since=message_id)
-            earlier = decide(
-                messages,
-                my_message_id=message_id,
-                state=busy.get(session_id, IDLE),
-                settled=True,
-                known_assistant_ids=frozenset(execution.known_assistant_ids),
-            )
-            if earlier.kind in {VerdictKind.RUNNING, VerdictKind.SUCCEEDED}:
-                log.info("opencode.earlier_run_found", attempt=execution.attempt, verdict=earlier.kind)
-                return None
-            # What has ended is no answer to the next attempt; one that is open may still get its end.
-            known = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
-        return known
+        busy = await server.busy_sessions(execution.opencode_directory)
+        messages = await server.run_messages(session_id, since=message_id)
+        earlier = decide(
+            messages,
+            my_message_id=message_id,
+            state=busy.get(session_id, IDLE),
+            settled=True,
+            known_assistant_ids=frozenset(execution.known_assistant_ids),
+        )
+        if earlier.kind in {VerdictKind.RUNNING, VerdictKind.SUCCEEDED}:
+            log.info("opencode.earlier_run_found", attempt=execution.attempt, verdict=earlier.kind)
+            return None
+        # What has ended is no answer to the next attempt; one that is open may still get its end.
+        ended = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
+        return _LeftThere(ended, empty=not messages)
 
     async def _new_session(self, server: OpenCodeServer, execution: Execution, directory: str | None) -> str:
         # A crash before begin_attempt leaves an unused session on the server, which harms nobody.
@@ -261,7 +294,6 @@ class SubmitPrompt:
     async def _post(
         self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
     ) -> Started:
-        new_session = plan.opencode_session_id != execution.opencode_session_id
         await self._executions.begin_attempt(
             execution,
             lease,
@@ -277,7 +309,7 @@ class SubmitPrompt:
             run_deadline_s=plan.run_s,
             hold=plan.hold,
         )
-        if new_session:
+        if plan.begins:
             # After it was written down: of two organizations that got one session at once, both see the other.
             if await self._executions.owned_by_another(execution, instance.id, plan.opencode_session_id):
                 raise ForeignSessionError("as a new session the server gave one of another organization")
@@ -332,12 +364,12 @@ def ids_of(execution: Execution, opencode_session_id: str, *, parts: int = 1) ->
 
 
 def _only_continues(execution: Execution, instance: Instance) -> bool:
-    """Whether its session, while that is there, has its question already."""
+    """Whether its session, if that is there and not empty, has its question already."""
     return bool(execution.pauses and execution.opencode_session_id) and execution.instance_id == instance.id
 
 
 def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
-    if execution.pauses and plan.opencode_session_id == execution.opencode_session_id:
+    if execution.pauses and not plan.begins:
         (part_id,) = ids_of(execution, plan.opencode_session_id).part_ids
         return [PromptPart(part_id, text=say("continue", language_of(execution.prompt)))]
     texts = [text for text in plan.outgoing.texts if text]
