@@ -35,7 +35,7 @@ from nubabel_workers.services.end_execution import EndExecution
 from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.heed_orchestrators import HeedOrchestrators
 from nubabel_workers.services.keep_budgets import KeepBudgets
-from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, MaskPrompt, Outgoing
+from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, READING, MaskPrompt, Outgoing
 from nubabel_workers.services.plan_runs import PlanRuns, RunPlan
 from nubabel_workers.services.reuse_answers import ReuseAnswers
 
@@ -170,13 +170,16 @@ class CallOrchestrator:
     async def _prepare(self, claimed: ClaimedDispatch, orchestrator: Orchestrator) -> _Prepared:
         """Everything but the files: these orchestrators take none, which is said beside the answer."""
         execution = claimed.execution
+        by = asyncio.get_running_loop().time() + MASKED_WITHIN_S
         begun = execution.attempt > 0 and bool(execution.analysis)
         run = await (self._plan_runs.again(execution) if begun else self._plan_runs.of(execution, ()))
-        gathered = (await self._context.gather(replace(execution, attachments=()))).noting(run.notes)
-        by = asyncio.get_running_loop().time() + MASKED_WITHIN_S
+        question = await self._masking.question(execution, claimed.masking, by=by)
+        read = await self._context.gather(replace(execution, attachments=()), ends_at=READING.ends_at(by))
+        gathered = read.noting(run.notes)
         outgoing = await self._masking.run(
             execution,
             claimed.masking,
+            question,
             context=[gathered.thread] if gathered.thread else [],
             files=(),
             by=by,

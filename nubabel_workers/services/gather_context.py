@@ -21,7 +21,6 @@ from nubabel_workers.domain.wording import Language, language_of, say
 log = structlog.get_logger(__name__)
 
 _MAX_PAGES = 10  # of one thread: calls of a quota that everybody in the workspace shares
-_READING_S = 8.0  # for the pages of one thread: after that none is begun, what is there has to do
 
 
 @dataclass(frozen=True)
@@ -67,15 +66,14 @@ class GatherContext:
         throttle: Throttle,
         *,
         limits: ContextLimits,
-        reading_s: float = _READING_S,
     ) -> None:
         self._messenger = messenger
         self._tenants = tenants
         self._throttle = throttle
         self._limits = limits
-        self._reading_s = reading_s
 
-    async def gather(self, execution: Execution) -> Gathered:
+    async def gather(self, execution: Execution, *, ends_at: float) -> Gathered:
+        """ends_at: of the loop's clock; what is there by then goes along, the rest is said to be missing."""
         target = reply_target(execution.reply)
         known = execution.context is not None
         wants_thread = execution.wants_thread_context and not execution.opencode_session_id and not known
@@ -87,24 +85,24 @@ class GatherContext:
         language = language_of(execution.prompt)
         remembered = _remembered(execution)
         thread, about_thread = remembered.thread, remembered.about_thread
-        if wants_thread:
-            thread, about_thread = await self._read_thread(workspace, target, language)
-        files, file_notes = await self._read_files(workspace.bot_token, execution.attachments, language)
+        reading_files = self._read_files(workspace.bot_token, execution.attachments, language, ends_at)
+        if wants_thread:  # at once, so that neither takes the other's time
+            (thread, about_thread), (files, file_notes) = await asyncio.gather(
+                self._read_thread(workspace, target, language, ends_at), reading_files
+            )
+        else:
+            files, file_notes = await reading_files
         return Gathered(thread, files, remembered.notes, about_thread).noting(file_notes)
 
     async def _read_thread(
-        self, workspace: Workspace, target: SlackTarget, language: Language
+        self, workspace: Workspace, target: SlackTarget, language: Language, ends_at: float
     ) -> tuple[str, list[str]]:
         """Pages come oldest first, and the newest matter most: read to the end, or say that they are missing."""
-        replies, after_ts = await self._tail(workspace, target)
+        replies, after_ts = await self._tail(workspace, target, ends_at)
         messages: list[ThreadMessage] = []
         cursor: str | None = None
-        loop = asyncio.get_running_loop()
-        ends_at = loop.time() + self._reading_s
         for _ in range(_MAX_PAGES):
-            if loop.time() >= ends_at:
-                break
-            page = await self._page(workspace, target, after_ts, cursor)
+            page = await self._page(workspace, target, after_ts, cursor, ends_at)
             if page is None:
                 break
             messages += page.messages
@@ -117,48 +115,52 @@ class GatherContext:
         unread = _unread(messages, replies, after_ts)
         return thread_context(messages, unread_between=unread, newest_unread=True).text, [note]
 
-    async def _tail(self, workspace: Workspace, target: SlackTarget) -> tuple[int, str | None]:
+    async def _tail(self, workspace: Workspace, target: SlackTarget, ends_at: float) -> tuple[int, str | None]:
         """Where a single page is all that may be read: of how many replies, and from where on. Else from the root."""
         quota = slack_history_quota(workspace.organization_id, target)
         if self._limits.read_quota_per_minute > 1 or not await self._throttle.take(quota, per_s=60, limit=1):
             return 0, None
         try:
-            replies = await self._messenger.count_replies(
-                workspace.bot_token, channel=target.channel, thread_ts=target.thread_ts
-            )
-        except NubabelError as error:
+            async with asyncio.timeout_at(ends_at):
+                replies = await self._messenger.count_replies(
+                    workspace.bot_token, channel=target.channel, thread_ts=target.thread_ts
+                )
+        except (NubabelError, TimeoutError) as error:
             log.info("slack.replies_not_counted", reason=str(error))
             return 0, None
         begin = tail_begins(target.thread_ts, target.message_ts, replies=replies, page=self._limits.read_page)
         return replies, begin
 
     async def _page(
-        self, workspace: Workspace, target: SlackTarget, after_ts: str | None, cursor: str | None
+        self, workspace: Workspace, target: SlackTarget, after_ts: str | None, cursor: str | None, ends_at: float
     ) -> ThreadExcerpt | None:
+        if _is_over(ends_at):
+            return None
         quota = slack_read_quota(workspace.organization_id, target)
         if not await self._throttle.take(quota, per_s=60, limit=self._limits.read_quota_per_minute):
             log.info("slack.thread_not_read", reason="quota")
             return None
         try:
-            return await self._messenger.thread_messages(
-                workspace.bot_token,
-                channel=target.channel,
-                thread_ts=target.thread_ts,
-                before_ts=target.message_ts,
-                limit=self._limits.read_page,
-                after_ts=after_ts,
-                cursor=cursor,
-            )
-        except NubabelError as error:
+            async with asyncio.timeout_at(ends_at):
+                return await self._messenger.thread_messages(
+                    workspace.bot_token,
+                    channel=target.channel,
+                    thread_ts=target.thread_ts,
+                    before_ts=target.message_ts,
+                    limit=self._limits.read_page,
+                    after_ts=after_ts,
+                    cursor=cursor,
+                )
+        except (NubabelError, TimeoutError) as error:
             log.info("slack.thread_not_read", reason=str(error))
             return None
 
     async def _read_files(
-        self, token: SecretStr, attachments: Sequence[Attachment], language: Language
+        self, token: SecretStr, attachments: Sequence[Attachment], language: Language, ends_at: float
     ) -> tuple[list[PromptFile], list[str]]:
         files, left_out = [], [attachment.name for attachment in attachments[self._limits.max_files :]]
         for attachment in attachments[: self._limits.max_files]:
-            file = await self._read_file(token, attachment)
+            file = await self._read_file(token, attachment, ends_at)
             if file is None:
                 left_out.append(attachment.name)
             else:
@@ -166,15 +168,21 @@ class GatherContext:
         notes = [say("files_left_out", language, names=", ".join(left_out))] if left_out else []
         return files, notes
 
-    async def _read_file(self, token: SecretStr, attachment: Attachment) -> PromptFile | None:
-        if attachment.size_bytes > self._limits.max_file_bytes or not attachment.url:
+    async def _read_file(self, token: SecretStr, attachment: Attachment, ends_at: float) -> PromptFile | None:
+        max_bytes = self._limits.max_file_bytes
+        if attachment.size_bytes > max_bytes or not attachment.url or _is_over(ends_at):
             return None
         try:
-            content = await self._messenger.download_file(token, attachment.url, max_bytes=self._limits.max_file_bytes)
-        except NubabelError as error:
+            async with asyncio.timeout_at(ends_at):
+                content = await self._messenger.download_file(token, attachment.url, max_bytes=max_bytes)
+        except (NubabelError, TimeoutError) as error:
             log.info("slack.file_not_read", reason=str(error))
             return None
         return PromptFile(attachment.name, attachment.mime_type or "application/octet-stream", content)
+
+
+def _is_over(ends_at: float) -> bool:
+    return asyncio.get_running_loop().time() >= ends_at
 
 
 def _unread(messages: Sequence[ThreadMessage], replies: int, after_ts: str | None) -> int:

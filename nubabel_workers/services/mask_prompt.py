@@ -28,7 +28,7 @@ from nubabel_workers.domain.wording import language_of, say
 log = structlog.get_logger(__name__)
 
 _AT_ONCE = 16_384  # characters; what is longer is read in another thread, so that the leases of others are renewed
-MASKED_WITHIN_S: Final = 16.0  # of the beginning of a request's turn; see below
+MASKED_WITHIN_S: Final = 16.0  # of the beginning of a request's turn; see the shares below
 _TEXTUAL = ("image/svg",)
 _BINARY = {
     "image/": Unread.PICTURE,
@@ -53,10 +53,11 @@ class Share:
         return max(now + self.least_s, min(now + self.most_s, by - self.leaves_s))
 
 
-# The row of a request has 25 s to be sent: 8 at most to read its thread, 2 + 1 + 4 + 1 at least for these, 8 to post
-# it, and one is left. Some 100 KB that are made to be slow take a third of a second alone, and as many times longer as
-# there are such texts at once.
-_QUESTION = Share(least_s=2.0, most_s=5.0, leaves_s=6.0)
+# The row of a request has 25 s to be sent: 2 + 5 + 1 + 4 + 1 at least for these, and no more than 16 together where
+# the beginning was in time, 8 to post it, and one is left. Some 100 KB that are made to be slow take a third of a
+# second alone, and as many times longer as there are such texts at once.
+_QUESTION = Share(least_s=2.0, most_s=5.0, leaves_s=11.0)
+READING: Final = Share(least_s=5.0, most_s=8.0, leaves_s=6.0)  # its thread and its files from Slack
 _CONTEXT = Share(least_s=1.0, most_s=2.0, leaves_s=5.0)
 _FILES = Share(least_s=4.0, most_s=10.0, leaves_s=1.0)  # one after another
 _EARLIER = Share(least_s=1.0, most_s=5.0)  # all turns, with the wait for a thread
@@ -103,10 +104,25 @@ class MaskPrompt:
         self._key = key
         self._documents = documents
 
+    async def question(self, execution: Execution, policy: MaskingPolicy, *, by: float) -> Masked:
+        """What of the question may leave. It comes first: without it nothing else is needed.
+
+        by: of the loop's clock, when all should be masked, also what is read and told along with the question.
+
+        Raises NotLookedThroughError when there is no time to look through it.
+        """
+        if policy is MaskingPolicy.OFF:
+            return Masked(execution.prompt)
+        try:
+            return await _masked(execution.prompt, self._placeholders(execution), _QUESTION.ends_at(by))
+        except OutOfTimeError:
+            raise NotLookedThroughError("there was no time to look through the question for sensitive data") from None
+
     async def run(
         self,
         execution: Execution,
         policy: MaskingPolicy,
+        question: Masked,
         *,
         context: Sequence[str],
         files: Sequence[PromptFile],
@@ -115,17 +131,16 @@ class MaskPrompt:
     ) -> Outgoing:
         """The context's texts and the question, in this order, and the files.
 
-        by: of the loop's clock, when all should be masked, earlier turns as well. about_context: notes that are said
-        where the context goes along.
+        question: masked under the same policy. by: as it had it. about_context: notes that are said where the context
+        goes along.
 
-        Raises PromptRefusedError when the policy is to refuse and the question or a file of it has a finding, and
-        NotLookedThroughError when there is no time to look through the question. Context was said by others, or long
-        ago, and nobody can take it back: it is masked under either policy, or left out where there is no time for it.
+        Raises PromptRefusedError when the policy is to refuse and the question or a file of it has a finding. Context
+        was said by others, or long ago, and nobody can take it back: it is masked under either policy, or left out
+        where there is no time for it.
         """
         if policy is MaskingPolicy.OFF:
-            return Outgoing([*context, execution.prompt], files, about_context)
+            return Outgoing([*context, question.text], files, about_context)
         placeholders = self._placeholders(execution)
-        question = await _question(execution, placeholders, _QUESTION.ends_at(by))
         around = await _around(context, placeholders, _CONTEXT.ends_at(by))
         looked_at = await self._look_at(files, placeholders, _FILES.ends_at(by))
         own = _sum([question.counts, *(file.counts for file in looked_at)])
@@ -200,13 +215,6 @@ class MaskPrompt:
         head = f"[The text of {name}. Sensitive data is masked; layout, pictures and parts without text are left out.]"
         text = PromptFile(f"{name}.masked.txt", "text/plain", f"{head}\n\n{content.text}".encode())
         return replace(named, cleaned=text, counts=_sum([named.counts, content.counts]), as_text=True)
-
-
-async def _question(execution: Execution, placeholders: Placeholders, ends_at: float) -> Masked:
-    try:
-        return await _masked(execution.prompt, placeholders, ends_at)
-    except OutOfTimeError:
-        raise NotLookedThroughError("there was no time to look through the question for sensitive data") from None
 
 
 async def _around(context: Sequence[str], placeholders: Placeholders, ends_at: float) -> list[Masked]:

@@ -22,7 +22,7 @@ from nubabel_workers.domain.errors import (
 )
 from nubabel_workers.domain.executions import Execution, SessionLeft
 from nubabel_workers.domain.leases import Lease
-from nubabel_workers.domain.masking import MaskingPolicy
+from nubabel_workers.domain.masking import Masked, MaskingPolicy
 from nubabel_workers.domain.opencode_ids import PromptIds, prompt_ids
 from nubabel_workers.domain.ports import (
     ExecutionStore,
@@ -43,7 +43,7 @@ from nubabel_workers.services.gather_context import GatherContext, Gathered
 from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.keep_directories import KeepDirectories
-from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, MaskPrompt, Outgoing
+from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, READING, MaskPrompt, Outgoing
 from nubabel_workers.services.plan_runs import PlanRuns
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
@@ -183,11 +183,12 @@ class SubmitPrompt:
         if hold is not None and (shortage := await self._budgets.shortage_before(execution, hold)) is not None:
             raise BudgetReachedError(shortage)
         where = await self._directories.for_session_of(instance, execution)
-        gathered = (await self._context.gather(execution)).noting(run.notes)
         continues = _only_continues(execution, instance)
+        question = None if continues else await self._masking.question(execution, masking, by=by)
+        gathered = (await self._context.gather(execution, ends_at=READING.ends_at(by))).noting(run.notes)
         # Of one that only continues its question left before, and what was said of it then is said in the end.
         said = Outgoing(notes=execution.notes)
-        outgoing = said if continues else await self._masked(execution, masking, gathered, by)
+        outgoing = said if question is None else await self._masked(execution, masking, question, gathered, by)
         if execution.opencode_session_id is not None and execution.instance_id != instance.id:
             log.warning("opencode.server_left", instance_id=execution.instance_id, because=left)
             await self._leave_session(execution, lease, left)
@@ -237,17 +238,21 @@ class SubmitPrompt:
         masked yet.
         """
         if outgoing is None:
-            outgoing = await self._masked(execution, masking, gathered, by)
+            question = await self._masking.question(execution, masking, by=by)
+            outgoing = await self._masked(execution, masking, question, gathered, by)
         if execution.begins_session:
             return outgoing
         max_bytes = self._limits.earlier_turns_bytes
         turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
         return outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes, by=by))
 
-    async def _masked(self, execution: Execution, masking: MaskingPolicy, gathered: Gathered, by: float) -> Outgoing:
+    async def _masked(
+        self, execution: Execution, masking: MaskingPolicy, question: Masked, gathered: Gathered, by: float
+    ) -> Outgoing:
         return await self._masking.run(
             execution,
             masking,
+            question,
             context=[gathered.thread] if gathered.thread else [],
             files=gathered.files,
             by=by,

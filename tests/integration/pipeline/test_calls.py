@@ -40,6 +40,7 @@ from tests.integration.pipeline.conftest import (
 )
 from tests.integration.pipeline.dying import Killed, dies, others_find_its_rows
 from tests.integration.pipeline.test_budgets import set_caps
+from tests.integration.pipeline.test_masking import reads_of_threads
 from tests.waiting import eventually_true
 
 pytestmark = pytest.mark.integration
@@ -223,6 +224,26 @@ async def test_a_question_that_there_is_no_time_to_look_through_waits_and_is_cal
     await pipeline.answered()
 
     assert pipeline.replies(question)[-1].endswith("the end")
+
+
+async def test_a_thread_is_read_once_and_goes_along_when_there_is_time_for_its_question(
+    called: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = reads_of_threads(monkeypatch)
+    pipeline = await called()
+    root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
+    await pipeline.mention("a long story " * 1_500, thread_ts=root.ts)
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_QUESTION", NO_TIME)
+        await pipeline.answered()
+    assert pipeline.scripted.calls == []
+
+    await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
+    await pipeline.answered()
+
+    (call,) = pipeline.scripted.calls
+    assert "the build is red" in call.texts[0]
+    assert len(reads) == 1
 
 
 async def test_earlier_turns_that_there_is_no_time_for_are_in_the_timeline_and_beside_the_answer(

@@ -2,11 +2,15 @@
 
 import base64
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from nubabel_workers.adapters.slack.messenger import SlackMessenger
 from nubabel_workers.domain.ids import OrganizationId
 from nubabel_workers.domain.masking import MaskingPolicy
+from nubabel_workers.domain.slack_events import ThreadExcerpt
 from nubabel_workers.domain.submission import BatchRequest, SubmitRequest
 from nubabel_workers.domain.tenants import Organization
 from nubabel_workers.domain.timeline import narrate
@@ -341,6 +345,38 @@ async def test_a_question_that_there_was_no_time_for_at_first_is_answered_later(
     assert "a long story" in sent
     assert "[card number " in sent
     assert CARD not in sent
+
+
+async def test_a_thread_is_read_once_and_goes_along_when_there_is_time_for_its_question(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a quota of one a minute the second try would go without it."""
+    reads = reads_of_threads(monkeypatch)
+    root = pipeline.slack.say("the build is red", team=TEAM, channel=CHANNEL)
+    await pipeline.mention(LONG, thread_ts=root.ts)
+    await pipeline.take_events()
+    with monkeypatch.context() as busy:
+        busy.setattr(mask_prompt, "_QUESTION", NO_TIME)
+        await pipeline.dispatch()
+    assert await pipeline.statuses() == ["queued"]
+
+    await tried_again(pipeline)
+
+    assert await pipeline.statuses() == ["running"]
+    assert "the build is red" in sent_to_opencode(pipeline)
+    assert len(reads) == 1
+
+
+def reads_of_threads(patch: pytest.MonkeyPatch) -> list[str]:
+    read = SlackMessenger.thread_messages
+    reads: list[str] = []
+
+    async def counted(self: SlackMessenger, token: SecretStr, **asked: Any) -> ThreadExcerpt:
+        reads.append(asked["thread_ts"])
+        return await read(self, token, **asked)
+
+    patch.setattr(SlackMessenger, "thread_messages", counted)
+    return reads
 
 
 async def _long_thread(pipeline: Pipeline) -> Message:

@@ -1,5 +1,6 @@
 """Of a long thread the newest messages matter most; what could not be read is said."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -8,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from nubabel_workers.domain.errors import RateLimitedError
-from nubabel_workers.domain.executions import Execution, Status
+from nubabel_workers.domain.executions import Attachment, Execution, Status
 from nubabel_workers.domain.ids import ExecutionId, OrganizationId, SessionId, WorkspaceId
 from nubabel_workers.domain.notifications import SlackTarget
 from nubabel_workers.domain.ports import Messenger
@@ -30,6 +31,7 @@ class LongThread:
     refuses_from: int = 1_000
     calls: list[dict[str, Any]] = field(default_factory=list)
     counts: list[str] = field(default_factory=list)
+    hangs_from: int = 1_000  # the call from which on Slack says nothing
     long_ago: int = 0  # how many of the first messages stand before whatever moment is asked for
 
     async def count_replies(self, _token: SecretStr, *, channel: str, thread_ts: str) -> int:
@@ -41,6 +43,8 @@ class LongThread:
         self.calls.append(asked)
         if len(self.calls) >= self.refuses_from:
             raise RateLimitedError("conversations.replies: ratelimited", retry_after_s=60)
+        if len(self.calls) >= self.hangs_from:
+            await asyncio.Event().wait()
         begin = int(asked["cursor"] or 0)
         end = begin + asked["limit"]
         messages = tuple(
@@ -49,6 +53,11 @@ class LongThread:
             if number == 0 or self._stands_after(number, asked["after_ts"])
         )
         return ThreadExcerpt(messages[begin:end], next_cursor=str(end) if end < len(messages) else None)
+
+    async def download_file(self, _token: SecretStr, url: str, *, max_bytes: int) -> bytes:
+        if url.endswith("/slow"):
+            await asyncio.Event().wait()
+        return url.encode()[:max_bytes]
 
     def _stands_after(self, number: int, after_ts: str | None) -> bool:
         if after_ts is not None and self.long_ago:
@@ -67,6 +76,7 @@ async def gathered(
     question: str = "why?",
     reading_s: float = 60.0,
     remembered: Mapping[str, Any] | None = None,
+    attachments: tuple[Attachment, ...] = (),
 ) -> Gathered:
     workspace = Workspace(
         WorkspaceId("wsp_1"),
@@ -82,9 +92,7 @@ async def gathered(
     )
     tenants = FakeTenants(workspaces={"wsp_1": workspace})
     limits = ContextLimits(read_quota_per_minute=quota, read_page=PAGE)
-    gather = GatherContext(
-        cast("Messenger", thread), tenants, FakeThrottle(FakeClock()), limits=limits, reading_s=reading_s
-    )
+    gather = GatherContext(cast("Messenger", thread), tenants, FakeThrottle(FakeClock()), limits=limits)
     return await gather.gather(
         Execution(
             ExecutionId("exe_1"),
@@ -97,7 +105,9 @@ async def gathered(
             reply=SlackTarget("wsp_1", "C1", "0.1", f"{len(thread.texts)}.1").as_dict(),
             wants_thread_context=True,
             context=remembered,
-        )
+            attachments=attachments,
+        ),
+        ends_at=asyncio.get_running_loop().time() + reading_s,
     )
 
 
@@ -203,6 +213,23 @@ async def test_a_thread_that_takes_too_long_to_read_does_not_keep_the_answer_wai
 
     assert thread.calls == []
     assert context.about_thread
+
+
+async def test_a_page_that_does_not_come_is_not_waited_for() -> None:
+    context = await gathered(LongThread(replies(40), hangs_from=3), reading_s=0.1)
+
+    assert "reply 29." in context.thread
+    assert "only 30 messages" in context.about_thread[0]
+
+
+async def test_a_file_that_does_not_come_in_time_is_left_out_and_takes_no_time_from_the_thread() -> None:
+    files = [Attachment(name, "text/plain", 9, f"https://files.slack.com/{name}") for name in ("quick", "slow", "late")]
+
+    context = await gathered(LongThread(replies(40)), reading_s=0.1, attachments=tuple(files))
+
+    assert [file.name for file in context.files] == ["quick"]
+    assert context.notes == ["Not read: slow, late."]
+    assert "reply 39." in context.thread
 
 
 async def test_the_next_attempt_knows_what_was_read_and_said_of_the_thread() -> None:

@@ -16,7 +16,7 @@ from nubabel_workers.domain.findings import OutOfTimeError, Patience
 from nubabel_workers.domain.masking import Cleaning, Masked, MaskingPolicy, Placeholders, mask
 from nubabel_workers.domain.outcomes import refused_for_content
 from nubabel_workers.domain.prompts import PromptFile
-from nubabel_workers.services import gather_context, mask_prompt
+from nubabel_workers.services import mask_prompt
 from nubabel_workers.services.batches import BatchLimits
 from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, MaskPrompt, Outgoing, Share
 from nubabel_workers.services.submit_prompt import RunLimits
@@ -61,9 +61,11 @@ class Masking:
         context: Sequence[str] = (),
         about_context: Sequence[str] = (),
     ) -> Outgoing:
+        execution = replace(EXECUTION, prompt=prompt)
         return await self.mask_prompt.run(
-            replace(EXECUTION, prompt=prompt),
+            execution,
             policy,
+            await self.mask_prompt.question(execution, policy, by=in_time()),
             context=context,
             files=files,
             by=in_time(),
@@ -192,7 +194,12 @@ async def test_what_nobody_can_read_is_told_apart_from_what_there_was_no_time_fo
 
 async def test_what_came_before_is_not_taken_from_the_time_of_files(masking: Masking) -> None:
     outgoing = await masking.mask_prompt.run(
-        EXECUTION, MaskingPolicy.MASK, context=[LONG], files=[INVOICE], by=asyncio.get_running_loop().time()
+        EXECUTION,
+        MaskingPolicy.MASK,
+        Masked(EXECUTION.prompt),
+        context=[LONG],
+        files=[INVOICE],
+        by=asyncio.get_running_loop().time(),
     )
 
     assert [file.name for file in outgoing.files] == ["invoice.pdf.masked.txt"]
@@ -200,15 +207,18 @@ async def test_what_came_before_is_not_taken_from_the_time_of_files(masking: Mas
 
 async def test_all_that_is_done_to_send_a_request_fits_its_turn() -> None:
     now = asyncio.get_running_loop().time()
-    shares = [mask_prompt._QUESTION, mask_prompt._CONTEXT, mask_prompt._FILES, mask_prompt._EARLIER]
-    reading_s, posting_s = gather_context._READING_S, RunLimits().submit_timeout_s
+    in_turn = [
+        mask_prompt._QUESTION,
+        mask_prompt.READING,
+        mask_prompt._CONTEXT,
+        mask_prompt._FILES,
+        mask_prompt._EARLIER,
+    ]
 
-    least_s = sum(share.least_s for share in shares)
-
-    assert least_s + reading_s <= MASKED_WITHIN_S
-    assert MASKED_WITHIN_S + posting_s < BatchLimits().row_s
-    for share, after in zip(shares, range(1, 5), strict=True):
-        assert share.leaves_s == sum(later.least_s for later in shares[after:])
+    assert sum(share.least_s for share in in_turn) <= MASKED_WITHIN_S
+    assert MASKED_WITHIN_S + RunLimits().submit_timeout_s < BatchLimits().row_s
+    for share, after in zip(in_turn, range(1, 6), strict=True):
+        assert share.leaves_s == sum(later.least_s for later in in_turn[after:])
         assert share.ends_at(now + MASKED_WITHIN_S) == pytest.approx(now + share.most_s, abs=1)
 
 
