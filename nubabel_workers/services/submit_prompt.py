@@ -267,9 +267,10 @@ class SubmitPrompt:
         """None: what an earlier attempt began still goes on, or has got its answer by now.
 
         A session that was written down, but whose first prompt did not arrive, is begun again: leaving it would leave a
-        prompt in it that is only late, and repeating that one under its ids has no effect.
+        prompt in it that is only late, and repeating that one under its ids has no effect. So is one in which no
+        earlier turn has arrived: the turn that it was made for may have ended before.
         """
-        if execution.attempt == 0:
+        if execution.attempt == 0 and await self._executions.has_submitted_to(execution, session_id):
             return _LeftThere()
         message_id = ids_of(execution, session_id).message_id
         busy = await server.busy_sessions(execution.opencode_directory)

@@ -641,6 +641,13 @@ SELECT EXISTS (
     AND organization_id <> %(organization_id)s) AS owned
 """
 
+HAS_SUBMITTED_TO = """
+SELECT EXISTS (
+  SELECT 1 FROM attempts
+  WHERE opencode_session_id = %(opencode_session_id)s AND organization_id = %(organization_id)s
+    AND submitted_at IS NOT NULL) AS submitted
+"""
+
 PLACE_OF = """
 SELECT instance_id, opencode_session_id FROM executions
 WHERE id = %(id)s AND status IN ('dispatching', 'running') AND opencode_session_id IS NOT NULL

@@ -442,6 +442,13 @@ class PostgresExecutions:
         row = await self._database.system().one(sql.OWNED_BY_ANOTHER, params)
         return row is not None and bool(row["owned"])
 
+    async def has_submitted_to(self, execution: Execution, opencode_session_id: str) -> bool:
+        row = await self._database.tenant(execution.organization_id).one(
+            sql.HAS_SUBMITTED_TO,
+            {"organization_id": execution.organization_id, "opencode_session_id": opencode_session_id},
+        )
+        return row is not None and bool(row["submitted"])
+
     async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
         row = await self._database.tenant(organization_id).one(
             sql.NEWEST_IN_SESSION, {"organization_id": organization_id, "id": session_id}

@@ -299,6 +299,10 @@ class ExecutionStore(Protocol):
         """Whether that session, on that server, is or was another organization's than the execution's."""
         ...
 
+    async def has_submitted_to(self, execution: Execution, opencode_session_id: str) -> bool:
+        """Whether a prompt of the execution's organization is known to have arrived in that session."""
+        ...
+
     async def newest_in_session(self, organization_id: str, session_id: str) -> str | None:
         """The execution that occupies the session, else its newest; named as in session_anywhere."""
         ...

@@ -131,6 +131,26 @@ async def test_a_follow_up_brings_its_earlier_turns(
     assert prompt.count("User: my name is Ada") == 1
 
 
+async def test_the_turn_after_one_that_never_arrived_brings_the_turns_before_both(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = await _followed_up(pipeline)
+    _refused(pipeline, monkeypatch, await _lose_the_session(pipeline))
+    await pipeline.dispatch()
+    await pipeline.services.database.system().execute(
+        "UPDATE executions SET answer_by = now() - interval '1 s' WHERE status = 'queued'"
+    )
+    await pipeline.services.maintain.keep_deadlines()
+    assert await pipeline.statuses() == ["completed", "failed"]
+
+    await pipeline.say("and now?", thread_ts=question.ts)
+    await pipeline.answer_everything()
+
+    (prompt,) = prompts(pipeline)
+    assert prompt.count("and now?") == 1
+    assert prompt.count("User: my name is Ada") == 1
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["before the repeat", "after the repeat"])
 async def test_a_prompt_that_comes_after_the_look_for_it_is_answered_once(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, *, first: bool
