@@ -5,11 +5,10 @@ Before each effect the row says what is about to happen; after a crash anywhere 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from nubabel_workers.domain.analysis import Analysis
 from nubabel_workers.domain.budgets import BudgetReachedError
 from nubabel_workers.domain.earlier_turns import MOST_EARLIER_TURNS
 from nubabel_workers.domain.errors import (
@@ -44,7 +43,7 @@ from nubabel_workers.services.hold_leases import LeaseHolder
 from nubabel_workers.services.keep_budgets import KeepBudgets
 from nubabel_workers.services.keep_directories import KeepDirectories
 from nubabel_workers.services.mask_prompt import MASKED_WITHIN_S, READING, MaskPrompt, Outgoing
-from nubabel_workers.services.plan_runs import PlanRuns
+from nubabel_workers.services.plan_runs import PlanRuns, RunPlan
 from nubabel_workers.services.report_foreign_session import ReportForeignSession
 from nubabel_workers.services.stop_stray_runs import StopStrayRuns
 from nubabel_workers.services.written_down import in_doubt_unless_written
@@ -63,23 +62,45 @@ class RunLimits:
 
 
 @dataclass(frozen=True)
+class _Request:
+    """One execution, and what was made ready for it. by: of the loop's clock, when all of it should be masked.
+
+    outgoing: None where its session has the question already, if that is still there and not empty.
+    """
+
+    execution: Execution
+    instance: Instance
+    lease: Lease
+    masking: MaskingPolicy
+    by: float
+    run: RunPlan
+    hold: Hold | None
+    directory: str | None
+    gathered: Gathered
+    outgoing: Outgoing | None
+
+
+@dataclass(frozen=True)
 class _Plan:
-    """Everything that one submit needs, once its session is known. notes: what is said beside the answer.
+    """Everything that one submit needs, once its session is known.
 
     begins: whether its session holds nothing yet, so that the prompt brings all there is to know.
     """
 
+    request: _Request
     opencode_session_id: str
-    message_id: str
-    analysis: Analysis
-    gathered: Gathered
     outgoing: Outgoing
-    notes: Sequence[str]
-    hold: Hold | None
-    run_s: float
-    directory: str | None
     begins: bool
     known_assistant_ids: tuple[str, ...] = ()
+
+    @property
+    def message_id(self) -> str:
+        return ids_of(self.request.execution, self.opencode_session_id).message_id
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is said beside the answer."""
+        return self.request.gathered.noting(self.outgoing.notes).notes
 
 
 @dataclass(frozen=True)
@@ -175,87 +196,76 @@ class SubmitPrompt:
         masking: MaskingPolicy,
         left: SessionLeft | None,
     ) -> Started:
-        server = self._servers.server(instance)
+        request = await self._made_ready(execution, instance, lease, masking)
+        session_id = execution.opencode_session_id
+        if session_id is None:
+            return await self._post_into_a_new_session(request)
+        if execution.instance_id != instance.id:
+            log.warning("opencode.server_left", instance_id=execution.instance_id, because=left)
+            await self._leave_session(execution, lease, left)
+            return await self._post_into_a_new_session(request)
+        try:
+            return await self._post_into(session_id, request)
+        except NotFoundError:
+            log.warning("opencode.session_lost", opencode_session_id=session_id)
+            await self._leave_session(execution, lease, SessionLeft.LOST)
+            directory = await self._directories.for_new_session(instance, execution.organization_id)
+            return await self._post_into_a_new_session(replace(request, directory=directory))
+
+    async def _made_ready(
+        self, execution: Execution, instance: Instance, lease: Lease, masking: MaskingPolicy
+    ) -> _Request:
         by = asyncio.get_running_loop().time() + MASKED_WITHIN_S
         run = await self._plan_runs.of(execution, instance.agents)
-        analysis = run.analysis
-        hold = await self._budgets.hold_for(execution, analysis.category)
+        hold = await self._budgets.hold_for(execution, run.analysis.category)
         if hold is not None and (shortage := await self._budgets.shortage_before(execution, hold)) is not None:
             raise BudgetReachedError(shortage)
-        where = await self._directories.for_session_of(instance, execution)
+        directory = await self._directories.for_session_of(instance, execution)
         continues = _only_continues(execution, instance)
         question = None if continues else await self._masking.question(execution, masking, by=by)
         gathered = (await self._context.gather(execution, ends_at=READING.ends_at(by))).noting(run.notes)
-        # Of one that only continues its question left before, and what was said of it then is said in the end.
-        said = Outgoing(notes=execution.notes)
-        outgoing = said if question is None else await self._masked(execution, masking, question, gathered, by)
-        if execution.opencode_session_id is not None and execution.instance_id != instance.id:
-            log.warning("opencode.server_left", instance_id=execution.instance_id, because=left)
-            await self._leave_session(execution, lease, left)
-        elif execution.opencode_session_id is not None:
-            try:
-                there = await self._left_in(server, execution, execution.opencode_session_id)
-                if there is None:
-                    return await self._mark_running(execution, lease, check_after_s=0)
-                told = outgoing
-                if there.empty:
-                    log.warning("opencode.session_empty", opencode_session_id=execution.opencode_session_id)
-                    told = await self._told_anew(execution, masking, gathered, None if continues else outgoing, by)
-                plan = _Plan(
-                    execution.opencode_session_id,
-                    ids_of(execution, execution.opencode_session_id).message_id,
-                    analysis,
-                    gathered,
-                    told,
-                    gathered.noting(told.notes).notes,
-                    hold,
-                    run.deadline_s,
-                    where,
-                    there.empty,
-                    there.assistant_ids,
-                )
-                return await self._post(server, execution, instance, lease, plan)
-            except NotFoundError:
-                log.warning("opencode.session_lost", opencode_session_id=execution.opencode_session_id)
-                await self._leave_session(execution, lease, SessionLeft.LOST)
-                where = await self._directories.for_new_session(instance, execution.organization_id)
-        told = await self._told_anew(execution, masking, gathered, None if continues else outgoing, by)
-        session_id = await self._new_session(server, execution, where)
-        message_id = ids_of(execution, session_id).message_id
-        notes = gathered.noting(told.notes).notes
-        plan = _Plan(session_id, message_id, analysis, gathered, told, notes, hold, run.deadline_s, where, begins=True)
-        return await self._post(server, execution, instance, lease, plan)
+        request = _Request(execution, instance, lease, masking, by, run, hold, directory, gathered, outgoing=None)
+        return request if question is None else replace(request, outgoing=await self._masked(request, question))
 
-    async def _told_anew(
-        self,
-        execution: Execution,
-        masking: MaskingPolicy,
-        gathered: Gathered,
-        outgoing: Outgoing | None,
-        by: float,
-    ) -> Outgoing:
-        """What a session that knows nothing is told: the turns before this one as well. outgoing: None, where it is not
-        masked yet.
-        """
+    async def _post_into(self, session_id: str, request: _Request) -> Started:
+        """Raises NotFoundError when that session is no longer there."""
+        execution = request.execution
+        there = await self._left_in(self._servers.server(request.instance), execution, session_id)
+        if there is None:
+            return await self._mark_running(execution, request.lease, check_after_s=0)
+        if there.empty:
+            log.warning("opencode.session_empty", opencode_session_id=session_id)
+            outgoing = await self._told_anew(request)
+        elif request.outgoing is None:  # what was said of its question then is said in the end
+            outgoing = Outgoing(notes=execution.notes)
+        else:
+            outgoing = request.outgoing
+        return await self._post(_Plan(request, session_id, outgoing, there.empty, there.assistant_ids))
+
+    async def _post_into_a_new_session(self, request: _Request) -> Started:
+        outgoing = await self._told_anew(request)
+        return await self._post(_Plan(request, await self._new_session(request), outgoing, begins=True))
+
+    async def _told_anew(self, request: _Request) -> Outgoing:
+        """What a session that knows nothing is told: the turns before this one as well."""
+        execution, masking, by, outgoing = request.execution, request.masking, request.by, request.outgoing
         if outgoing is None:
-            question = await self._masking.question(execution, masking, by=by)
-            outgoing = await self._masked(execution, masking, question, gathered, by)
+            outgoing = await self._masked(request, await self._masking.question(execution, masking, by=by))
         if execution.begins_session:
             return outgoing
         max_bytes = self._limits.earlier_turns_bytes
         turns = await self._executions.earlier_turns(execution, limit=MOST_EARLIER_TURNS, max_bytes=max_bytes)
         return outgoing.after(await self._masking.earlier(execution, masking, turns, max_bytes=max_bytes, by=by))
 
-    async def _masked(
-        self, execution: Execution, masking: MaskingPolicy, question: Masked, gathered: Gathered, by: float
-    ) -> Outgoing:
+    async def _masked(self, request: _Request, question: Masked) -> Outgoing:
+        gathered = request.gathered
         return await self._masking.run(
-            execution,
-            masking,
+            request.execution,
+            request.masking,
             question,
             context=[gathered.thread] if gathered.thread else [],
             files=gathered.files,
-            by=by,
+            by=request.by,
             about_context=gathered.about_thread,
         )
 
@@ -289,52 +299,57 @@ class SubmitPrompt:
         ended = tuple(m.id for m in messages if m.role is Role.ASSISTANT and (m.completed or m.error))
         return _LeftThere(ended, empty=not messages)
 
-    async def _new_session(self, server: OpenCodeServer, execution: Execution, directory: str | None) -> str:
+    async def _new_session(self, request: _Request) -> str:
         # A crash before begin_attempt leaves an unused session on the server, which harms nobody.
-        return await server.create_session(
+        execution = request.execution
+        return await self._servers.server(request.instance).create_session(
             title=f"Nubabel {execution.session_id}",
             metadata={"organization_id": execution.organization_id, "session_id": execution.session_id},
-            directory=directory,
+            directory=request.directory,
         )
 
-    async def _post(
-        self, server: OpenCodeServer, execution: Execution, instance: Instance, lease: Lease, plan: _Plan
-    ) -> Started:
+    async def _post(self, plan: _Plan) -> Started:
+        request = plan.request
+        execution, lease, analysis = request.execution, request.lease, request.run.analysis
         await self._executions.begin_attempt(
             execution,
             lease,
-            instance_id=instance.id,
+            instance_id=request.instance.id,
             opencode_session_id=plan.opencode_session_id,
-            opencode_directory=plan.directory,
+            opencode_directory=request.directory,
             message_id=plan.message_id,
             known_assistant_ids=plan.known_assistant_ids,
-            analysis=plan.analysis.as_dict(),
-            context=plan.gathered.remembered,
+            analysis=analysis.as_dict(),
+            context=request.gathered.remembered,
             notes=plan.notes,
             cleaning=plan.outgoing.cleaning,
-            run_deadline_s=plan.run_s,
-            hold=plan.hold,
+            run_deadline_s=request.run.deadline_s,
+            hold=request.hold,
         )
         if plan.begins:
-            # After it was written down: of two organizations that got one session at once, both see the other.
-            if await self._executions.owned_by_another(execution, instance.id, plan.opencode_session_id):
-                raise ForeignSessionError("as a new session the server gave one of another organization")
-            mapping = SessionMapping(instance.id, plan.opencode_session_id, plan.directory)
-            await self._mappings.remember(execution.organization_id, execution.session_id, mapping)
-        await server.submit(
+            await self._claim_session(plan)
+        await self._servers.server(request.instance).submit(
             plan.opencode_session_id,
             message_id=plan.message_id,
-            parts=_parts(execution, plan),
-            agent=plan.analysis.agent,
-            model=plan.analysis.model or self._limits.default_model,
-            system=plan.analysis.instructions or None,
+            parts=_parts(plan),
+            agent=analysis.agent,
+            model=analysis.model or self._limits.default_model,
+            system=analysis.instructions or None,
             timeout_s=self._leases.time_to_act_s(lease, self._limits.submit_timeout_s),
         )
         try:
             return await self._mark_running(execution, lease, check_after_s=self._limits.first_check_s)
         except LeaseLostError:
-            await self._regret(instance, plan.opencode_session_id)
+            await self._regret(request.instance, plan.opencode_session_id)
             raise
+
+    async def _claim_session(self, plan: _Plan) -> None:
+        """After it was written down: of two organizations that got one session at once, both see the other."""
+        execution, instance = plan.request.execution, plan.request.instance
+        if await self._executions.owned_by_another(execution, instance.id, plan.opencode_session_id):
+            raise ForeignSessionError("as a new session the server gave one of another organization")
+        mapping = SessionMapping(instance.id, plan.opencode_session_id, plan.request.directory)
+        await self._mappings.remember(execution.organization_id, execution.session_id, mapping)
 
     async def _regret(self, instance: Instance, opencode_session_id: str) -> None:
         """The prompt came late: another process had taken the row. While that one's run goes on, this was a repeat
@@ -374,7 +389,8 @@ def _only_continues(execution: Execution, instance: Instance) -> bool:
     return bool(execution.pauses and execution.opencode_session_id) and execution.instance_id == instance.id
 
 
-def _parts(execution: Execution, plan: _Plan) -> list[PromptPart]:
+def _parts(plan: _Plan) -> list[PromptPart]:
+    execution = plan.request.execution
     if execution.pauses and not plan.begins:
         (part_id,) = ids_of(execution, plan.opencode_session_id).part_ids
         return [PromptPart(part_id, text=say("continue", language_of(execution.prompt)))]

@@ -217,9 +217,10 @@ async def test_a_lost_stream_is_opened_again(pipeline: Pipeline) -> None:
 
 async def test_an_unreachable_server_gets_no_new_sessions_until_it_is_back(pipeline: Pipeline) -> None:
     async with listening(pipeline):
-        pipeline.opencode.simulator.crash(down_s=1.0)
+        pipeline.opencode.simulator.crash(down_s=3600)
         await eventually_true(lambda: is_healthy(pipeline, False))
 
+        pipeline.opencode.simulator.crash(down_s=0)
         await eventually_true(lambda: is_healthy(pipeline, True))
 
 

@@ -588,7 +588,7 @@ async def test_the_analysis_decides_category_and_agent(pipeline: Pipeline) -> No
 async def test_while_its_server_is_away_a_request_waits_without_counting_failures(pipeline: Pipeline) -> None:
     question = await pipeline.mention("hello")
     await pipeline.take_events()
-    pipeline.opencode.simulator.crash(down_s=1.0)
+    pipeline.opencode.simulator.crash(down_s=3600)
     for _ in range(3):
         await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
         await pipeline.dispatch()
@@ -596,6 +596,7 @@ async def test_while_its_server_is_away_a_request_waits_without_counting_failure
     assert waiting == {"status": "queued", "failures": 0, "waiting_for": "server away"}
     timeline = await pipeline.one("SELECT count(*) AS n FROM execution_events WHERE kind = 'waiting'")
     assert timeline == {"n": 1}
+    pipeline.opencode.simulator.crash(down_s=0)
     await eventually_true(lambda: answers(pipeline), what="the server's return")
     await pipeline.services.database.system().execute("UPDATE executions SET not_before = now()")
 
