@@ -119,7 +119,7 @@ class FindCallbackSession:
     async def _find(self, instance_id: str, session_id: str) -> CallbackSession:
         root_id = await self._mappings.root_of(instance_id, session_id) or session_id
         known = await self._known(instance_id, root_id)
-        if isinstance(known, CallbackSession):
+        if known is not None:
             return known
         if root_id == session_id and (instance_id, session_id) not in self._asked_in_vain:
             # Asked, followed and remembered also for what is known to be elsewhere: else the server would see, by our
@@ -127,15 +127,15 @@ class FindCallbackSession:
             told = await self._ask_for_root(instance_id, session_id)
             if told is not None and told != session_id:
                 found = await self._known(instance_id, told)
-                if isinstance(found, CallbackSession):
+                if found is not None:
                     await self._mappings.remember_root(instance_id, session_id, told)
                     return found
             self._asked_in_vain.add((instance_id, session_id))
         log.warning("callback.unknown_session", instance_id=instance_id, opencode_session_id=session_id)
         raise _not_served()
 
-    async def _known(self, instance_id: str, session_id: str) -> CallbackSession | SessionPlace | None:
-        """A place when it is known to be somewhere else."""
+    async def _known(self, instance_id: str, session_id: str) -> CallbackSession | None:
+        """None also where it is known to be somewhere else, which is put down."""
         mapped = await self._mappings.session_of(instance_id, session_id)
         if mapped is not None:
             return CallbackSession(instance_id, *mapped, session_id)
@@ -144,7 +144,7 @@ class FindCallbackSession:
             return None
         if place.instance_id != instance_id or place.opencode_session_id is None:
             self._foreign_ids.refused(self._noted(instance_id, place, "other_server"))
-            return place
+            return None
         return CallbackSession(instance_id, place.organization_id, place.session_id, place.opencode_session_id)
 
     async def _ask_for_root(self, instance_id: str, session_id: str) -> str | None:

@@ -7,7 +7,7 @@ show, in its export, that the id exists, and one of the owner's would name someb
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -87,21 +87,12 @@ class ReportForeignIds:
 
     def soon(self, naming: Naming) -> None:
         """For doors whose caller waits: returns at once, whatever was named."""
-        if kind_of(naming.sought.name) is None:
-            return
-        without_place = self._named.waiting.join((naming.actor, naming.sought.organization_id), naming)
-        if without_place is not None:
-            self._passed_over(without_place)
-        if not _busy(self._named.working):
-            self._named.working = _apart(self._work_off_named())
+        if kind_of(naming.sought.name) is not None:
+            self._put(self._named, naming, self.run)
 
     def refused(self, entry: AuditEntry) -> None:
         """For a door that knows already whose it is, and whose caller must not: listed soon, within the same bounds."""
-        without_place = self._refused.waiting.join((entry.actor, _organization_of(entry)), entry)
-        if without_place is not None:
-            self._passed_over(without_place)
-        if not _busy(self._refused.working):
-            self._refused.working = _apart(self._work_off_refused())
+        self._put(self._refused, entry, self._list)
 
     async def write(self, entry: AuditEntry) -> None:
         """For a refusal that hides nothing: listed now, within the same bounds."""
@@ -140,13 +131,13 @@ class ReportForeignIds:
         except TimeoutError:
             log.warning("foreign_id.not_summed_up", error="the process ends")
 
-    async def _work_off_named(self) -> None:
-        while (naming := self._named.waiting.serve()) is not None:
-            await self.run(naming)
-
-    async def _work_off_refused(self) -> None:
-        while (entry := self._refused.waiting.serve()) is not None:
-            await self._list(entry)
+    def _put(self, queue: _Queue[One], one: One, work: Callable[[One], Awaitable[None]]) -> None:
+        share = _share_of(one)
+        without_place = queue.waiting.join((share.actor, share.organization_id), one)
+        if without_place is not None:
+            self._passed_over(without_place)
+        if not _busy(queue.working):
+            queue.working = _apart(_work_off(queue.waiting, work))
 
     async def _list(self, entry: AuditEntry) -> None:
         async with self._or_passed_over(entry):
@@ -235,6 +226,11 @@ class ReportForeignIds:
             count.unseen -= unseen
             if not (count.refused or count.unseen):
                 del self._not_listed[share]
+
+
+async def _work_off(waiting: FairLine[tuple[str, str | None], One], work: Callable[[One], Awaitable[None]]) -> None:
+    while (one := waiting.serve()) is not None:
+        await work(one)
 
 
 def _share_of(one: Naming | AuditEntry) -> _Share:
